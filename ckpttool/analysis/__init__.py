@@ -1,0 +1,1 @@
+"""Pure functions from a ``Checkpoint`` to facts about it."""

@@ -1,0 +1,101 @@
+"""The exception tree: everything ckpttool can refuse, as fields rather than text.
+
+    CkptToolError               path, hint
+    ├── UnknownFormat           found: what the content looks like instead
+    ├── MalformedCheckpoint     what, name, byte_offset, expected, actual
+    ├── UnsupportedFeature      feature: legal, recognised, but not read here
+    └── LimitExceeded           what, limit, actual
+
+``OSError`` passes as itself. A difference or an unexpected key is a result, never an
+exception. ``str(error)`` is one lower-case sentence; strings from files inside it are made
+harmless where they are printed (``render.units.safe``), not here.
+"""
+
+
+class CkptToolError(Exception):
+    """A checkpoint (or a request about it) that ckpttool answers with one sentence and exit 2."""
+
+    def __init__(self, what: str, *, path: str | None = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.path = path
+        self.hint = hint
+
+    def describe(self) -> str:
+        """The sentence without the path in front of it."""
+        return self.what
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.describe()}" if self.path else self.describe()
+
+
+class UnknownFormat(CkptToolError):
+    """The content is not a checkpoint that is read here; ``found`` says what it is instead."""
+
+    def __init__(self, found: str, *, path: str | None = None, hint: str | None = None) -> None:
+        super().__init__(found, path=path, hint=hint)
+        self.found = found
+
+
+class MalformedCheckpoint(CkptToolError):
+    """The file breaks its own format: what, of which entry, where, expected and actual."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        name: str | None = None,
+        byte_offset: int | None = None,
+        expected: object = None,
+        actual: object = None,
+        path: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what, path=path, hint=hint)
+        self.name = name
+        self.byte_offset = byte_offset
+        self.expected = expected
+        self.actual = actual
+
+    def describe(self) -> str:
+        """``what: 'name' at byte N, expected X, got Y`` with the parts that are known."""
+        text = self.what
+        if self.name is not None:
+            text += f": {self.name!r}"
+        if self.byte_offset is not None:
+            text += f" at byte {self.byte_offset}"
+        if self.expected is not None:
+            text += f", expected {self.expected}"
+        if self.actual is not None:
+            text += f", got {self.actual}"
+        return text
+
+
+class UnsupportedFeature(CkptToolError):
+    """Legal and recognised, but not something this version reads."""
+
+    def __init__(self, feature: str, *, path: str | None = None, hint: str | None = None) -> None:
+        super().__init__(feature, path=path, hint=hint)
+        self.feature = feature
+
+
+class LimitExceeded(CkptToolError):
+    """A fixed budget (``formats.base.Limits``) would be exceeded; nothing was allocated for it."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        limit: int,
+        actual: int | None = None,
+        path: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what, path=path, hint=hint)
+        self.limit = limit
+        self.actual = actual
+
+    def describe(self) -> str:
+        """``what exceeds the limit of N (is M)``."""
+        text = f"{self.what} exceeds the limit of {self.limit:,}"
+        return text if self.actual is None else f"{text} (is {self.actual:,})"

@@ -1,0 +1,167 @@
+"""What every format shares: where bytes come from, how much may be read, and the protocol."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+from ckpttool.checkpoint import Checkpoint, FileInfo
+from ckpttool.errors import CkptToolError, MalformedCheckpoint
+
+
+class Limits(NamedTuple):
+    """Fixed budgets for hostile input; all are far above any real checkpoint seen.
+
+    The product of the pickle budgets bounds memory: each op adds at most one stack slot, each
+    node at most a few hundred bytes.
+    """
+
+    header_nbytes: int = 100_000_000  # safetensors header (the library's own cap) and index JSON
+    pickle_nbytes: int = 128 << 20  # data.pkl after inflation; 20,000 tensors take 2.5 MiB
+    pickle_ops: int = 12_000_000  # 20,000 tensors take 0.9 million
+    pickle_nodes: int = 2_000_000  # containers and calls; 20,000 tensors take 0.1 million
+    depth: int = 512  # nesting of containers
+    entries: int = 1_000_000  # tensors, values and opaque leaves
+    name_nbytes: int = 1 << 20  # one key
+    records: int = 1_000_000  # members of a zip
+    code_nbytes: int = 16 << 20  # one source or JSON member of an archive after inflation
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class ByteSource(Protocol):
+    """Random access to bytes: a file, a range of a file, later a remote object."""
+
+    @property
+    def name(self) -> str:
+        """The file that holds the bytes, for messages and ``StorageRef.file``."""
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+
+    @property
+    def base(self) -> int:
+        """Where byte 0 of this source lies in the file ``name``."""
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """Exactly ``nbytes`` bytes from ``offset``.
+
+        Raises:
+            MalformedCheckpoint: the range leaves the source.
+        """
+
+
+class FileSource:
+    """A regular file, opened once without following it into a FIFO or device."""
+
+    def __init__(self, path: str) -> None:
+        # O_NONBLOCK: opening a FIFO without a writer must not block before fstat can refuse it.
+        flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        self.name = path
+        self.base = 0
+        self._fd = os.open(path, flags)
+        try:
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise CkptToolError(f"{describe_file_type(status.st_mode)}, not a regular file", path=path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.size = status.st_size
+        self.info = FileInfo(path, status.st_size, status.st_mtime_ns)
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """See ``ByteSource.read_at``."""
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
+            raise MalformedCheckpoint(
+                "a range lies outside the file",
+                byte_offset=offset,
+                expected=f"{nbytes} bytes",
+                actual=f"{max(0, self.size - offset)} left",
+                path=self.name,
+            )
+        data = os.pread(self._fd, nbytes, offset)
+        while len(data) < nbytes:  # a read may be short, e.g. above 2 GiB
+            more = os.pread(self._fd, nbytes - len(data), offset + len(data))
+            if not more:
+                raise MalformedCheckpoint("the file shrank while it was read", path=self.name)
+            data += more
+        return data
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._fd)
+
+
+class RangeSource:
+    """Bytes ``offset`` to ``offset + size`` of another source, e.g. a zip inside a zip."""
+
+    def __init__(self, parent: ByteSource, offset: int, size: int) -> None:
+        if offset < 0 or size < 0 or offset + size > parent.size:
+            raise MalformedCheckpoint("a range lies outside the file", byte_offset=offset, path=parent.name)
+        self._parent = parent
+        self._offset = offset
+        self.name = parent.name
+        self.size = size
+        self.base = parent.base + offset
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """See ``ByteSource.read_at``."""
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
+            raise MalformedCheckpoint("a range lies outside its container", byte_offset=self.base + offset)
+        return self._parent.read_at(self._offset + offset, nbytes)
+
+
+@contextmanager
+def open_source(path: str) -> Iterator[FileSource]:
+    """A ``FileSource`` that is closed at the end.
+
+    Raises:
+        CkptToolError: ``path`` is a directory, FIFO, socket or device.
+        OSError: it cannot be opened.
+    """
+    source = FileSource(path)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def describe_file_type(mode: int) -> str:
+    """``a directory``, ``a FIFO`` … for an ``st_mode``."""
+    for test, text in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISBLK, "a block device"),
+    ):
+        if test(mode):
+            return text
+    return "a special file"
+
+
+class Format(Protocol):
+    """A container format that is one file. Reading returns addresses, never tensor bytes."""
+
+    name: str
+    suffixes: tuple[str, ...]  # a hint for messages; content decides
+
+    def sniff(self, head: bytes, source: ByteSource) -> bool:
+        """Whether the content is this format; ``head`` is its first 4096 bytes or fewer.
+
+        Cheap, and never raises for bad content: a damaged file of this format is still this
+        format.
+        """
+
+    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+        """Read the header bytes only.
+
+        Raises:
+            CkptToolError: malformed, unsupported or beyond ``limits``.
+        """

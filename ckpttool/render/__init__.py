@@ -1,0 +1,1 @@
+"""Turning results into text: the only place that knows what a person or a pipe sees."""
