@@ -1,0 +1,74 @@
+"""What every test shares: tracebacks on, golden files, and skips that say why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Outside of tests the error boundary turns a bug into one line; here it must show where the bug is.
+os.environ["CKPTTOOL_TRACEBACK"] = "1"
+
+# Equal runs everywhere: no deadline on a busy machine, and the same examples on every one of them. `make fuzz` is
+# where luck is wanted.
+hypothesis.settings.register_profile("default_here", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile("default_here")
+
+REAL_DIR_VARIABLE = "CKPTTOOL_REAL_DIR"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write what is printed now into the golden files"
+    )
+
+
+def why_no_cuda() -> str | None:
+    """Return why CUDA tests cannot run here, or None if they can."""
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed"
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} finds no CUDA device"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_cuda = [item for item in items if item.get_closest_marker("cuda")]
+    if on_cuda and (reason := why_no_cuda()):
+        for item in on_cuda:
+            item.add_marker(pytest.mark.skip(reason=f"needs CUDA: {reason}"))
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Return whether a golden test should write its file instead of comparing with it."""
+    return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="session")
+def real_dir() -> Path:
+    """Return the folder of published checkpoints, or skip."""
+    value = os.environ.get(REAL_DIR_VARIABLE)
+    if not value:
+        pytest.skip(f"${REAL_DIR_VARIABLE} is not set: no folder of published checkpoints")
+    path = Path(value)
+    if not path.is_dir():
+        pytest.fail(f"${REAL_DIR_VARIABLE}={value} is not a folder")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take the developer's terminal out of the result: no forced colour, no width but the test's own."""
+    for name in ("FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    yield
