@@ -56,7 +56,7 @@ layers: venv
 	$(BIN)/lint-imports
 
 fuzz: venv
-	$(PYTEST) -m fuzz $(PYTEST_ARGS)
+	$(PYTEST) -m fuzz --hypothesis-profile=fuzz $(PYTEST_ARGS)
 
 bench: venv
 	$(BIN)/python -m benchmarks

@@ -13,8 +13,8 @@ import pytest
 # Outside of tests the error boundary turns a bug into one line; here it must show where the bug is.
 os.environ["CKPTTOOL_TRACEBACK"] = "1"
 
-# Equal runs everywhere: no deadline on a busy machine, and the same examples on every one of them. `make fuzz` is
-# where luck is wanted.
+# Equal runs everywhere: no deadline on a busy machine, and the same examples on every one of them.
+# `make fuzz` is where luck is wanted.
 hypothesis.settings.register_profile("default_here", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("default_here")
