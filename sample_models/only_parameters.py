@@ -1,7 +1,7 @@
 """A module with parameters and no buffer at all: what is in the file is the whole model.
 
-For such a module, and only for such a one, "All keys matched" means that everything is restored. `nn.LayerNorm`
-keeps no running statistics, so it belongs here, unlike `nn.BatchNorm1d`.
+For such a module, and only for such a one, "All keys matched" means that everything is restored.
+`nn.LayerNorm` keeps no running statistics, so it belongs here, unlike `nn.BatchNorm1d`.
 """
 
 from __future__ import annotations
