@@ -1,0 +1,326 @@
+"""The view of ``inspect``: lines for a person, one entry per line for a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ckpttool.analysis.fold import FoldedRow, fold_rows
+from ckpttool.analysis.inspection import Inspection, Row
+from ckpttool.checkpoint import (
+    CompositeTensor,
+    Finding,
+    Kind,
+    Presence,
+    Root,
+    TensorInfo,
+)
+from ckpttool.render.kinds import KIND_NOUNS, basis_name, iter_legend, kind_name, kind_style
+from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.tree import count_facts, iter_groups, iter_values
+from ckpttool.render.units import (
+    NAME_LIMIT,
+    bar,
+    format_count,
+    format_int,
+    format_name,
+    format_nbytes,
+    format_path,
+    format_root,
+    format_shape,
+    join_facts,
+    plural,
+    safe,
+)
+
+SORTS = ("file", "name", "size")
+"""Orders of the table."""
+
+_MAX_FINDINGS = 20  # sentences on a screen; the rest is counted
+_MAX_FACTS = 6  # dtypes or devices named in one line
+
+_BAR_CELLS = 6
+
+_COLUMNS = (
+    Column("kind"),
+    Column("name", floor=20),
+    Column("dtype"),
+    Column("shape", right=True),
+    Column("size", right=True),
+    Column("", optional=2),
+    Column("basis", optional=1),
+    Column("note", floor=12),
+)
+
+
+class Table(NamedTuple):
+    """How the entries are listed: ``flat`` unfolded and all of them, ``everything`` all of them."""
+
+    flat: bool = False
+    everything: bool = False
+    sort: str = "file"
+
+
+def iter_inspection(
+    inspection: Inspection, width: int, table: Table, facts: Sequence[str] = ()
+) -> Iterator[Line]:
+    """Yield what a person sees, findings last; ``facts`` end the first line."""
+    yield from _iter_head(inspection, width, facts)
+    yield ()
+    if len(inspection.groups) > 1 or any(group.root for group in inspection.groups):
+        yield from iter_groups(inspection, width)
+    yield from iter_values(inspection, width)
+    yield from _iter_metadata(inspection, width)
+    rows, hidden = _listed(inspection, table)
+    if rows:
+        yield ()
+        yield from _iter_rows(rows, width, table, weights_root=inspection.weights_root)
+    if hidden:
+        yield from fill([Span(hidden, "dim")], width)
+    yield ()
+    yield from fill(iter_legend(inspection.summary.bases), width)
+    yield from _iter_missing(inspection.missing, width)
+    findings = list(iter_findings(inspection.findings, width))
+    if findings:
+        yield ()
+        yield from findings
+
+
+def _iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Iterator[Line]:
+    checkpoint, summary = inspection.checkpoint, inspection.summary
+    layout = f" ({safe(checkpoint.layout, NAME_LIMIT)})" if checkpoint.layout else ""
+    files = f" in {plural(len(checkpoint.files), 'file')}" if len(checkpoint.files) > 1 else ""
+    first = [
+        Span(safe(inspection.title, NAME_LIMIT), "title"),
+        Span(f"{safe(checkpoint.format, NAME_LIMIT)}{layout}"),
+        Span(f"{format_nbytes(checkpoint.file_nbytes)}{files}"),
+    ]
+    locations = [name for name, _ in summary.locations if name]
+    if locations:
+        first.append(Span(f"saved on {_some(locations, ', ')}"))
+    first += [Span(safe(fact)) for fact in facts]
+    yield from fill(first, width, indent=0)
+    buffers = summary.persistent_buffers + summary.non_persistent_buffers
+    second = [
+        Span(count_facts(summary.parameter_numel, buffers, summary.unknown)),
+        Span(f"{format_nbytes(summary.tensor_nbytes)} of tensors"),
+    ]
+    if summary.storage_nbytes != summary.tensor_nbytes:
+        second.append(Span(f"{format_nbytes(summary.storage_nbytes)} of storages"))
+    if summary.dtypes:
+        dtypes = [f"{name} {format_count(count)}" for name, count in summary.dtypes]
+        second.append(Span(summary.dtypes[0][0] if len(dtypes) == 1 else _some(dtypes, ", ")))
+    yield from fill([span for span in second if span.text], width, indent=0)
+
+
+def _some(texts: Sequence[str], separator: str) -> str:
+    shown = separator.join([safe(text, 40) for text in texts[:_MAX_FACTS]])
+    return shown if len(texts) <= _MAX_FACTS else f"{shown}{separator}… ({len(texts)})"
+
+
+def _iter_metadata(inspection: Inspection, width: int) -> Iterator[Line]:
+    metadata = inspection.checkpoint.metadata
+    pieces = [Span("metadata:", "dim")] if metadata else []
+    for key, text in list(metadata.items())[:_MAX_FACTS]:
+        pieces.append(Span(f"{safe(key, 40)} {safe(text, 60)}"))
+    if len(metadata) > _MAX_FACTS:
+        pieces.append(Span(f"… {len(metadata) - _MAX_FACTS} more: --json", "dim"))
+    yield from fill(pieces, width, separator="  ")
+
+
+def _listed(inspection: Inspection, table: Table) -> tuple[Sequence[Row], str]:
+    """The rows of the table, and a sentence about those left out."""
+    rows, weights = inspection.rows, inspection.weights_root
+    if table.flat or table.everything or len(inspection.groups) <= 1:
+        return rows, ""
+    if weights is None:
+        shown = [row for row in rows if row.classification.kind is not Kind.OPTIMIZER_STATE]
+    else:
+        depth = len(weights)
+        shown = [row for row in rows if row.entry.root[:depth] == weights]
+    if len(shown) in (0, len(rows)):
+        return rows, ""
+    left_out = plural(len(rows) - len(shown), "tensor")
+    return shown, f"{left_out} of other branches not listed: --root KEY.PATH for one, --flat for all"
+
+
+def _iter_rows(rows: Sequence[Row], width: int, table: Table, weights_root: Root | None) -> Iterator[Line]:
+    folded = [FoldedRow("", (row,), 1) for row in rows] if table.flat else fold_rows(rows)
+    roots = {row.entry.root for row in rows}
+    with_root = len(roots) > 1
+    if not with_root and weights_root is None:
+        with_root = roots != {()}
+    sizes = [sum([row.entry.value.nbytes for row in item.rows if row.entry.value]) for item in folded]
+    order = list(range(len(folded)))
+    names = [_folded_name(item, with_root) for item in folded]
+    if table.sort == "size":
+        order.sort(key=lambda index: -sizes[index])
+    elif table.sort == "name":
+        order.sort(key=lambda index: names[index])
+    largest = max(sizes, default=0)
+    cells = [_cells(folded[index], names[index], sizes[index], largest) for index in order]
+    return iter_table(_COLUMNS, cells, width)
+
+
+def _folded_name(item: FoldedRow, with_root: bool) -> str:
+    entry = item.rows[0].entry
+    if item.count == 1:
+        return format_path(entry.root, entry.name) if with_root else format_name(entry.name)
+    if with_root and item.root_pattern:
+        return f"{safe(item.root_pattern, NAME_LIMIT)}.{safe(item.pattern, NAME_LIMIT)}"
+    return safe(item.pattern, NAME_LIMIT)
+
+
+def _cells(item: FoldedRow, name: str, nbytes: int, largest: int) -> tuple[Cell, ...]:
+    row = item.rows[0]
+    classification, value = row.classification, row.entry.value
+    dtype, shape = "", ""
+    if value is not None:
+        dtype = value.dtype.name if value.dtype is not None else "?"
+        shape = format_shape(value.shape)
+    return (
+        Cell(kind_name(classification), kind_style(classification)),
+        Cell(name, "", f" ×{item.count}" if item.count > 1 else ""),
+        Cell(dtype),
+        Cell(shape),
+        Cell(format_nbytes(nbytes) if value is not None else "", "dim" if row.tied_to else ""),
+        Cell(bar(_ratio(nbytes, largest), _BAR_CELLS) if not row.tied_to else "", "dim"),
+        Cell(basis_name(classification.basis), "dim"),
+        Cell(_note(item), "dim"),
+    )
+
+
+def _ratio(part: int, whole: int) -> float:
+    return 0.0 if not whole else part / whole  # int division is exact beyond the range of floats
+
+
+def _note(item: FoldedRow) -> str:
+    row = item.rows[0]
+    value = row.entry.value
+    facts = ["unexpected"] if row.classification.presence is Presence.UNEXPECTED else []
+    if row.tied_to is not None:
+        facts.append(f"tied to {format_path((), row.tied_to.name)}" if item.count == 1 else "tied")
+    if isinstance(value, CompositeTensor):
+        facts.append(
+            f"{safe(value.layout, 40)}: {', '.join(safe(part.name, 40) for part in value.parts[:4])}"
+        )
+    elif isinstance(value, TensorInfo) and not value.is_contiguous:
+        facts.append("strided")
+    return join_facts(facts)
+
+
+def _iter_missing(missing: Sequence[Row], width: int) -> Iterator[Line]:
+    """Two blocks: what the module rebuilds by design, and what it would not find."""
+    designed = [row for row in missing if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
+    absent = [row for row in missing if row.classification.kind is not Kind.NON_PERSISTENT_BUFFER]
+    if designed:
+        yield ()
+        head = plural(len(designed), "non-persistent buffer")
+        yield (
+            Span("  "),
+            Span(f"missing as designed: {head}", "missing"),
+            Span(", rebuilt by the constructor", "dim"),
+        )
+        yield from _iter_missing_rows(designed, width)
+    if absent:
+        yield ()
+        yield (Span("  "), Span(f"missing from the file: {_kinds(absent)}", "error"))
+        yield from _iter_missing_rows(absent, width)
+
+
+def _kinds(rows: Sequence[Row]) -> str:
+    counts: dict[Kind, int] = {}
+    for row in rows:
+        counts[row.classification.kind] = counts.get(row.classification.kind, 0) + 1
+    return ", ".join(plural(count, KIND_NOUNS[kind]) for kind, count in counts.items())
+
+
+_MISSING_COLUMNS = (Column("name", floor=24), Column("basis"), Column("why", floor=12))
+
+
+def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:
+    with_root = len({row.entry.root for row in rows}) > 1
+    cells = [
+        (
+            Cell(_folded_name(item, with_root), "", f" ×{item.count}" if item.count > 1 else ""),
+            Cell(basis_name(item.rows[0].classification.basis), "dim"),
+            Cell(safe(item.rows[0].classification.note, NAME_LIMIT), "dim"),
+        )
+        for item in fold_rows(rows)
+    ]
+    return iter_table(_MISSING_COLUMNS, cells, width, indent=4, head=False)
+
+
+def iter_findings(findings: Sequence[Finding], width: int) -> Iterator[Line]:
+    """Yield ``! sentence`` per finding, the gravest first, wrapped under itself."""
+    ranks = {"error": 0, "warning": 1, "info": 2}
+    ordered = sorted(findings, key=lambda finding: ranks.get(finding.severity, 0))
+    for finding in ordered[:_MAX_FINDINGS]:
+        mark = "·" if finding.severity == "info" else "!"
+        lines = _wrap(finding_text(finding), max(20, width - 4))
+        for index, text in enumerate(lines):
+            start = f"  {mark} " if not index else "    "
+            yield (Span(start, finding.severity), Span(text))
+    if len(ordered) > _MAX_FINDINGS:
+        yield (Span(f"    … and {format_count(len(ordered) - _MAX_FINDINGS)} more: --json lists all", "dim"),)
+
+
+def finding_text(finding: Finding) -> str:
+    """Return ``name: message``; the name once."""
+    message = safe(finding.message, 2000)
+    name = safe(finding.name, NAME_LIMIT)
+    return message if not name or name in message else f"{name}: {message}"
+
+
+def _wrap(text: str, width: int) -> Iterable[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+
+
+PIPE_COLUMNS = (
+    "kind",
+    "presence",
+    "root",
+    "name",
+    "dtype",
+    "shape",
+    "nbytes",
+    "basis",
+    "location",
+    "tied_to",
+)
+"""Fields of a line, in this order, with a tab between; ``-`` where there is none. Only ever added to."""
+
+
+def iter_pipe(inspection: Inspection, extra: Sequence[Sequence[str]] = ()) -> Iterator[str]:
+    """Yield a line per entry; ``extra`` are further fields of the row at the same position."""
+    roots: dict[Root, str] = {}
+    for position, row in enumerate((*inspection.rows, *inspection.missing)):
+        entry, classification, tied_to = row
+        root = roots.get(entry.root)
+        if root is None:
+            root = roots[entry.root] = format_root(entry.root) or "-"
+        value = entry.value
+        dtype = shape = nbytes = location = "-"
+        if value is not None:
+            dtype = value.dtype.name if value.dtype is not None else "-"
+            shape = "-" if value.shape is None else f"[{','.join(map(format_int, value.shape))}]"
+            nbytes = format_int(value.nbytes)
+            if isinstance(value, TensorInfo) and value.storage is not None:
+                location = safe(value.storage.location or "-")
+        fields = [
+            classification.kind.value,
+            classification.presence.value,
+            root,
+            format_name(entry.name, None),
+            dtype,
+            shape,
+            nbytes,
+            classification.basis.value,
+            location,
+            "-" if tied_to is None else format_path(tied_to.root, tied_to.name, None),
+        ]
+        if position < len(extra):
+            fields += extra[position]
+        yield "\t".join(fields) + "\n"

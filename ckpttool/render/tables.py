@@ -1,0 +1,170 @@
+"""Rows in columns, as lines of styled spans: no boxes, one rule under the head, one column gives way.
+
+A style is a word for what the text is (``parameter``, ``finding``); ``render.console`` knows its
+colour. Every text has passed ``units.safe`` before it comes here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+_GAPS = (3, 2)  # blanks between two columns: where there is room, and where there is not
+
+# Characters that may take two cells or none; what lies outside of these ranges (Latin, and the punctuation,
+# arrows and blocks that this package draws with) takes one.
+_ODD_WIDTH = re.compile("[\u0300-\u1fff\u2e80-\U0010ffff]")
+
+
+class Span(NamedTuple):
+    """A run of text in one style."""
+
+    text: str
+    style: str = ""
+
+
+Line = Sequence[Span]
+
+
+class Column(NamedTuple):
+    """A column, and what becomes of it when the line is too long.
+
+    Those with an ``optional`` of 2 are left out first, then those with a ``floor`` are elided down
+    to it, the last one first, then those with an ``optional`` of 1 are left out.
+    """
+
+    title: str
+    right: bool = False
+    floor: int | None = None
+    optional: int = 0
+
+
+class Cell(NamedTuple):
+    """A cell; ``tail`` stands behind the text and is never elided (``×24``)."""
+
+    text: str
+    style: str = ""
+    tail: str = ""
+
+    @property
+    def width(self) -> int:
+        """Cells of the terminal that it takes."""
+        return cell_width(self.text) + cell_width(self.tail)
+
+
+def cell_width(text: str) -> int:
+    """Return the terminal cells that ``text`` takes."""
+    if text.isascii() or not _ODD_WIDTH.search(text):
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def elide(text: str, width: int) -> str:
+    """Return ``text`` with ``…`` in its middle if it is wider than ``width``; the end keeps the most."""
+    if cell_width(text) <= width:
+        return text
+    if width <= 1:
+        return "…"[:width]
+    head = _take(text, (width - 1) * 3 // 10)
+    tail = _take(text[::-1], width - 1 - cell_width(head))[::-1]
+    return f"{head}…{tail}"
+
+
+def _take(text: str, width: int) -> str:
+    part = text[:width]
+    while cell_width(part) > width:
+        part = part[:-1]
+    return part
+
+
+def iter_table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Cell]],
+    width: int,
+    *,
+    indent: int = 2,
+    head: bool = True,
+) -> Iterator[Line]:
+    """Yield the head, a rule and a line per row, at most ``width`` cells wide where the numbers allow it."""
+    widths = [
+        max([cell_width(column.title) if head else 0, *(row[index].width for row in rows)])
+        for index, column in enumerate(columns)
+    ]
+    layout = _fit(columns, widths, width - indent)
+    if head:
+        yield _join([Cell(column.title, "head") for column in columns], columns, layout, indent)
+        yield (Span(" " * indent), Span("─" * layout.width, "rule"))
+    for row in rows:
+        yield _join(row, columns, layout, indent)
+
+
+class _Layout(NamedTuple):
+    widths: dict[int, int]  # index of a column that is shown -> its width
+    gap: int
+
+    @property
+    def width(self) -> int:
+        return sum(self.widths.values()) + self.gap * (len(self.widths) - 1)
+
+
+def _fit(columns: Sequence[Column], natural: Sequence[int], room: int) -> _Layout:
+    widths = {index: size for index, size in enumerate(natural) if size}
+    for gap in _GAPS:
+        if _Layout(widths, gap).width <= room:
+            break
+    layout = _Layout(widths, gap)
+    for rank in (2, 1):
+        for index in [index for index in widths if columns[index].optional == rank]:
+            if layout.width > room:
+                del widths[index]
+        for index in reversed(widths):
+            excess, floor = layout.width - room, columns[index].floor
+            if excess > 0 and floor is not None:
+                widths[index] = max(min(natural[index], floor), widths[index] - excess)
+    for index in widths:  # what was left out for good may leave room to grow back
+        spare = room - layout.width
+        if spare > 0 and widths[index] < natural[index]:
+            widths[index] = min(natural[index], widths[index] + spare)
+    return layout
+
+
+def _join(cells: Sequence[Cell], columns: Sequence[Column], layout: _Layout, indent: int) -> Line:
+    spans = [Span(" " * indent)]
+    pending = ""  # blanks are written before the next text, so that no line ends in them
+    for position, (index, width) in enumerate(layout.widths.items()):
+        cell = cells[index]
+        gap = " " * layout.gap if position else ""
+        text = elide(cell.text, width - cell_width(cell.tail))
+        blank = " " * (width - cell_width(text) - cell_width(cell.tail))
+        if not text and not cell.tail:
+            pending += gap + blank
+            continue
+        before = pending + gap + (blank if columns[index].right else "")
+        pending = "" if columns[index].right else blank
+        if before:
+            spans.append(Span(before))
+        spans.append(Span(text, cell.style))
+        if cell.tail:
+            spans.append(Span(cell.tail, "count"))
+    return spans
+
+
+def fill(pieces: Iterable[Span], width: int, *, indent: int = 2, separator: str = " · ") -> Iterator[Line]:
+    """Yield the pieces in lines of at most ``width`` cells, broken only between two of them."""
+    line: list[Span] = []
+    used = indent
+    for piece in pieces:
+        size = cell_width(piece.text)
+        if line and used + cell_width(separator) + size > width:
+            yield (Span(" " * indent), *line)
+            line, used = [], indent
+        if line:
+            line.append(Span(separator, "dim"))
+            used += cell_width(separator)
+        line.append(piece)
+        used += size
+    if line:
+        yield (Span(" " * indent), *line)

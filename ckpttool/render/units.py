@@ -1,0 +1,208 @@
+"""Small texts: names made harmless, shapes, bytes, counts, paths, values and bars.
+
+``safe`` is the only function that lets a string from a file reach a stream. It is idempotent, so
+that a sentence may be built from safe pieces and made safe again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+from ckpttool.checkpoint import Key, OddKey, Plain, Root
+
+NAME_LIMIT = 200
+"""Characters of a name that a person is shown; the rest is counted."""
+
+VALUE_LIMIT = 60
+"""Characters of a plain value in a line for people."""
+
+# `str.isprintable` is false for control and format characters (bidi, zero-width), line and paragraph
+# separators, lone surrogates, private use and unassigned ones. These are printable to Python and yet leave no
+# ink: the rest of Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt, 16.0).
+_INKLESS = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
+_SUSPECT = re.compile(f"[^ -~\u00a1-\u00ac\u00ae-\u02ff]|[{_INKLESS}]")
+_INKLESS_CHARACTER = re.compile(f"[{_INKLESS}]")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+# Above this many bits an int is shown by its magnitude: `str` of one beyond 4300 digits raises ValueError
+# (sys.set_int_max_str_digits), and nobody reads the digits.
+_INT_BITS = 128
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def safe(text: str, limit: int | None = None) -> str:
+    r"""Return ``text`` without a character that could move, hide or forge output.
+
+    C0, C1, DEL, bidi controls, separators, zero-width characters and lone surrogates become
+    ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``. Beyond ``limit`` characters the rest is cut and the
+    length noted: ``…(1048576 chars)``.
+    """
+    if limit is not None and len(text) > limit:
+        return f"{safe(text[:limit])}…({len(text)} chars)"
+    if text.isascii():
+        return text if text.isprintable() else _SUSPECT.sub(_escape, text)
+    return _SUSPECT.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    if character.isprintable() and not _INKLESS_CHARACTER.match(character):
+        return character
+    code = ord(character)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def format_int(value: int) -> str:
+    """Return decimal digits, or the magnitude of an int too long to read: ``2^99999 (100000 bits)``."""
+    if value.bit_length() <= _INT_BITS:
+        return str(value)
+    sign = "-" if value < 0 else ""
+    return f"{sign}~2^{value.bit_length() - 1} ({value.bit_length()} bits)"
+
+
+def format_count(value: int) -> str:
+    """Return a count with thousands separators: ``412,525``."""
+    return f"{value:,}" if value.bit_length() <= _INT_BITS else format_int(value)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 tensor`` or ``2 tensors``; a noun in -y or -x takes its own ending."""
+    if count != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{format_count(count)} {noun}"
+
+
+def format_shape(shape: tuple[int, ...] | None, limit: int = 8) -> str:
+    """Return ``94×64``; ``()`` for a scalar, ``?`` if unsaid; more than ``limit`` dims are counted."""
+    if shape is None:
+        return "?"
+    if not shape:
+        return "()"
+    if len(shape) > limit:
+        head = "×".join(map(format_int, shape[: limit - 2]))
+        return f"{head}×…×{format_int(shape[-1])} ({len(shape)} dims)"
+    return "×".join(map(format_int, shape))
+
+
+def format_nbytes(nbytes: int) -> str:
+    """Return bytes for people, three digits: ``512 B``, ``23.5 KiB``, ``4.64 MiB``, ``1.21 GiB``."""
+    if nbytes < 1024:
+        return f"{nbytes} B"
+    if nbytes.bit_length() > _INT_BITS:
+        return f"{format_int(nbytes)} B"
+    size = float(nbytes)
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):  # noqa: B007
+        size /= 1024
+        # 1023.95 would round to 1024.0 in the smaller unit.
+        if size < 999.95:
+            break
+    digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
+    return f"{size:,.{digits}f} {unit}"
+
+
+def format_float(value: float) -> str:
+    """Return six significant digits: ``0.0731``, ``1e-08``, ``nan``, ``3.0``."""
+    text = f"{value:.6g}"
+    return text if not text.lstrip("-").isdigit() else f"{text}.0"
+
+
+def format_key(key: Key) -> str:
+    """Return one key as a step behind a path: ``.name``, ``[0]`` or ``["a.b"]``."""
+    if isinstance(key, str):
+        if _IDENTIFIER.fullmatch(key):
+            return f".{safe(key, NAME_LIMIT)}"
+        quoted = key[:NAME_LIMIT].replace("\\", "\\\\").replace('"', '\\"')
+        cut = f"…({len(key)} chars)" if len(key) > NAME_LIMIT else ""
+        return f'["{safe(quoted)}{cut}"]'
+    if isinstance(key, OddKey):
+        return f"[{safe(key.text, NAME_LIMIT)}]"
+    return f"[{format_int(key)}]"
+
+
+def format_root(root: Root) -> str:
+    """Return a path of container keys: ``optimizer.state[0]``; empty for the top."""
+    return "".join(map(format_key, root)).removeprefix(".")
+
+
+def format_name(name: Key, limit: int | None = NAME_LIMIT) -> str:
+    """Return the key of a state_dict as it is, made safe; other keys in brackets."""
+    return safe(name, limit) if isinstance(name, str) else format_key(name)
+
+
+def format_path(root: Root, name: Key, limit: int | None = NAME_LIMIT) -> str:
+    """Return root and name together: ``model.layers.0.weight``, ``optimizer.state[0].exp_avg``."""
+    text = format_name(name, limit)
+    if not root:
+        return text
+    return f"{format_root(root)}.{text}" if isinstance(name, str) else f"{format_root(root)}{text}"
+
+
+def format_value(value: Plain, limit: int = VALUE_LIMIT) -> str:
+    """Return a plain value on one line: ``29``, ``"adam"``, ``[0.9, 0.999]``; a list is cut to ``limit``."""
+    if not isinstance(value, tuple):
+        return _scalar(value, limit)
+    text = ""
+    for piece in _pieces(value, limit):
+        if len(text) + len(piece) > limit:
+            return f"{text}, …] of {format_count(len(value))}".replace("[, …", "[…")
+        text += piece
+    return text
+
+
+def _pieces(value: tuple[Plain, ...], limit: int) -> Iterator[str]:
+    # How deep lists nest is the file's choice: a stack of iterators, not recursion.
+    stack = [iter(value)]
+    separator = ""
+    yield "["
+    while stack:
+        for item in stack[-1]:
+            if isinstance(item, tuple):
+                stack.append(iter(item))
+                yield f"{separator}["
+                separator = ""
+                break
+            yield f"{separator}{_scalar(item, limit)}"
+            separator = ", "
+        else:
+            stack.pop()
+            separator = ", "
+            yield "]"
+
+
+def _scalar(value: Plain, limit: int) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return format_int(value)
+    if isinstance(value, float):
+        return format_float(value)
+    if isinstance(value, bytes):
+        return f"{value[:limit]!r}" if len(value) <= limit else f"{value[:16]!r}…({len(value)} bytes)"
+    return f'"{safe(str(value), limit)}"'
+
+
+def join_facts(facts: Iterable[str]) -> str:
+    """Return the facts that are not empty, with a middle dot between them."""
+    return " · ".join(fact for fact in facts if fact)
+
+
+def format_percent(part: float, whole: float) -> str:
+    """Return ``13 %``; below one percent with one digit; ``0 %`` of nothing."""
+    if not whole:
+        return "0 %"
+    percent = 100 * part / whole
+    return f"{percent:.1f} %" if 0 < percent < 1 else f"{percent:.0f} %"
+
+
+def bar(fraction: float, width: int = 8) -> str:
+    """Return a bar of eighths, at most ``width`` cells; something above zero always shows."""
+    if math.isnan(fraction) or fraction <= 0:
+        return ""
+    eighths = max(1, round(min(fraction, 1.0) * width * 8))
+    full, rest = divmod(eighths, 8)
+    return "█" * full + _EIGHTHS[rest].strip()
