@@ -58,10 +58,6 @@ class Screen:
         """True on a terminal, unless ``$NO_COLOR`` is set or ``$TERM`` is ``dumb``."""
         return self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
-    def write(self, text: str) -> None:
-        """Write ``text`` as it is."""
-        self.stream.write(text)
-
     def write_lines(self, lines: Iterable[Line]) -> None:
         """Write lines of spans, in colour where that is wanted."""
         if self.has_colour:

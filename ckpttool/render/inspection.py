@@ -253,8 +253,7 @@ def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:
 
 def iter_findings(findings: Sequence[Finding], width: int) -> Iterator[Line]:
     """Yield ``! sentence`` per finding, the gravest first, wrapped under itself."""
-    ranks = {"error": 0, "warning": 1, "info": 2}
-    ordered = sorted(findings, key=lambda finding: ranks.get(finding.severity, 0))
+    ordered = _gravest_first(findings)
     for finding in ordered[:_MAX_FINDINGS]:
         mark = "·" if finding.severity == "info" else "!"
         lines = _wrap(finding_text(finding), max(20, width - 4))
@@ -263,6 +262,17 @@ def iter_findings(findings: Sequence[Finding], width: int) -> Iterator[Line]:
             yield (Span(start, finding.severity), Span(text))
     if len(ordered) > _MAX_FINDINGS:
         yield (Span(f"    … and {format_count(len(ordered) - _MAX_FINDINGS)} more: --json lists all", "dim"),)
+
+
+def iter_finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield ``severity: sentence [code]`` per finding, for stderr."""
+    for finding in _gravest_first(findings):
+        yield f"{safe(finding.severity)}: {finding_text(finding)} [{safe(finding.code)}]\n"
+
+
+def _gravest_first(findings: Sequence[Finding]) -> list[Finding]:
+    ranks = {"error": 0, "warning": 1, "info": 2}
+    return sorted(findings, key=lambda finding: ranks.get(finding.severity, 0))
 
 
 def finding_text(finding: Finding) -> str:

@@ -1,0 +1,189 @@
+"""The command line: what can be typed, and the one place where an error becomes a sentence.
+
+Typer parses and hands back the command with its options bound; the command runs here, outside of
+Typer's own handling of interrupts and pipes. Exit status: 0, 1 for what was asked to be found
+(findings, differences), 2 for what could not be done, 130 interrupted, 141 closed pipe.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from ckpttool.errors import CkptToolError
+from ckpttool.render.units import safe
+
+COMMANDS = (("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),)
+"""Every command with one line of help. Its module in ``ckpttool.commands`` has ``command``, which returns the
+exit status, and ``EXAMPLES`` that run."""
+
+_Bound = Callable[[], int]
+
+_REPORT = "internal error, please report"
+_INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
+_CLOSED_PIPE = 141  # 128 + SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; every error ends here as one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _keep_streams_writable()
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except (BrokenPipeError, SystemExit):  # the latter is how Typer leaves when its help cannot be written
+        return _close_pipe()
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=_INTERRUPTED)
+    except CkptToolError as error:
+        return _fail(f"error: {safe(str(error), 4000)}", hint=error.hint)
+    except OSError as error:
+        return _fail(f"error: {_describe_os_error(error)}")
+    except RecursionError as error:
+        return _fail(f"{_REPORT}: nesting too deep", error)
+    except MemoryError as error:
+        return _fail("error: out of memory", error)
+    except Exception as error:  # noqa: BLE001 - the one boundary: no traceback for any input
+        if (usage := _usage_text(error)) is not None:
+            named = _chosen(arguments)
+            hint = f"ckpttool {named} --help" if named in dict(COMMANDS) else "ckpttool --help"
+            return _fail(f"error: {usage}", hint=hint)
+        return _fail(f"{_REPORT}: {type(error).__name__}: {safe(str(error), 1000)}", error)
+
+
+def entry() -> None:
+    """Run as the console script."""
+    sys.exit(main())
+
+
+def _run(arguments: list[str]) -> int:
+    app = _build_app(_chosen(arguments))
+    # Not standalone: errors of usage are raised, and what a command returns comes back.
+    outcome: object = app(arguments or ["--help"], prog_name="ckpttool", standalone_mode=False)
+    if callable(outcome):
+        outcome = outcome()
+    status = outcome if isinstance(outcome, int) else 0
+    if not arguments:
+        return 2  # the help was not asked for: a script whose command came out empty must not go on
+    if status == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return status
+
+
+def _chosen(arguments: Sequence[str]) -> str | None:
+    """The command that is named: the options before it take no values."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
+
+
+def _build_app(chosen: str | None) -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_top)
+    for name, summary in COMMANDS:
+        # Only the command that runs is imported; the others are here for the list of commands.
+        if name == chosen:
+            module = import_module(f"ckpttool.commands.{name}")
+            epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES)
+            app.command(name, short_help=summary, epilog=epilog)(_deferred(module.command))
+        else:
+            app.command(name, short_help=summary)(_not_chosen)
+    return app
+
+
+def _deferred(function: Callable[..., int]) -> Callable[..., _Bound]:
+    """A function with the same options that returns the call instead of making it."""
+
+    @functools.wraps(function)
+    def bind(**options: Any) -> _Bound:
+        return functools.partial(function, **options)
+
+    return bind
+
+
+def _not_chosen() -> int:
+    return 0
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from ckpttool import __version__
+
+        typer.echo(f"ckpttool {__version__}")
+        raise typer.Exit
+
+
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Inspect, diff, convert and verify PyTorch checkpoints without running what is in them."""
+
+
+def _usage_text(error: Exception) -> str | None:
+    """What Typer says about wrong usage, None for any other error.
+
+    Its exceptions have no public base class in every version that is supported; what they share
+    is ``exit_code`` 2 and ``format_message``.
+    """
+    format_message = getattr(error, "format_message", None)
+    if format_message is None or getattr(error, "exit_code", None) != 2:
+        return None
+    text = safe(" ".join(str(format_message()).split()))
+    return text[:1].lower() + text[1:].removesuffix(".")
+
+
+def _describe_os_error(error: OSError) -> str:
+    what = (error.strerror or str(error) or type(error).__name__).lower()
+    path = "" if error.filename is None else f"{safe(os.fsdecode(str(error.filename)))}: "
+    return f"{path}{safe(what)}"
+
+
+def _fail(text: str, error: BaseException | None = None, *, hint: str | None = None, status: int = 2) -> int:
+    """Say one line, and the traceback of an unexpected ``error`` where it is asked for."""
+    lines = [text]
+    if hint:
+        lines.append(f"hint:  {safe(hint, 1000)}")
+    if error is not None and os.environ.get("CKPTTOOL_TRACEBACK") == "1":
+        import traceback
+
+        for line in traceback.format_exception(error):
+            lines += [safe(part) for part in line.rstrip().split("\n")]
+    try:
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        return _close_pipe()
+    return status
+
+
+def _keep_streams_writable() -> None:
+    """Let a stream that cannot encode a character write it escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _close_pipe() -> int:
+    # The reader is gone. What is still buffered must go nowhere, or the interpreter complains at exit.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(devnull, stream.fileno())
+    os.close(devnull)
+    return _CLOSED_PIPE
