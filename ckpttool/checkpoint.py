@@ -30,13 +30,13 @@ class OddKey(NamedTuple):
         return self.text
 
 
-Key: TypeAlias = Union[str, int, OddKey]
+Key: TypeAlias = str | int | OddKey
 """One step of a path. Keys contain dots, so a path stays a tuple and is never joined and split."""
 
 Root: TypeAlias = tuple[Key, ...]
 """Container keys above a state_dict (or above any leaf), outermost first."""
 
-Plain: TypeAlias = Union[None, bool, int, float, str, bytes, tuple["Plain", ...]]
+Plain: TypeAlias = Union[bool, int, float, str, bytes, tuple["Plain", ...], None]  # noqa: UP007 (3.10)
 """A value that is shown as it is: epoch, lr, betas."""
 
 
@@ -111,7 +111,7 @@ class TensorInfo(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One named piece of a composite tensor: ``indices``, ``scales``, ``_local_tensor`` …"""
+    """One named piece of a composite tensor: ``indices``, ``scales``, ``_local_tensor``."""
 
     name: str
     value: TensorInfo | CompositeTensor
@@ -145,7 +145,7 @@ class CompositeTensor(NamedTuple):
         return sum(part.value.nbytes for part in self.parts)
 
 
-Tensor: TypeAlias = Union[TensorInfo, CompositeTensor]
+Tensor: TypeAlias = TensorInfo | CompositeTensor
 
 
 def iter_parts(value: Tensor | None) -> Iterator[TensorInfo]:
@@ -312,7 +312,8 @@ class Checkpoint(NamedTuple):
 
     ``entries`` are in file order. ``metadata`` is safetensors' ``__metadata__`` (or the index's);
     ``module_versions`` maps the root of a state_dict to its ``_metadata``: module path -> version
-    (None where the module records none). ``layout`` says more about the container for people
+    (None where the module records none); ``module_extras`` holds what else a module's local metadata
+    says, e.g. ``spectral_norm.weight.version``. ``layout`` says more about the container for people
     ("1.6-2.0 layout"). ``ordered`` is false where the container loses the order of registration
     (safetensors).
     """
@@ -331,6 +332,7 @@ class Checkpoint(NamedTuple):
     records: tuple[Record, ...] = ()
     findings: tuple[Finding, ...] = ()
     ordered: bool = True
+    module_extras: Mapping[Root, Mapping[str, tuple[tuple[str, Plain], ...]]] = {}
 
     @property
     def file_nbytes(self) -> int:

@@ -1,1 +1,77 @@
-"""Readers: from a path to a ``Checkpoint`` of addresses."""
+"""Readers: from a path to a ``Checkpoint`` of addresses. Content decides, never the suffix."""
+
+from __future__ import annotations
+
+import os
+
+from ckpttool.checkpoint import Checkpoint
+from ckpttool.errors import CkptToolError
+from ckpttool.formats.base import DEFAULT_LIMITS, FileSource, Format, Limits, open_source
+from ckpttool.formats.validate import validate
+
+_HEAD_NBYTES = 4096
+
+# Module and class of each format, in the order in which they are asked. Modules are imported one by
+# one until a format recognises the content, so that a safetensors file costs no pickle machinery.
+FORMATS: tuple[tuple[str, str], ...] = (
+    ("ckpttool.formats.safetensors", "SafetensorsFormat"),
+    ("ckpttool.formats.torch_zip", "TorchZipFormat"),
+    ("ckpttool.formats.torch_legacy", "TorchLegacyFormat"),
+    ("ckpttool.formats.python_pickle", "PythonPickleFormat"),
+)
+
+
+def load_format(module: str, name: str) -> Format:
+    """Import one line of ``FORMATS``."""
+    from importlib import import_module
+
+    format_: Format = getattr(import_module(module), name)()
+    return format_
+
+
+def detect(source: FileSource) -> Format | None:
+    """The format whose content this is, or None."""
+    head = source.read_at(0, min(_HEAD_NBYTES, source.size))
+    for module, name in FORMATS:
+        format_ = load_format(module, name)
+        if format_.sniff(head, source):
+            return format_
+    return None
+
+
+def read_checkpoint(path: str, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
+    """Read the header bytes of a file, an index or a folder of shards.
+
+    Raises:
+        CkptToolError: not a checkpoint, malformed, or beyond ``limits``; names the path.
+        OSError: ``path`` cannot be opened.
+    """
+    if os.path.isdir(path):
+        from ckpttool.formats.sharded import read_folder
+
+        checkpoint = read_folder(path, limits, _read_file)
+    elif path.endswith(".index.json"):
+        from ckpttool.formats.sharded import read_index
+
+        checkpoint = read_index(path, limits, _read_file)
+    else:
+        checkpoint = _read_file(path, limits)
+    return checkpoint
+
+
+def _read_file(path: str, limits: Limits) -> Checkpoint:
+    """Read one regular file and prove its addresses."""
+    with open_source(path) as source:
+        try:
+            format_ = detect(source)
+            if format_ is None:
+                from ckpttool.formats.foreign import describe_foreign
+
+                raise describe_foreign(source.read_at(0, min(_HEAD_NBYTES, source.size)), source)
+            checkpoint = format_.read(source, limits)
+            validate(checkpoint)
+        except CkptToolError as error:
+            if error.path is None:
+                error.path = path
+            raise
+    return checkpoint

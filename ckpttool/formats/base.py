@@ -74,6 +74,7 @@ class FileSource:
             raise
         self.size = status.st_size
         self.info = FileInfo(path, status.st_size, status.st_mtime_ns)
+        self.cache: dict[str, object] = {}  # what a sniff had to parse, kept for the read
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         """See ``ByteSource.read_at``."""

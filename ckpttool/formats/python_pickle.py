@@ -1,0 +1,70 @@
+"""A plain ``pickle.dump`` of tensors: no container, every storage inside the pickle.
+
+- One pickle of any protocol; a tensor's storage is a ``torch.storage._load_from_bytes(bytes)`` whose
+  bytes are a legacy file of their own, so its data has an address as in any other format.
+- ``joblib`` without compression and scikit-learn models are such pickles, too: their objects are
+  described, not built.
+- A persistent id means the pickle is the ``data.pkl`` of an unpacked torch zip: refused by name.
+"""
+
+from __future__ import annotations
+
+from ckpttool.checkpoint import Checkpoint, Finding, StorageRef
+from ckpttool.dtypes import DType
+from ckpttool.errors import CkptToolError, UnsupportedFeature
+from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits
+from ckpttool.formats.pickle_stream import PickleStream
+from ckpttool.formats.torch_legacy import resolve_embedded
+from ckpttool.formats.torch_objects import read_objects
+from ckpttool.formats.torch_tensors import StorageClaim, TensorReader
+from ckpttool.formats.torch_zip import assemble
+
+_TEXT_STARTS = b"(]}c"  # opcodes that protocols 0 and 1 begin a container or object with
+
+
+class PythonPickleFormat:
+    """``pickle.dump(...)``."""
+
+    name = "pickle"
+    suffixes: tuple[str, ...] = (".pkl", ".pickle")
+
+    def sniff(self, head: bytes, source: ByteSource) -> bool:
+        """PROTO 2 to 5 at the front, or a text protocol whose whole first pickle parses."""
+        if len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
+            return True
+        if not head or head[0] not in _TEXT_STARTS:
+            return False
+        try:
+            PickleStream(source, DEFAULT_LIMITS).next()
+        except CkptToolError:
+            return False
+        return True
+
+    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+        """See ``Format.read``."""
+        stream = PickleStream(source, limits)
+        tree = stream.next()
+
+        def resolve(_claim: StorageClaim) -> StorageRef:
+            raise UnsupportedFeature(
+                "the data.pkl of an unpacked torch file: its tensors lie in other files",
+                path=source.name,
+                hint="zip the folder that holds it again (zip -0 -r model.pt FOLDER) and inspect that",
+            )
+
+        def resolve_nested(raw: bytes) -> tuple[StorageRef, DType]:
+            return resolve_embedded(source, raw, limits)
+
+        contents = read_objects(tree, TensorReader(resolve, resolve_nested), limits)
+        findings: tuple[Finding, ...] = ()
+        left = source.size - stream.position
+        if left:
+            findings = (
+                Finding(
+                    "bytes-after-pickle",
+                    "warning",
+                    "",
+                    f"{left} bytes follow the first pickle and are not read",
+                ),
+            )
+        return assemble(source, self.name, f"protocol {tree.protocol}", contents, findings=findings)

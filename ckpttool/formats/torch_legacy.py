@@ -1,0 +1,170 @@
+"""torch.save before 1.6, and ``_use_new_zipfile_serialization=False`` since.
+
+- MUST be five pickles end to end: the magic number 0x1950a86a20f9469cfc6c, protocol 1001, sys_info,
+  the object, the list of storage keys; then, per key in that order, an int64 (little-endian) number
+  of ELEMENTS and the elements. Nothing is aligned.
+- The size of an element stands only in the object's pickle (the storage class), so offsets come from
+  walking all storages in order; a key that no tensor names cannot be stepped over.
+- Very old files give a storage as a view of another: the persistent id's sixth item.
+- Data is little-endian whatever sys_info says: ``THPStorage_writeFileRaw`` swaps on big-endian
+  machines and torch.load ignores sys_info.
+- Older still (before 0.1.10) is a tar: refused by name.
+
+Source: ``torch/serialization.py`` (``_legacy_save``, ``_legacy_load``), ``torch/csrc/serialization.cpp``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ckpttool.checkpoint import Checkpoint, StorageRef
+from ckpttool.dtypes import DType
+from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
+from ckpttool.formats.base import ByteSource, FileSource, Limits, RangeSource
+from ckpttool.formats.pickle_stream import PickleStream
+from ckpttool.formats.torch_objects import read_objects
+from ckpttool.formats.torch_tensors import StorageClaim, TensorReader, parse_storage_id
+from ckpttool.formats.torch_zip import assemble
+from ckpttool.pickle_tree import LocatedBytes, PersistentId, PickleTree
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_MAGIC_BYTES = b"\x8a\x0a" + MAGIC_NUMBER.to_bytes(10, "little")  # LONG1 of ten bytes
+_MAGIC_TEXT = f"L{MAGIC_NUMBER}L\n".encode()  # protocols 0 and 1
+_PROTOCOL_VERSION = 1001
+
+
+class TorchLegacyFormat:
+    """``torch.save(...)`` before 1.6."""
+
+    name = "torch_legacy"
+    suffixes: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+
+    def sniff(self, head: bytes, source: ByteSource) -> bool:
+        """The magic number's pickle stands at the front, in any protocol."""
+        return _MAGIC_BYTES in head[:24] or head.startswith(_MAGIC_TEXT)
+
+    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+        """See ``Format.read``."""
+        legacy = read_legacy(source, limits)
+        contents = read_objects(legacy.tree, legacy.tensors(), limits)
+        return assemble(source, self.name, "before torch 1.6", contents)
+
+
+class LegacyFile(NamedTuple):
+    """The object's tree and where each storage lies."""
+
+    tree: PickleTree
+    storages: dict[str, StorageRef]
+    path: str
+
+    def tensors(self) -> TensorReader:
+        """A reader of tensors over these storages."""
+
+        def resolve(claim: StorageClaim) -> StorageRef:
+            ref = self.storages.get(claim.key)
+            if ref is None:
+                raise MalformedCheckpoint(
+                    "a tensor's storage is not in the file", name=claim.key, path=self.path
+                )
+            return ref
+
+        return TensorReader(resolve)
+
+
+def read_legacy(source: ByteSource, limits: Limits) -> LegacyFile:
+    """The pickles and storage headers of a legacy file that fills ``source``.
+
+    Raises:
+        CkptToolError: malformed, truncated or beyond ``limits``.
+    """
+    stream = PickleStream(source, limits)
+    if stream.next().value != MAGIC_NUMBER:
+        raise MalformedCheckpoint("no torch magic number in the first pickle", path=source.name)
+    version = stream.next().value
+    if version != _PROTOCOL_VERSION:
+        raise UnsupportedFeature(
+            f"legacy protocol version {version!r:.40}, only 1001 is known", path=source.name
+        )
+    stream.next()  # sys_info: torch ignores it, too
+    tree = stream.next()
+    keys = stream.next().value
+    if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
+        raise MalformedCheckpoint("the fifth pickle is not a list of storage keys", path=source.name)
+    claims = _claims(tree.persistent_ids)
+    storages = _walk_storages(source, [str(key) for key in keys], claims, stream.position)
+    return LegacyFile(tree, storages, source.name)
+
+
+def resolve_embedded(source: ByteSource, raw: bytes, limits: Limits) -> tuple[StorageRef, DType]:
+    """The storage in ``torch.storage._load_from_bytes(raw)``: a legacy file inside a pickle.
+
+    ``raw`` must know its place (``LocatedBytes``), relative to ``source``.
+
+    Raises:
+        UnsupportedFeature: protocol 2 and older write such bytes re-encoded, so they have no address.
+        MalformedCheckpoint: not a legacy file with one storage.
+    """
+    if not isinstance(raw, LocatedBytes):
+        raise UnsupportedFeature(
+            "a tensor pickled by pickle.dump with protocol 2 or older, whose bytes are re-encoded as text",
+            path=source.name,
+            hint="where you trust the file: load it with pickle and write it with torch.save",
+        )
+    inside = RangeSource(source, raw.byte_offset, len(raw))
+    legacy = read_legacy(inside, limits)
+    node = legacy.tree.value
+    claim = parse_storage_id(node.pid) if isinstance(node, PersistentId) else None
+    ref = legacy.storages.get(claim.key) if claim is not None else None
+    if claim is None or claim.dtype is None or ref is None:
+        raise MalformedCheckpoint("the bytes of a pickled storage hold no storage", path=source.name)
+    # Keys are unique per embedded file only.
+    return ref._replace(key=f"{inside.base}/{ref.key}"), claim.dtype
+
+
+def _claims(persistent_ids: list[PersistentId]) -> dict[str, StorageClaim]:
+    """The first claim for each storage key; ids of other kinds (``("module", …)``) are not storages."""
+    claims: dict[str, StorageClaim] = {}
+    for node in persistent_ids:
+        if type(node.pid) is tuple and node.pid and node.pid[0] == "storage":
+            claim = parse_storage_id(node.pid)
+            claims.setdefault(claim.key, claim)
+    return claims
+
+
+def _walk_storages(
+    source: ByteSource, keys: list[str], claims: dict[str, StorageClaim], position: int
+) -> dict[str, StorageRef]:
+    """Step over the storages, whose sizes are known only one after the other."""
+    storages: dict[str, StorageRef] = {}
+    for key in keys:
+        claim = claims.get(key)
+        if claim is None:
+            raise MalformedCheckpoint(
+                "a storage that no tensor names, so its size is unknown",
+                name=key,
+                byte_offset=source.base + position,
+            )
+        if position + 8 > source.size:
+            raise _cut(source, key, 8, position)
+        numel = int.from_bytes(source.read_at(position, 8), "little", signed=True)
+        position += 8
+        nbytes = numel * (claim.dtype.bits if claim.dtype else 8) // 8
+        if numel < 0 or key in storages:
+            raise MalformedCheckpoint("a storage of negative size, or twice", name=key, path=source.name)
+        if position + nbytes > source.size:
+            raise _cut(source, key, nbytes, position)
+        storages[key] = StorageRef(source.name, key, source.base + position, nbytes, claim.location)
+        position += nbytes
+    return storages
+
+
+def _cut(source: ByteSource, key: str, nbytes: int, position: int) -> MalformedCheckpoint:
+    return MalformedCheckpoint(
+        "the file is cut off in a storage",
+        name=key,
+        byte_offset=source.base + position,
+        expected=f"{nbytes} bytes",
+        actual=f"{source.size - position} left",
+        path=source.name,
+        hint="the download or save was interrupted: fetch or save the file again",
+    )

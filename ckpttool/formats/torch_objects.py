@@ -1,0 +1,520 @@
+"""An inert pickle tree -> entries, plain values and opaque leaves, in the order of the file.
+
+- Mappings, lists and tuples are containers; a list of plain scalars is one value.
+- ``OrderedDict`` with a ``_metadata`` state is a state_dict: its module versions are kept.
+- An object whose state has ``_parameters``, ``_buffers`` and ``_modules`` is a pickled ``nn.Module``,
+  whatever its class: those three dicts (and ``_non_persistent_buffers_set``) give exact kinds.
+- Any other object is ``Opaque`` with the name of its class, and its state is walked all the same, so
+  that no tensor inside it is lost.
+
+Nothing here recurses: depth is bounded by ``Limits.depth``, and an object that several keys share is
+walked again only while that stays cheap (a "billion laughs" tree has few objects and many paths).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ckpttool.checkpoint import (
+    Basis,
+    Classification,
+    Container,
+    Entry,
+    GlobalRef,
+    Key,
+    Kind,
+    OddKey,
+    Opaque,
+    Plain,
+    Root,
+    Value,
+)
+from ckpttool.dtypes import parse_torch_name
+from ckpttool.errors import LimitExceeded
+from ckpttool.formats.base import Limits
+from ckpttool.formats.python_objects import describe_call, plain_of_call
+from ckpttool.formats.torch_tensors import TENSOR_GLOBALS, StoredTensor, TensorReader
+from ckpttool.pickle_tree import (
+    BigInt,
+    Call,
+    DictNode,
+    Global,
+    Node,
+    PersistentId,
+    PickleTree,
+    SetNode,
+    iter_items,
+)
+
+_FREE_REVISITS = 10_000  # walks of shared containers that are always allowed
+_MAX_PLAIN_DEPTH = 4  # a list of lists of numbers is one value; deeper ones are containers
+_MAX_NESTED_SCALARS = 10_000  # numbers in one nested list; a flat list may have any length
+_MAX_PLACES = 4
+
+_PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_PARAMETER)
+_MODULE_PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_MODULE)
+_MODULE_BUFFER = Classification(Kind.PERSISTENT_BUFFER, Basis.PICKLED_MODULE)
+_MODULE_NON_PERSISTENT = Classification(
+    Kind.NON_PERSISTENT_BUFFER,
+    Basis.PICKLED_MODULE,
+    note="carried by the pickled module, not by a state_dict",
+)
+_PLAIN_ATTRIBUTE = Classification(Kind.UNKNOWN, Basis.NONE, note="plain tensor attribute, not registered")
+
+
+class Contents(NamedTuple):
+    """What one pickle says, in the fields of ``Checkpoint``."""
+
+    entries: list[Entry]
+    values: list[Value]
+    opaque: list[Opaque]
+    containers: list[Container]
+    module_versions: dict[Root, dict[str, int | None]]
+    module_extras: dict[Root, dict[str, tuple[tuple[str, Plain], ...]]]
+    globals: tuple[GlobalRef, ...]
+
+
+class _Task(NamedTuple):
+    """One node still to visit: its path, and whether it stands inside an opaque object."""
+
+    root: Root
+    name: Key | None  # None: the top of the pickle
+    node: Node
+    depth: int
+    inside_object: bool
+
+
+def read_objects(tree: PickleTree, tensors: TensorReader, limits: Limits, root: Root = ()) -> Contents:
+    """Walk the tree of a checkpoint's pickle; ``root`` is put in front of every path.
+
+    Raises:
+        MalformedCheckpoint: a tensor's rebuild call has arguments that torch would not write.
+        LimitExceeded: more entries or deeper nesting than ``limits`` allow.
+    """
+    walk = _Walk(tensors, limits)
+    walk.run(tree.value, root)
+    return Contents(
+        walk.entries,
+        walk.values,
+        walk.opaque,
+        walk.containers,
+        walk.module_versions,
+        walk.module_extras,
+        _global_refs(tree, walk.places),
+    )
+
+
+class _Walk:
+    """Depth first in file order over an explicit stack."""
+
+    def __init__(self, tensors: TensorReader, limits: Limits) -> None:
+        self.tensors = tensors
+        self.limits = limits
+        self.entries: list[Entry] = []
+        self.values: list[Value] = []
+        self.opaque: list[Opaque] = []
+        self.containers: list[Container] = []
+        self.module_versions: dict[Root, dict[str, int | None]] = {}
+        self.module_extras: dict[Root, dict[str, tuple[tuple[str, Plain], ...]]] = {}
+        self.places: dict[int, list[str]] = {}  # id(Global) -> where an object of it stands
+        self.first_path: dict[int, Root] = {}  # containers already walked, by identity
+        self.visits = 0
+        self.plain = _PlainReader()
+
+    def run(self, top: Node, root: Root) -> None:
+        """Visit everything under ``top``."""
+        stack = [_Task(root, None, top, 0, False)]
+        above: list[int] = []  # identities of the containers above, to notice a cycle
+        while stack:
+            task = stack.pop()
+            del above[task.depth :]
+            node = task.node
+            if type(node) is Call:
+                stored = self.tensors.read(node)
+                if stored is not None:
+                    self.add_tensor(task.root, task.name, stored)
+                    continue
+            children = self.visit(task, above)
+            if not children:
+                continue
+            if task.depth >= self.limits.depth:
+                raise LimitExceeded("nesting of containers", limit=self.limits.depth)
+            above.append(id(node))
+            path = _path(task.root, task.name)
+            inside = task.inside_object or (isinstance(node, Call) and not _is_mapping(node))
+            depth = task.depth + 1
+            stack.extend(_Task(path, key, child, depth, inside) for key, child in reversed(children))
+            if len(stack) + len(self.entries) + len(self.values) + len(self.opaque) > self.limits.entries:
+                raise LimitExceeded("number of tensors and values", limit=self.limits.entries)
+
+    def visit(self, task: _Task, above: list[int]) -> list[tuple[Key, Node]] | None:
+        """Record a leaf, or record a container and return its children."""
+        root, name, node = task.root, task.name, task.node
+        plain, is_plain = self.plain.read(node)
+        if is_plain and name is not None:
+            if not task.inside_object:
+                self.values.append(Value(root, name, plain))
+            return None
+        if not isinstance(node, (Call, DictNode, SetNode, list, tuple)):
+            if not task.inside_object or not isinstance(node, (BigInt, Global)):
+                self.add_opaque(root, name, node)
+            return None
+        if id(node) in above:
+            if not task.inside_object:  # objects often point to their owner: nothing is lost
+                self.opaque.append(Opaque(root, _leaf(name), type_name(node), "contains itself"))
+            return None
+        path = _path(root, name)
+        if self.is_shared_too_often(node, path):
+            first = ".".join(map(str, self.first_path[id(node)])) or "the top"
+            self.opaque.append(Opaque(root, _leaf(name), type_name(node), f"the same object as {first}"))
+            return None
+        if isinstance(node, Call) and not _is_mapping(node):
+            if _is_module(node):
+                self.add_module(path, node)
+                return None
+            self.add_opaque(root, name, node)
+            return list(self.object_children(node))
+        children = self.container_children(path, node)
+        if not task.inside_object:
+            self.containers.append(Container(path, type_name(node), len(children)))
+        return children
+
+    def is_shared_too_often(self, node: Node, path: Root) -> bool:
+        """Count a visit; true when shared containers make far more paths than there are objects."""
+        self.visits += 1
+        if id(node) not in self.first_path:
+            self.first_path[id(node)] = path
+            return False
+        return self.visits > _FREE_REVISITS + 2 * len(self.first_path)
+
+    # -- containers ---------------------------------------------------------------------------
+
+    def container_children(self, path: Root, node: Node) -> list[tuple[Key, Node]]:
+        """(key, child) of a dict, OrderedDict, list, tuple or set, in order."""
+        if isinstance(node, DictNode):
+            return self.keyed(iter_items(node.items))
+        if isinstance(node, SetNode):
+            return list(enumerate(node.items))
+        if isinstance(node, Call):
+            self.note_place(node.function, path)
+            self.read_module_metadata(path, node)
+            children = self.keyed(iter_mapping(node))
+            children += self.attributes_beside(node)
+            return children
+        return list(enumerate(node))
+
+    def keyed(self, items: Iterable[tuple[Node, Node]]) -> list[tuple[Key, Node]]:
+        """Children of a mapping; a repeated key replaces the value in place, as in a dict."""
+        children: dict[Key, Node] = {}
+        for key, value in items:
+            children[key if type(key) is str else self.key(key)] = value
+        return list(children.items())
+
+    def key(self, node: Node) -> Key:
+        """A mapping key that is not a str, as a step of a path."""
+        if type(node) is int:
+            return node
+        if node is None or isinstance(node, (bool, float, bytes)):
+            return OddKey(repr(node)[: self.limits.name_nbytes], literal=True)
+        plain, is_plain = self.plain.read(node)
+        if is_plain and isinstance(plain, tuple):
+            return OddKey(repr(plain)[: self.limits.name_nbytes], literal=True)
+        # Two keys of one class must stay two keys; the identity is only used to tell them apart.
+        return OddKey(f"<{type_name(node)} {summarize(node)} #{len(self.first_path)}>", literal=False)
+
+    def attributes_beside(self, node: Call) -> list[tuple[Key, Node]]:
+        """Attributes that a mapping object carries besides its items (not ``_metadata``)."""
+        children = []
+        for state in node.states or ():
+            for key, value in _state_items(state):
+                if key != "_metadata" and isinstance(value, (Call, DictNode, list)):
+                    children.append((self.key(key) if type(key) is not str else key, value))
+        return children
+
+    def read_module_metadata(self, path: Root, node: Call) -> None:
+        """``_metadata`` of a state_dict: ``{module path: {"version": 1, …}}``."""
+        for state in node.states or ():
+            for key, value in _state_items(state):
+                if key != "_metadata" or not isinstance(value, (Call, DictNode)):
+                    continue
+                versions: dict[str, int | None] = {}
+                extras: dict[str, tuple[tuple[str, Plain], ...]] = {}
+                for module, local in iter_mapping(value):
+                    if type(module) is not str or not isinstance(local, (DictNode, Call)):
+                        continue
+                    facts = {k: self.plain.read(v)[0] for k, v in iter_mapping(local) if type(k) is str}
+                    version = facts.pop("version", None)
+                    versions[module] = version if type(version) is int else None
+                    if facts:
+                        extras[module] = tuple(facts.items())
+                self.module_versions[path] = versions
+                if extras:
+                    self.module_extras[path] = extras
+
+    def object_children(self, node: Call) -> Iterable[tuple[Key, Node]]:
+        """Everything an unknown object carries: arguments, state, appended and set items."""
+        args = node.args if isinstance(node.args, (tuple, list)) else (node.args,)
+        for index, argument in enumerate(args):
+            if isinstance(argument, (Call, DictNode, SetNode, list, tuple, PersistentId)):
+                yield f"args[{index}]", argument
+        for state in node.states or ():
+            for key, value in _state_items(state):
+                yield (key if type(key) is str else self.key(key)), value
+        for index, item in enumerate(node.appended or ()):
+            yield index, item
+        for key, value in iter_items(node.items):
+            yield (key if type(key) is str else self.key(key)), value
+        if not isinstance(node.function, Global):
+            yield "function", node.function
+
+    # -- modules ------------------------------------------------------------------------------
+
+    def add_module(self, root: Root, top: Call) -> None:
+        """A pickled ``nn.Module``: its entries under the names that its state_dict would use."""
+        stack: list[tuple[Root, str, Call, int]] = [(root, "", top, 0)]
+        above: list[int] = []
+        while stack:
+            path, prefix, module, depth = stack.pop()
+            del above[depth:]
+            if id(module) in above:
+                continue  # a module that holds itself: state_dict() would not end either
+            self.visits += 1
+            if depth >= self.limits.depth:
+                raise LimitExceeded("nesting of modules", limit=self.limits.depth)
+            if max(self.visits, len(self.entries)) > self.limits.entries:
+                raise LimitExceeded("number of modules and tensors", limit=self.limits.entries)
+            above.append(id(module))
+            self.note_place(module.function, path)
+            state = dict(_named_state(module))
+            self.containers.append(Container(path, type_name(module), len(state)))
+            self.add_registered(root, prefix, state)
+            children = []
+            for key, child in iter_mapping(state.get("_modules")):
+                name = self.key_text(key)
+                if isinstance(child, Call) and _is_module(child):
+                    children.append(((*path, name), f"{prefix}{name}.", child, depth + 1))
+                elif child is not None:
+                    self.opaque.append(Opaque(root, prefix + name, type_name(child), summarize(child)))
+            stack.extend(reversed(children))
+
+    def add_registered(self, root: Root, prefix: str, state: dict[str, Node]) -> None:
+        """Parameters, then buffers, then plain tensor attributes of one module."""
+        non_persistent = {
+            name for name in _set_items(state.get("_non_persistent_buffers_set")) if type(name) is str
+        }
+        for name, node in iter_mapping(state.get("_parameters")):
+            self.add_member(root, f"{prefix}{self.key_text(name)}", node, _MODULE_PARAMETER)
+        for name, node in iter_mapping(state.get("_buffers")):
+            known = type(name) is str and name in non_persistent
+            kind = _MODULE_NON_PERSISTENT if known else _MODULE_BUFFER
+            self.add_member(root, f"{prefix}{self.key_text(name)}", node, kind)
+        for name, node in state.items():
+            if isinstance(node, Call) and name not in ("_parameters", "_buffers", "_modules"):
+                self.add_member(root, prefix + name, node, _PLAIN_ATTRIBUTE, described=False)
+
+    def add_member(
+        self, root: Root, name: str, node: Node, kind: Classification, *, described: bool = True
+    ) -> None:
+        """One registered tensor; None (``register_buffer(name, None)``) makes no entry in a state_dict."""
+        stored = self.tensors.read(node) if isinstance(node, Call) else None
+        if stored is not None:
+            self.entries.append(Entry(root, name, stored.tensor, stored.requires_grad, kind))
+        elif node is not None and described:
+            self.opaque.append(Opaque(root, name, type_name(node), summarize(node)))
+        elif isinstance(node, Call) and isinstance(node.function, Global):
+            self.note_place(node.function, (*root, name))
+
+    def key_text(self, node: Node) -> str:
+        """A module or parameter name as text."""
+        return node if type(node) is str else str(self.key(node))
+
+    # -- leaves -------------------------------------------------------------------------------
+
+    def add_tensor(self, root: Root, name: Key | None, stored: StoredTensor) -> None:
+        """A tensor leaf."""
+        declared = _PARAMETER if stored.is_parameter else _UNDECLARED
+        self.entries.append(Entry(root, _leaf(name), stored.tensor, stored.requires_grad, declared))
+
+    def add_opaque(self, root: Root, name: Key | None, node: Node) -> None:
+        """A leaf, or an object, that is described and not built."""
+        self.opaque.append(Opaque(root, _leaf(name), type_name(node), summarize(node)))
+        self.note_place(node.function if isinstance(node, Call) else node, _path(root, name))
+
+    def note_place(self, function: Node, path: Root) -> None:
+        """Remember where a global is used, for ``inspect --globals``."""
+        if isinstance(function, Global):
+            places = self.places.setdefault(id(function), [])
+            if len(places) < _MAX_PLACES:
+                places.append("$" + "".join(f".{key}" for key in path))
+
+
+_UNDECLARED = Entry((), "", None).declared
+
+
+class _PlainReader:
+    """Scalars, strings and (nested) lists of them as values.
+
+    Results for nested lists are kept by identity, with their expanded size: lists that share their
+    items ("billion laughs") are judged once each, and refused when they would print as too much.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[Plain, int]] = {}
+
+    def read(self, node: Node) -> tuple[Plain, bool]:
+        """(value, True) if ``node`` is plain, else (None, False)."""
+        if node is None or isinstance(node, (bool, int, float, str)):
+            return node, True
+        plain, size = self.sized(node, 0)
+        return plain, size >= 0
+
+    def sized(self, node: Node, depth: int) -> tuple[Plain, int]:
+        """(value, number of scalars in it), or (None, -1)."""
+        if node is None or isinstance(node, (bool, int, float, str)):
+            return node, 1
+        if isinstance(node, (bytes, bytearray)):
+            return bytes(node), 1
+        if isinstance(node, Call):
+            plain, is_plain = plain_of_call(node)
+            return plain, 1 if is_plain else -1
+        if not isinstance(node, (list, tuple)) or depth >= _MAX_PLAIN_DEPTH:
+            return None, -1
+        known = self.known.get(id(node))
+        if known is None:
+            items, total, nested = [], 0, False
+            for item in node:
+                plain, size = self.sized(item, depth + 1)
+                if size < 0:
+                    return None, -1
+                items.append(plain)
+                total += size
+                nested = nested or type(plain) is tuple
+            known = (None, -1) if nested and total > _MAX_NESTED_SCALARS else (tuple(items), total)
+            if nested:
+                self.known[id(node)] = known
+        return known
+
+
+def iter_mapping(node: Node) -> Iterable[tuple[Node, Node]]:
+    """(key, value) pairs of a dict or of an OrderedDict call, however its items were given."""
+    if isinstance(node, DictNode):
+        yield from iter_items(node.items)
+    elif isinstance(node, Call):
+        args = node.args if isinstance(node.args, tuple) else ()
+        for argument in args[:1]:
+            # Python 2 and Counter give the items as the argument: [[key, value], …] or a dict.
+            if isinstance(argument, DictNode):
+                yield from iter_items(argument.items)
+            elif isinstance(argument, (list, tuple)):
+                for pair in argument:
+                    if isinstance(pair, (list, tuple)) and len(pair) == 2:
+                        yield pair[0], pair[1]
+        yield from iter_items(node.items)
+
+
+def type_name(node: Node) -> str:
+    """The class a leaf or container would have, as ``module.name`` for globals."""
+    if isinstance(node, Call):
+        name = node.function.full_name if isinstance(node.function, Global) else "a computed callable"
+        return _SHORT_NAMES.get(name, name)
+    if isinstance(node, Global):
+        return "torch.dtype" if _is_dtype(node) else "global"
+    return _NODE_NAMES.get(type(node), type(node).__name__)
+
+
+def summarize(node: Node) -> str:
+    """A few words on a leaf that is not built."""
+    if isinstance(node, Call):
+        return describe_call(node)
+    if isinstance(node, Global):
+        return node.full_name
+    if isinstance(node, BigInt):
+        return f"{node.nbits} bits"
+    if isinstance(node, PersistentId):
+        pid = node.pid
+        if isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], Global):
+            return f"{pid[1].full_name} of {pid[4]} elements"
+        return "persistent id"
+    return f"{len(node)} items" if isinstance(node, (list, tuple)) else ""
+
+
+_SHORT_NAMES = {"collections.OrderedDict": "OrderedDict", "collections.defaultdict": "defaultdict"}
+_NODE_NAMES: dict[type, str] = {
+    DictNode: "dict",
+    SetNode: "set",
+    BigInt: "int",
+    PersistentId: "storage",
+}
+_MAPPINGS = frozenset(
+    {
+        ("collections", "OrderedDict"),
+        ("collections", "defaultdict"),
+        ("collections", "Counter"),
+        ("builtins", "dict"),
+    }
+)
+
+
+def _is_mapping(node: Call) -> bool:
+    function = node.function
+    return isinstance(function, Global) and (function.module, function.name) in _MAPPINGS
+
+
+def _is_dtype(node: Global) -> bool:
+    return node.module == "torch" and parse_torch_name(node.name) is not None
+
+
+def _state_items(state: Node) -> Iterable[tuple[Node, Node]]:
+    """Attributes in a BUILD state: a dict, ``(dict, slots)``, or something else under ``state``."""
+    if isinstance(state, DictNode):
+        yield from iter_items(state.items)
+    elif (
+        type(state) is tuple and len(state) == 2 and all(isinstance(h, (DictNode, type(None))) for h in state)
+    ):
+        for half in state:
+            if half is not None:
+                yield from iter_items(half.items)
+    elif state is not None:
+        yield "state", state
+
+
+def _named_state(node: Call) -> Iterable[tuple[str, Node]]:
+    for state in node.states or ():
+        for key, value in _state_items(state):
+            if type(key) is str:
+                yield key, value
+
+
+def _is_module(node: Call) -> bool:
+    """Whether the object's state is that of an ``nn.Module``, whatever its class."""
+    return {"_parameters", "_buffers", "_modules"} <= {name for name, _ in _named_state(node)}
+
+
+def _set_items(node: Node) -> list[Node]:
+    """Items of a set, as SetNode or as the call ``set([…])`` of protocol 2."""
+    if isinstance(node, SetNode):
+        return node.items
+    if isinstance(node, Call) and isinstance(node.args, tuple) and len(node.args) == 1:
+        return list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else []
+    return []
+
+
+def _path(root: Root, name: Key | None) -> Root:
+    return root if name is None else (*root, name)
+
+
+def _leaf(name: Key | None) -> Key:
+    """The name of a leaf; a file that holds one bare tensor has none."""
+    return "" if name is None else name
+
+
+def _global_refs(tree: PickleTree, places: dict[int, list[str]]) -> tuple[GlobalRef, ...]:
+    """Every global of the pickle with where it is used; one that is never reached says so."""
+    refs = []
+    for node in tree.globals.values():
+        where = tuple(places.get(id(node), ()))
+        if not where and node.called and (node.module, node.name) not in TENSOR_GLOBALS:
+            where = (f"byte {node.byte_offset} of the pickle",)
+        refs.append(GlobalRef(node.module, node.name, node.called, where))
+    return tuple(refs)

@@ -1,0 +1,411 @@
+"""Rebuild calls of torch pickles -> tensors, as addresses.
+
+The table at the end gives a meaning to exact (module, name) pairs and to nothing else: a prefix such
+as ``torch.`` is no reason for trust. Sources: ``torch/_utils.py``, ``torch/_tensor.py`` and
+``torch/nn/parameter.py`` of torch 0.3 to 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ckpttool.checkpoint import CompositeTensor, Part, Plain, StorageRef, Tensor, TensorInfo
+from ckpttool.dtypes import BY_STORAGE_CLASS, DType, parse_torch_name
+from ckpttool.errors import MalformedCheckpoint
+from ckpttool.pickle_tree import Call, DictNode, Global, Node, PersistentId, iter_items
+
+_MAX_NESTED_REBUILDS = 16  # a subclass of a subclass …: real files have 2
+_MAX_DIMS = 1024  # torch itself sets no limit that matters; this bounds the work for one tensor
+
+
+class StorageClaim(NamedTuple):
+    """What a persistent id says of a storage. ``dtype`` None: untyped, ``numel`` counts bytes."""
+
+    key: str
+    dtype: DType | None
+    numel: int
+    location: str
+    view_offset: int = 0  # elements; only in legacy files, where a storage may view another
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes claimed (exact integers: cannot wrap)."""
+        return self.numel if self.dtype is None else (self.numel * self.dtype.bits + 7) // 8
+
+
+StorageResolver = Callable[[StorageClaim], StorageRef]
+"""Where the container holds a claimed storage; raises MalformedCheckpoint if it does not."""
+
+NestedResolver = Callable[[bytes], tuple[StorageRef, DType]]
+"""The storage inside the bytes of ``torch.storage._load_from_bytes``."""
+
+
+class StoredTensor(NamedTuple):
+    """A tensor with what its rebuild call says about gradients and its being a Parameter."""
+
+    tensor: Tensor
+    requires_grad: bool | None = None
+    is_parameter: bool = False
+
+
+def parse_storage_id(pid: Node) -> StorageClaim:
+    """The persistent id ``("storage", class, key, location, numel[, view])`` of torch.save.
+
+    Raises:
+        MalformedCheckpoint: any other shape or type of id.
+    """
+    if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
+        raise MalformedCheckpoint("not a storage's persistent id")
+    _, cls, key, location, numel = pid[:5]
+    if type(key) is int:  # seen in files of torch 0.3
+        key = str(key)
+    if type(key) is not str or type(location) is not str or type(numel) is not int or numel < 0:
+        raise MalformedCheckpoint("a storage's persistent id has parts of the wrong type")
+    if not isinstance(cls, Global) or cls.module.partition(".")[0] != "torch":
+        raise MalformedCheckpoint("a storage's persistent id does not name a storage class", name=key)
+    view_offset = 0
+    if len(pid) == 6 and pid[5] is not None:
+        key, view_offset, numel = _parse_view(pid[5], key)
+    if cls.name == "UntypedStorage":
+        return StorageClaim(key, None, numel, location, view_offset)
+    dtype = BY_STORAGE_CLASS.get(cls.name)
+    if dtype is None:
+        raise MalformedCheckpoint("unknown storage class", name=key, actual=cls.full_name)
+    return StorageClaim(key, dtype, numel, location, view_offset)
+
+
+def _parse_view(view: Node, key: str) -> tuple[str, int, int]:
+    """View metadata ``(view_key, offset, view_size)``: the id's own key is the root storage's."""
+    if type(view) is not tuple or len(view) != 3 or type(view[1]) is not int or type(view[2]) is not int:
+        raise MalformedCheckpoint("a storage view has parts of the wrong type", name=key)
+    if view[1] < 0 or view[2] < 0:
+        raise MalformedCheckpoint("a storage view has a negative offset or size", name=key)
+    return key, view[1], view[2]
+
+
+class TensorReader:
+    """Turns calls into tensors, asking the container where their storages lie."""
+
+    def __init__(self, resolve: StorageResolver, resolve_nested: NestedResolver | None = None) -> None:
+        self.resolve = resolve
+        self.resolve_nested = resolve_nested
+        self.storages: dict[int, tuple[StorageRef, StorageClaim]] = {}  # by id of the PersistentId node
+
+    def read(self, call: Call, depth: int = 0) -> StoredTensor | None:
+        """The tensor that ``call`` would rebuild, or None if it is some other call.
+
+        Raises:
+            MalformedCheckpoint: a rebuild with arguments that torch would not write.
+        """
+        function = call.function
+        if type(function) is not Global:
+            return None
+        rebuild = _REBUILDS.get((function.module, function.name))
+        if rebuild is None:
+            return None
+        if depth > _MAX_NESTED_REBUILDS:
+            raise MalformedCheckpoint("tensor rebuilds are nested too deeply", byte_offset=call.byte_offset)
+        args = call.args
+        if type(args) is not tuple:
+            raise _bad(function.name, "its arguments are not a tuple")
+        try:
+            return rebuild(self, args, depth)
+        except IndexError:
+            raise _bad(function.name, f"{len(args)} arguments are too few") from None
+
+    # -- plain tensors ----------------------------------------------------------------------
+
+    def tensor_v2(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, hooks[, metadata])``."""
+        info = self.strided(args, None, args[6] if len(args) > 6 else None)
+        requires_grad = args[4]
+        return StoredTensor(info, requires_grad if type(requires_grad) is bool else None)
+
+    def tensor_v1(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_tensor(storage, storage_offset, size, stride)``."""
+        return StoredTensor(self.strided(args, None, None))
+
+    def tensor_v3(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_tensor_v3(…, requires_grad, hooks, dtype[, metadata])`` over an untyped storage."""
+        info = self.strided(args, read_dtype(args[6]), args[7] if len(args) > 7 else None)
+        return StoredTensor(info, _flag(args[4]))
+
+    def strided(self, args: tuple[Node, ...], dtype: DType | None, metadata: Node) -> TensorInfo:
+        """The first four arguments of every strided rebuild."""
+        storage, offset, size, stride = args[:4]
+        ref, claim = self.storage(storage)
+        if dtype is None:
+            dtype = claim.dtype
+            if dtype is None:
+                raise _bad("_rebuild_tensor_v2", "an untyped storage without a dtype")
+        shape, stride = read_ints(size), read_ints(stride)
+        if len(shape) != len(stride):
+            raise _bad("tensor", f"{len(shape)} sizes but {len(stride)} strides")
+        if type(offset) is not int or offset < 0:
+            raise _bad("tensor", "its storage_offset is not a non-negative integer")
+        conj = neg = False
+        if metadata is not None:
+            bits = {key: value for key, value in iter_items(_items(metadata)) if type(key) is str}
+            conj, neg = bits.get("conj") is True, bits.get("neg") is True
+        return TensorInfo(dtype, shape, stride, offset + claim.view_offset, ref, conj, neg)
+
+    def storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:
+        """Where a storage argument lies; the container's size of it bounds the claim."""
+        if type(node) is not PersistentId:
+            return self.nested_storage(node)
+        known = self.storages.get(id(node))
+        if known is not None:
+            return known
+        claim = parse_storage_id(node.pid)
+        ref = self.resolve(claim)
+        itembits = claim.dtype.bits if claim.dtype else 8
+        if (claim.view_offset * itembits + 7) // 8 + claim.nbytes > ref.nbytes:
+            raise MalformedCheckpoint(
+                "a storage is smaller than its pickle says",
+                name=claim.key,
+                expected=f"{claim.nbytes} bytes",
+                actual=ref.nbytes,
+            )
+        self.storages[id(node)] = ref, claim
+        return ref, claim
+
+    def nested_storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:
+        """A storage that is itself a file inside the pickle (``pickle.dump`` of a tensor)."""
+        if (
+            isinstance(node, Call)
+            and isinstance(node.function, Global)
+            and (node.function.module, node.function.name) == ("torch.storage", "_load_from_bytes")
+            and isinstance(node.args, tuple)
+            and len(node.args) == 1
+            and isinstance(node.args[0], bytes)
+            and self.resolve_nested is not None
+        ):
+            ref, dtype = self.resolve_nested(node.args[0])
+            return ref, StorageClaim(ref.key, dtype, ref.nbytes // dtype.nbytes, ref.location or "cpu")
+        raise _bad("tensor", "its first argument is not a storage")
+
+    def meta(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_meta_tensor_no_storage(dtype, size, stride, requires_grad)``."""
+        shape, stride = read_ints(args[1]), read_ints(args[2])
+        if len(shape) != len(stride):
+            raise _bad("meta tensor", f"{len(shape)} sizes but {len(stride)} strides")
+        return StoredTensor(TensorInfo(read_dtype(args[0]), shape, stride, 0, None), _flag(args[3]))
+
+    # -- wrappers around one tensor -----------------------------------------------------------
+
+    def parameter(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_parameter(data, requires_grad, hooks)``; also ``_with_state`` and ``Parameter``."""
+        data = self.inner(args[0], depth)
+        requires_grad = args[1] if len(args) > 1 else True
+        return StoredTensor(data.tensor, _flag(requires_grad), is_parameter=True)
+
+    def uninitialized(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``UninitializedParameter(requires_grad)`` of a lazy module: no shape, no data."""
+        composite = CompositeTensor(
+            "uninitialized", "torch.nn.parameter.UninitializedParameter", None, None, ()
+        )
+        return StoredTensor(composite, _flag(args[0] if args else None), is_parameter=True)
+
+    def uninitialized_buffer(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``UninitializedBuffer(requires_grad)`` of a lazy module: no shape, no data."""
+        composite = CompositeTensor("uninitialized", "torch.nn.parameter.UninitializedBuffer", None, None, ())
+        return StoredTensor(composite, _flag(args[0] if args else None))
+
+    def from_cpu(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)``."""
+        return self.inner(args[0], depth)._replace(requires_grad=_flag(args[3]))
+
+    def from_numpy(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_device_tensor_from_numpy(data, dtype, device, requires_grad)``: described only."""
+        details: tuple[tuple[str, Plain], ...] = (
+            (("device", str(args[2])[:64]),) if type(args[2]) is str else ()
+        )
+        composite = CompositeTensor("numpy", "torch.Tensor", read_dtype(args[1]), None, (), details)
+        return StoredTensor(composite, _flag(args[3]))
+
+    def from_type(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_from_type(_v2)(func, type, args, state)``: a subclass, or a tensor with attributes."""
+        function, cls, inner_args, state = args[:4]
+        if not isinstance(function, Global) or not isinstance(cls, Global):
+            raise _bad("_rebuild_from_type", "its function or type is not a global")
+        inner = self.read(Call("reduce", function, inner_args, function.byte_offset), depth + 1)
+        if inner is None:
+            raise _bad("_rebuild_from_type", f"{function.full_name} does not rebuild a tensor")
+        if cls.full_name in ("torch.Tensor", "torch._tensor.Tensor"):
+            return inner
+        if cls.full_name == "torch.nn.parameter.Parameter":
+            return inner._replace(is_parameter=True)
+        if isinstance(inner.tensor, CompositeTensor) and inner.tensor.layout == "subclass":
+            parts, outer = inner.tensor.parts, inner.tensor
+        else:
+            parts = (Part("data", inner.tensor),)
+            outer = CompositeTensor("subclass", cls.full_name, inner.tensor.dtype, inner.tensor.shape, ())
+        parts += tuple(self.state_parts(state, depth))
+        return inner._replace(tensor=outer._replace(type_name=cls.full_name, parts=parts))
+
+    def state_parts(self, state: Node, depth: int) -> list[Part]:
+        """Tensors among the attributes of a subclass's state: ``dict`` or ``(dict, slots)``."""
+        parts = []
+        for half in state if type(state) is tuple else (state,):
+            for key, value in iter_items(_items(half)):
+                if isinstance(value, Call):
+                    stored = self.read(value, depth + 1)
+                    if stored is not None:
+                        parts.append(Part(str(key)[:256], stored.tensor))
+        return parts
+
+    def wrapper(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_wrapper_subclass(cls, dtype, size, stride, offset, layout, device, requires_grad)``."""
+        cls = args[0]
+        if not isinstance(cls, Global):
+            raise _bad("_rebuild_wrapper_subclass", "its class is not a global")
+        shape = read_ints(args[2])
+        composite = CompositeTensor("subclass", cls.full_name, read_dtype(args[1]), shape, ())
+        return StoredTensor(composite, _flag(args[7]))
+
+    # -- layouts ------------------------------------------------------------------------------
+
+    def quantized(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_qtensor(storage, offset, size, stride, quantizer_params, requires_grad, hooks)``."""
+        info = self.strided(args, None, None)
+        quantizer = args[4]
+        if type(quantizer) is not tuple or not quantizer or not isinstance(quantizer[0], Global):
+            raise _bad("_rebuild_qtensor", "its quantizer has no scheme")
+        names = ("scale", "zero_point", "axis")
+        parts = [Part("int_repr", info)]
+        details: list[tuple[str, Plain]] = [("qscheme", quantizer[0].full_name)]
+        for name, value in zip(names, quantizer[1:4], strict=False):
+            if isinstance(value, Call):
+                parts.append(Part(name, self.inner(value, depth).tensor))
+            elif isinstance(value, (int, float)):
+                details.append((name, value))
+        composite = CompositeTensor(
+            "quantized", quantizer[0].full_name, info.dtype, info.shape, tuple(parts), tuple(details)
+        )
+        return StoredTensor(composite, _flag(args[5]))
+
+    def sparse(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_sparse_tensor(layout, data)``: COO (indices, values, size) or compressed."""
+        layout = _layout_name(args[0])
+        data = args[1]
+        if type(data) is not tuple or len(data) < 3:
+            raise _bad("_rebuild_sparse_tensor", "its data is not a tuple of tensors and a size")
+        names: tuple[str, ...]
+        if layout in ("sparse_csr", "sparse_bsr"):
+            names, size = ("crow_indices", "col_indices", "values"), data[3]
+        elif layout in ("sparse_csc", "sparse_bsc"):
+            names, size = ("ccol_indices", "row_indices", "values"), data[3]
+        else:
+            names, size = ("indices", "values"), data[2]
+        parts = tuple(
+            Part(name, self.inner(node, depth).tensor) for name, node in zip(names, data, strict=False)
+        )
+        dtype = parts[-1].value.dtype
+        return StoredTensor(CompositeTensor(layout, "torch.Tensor", dtype, read_ints(size), parts))
+
+    def nested(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_nested_tensor(buffer, sizes, strides, storage_offsets)``."""
+        names = ("buffer", "sizes", "strides", "storage_offsets")
+        parts = tuple(
+            Part(name, self.inner(node, depth).tensor) for name, node in zip(names, args, strict=False)
+        )
+        return StoredTensor(CompositeTensor("nested", "torch.Tensor", parts[0].value.dtype, None, parts))
+
+    def inner(self, node: Node, depth: int) -> StoredTensor:
+        """A tensor that must stand as an argument of another rebuild."""
+        stored = self.read(node, depth + 1) if isinstance(node, Call) else None
+        if stored is None:
+            raise _bad("a tensor inside a tensor", "it is not a tensor")
+        return stored
+
+
+def read_dtype(node: Node) -> DType:
+    """A dtype argument: the global ``torch.float32``.
+
+    Raises:
+        MalformedCheckpoint: not a dtype that is known here.
+    """
+    if isinstance(node, Global) and node.module == "torch":
+        dtype = parse_torch_name(node.name)
+        if dtype is not None:
+            return dtype
+    raise _bad("tensor", "its dtype is not one of torch's")
+
+
+def read_ints(node: Node) -> tuple[int, ...]:
+    """Sizes or strides: a tuple, list or ``torch.Size`` of non-negative integers (bool is none).
+
+    Raises:
+        MalformedCheckpoint: anything else.
+    """
+    if (
+        isinstance(node, Call)
+        and isinstance(node.function, Global)
+        and node.function.full_name == "torch.Size"
+    ):
+        node = node.args[0] if type(node.args) is tuple and len(node.args) == 1 else ()
+    if type(node) is list:
+        node = tuple(node)
+    if type(node) is not tuple or len(node) > _MAX_DIMS:
+        raise _bad("tensor", "its sizes or strides are not a tuple")
+    for number in node:
+        if type(number) is not int or number < 0:
+            raise _bad("tensor", "its sizes or strides are not non-negative integers")
+    return node
+
+
+def _items(node: Node) -> list[Node] | None:
+    """The flat items of a dict or OrderedDict node."""
+    if isinstance(node, (DictNode, Call)):
+        return node.items
+    return None
+
+
+def _flag(node: Node) -> bool | None:
+    return node if type(node) is bool else None
+
+
+def _layout_name(node: Node) -> str:
+    """``torch.serialization._get_layout("torch.sparse_coo")`` -> ``sparse_coo``."""
+    if (
+        isinstance(node, Call)
+        and type(node.args) is tuple
+        and len(node.args) == 1
+        and type(node.args[0]) is str
+    ):
+        return node.args[0].removeprefix("torch.")[:64]
+    if isinstance(node, Global):
+        return node.name[:64]
+    return "sparse"
+
+
+def _bad(what: str, why: str) -> MalformedCheckpoint:
+    return MalformedCheckpoint(f"malformed {what} in the pickle: {why}")
+
+
+_Rebuild = Callable[[TensorReader, "tuple[Node, ...]", int], StoredTensor]
+_REBUILDS: dict[tuple[str, str], _Rebuild] = {
+    ("torch._utils", "_rebuild_tensor"): TensorReader.tensor_v1,
+    ("torch._utils", "_rebuild_tensor_v2"): TensorReader.tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v3"): TensorReader.tensor_v3,
+    ("torch._utils", "_rebuild_parameter"): TensorReader.parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): TensorReader.parameter,
+    ("torch.nn.parameter", "Parameter"): TensorReader.parameter,
+    ("torch.nn.parameter", "UninitializedParameter"): TensorReader.uninitialized,
+    ("torch.nn.parameter", "UninitializedBuffer"): TensorReader.uninitialized_buffer,
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): TensorReader.meta,
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): TensorReader.from_cpu,
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"): TensorReader.from_numpy,
+    ("torch._utils", "_rebuild_wrapper_subclass"): TensorReader.wrapper,
+    ("torch._utils", "_rebuild_qtensor"): TensorReader.quantized,
+    ("torch._utils", "_rebuild_sparse_tensor"): TensorReader.sparse,
+    ("torch._utils", "_rebuild_nested_tensor"): TensorReader.nested,
+    ("torch._tensor", "_rebuild_from_type"): TensorReader.from_type,
+    ("torch._tensor", "_rebuild_from_type_v2"): TensorReader.from_type,
+    # The module's name until torch 1.8.
+    ("torch.tensor", "_rebuild_from_type"): TensorReader.from_type,
+}
+
+TENSOR_GLOBALS = frozenset(_REBUILDS)
+"""Globals that have a meaning here, so that a use of them is nothing to point at."""

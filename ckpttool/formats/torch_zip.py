@@ -1,0 +1,204 @@
+"""torch.save's zip container, torch 1.6 to 2.13.
+
+- MUST be a zip whose members lie under one top folder of any name: the folder of the first member.
+- MUST hold ``data.pkl`` (the object) and one member ``data/KEY`` per storage; tensors name storages
+  by persistent ids ``("storage", class, key, location, numel)``.
+- MAY hold ``byteorder`` (``little`` or ``big``; since 2.1), ``version`` or ``.data/version`` (required
+  by torch, not here), ``.format_version`` and ``.storage_alignment`` (since 2.7),
+  ``.data/serialization_id`` (since 2.1).
+- A storage MAY be STORED (its bytes lie in the file as they are; aligned to 64 since 1.6) or
+  DEFLATEd by a re-zip; CRCs may be 0.
+- ``constants.pkl`` or ``code/`` make it a TorchScript archive, ``archive_format`` or
+  ``serialized_exported_program.json`` a ``.pt2``: other formats.
+
+Source: ``torch/serialization.py``, ``caffe2/serialize/inline_container.cc``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ckpttool.checkpoint import Checkpoint, Finding, Record, StorageRef
+from ckpttool.errors import CkptToolError, MalformedCheckpoint
+from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits
+from ckpttool.formats.torch_objects import Contents, read_objects
+from ckpttool.formats.torch_tensors import StorageClaim, StorageResolver, TensorReader
+from ckpttool.formats.zip_records import LOCAL_MAGIC, ZipArchive, read_archive, read_record
+from ckpttool.pickle_tree import PickleTree, parse_pickle
+
+_TEXT_NBYTES = 4096  # version, byteorder and the like are a few bytes
+
+
+class TorchZipFormat:
+    """``torch.save(...)`` since 1.6."""
+
+    name = "torch_zip"
+    suffixes: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+
+    def sniff(self, head: bytes, source: ByteSource) -> bool:
+        """A zip that holds ``<top folder>/data.pkl``, or that cannot be opened at all."""
+        names = member_names(head, source)
+        return names is not None and (not names or any(name.endswith("/data.pkl") for name in names))
+
+    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+        """See ``Format.read``."""
+        archive = read_archive(source, limits)
+        return read_torch_zip(source, archive, limits)
+
+
+def member_names(head: bytes, source: ByteSource) -> frozenset[str] | None:
+    """Names in the zip for ``sniff``: None if the content is no zip, empty if it is a damaged one."""
+    if not head.startswith(LOCAL_MAGIC):
+        return None
+    try:
+        return frozenset(read_archive(source, DEFAULT_LIMITS).records)
+    except CkptToolError:
+        return frozenset()
+
+
+class TorchArchive(NamedTuple):
+    """A zip seen as torch sees it: one top folder, and text members that say how to read the rest."""
+
+    source: ByteSource
+    records: dict[str, Record]  # by name below the top folder
+    top: str
+    big_endian: bool
+    findings: tuple[Finding, ...]
+
+    def text(self, name: str) -> str | None:
+        """A small text member, or None."""
+        record = self.records.get(name)
+        if record is None:
+            return None
+        return (
+            read_record(self.source, record, _TEXT_NBYTES, f"member {name}")
+            .decode("utf-8", "replace")
+            .strip()
+        )
+
+    def pickle(self, name: str, limits: Limits) -> PickleTree:
+        """The inert tree of a pickled member."""
+        data = read_record(self.source, self.records[name], limits.pickle_nbytes, f"member {name}")
+        return parse_pickle(
+            data,
+            max_ops=limits.pickle_ops,
+            max_nodes=limits.pickle_nodes,
+            max_name=limits.name_nbytes,
+            path=self.source.name,
+        )
+
+    def resolver(self, folders: Sequence[str] = ("data",)) -> StorageResolver:
+        """Finds a storage's member in one of ``folders``."""
+        records, big_endian = self.records, self.big_endian
+
+        def resolve(claim: StorageClaim) -> StorageRef:
+            for folder in folders:
+                record = records.get(f"{folder}/{claim.key}")
+                if record is not None:
+                    return StorageRef(
+                        record.file,
+                        f"{folder}/{claim.key}",
+                        record.byte_offset,
+                        record.nbytes,
+                        claim.location,
+                        big_endian,
+                        record.compressed_nbytes,
+                    )
+            if claim.location == "meta" or claim.nbytes == 0:
+                return StorageRef(
+                    self.source.name, f"{folders[0]}/{claim.key}", 0, claim.nbytes, claim.location
+                )
+            raise MalformedCheckpoint(
+                "a tensor's storage is not in the file",
+                name=f"{folders[0]}/{claim.key}",
+                path=self.source.name,
+            )
+
+        return resolve
+
+
+def open_torch_archive(source: ByteSource, archive: ZipArchive) -> TorchArchive:
+    """The members below the top folder of the first member, as torch's reader takes them.
+
+    Raises:
+        MalformedCheckpoint: no top folder, or a byte order that is neither little nor big.
+    """
+    first = next(iter(archive.records), "")
+    top, slash, _ = first.partition("/")
+    if not slash:
+        raise MalformedCheckpoint("the zip has no top folder, so torch did not write it", path=source.name)
+    prefix = top + "/"
+    records = {
+        name[len(prefix) :]: record for name, record in archive.records.items() if name.startswith(prefix)
+    }
+    findings = list(archive.findings)
+    outside = len(archive.records) - len(records)
+    if outside:
+        findings.append(
+            Finding(
+                "zip-members-outside",
+                "warning",
+                "",
+                f"{outside} members lie outside the top folder {top!r}: torch ignores them, "
+                "other readers may not",
+            )
+        )
+    view = TorchArchive(source, records, top, False, tuple(findings))
+    byteorder = view.text("byteorder")
+    if byteorder not in (None, "little", "big"):
+        raise MalformedCheckpoint(
+            "unknown byte order", expected="little or big", actual=repr(byteorder), path=source.name
+        )
+    return view._replace(big_endian=byteorder == "big")
+
+
+def read_torch_zip(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
+    """The checkpoint in an opened zip.
+
+    Raises:
+        CkptToolError: malformed or beyond ``limits``.
+    """
+    view = open_torch_archive(source, archive)
+    tree = view.pickle("data.pkl", limits)
+    contents = read_objects(tree, TensorReader(view.resolver()), limits)
+    return assemble(
+        source, "torch_zip", _layout(view), contents, tuple(archive.records.values()), view.findings
+    )
+
+
+def assemble(
+    source: FileSource,
+    format_name: str,
+    layout: str,
+    contents: Contents,
+    records: tuple[Record, ...] = (),
+    findings: tuple[Finding, ...] = (),
+) -> Checkpoint:
+    """A ``Checkpoint`` of one file from what its pickle says."""
+    return Checkpoint(
+        path=source.name,
+        format=format_name,
+        layout=layout,
+        files=(source.info,),
+        entries=tuple(contents.entries),
+        values=tuple(contents.values),
+        opaque=tuple(contents.opaque),
+        containers=tuple(contents.containers),
+        module_versions=contents.module_versions,
+        module_extras=contents.module_extras,
+        globals=contents.globals,
+        records=records,
+        findings=findings,
+    )
+
+
+def _layout(view: TorchArchive) -> str:
+    """Which torch releases write these members, for people."""
+    if ".format_version" in view.records:
+        layout = "torch 2.7 or later"
+    elif "byteorder" in view.records:
+        layout = "torch 2.1 to 2.6"
+    else:
+        layout = "torch 1.6 to 2.0"
+    return layout + (", big-endian" if view.big_endian else "")

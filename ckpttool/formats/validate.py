@@ -1,0 +1,90 @@
+"""The one check of every reader's result: each tensor lies in its storage, each storage in its file.
+
+Exact integer arithmetic throughout, so nothing wraps. ``read_checkpoint`` calls it for every format.
+"""
+
+from __future__ import annotations
+
+from ckpttool.checkpoint import Checkpoint, Entry, StorageRef, TensorInfo, iter_parts
+from ckpttool.errors import MalformedCheckpoint
+
+
+def validate(checkpoint: Checkpoint) -> None:
+    """Prove that every address of ``checkpoint`` is inside what it points into.
+
+    Raises:
+        MalformedCheckpoint: a tensor leaves its storage, a storage leaves its file or overlaps
+            another one, or two entries have the same root and name.
+    """
+    storages: dict[tuple[str, str], StorageRef] = {}
+    names: set[tuple[object, object]] = set()
+    for entry in checkpoint.entries:
+        value = entry.value
+        if type(value) is TensorInfo:
+            _check_tensor(checkpoint, entry, value, storages)
+        else:
+            for part in iter_parts(value):
+                _check_tensor(checkpoint, entry, part, storages)
+        names.add((entry.root, entry.name))
+    if len(names) != len(checkpoint.entries):
+        _refuse_duplicate_name(checkpoint)
+    _check_storages(checkpoint, storages)
+
+
+def _check_tensor(
+    checkpoint: Checkpoint, entry: Entry, info: TensorInfo, storages: dict[tuple[str, str], StorageRef]
+) -> None:
+    """The span of ``info`` against the size that its storage really has."""
+    ref = info.storage
+    if ref is None:
+        return
+    storages[ref.file, ref.key] = ref
+    last = info.storage_offset
+    for size, stride in zip(info.shape, info.stride, strict=True):
+        if size == 0:
+            return  # no element, so no address is ever used
+        last += (size - 1) * stride
+    bits = info.dtype.bits
+    if (last + 1) * bits > ref.nbytes * 8:
+        raise MalformedCheckpoint(
+            "a tensor reaches beyond its storage",
+            name=str(entry.name),
+            expected=f"at most {ref.nbytes} bytes",
+            actual=((last + 1) * bits + 7) // 8,
+            path=checkpoint.path,
+        )
+
+
+def _refuse_duplicate_name(checkpoint: Checkpoint) -> None:
+    """Name the first (root, name) that stands twice."""
+    seen = set()
+    for entry in checkpoint.entries:
+        if (entry.root, entry.name) in seen:
+            raise MalformedCheckpoint(
+                "two entries have the same name", name=str(entry.name), path=checkpoint.path
+            )
+        seen.add((entry.root, entry.name))
+
+
+def _check_storages(checkpoint: Checkpoint, storages: dict[tuple[str, str], StorageRef]) -> None:
+    """Storages inside their files, and disjoint."""
+    sizes = {file.path: file.nbytes for file in checkpoint.files}
+    spans = sorted((ref.file, ref.byte_offset, ref.span_nbytes, ref.key) for ref in storages.values())
+    previous_file, previous_end = "", 0
+    for file, start, nbytes, key in spans:
+        if nbytes == 0 or storages[file, key].location == "meta":
+            continue
+        if start < 0 or start + nbytes > sizes.get(file, 0):
+            raise MalformedCheckpoint(
+                "a storage lies outside its file",
+                name=key,
+                byte_offset=start,
+                expected=f"{nbytes} bytes",
+                actual=f"{max(0, sizes.get(file, 0) - start)} left",
+                path=file,
+            )
+        if file == previous_file and start < previous_end:
+            raise MalformedCheckpoint(
+                "two storages overlap in the file", name=key, byte_offset=start, path=file
+            )
+        previous_file, previous_end = file, start + nbytes

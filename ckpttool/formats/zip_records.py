@@ -1,0 +1,331 @@
+"""Members of a zip file as ranges of bytes, by the rules of torch's reader (miniz 2.x).
+
+- MUST end in an end-of-central-directory record within the last 65,557 bytes (APPNOTE 4.3.16); the
+  last such record counts. zip64 record and locator are used where present (APPNOTE 4.3.14, 4.3.15).
+- The central directory decides names, sizes, methods and CRCs; the local header only the place of
+  the data: 30 bytes + name + its own extra field (torch pads it, so it differs from the central one).
+- A local header that contradicts the central directory is reported, as torch loads such files and
+  Python's ``zipfile`` does not (CVE-2025-1944, CVE-2025-1945).
+- MUST NOT hold two members whose names are equal but for case: miniz looks names up so, and would
+  take either. MUST NOT overlap, leave the file, be encrypted, or use a method but STORED and DEFLATE.
+- A CRC of 0 on a member that is not empty means "not recorded" (torch's set_crc32_options(False)).
+"""
+
+from __future__ import annotations
+
+import zlib
+from struct import Struct
+from typing import NamedTuple
+
+from ckpttool.checkpoint import Finding, Record
+from ckpttool.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
+from ckpttool.formats.base import ByteSource, FileSource, Limits
+
+_EOCD = Struct("<4s4H2IH")
+_EOCD64_LOCATOR = Struct("<4sIQI")
+_EOCD64 = Struct("<4sQ2H2I4Q")
+_CENTRAL = Struct("<4s6H3I5H2I")
+_LOCAL = Struct("<4s5H3I2H")
+_MAX_COMMENT = 0xFFFF
+_ENCRYPTED = 0x1 | 0x40 | 0x2000  # traditional, strong, masked headers (APPNOTE 4.4.4)
+_STORED, _DEFLATED = 0, 8
+LOCAL_MAGIC = b"PK\x03\x04"
+
+
+class ZipArchive(NamedTuple):
+    """``records`` by name, in the order of the central directory; ``findings`` about the container."""
+
+    records: dict[str, Record]
+    findings: tuple[Finding, ...]
+
+
+class _Central(NamedTuple):
+    """One entry of the central directory, with zip64 fields already put in."""
+
+    name: str
+    raw_name: bytes
+    flags: int
+    method: int
+    crc: int
+    compressed: int
+    nbytes: int
+    header_offset: int
+
+
+def has_end_record(source: ByteSource) -> bool:
+    """Whether an end-of-central-directory record can be found at the end of ``source``."""
+    return _find_end(source)[1] >= 0
+
+
+def read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
+    """The members of the zip file that fills ``source``.
+
+    Raises:
+        MalformedCheckpoint: no central directory, or one that contradicts the file.
+        UnsupportedFeature: encrypted, split over disks, or an unknown compression method.
+        LimitExceeded: more members, or a larger directory, than ``limits`` allow.
+    """
+    # Several formats are zips: each sniffs the names, one reads on.
+    cache = source.cache if isinstance(source, FileSource) else {}
+    known = cache.get("zip")
+    if not isinstance(known, ZipArchive):
+        known = cache["zip"] = _read_archive(source, limits)
+    return known
+
+
+def _read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
+    """Parse the central directory and every local header."""
+    offset, nbytes, count = _locate_directory(source, limits)
+    findings: list[Finding] = []
+    records: dict[str, Record] = {}
+    folded: set[str] = set()
+    spans: list[tuple[int, int, str]] = []
+    differing: list[str] = []
+    read_at, base, file = source.read_at, source.base, source.name
+    for member in _parse_directory(read_at(offset, nbytes), count, offset, source.name):
+        name = member.name
+        folded_name = name.lower()
+        if folded_name in folded:
+            raise MalformedCheckpoint(
+                "two members of the zip have the same name (but for case)", name=name, path=source.name
+            )
+        folded.add(folded_name)
+        header = member.header_offset
+        if header + 30 + len(member.raw_name) > source.size:
+            raise _outside(source, name, header, 30)
+        local = read_at(header, 30 + len(member.raw_name))
+        magic, _, flags, method, _, _, crc, compressed, local_nbytes, name_len, extra_len = (
+            _LOCAL.unpack_from(local)
+        )
+        if magic != LOCAL_MAGIC:
+            raise MalformedCheckpoint(
+                "no local header where the zip's directory points",
+                name=name,
+                byte_offset=header,
+                path=source.name,
+            )
+        # Bit 3: the sizes follow the data, so the header has zeros or nothing to compare.
+        sizes_differ = not flags & 8 and (
+            (local_nbytes not in (member.nbytes, 0xFFFFFFFF))
+            or (compressed not in (member.compressed, 0xFFFFFFFF))
+        )
+        if local[30:] != member.raw_name or method != member.method or flags & _ENCRYPTED or sizes_differ:
+            differing.append(name)
+        start = header + 30 + name_len + extra_len
+        end = start + member.compressed
+        if end > source.size:
+            raise _outside(source, name, start, member.compressed)
+        spans.append((header, end, name))
+        crc = member.crc
+        records[name] = Record(
+            name,
+            file,
+            base + start,
+            member.nbytes,
+            None if member.method == _STORED else member.compressed,
+            crc if crc or not member.nbytes else None,
+        )
+    _refuse_overlap(spans, offset, source.name)
+    if differing:
+        findings.append(
+            Finding(
+                "zip-headers-differ",
+                "warning",
+                differing[0],
+                f"{len(differing)} members have a local header that contradicts the zip's directory: "
+                "other readers may see another file",
+            )
+        )
+    return ZipArchive(records, tuple(findings))
+
+
+def read_record(source: ByteSource, record: Record, max_nbytes: int, what: str) -> bytes:
+    """The bytes of a member, inflated with a running limit whatever size it claims.
+
+    Raises:
+        LimitExceeded: more than ``max_nbytes``; ``what`` names the member for people.
+        MalformedCheckpoint: the compressed stream is damaged or not as long as it says.
+    """
+    if record.nbytes > max_nbytes:
+        raise LimitExceeded(f"size of {what}", limit=max_nbytes, actual=record.nbytes, path=source.name)
+    offset = record.byte_offset - source.base
+    if record.compressed_nbytes is None:
+        return source.read_at(offset, record.nbytes)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        # The compressed length was checked against the file; one byte more shows an overlong stream.
+        data = inflater.decompress(source.read_at(offset, record.compressed_nbytes), record.nbytes + 1)
+    except zlib.error:
+        raise MalformedCheckpoint("damaged DEFLATE stream", name=record.name, path=source.name) from None
+    if len(data) != record.nbytes:
+        raise MalformedCheckpoint(
+            "a compressed member does not have the size that the zip says",
+            name=record.name,
+            expected=f"{record.nbytes} bytes",
+            actual=f"{len(data)}{' or more' if len(data) > record.nbytes else ''}",
+            path=source.name,
+        )
+    return data
+
+
+def _outside(source: ByteSource, name: str, offset: int, nbytes: int) -> MalformedCheckpoint:
+    return MalformedCheckpoint(
+        "a member of the zip lies outside the file",
+        name=name,
+        byte_offset=offset,
+        expected=f"{nbytes} bytes",
+        actual=f"{max(0, source.size - offset)} left",
+        path=source.name,
+    )
+
+
+def _find_end(source: ByteSource) -> tuple[int, int, bytes]:
+    """(offset of the tail, index of the end record in it or -1, tail)."""
+    tail_nbytes = min(source.size, _EOCD.size + _MAX_COMMENT)
+    start = source.size - tail_nbytes
+    # The record is nearly always the last 22 bytes; only then read the room for a comment.
+    short = source.read_at(source.size - min(_EOCD.size, source.size), min(_EOCD.size, source.size))
+    if len(short) == _EOCD.size and short.startswith(b"PK\x05\x06"):
+        return source.size - _EOCD.size, 0, short
+    tail = source.read_at(start, tail_nbytes)
+    index = tail.rfind(b"PK\x05\x06", 0, max(0, tail_nbytes - _EOCD.size + 4))
+    return start, index, tail
+
+
+def _locate_directory(source: ByteSource, limits: Limits) -> tuple[int, int, int]:
+    """(offset, nbytes, number of members) of the central directory."""
+    tail_start, index, tail = _find_end(source)
+    if index < 0:
+        raise MalformedCheckpoint(
+            f"zip cut at byte {source.size}: no central directory",
+            path=source.name,
+            hint="the download or save was interrupted: fetch or save the file again",
+        )
+    _, disk, directory_disk, _, count, nbytes, offset, _ = _EOCD.unpack_from(tail, index)
+    end_offset = tail_start + index
+    locator_offset = end_offset - _EOCD64_LOCATOR.size
+    if locator_offset >= 0:
+        magic, _, end64_offset, _ = _EOCD64_LOCATOR.unpack(
+            source.read_at(locator_offset, _EOCD64_LOCATOR.size)
+        )
+        if magic == b"PK\x06\x07" and end64_offset + _EOCD64.size <= locator_offset:
+            fields = _EOCD64.unpack(source.read_at(end64_offset, _EOCD64.size))
+            if fields[0] == b"PK\x06\x06":
+                disk, directory_disk, count, nbytes, offset = fields[4], fields[5], *fields[7:10]
+                end_offset = end64_offset
+    if disk != directory_disk or disk not in (0, 1, 0xFFFF):
+        raise UnsupportedFeature("a zip that is split over several files", path=source.name)
+    if offset + nbytes > end_offset:
+        raise MalformedCheckpoint(
+            "the zip's central directory lies outside the file",
+            byte_offset=offset,
+            expected=f"{nbytes} bytes",
+            path=source.name,
+            hint="the file was cut or joined: fetch or save it again",
+        )
+    if count > limits.records:
+        raise LimitExceeded(
+            "number of members in the zip", limit=limits.records, actual=count, path=source.name
+        )
+    if nbytes > limits.header_nbytes:
+        raise LimitExceeded(
+            "size of the zip's central directory", limit=limits.header_nbytes, actual=nbytes, path=source.name
+        )
+    return offset, nbytes, count
+
+
+def _parse_directory(data: bytes, count: int, offset: int, path: str) -> list[_Central]:
+    """All entries of the central directory ``data``, which begins at ``offset`` of the file."""
+    members = []
+    pos = 0
+    unpack = _CENTRAL.unpack_from
+    for _ in range(count):
+        if pos + _CENTRAL.size > len(data):
+            raise MalformedCheckpoint(
+                "the zip's central directory is cut off", byte_offset=offset + pos, path=path
+            )
+        (
+            magic,
+            _,
+            _,
+            flags,
+            method,
+            _,
+            _,
+            crc,
+            compressed,
+            nbytes,
+            name_len,
+            extra_len,
+            comment_len,
+            _,
+            _,
+            _,
+            header,
+        ) = unpack(data, pos)
+        if magic != b"PK\x01\x02":
+            raise MalformedCheckpoint(
+                "the zip's central directory is damaged", byte_offset=offset + pos, path=path
+            )
+        name_start = pos + _CENTRAL.size
+        raw_name = data[name_start : name_start + name_len]
+        name = raw_name.decode("utf-8", "surrogateescape")
+        if 0xFFFFFFFF in (compressed, nbytes, header):
+            extra = data[name_start + name_len : name_start + name_len + extra_len]
+            nbytes, compressed, header = _zip64(extra, nbytes, compressed, header, name, path)
+        if flags & _ENCRYPTED:
+            raise UnsupportedFeature(f"encrypted zip member {name!r}", path=path)
+        if method not in (_STORED, _DEFLATED):
+            raise UnsupportedFeature(f"zip compression method {method} of member {name!r}", path=path)
+        if method == _STORED and compressed != nbytes:
+            raise MalformedCheckpoint(
+                "a stored zip member has two sizes", name=name, expected=nbytes, actual=compressed, path=path
+            )
+        members.append(_Central(name, raw_name, flags, method, crc, compressed, nbytes, header))
+        pos = name_start + name_len + extra_len + comment_len
+    return members
+
+
+def _zip64(
+    extra: bytes, nbytes: int, compressed: int, header: int, name: str, path: str
+) -> tuple[int, int, int]:
+    """Put the 8-byte values of extra field 0x0001 where the 32-bit ones are full (APPNOTE 4.5.3)."""
+    pos = 0
+    while pos + 4 <= len(extra):
+        field = int.from_bytes(extra[pos : pos + 2], "little")
+        length = int.from_bytes(extra[pos + 2 : pos + 4], "little")
+        if field == 1:
+            body = extra[pos + 4 : pos + 4 + length]
+            wide = [int.from_bytes(body[at : at + 8], "little") for at in range(0, len(body) - 7, 8)]
+            values = []
+            for value in (nbytes, compressed, header):
+                if value == 0xFFFFFFFF:
+                    if not wide:
+                        break
+                    value = wide.pop(0)
+                values.append(value)
+            if len(values) == 3:
+                return values[0], values[1], values[2]
+            break
+        pos += 4 + length
+    # Exactly 4 GiB - 1 is legal without the field; the caller's bounds checks decide.
+    return nbytes, compressed, header
+
+
+def _refuse_overlap(spans: list[tuple[int, int, str]], directory_offset: int, path: str) -> None:
+    """Members that share bytes are how zip bombs are made; torch writes none."""
+    spans.sort()
+    previous_end = 0
+    for start, end, name in spans:
+        if start < previous_end:
+            raise MalformedCheckpoint(
+                "two members of the zip overlap", name=name, byte_offset=start, path=path
+            )
+        previous_end = end
+    if previous_end > directory_offset and spans:
+        raise MalformedCheckpoint(
+            "a member of the zip overlaps its central directory",
+            name=spans[-1][2],
+            byte_offset=spans[-1][0],
+            path=path,
+        )
