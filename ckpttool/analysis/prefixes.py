@@ -1,0 +1,114 @@
+"""Prefixes that wrappers put before the names of a model: ``module.``, ``_orig_mod.`` and so on.
+
+Only whole parts of a dotted name count: ``module.`` is not found in ``submodule.weight``, nor
+taken out of the middle of a name, where it may be a model's own. Three wrappers have names that no
+model uses for itself; those are recognised wherever they stand. ``model.`` is no wrapper here: it is
+an attribute of many a model, and only a person knows (``common_first_part`` finds it).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+ANYWHERE = {
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+}
+"""Wrappers of any submodule (``torch/_dynamo/eval_frame.py``, ``torch/distributed``)."""
+
+LEADING: dict[tuple[str, ...], str] = {
+    ("module",): "DataParallel or DistributedDataParallel",
+    ("_forward_module",): "Lightning Fabric",
+    ("base_model", "model"): "PEFT",
+    **{(part,): wrapper for part, wrapper in ANYWHERE.items()},
+}
+"""Parts at the start of a name, and who puts them there."""
+
+
+class Prefix(NamedTuple):
+    """A wrapper prefix (``_orig_mod.module.``) on ``matched`` of ``total`` names, and who puts it there.
+
+    With ``inside`` the part stands in the middle of the names, not in front of them.
+    """
+
+    text: str
+    wrappers: tuple[str, ...]
+    matched: int
+    total: int
+    inside: bool = False
+
+
+def find_prefixes(names: Iterable[str]) -> tuple[Prefix, ...]:
+    """Wrapper prefixes of ``names``, the longest chain that each name has, most frequent first."""
+    chains: Counter[tuple[str, ...]] = Counter()
+    inside: Counter[str] = Counter()
+    known: dict[str, bool] = {}
+    names = list(names)
+    # One search of everything at once: nearly no file has a wrapper in the middle of a name.
+    everything = "\n".join(names)
+    inner = [part for part in ANYWHERE if f".{part}." in everything]
+    for name in names:
+        first = name.partition(".")[0]
+        starts = known.get(first)
+        if starts is None:
+            starts = known[first] = any(first == parts[0] for parts in LEADING)
+        taken = 0
+        if starts:
+            parts = name.split(".")
+            taken = _leading_parts(parts)
+            if taken:
+                chains[tuple(parts[:taken])] += 1
+        if inner:
+            rest = name.split(".")[taken:-1]
+            inside.update({part for part in inner if part in rest})
+    found = [
+        Prefix(".".join(chain) + ".", _wrappers(chain), count, len(names))
+        for chain, count in chains.most_common()
+    ]
+    found += (
+        Prefix(f"{part}.", (ANYWHERE[part],), count, len(names), inside=True)
+        for part, count in inside.most_common()
+    )
+    return tuple(found)
+
+
+def common_first_part(names: Iterable[str]) -> str | None:
+    """The first part that all ``names`` of two or more parts share; None if they differ, or if none has."""
+    firsts = {name.partition(".")[0] if "." in name else None for name in names}
+    return firsts.pop() if len(firsts) == 1 else None
+
+
+def strip_wrappers(name: str) -> str:
+    """``name`` without any wrapper's parts, as the bare model would have it."""
+    parts = name.split(".")
+    taken = _leading_parts(parts)
+    leaf = parts[-1]
+    return ".".join([*(part for part in parts[taken:-1] if part not in ANYWHERE), leaf])
+
+
+def _leading_parts(parts: list[str]) -> int:
+    """How many parts at the start belong to wrappers; the last part is never one."""
+    taken = 0
+    longest = len(parts) - 1
+    while taken < longest:
+        for wrapper in LEADING:
+            end = taken + len(wrapper)
+            if end <= longest and tuple(parts[taken:end]) == wrapper:
+                taken = end
+                break
+        else:
+            break
+    return taken
+
+
+def _wrappers(chain: tuple[str, ...]) -> tuple[str, ...]:
+    found = []
+    position = 0
+    while position < len(chain):
+        wrapper = next(parts for parts in LEADING if chain[position : position + len(parts)] == parts)
+        found.append(LEADING[wrapper])
+        position += len(wrapper)
+    return tuple(found)
