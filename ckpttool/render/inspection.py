@@ -98,7 +98,7 @@ def _iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Iter
     locations = [name for name, _ in summary.locations if name]
     if locations:
         first.append(Span(f"saved on {_some(locations, ', ')}"))
-    first += [Span(safe(fact)) for fact in facts]
+    first += [Span(fact) for fact in facts if fact]
     yield from fill(first, width, indent=0)
     buffers = summary.persistent_buffers + summary.non_persistent_buffers
     second = [

@@ -12,12 +12,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ckpttool.analysis.globals import judge_global, weights_only_verdict
 from ckpttool.analysis.inspection import Inspection, Row
 from ckpttool.checkpoint import (
+    Checkpoint,
     CompositeTensor,
     Finding,
     GlobalRef,
     Key,
+    OddKey,
     Opaque,
     Plain,
     Root,
@@ -67,26 +70,35 @@ def inspect_document(
         "ordered": checkpoint.ordered,
         "summary": _summary(inspection),
         "groups": [
-            {**group._asdict(), "root": root_keys(group.root), "note": group.note}
-            for group in inspection.groups
+            {**_numbers(group._asdict()), "root": root_keys(group.root)} for group in inspection.groups
         ],
         "entries": _rows((*inspection.rows, *inspection.missing), extra or {}),
         "values": [value_object(value) for value in checkpoint.values],
         "opaque": [opaque_object(opaque) for opaque in checkpoint.opaque],
         "metadata": dict(checkpoint.metadata),
+        "weights_only": _weights_only(checkpoint),
         "globals": [global_object(item) for item in checkpoint.globals],
         "findings": [finding_object(finding) for finding in inspection.findings],
     }
 
 
+def _weights_only(checkpoint: Checkpoint) -> dict[str, object]:
+    loads, why = weights_only_verdict(checkpoint)
+    return {"loads": loads, "why": why}
+
+
 def _summary(inspection: Inspection) -> dict[str, object]:
-    fields = inspection.summary._asdict()
+    fields = _numbers(inspection.summary._asdict())
     fields["dtypes"] = dict(fields["dtypes"])
     fields["locations"] = dict(fields["locations"])
     fields["bases"] = [
         {"kind": kind, "basis": basis, "entries": entries} for kind, basis, entries in fields["bases"]
     ]
     return fields
+
+
+def _numbers(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: _scalar(field) if isinstance(field, int) else field for name, field in fields.items()}
 
 
 def _rows(rows: Sequence[Row], extra: Mapping[int, Mapping[str, object]]) -> list[dict[str, Any]]:
@@ -188,7 +200,7 @@ def key_value(key: Key) -> str | int:
     """Return a key as JSON has it: strings and ints are themselves, other keys their text."""
     if isinstance(key, str):
         return key
-    return str(key) if not isinstance(key, int) or key.bit_length() > _MAX_BITS else key
+    return key.text if isinstance(key, OddKey) else _scalar(key)
 
 
 def root_keys(root: Root) -> list[str | int]:
@@ -222,7 +234,7 @@ def plain_value(value: Plain) -> object:
     return result
 
 
-def _scalar(value: Plain) -> object:
+def _scalar(value: Plain) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, bytes):
@@ -253,7 +265,15 @@ def opaque_object(opaque: Opaque) -> dict[str, object]:
 
 def global_object(item: GlobalRef) -> dict[str, object]:
     """Return an item of ``globals``."""
-    return {"module": item.module, "name": item.name, "called": item.called, "places": list(item.places)}
+    judged = judge_global(item)
+    return {
+        "module": item.module,
+        "name": item.name,
+        "called": item.called,
+        "verdict": judged.verdict.value,
+        "reason": judged.reason,
+        "places": list(item.places),
+    }
 
 
 def finding_object(finding: Finding) -> dict[str, object]:

@@ -1,0 +1,75 @@
+"""The view of ``inspect --globals``: what a pickle would import and call if it were unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpttool.analysis.globals import GlobalVerdict, Verdict, judge_global, weights_only_verdict
+from ckpttool.checkpoint import Checkpoint
+from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.units import NAME_LIMIT, format_count, plural, safe
+
+_STYLES = {Verdict.ALLOWED: "good", Verdict.UNKNOWN: "warning", Verdict.DANGEROUS: "error"}
+_ORDER = (Verdict.DANGEROUS, Verdict.UNKNOWN, Verdict.ALLOWED)
+_COLUMNS = (
+    Column("verdict"),
+    Column("global", floor=24),
+    Column("use"),
+    Column("why", floor=16),
+    Column("where", floor=12, optional=1),
+)
+
+
+def weights_only_fact(checkpoint: Checkpoint) -> str:
+    """Return ``loads with weights_only=True: yes``, or no and why; empty where nobody would ask."""
+    loads, why = weights_only_verdict(checkpoint)
+    if loads is None:
+        return ""
+    return f"loads with weights_only=True: {'yes' if loads else f'no ({safe(why, NAME_LIMIT)})'}"
+
+
+def iter_globals(checkpoint: Checkpoint, width: int) -> Iterator[Line]:
+    """Yield the verdicts, the gravest first."""
+    verdicts = _judged(checkpoint)
+    if not verdicts:
+        yield (Span("nothing would be imported: there is no pickle in it"),)
+        return
+    counts = {verdict: sum(item.verdict is verdict for item in verdicts) for verdict in _ORDER}
+    head = [Span(plural(len(verdicts), "global"), "title")]
+    head += [
+        Span(f"{format_count(count)} {verdict.value}", _STYLES[verdict])
+        for verdict, count in counts.items()
+        if count
+    ]
+    if fact := weights_only_fact(checkpoint):
+        head.append(Span(fact))
+    yield from fill(head, width, indent=0)
+    yield ()
+    rows = [
+        (
+            Cell(item.verdict.value, _STYLES[item.verdict]),
+            Cell(_path(item)),
+            Cell("called" if item.ref.called else "named"),
+            Cell(safe(item.reason, NAME_LIMIT)),
+            Cell(", ".join(safe(place, NAME_LIMIT) for place in item.ref.places[:3]), "dim"),
+        )
+        for item in verdicts
+    ]
+    yield from iter_table(_COLUMNS, rows, width)
+
+
+def iter_globals_pipe(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield ``verdict, global, called or named, why, places`` per line, with tabs between."""
+    for item in _judged(checkpoint):
+        use = "called" if item.ref.called else "named"
+        places = ",".join(map(safe, item.ref.places)) or "-"
+        fields = (item.verdict.value, _path(item, None), use, safe(item.reason) or "-", places)
+        yield "\t".join(fields) + "\n"
+
+
+def _judged(checkpoint: Checkpoint) -> list[GlobalVerdict]:
+    return sorted(map(judge_global, checkpoint.globals), key=lambda item: _ORDER.index(item.verdict))
+
+
+def _path(item: GlobalVerdict, limit: int | None = NAME_LIMIT) -> str:
+    return f"{safe(item.ref.module, limit)}.{safe(item.ref.name, limit)}"
