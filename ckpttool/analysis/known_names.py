@@ -1,0 +1,92 @@
+"""The table of known names: what the last part of an entry's name says about its kind.
+
+The data is ``known_names.toml`` beside this file, parsed on first use (about 3 ms).
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ckpttool.checkpoint import Kind
+
+_SECTIONS = {
+    "parameter": Kind.PARAMETER,
+    "buffer": Kind.PERSISTENT_BUFFER,
+    "optimizer_state": Kind.OPTIMIZER_STATE,
+    "ambiguous": Kind.UNKNOWN,
+}
+
+
+class KnownName(NamedTuple):
+    """What a name says. ``sure``: strong enough to decide the order rule for its neighbours.
+
+    ``kind`` is ``UNKNOWN`` for a name that is a parameter in one library and a buffer in another.
+    """
+
+    kind: Kind
+    note: str
+    sure: bool
+
+
+class MissingName(NamedTuple):
+    """Names of the non-persistent buffers of a module that has no entry of its own."""
+
+    names: tuple[str, ...]
+    note: str
+
+
+class NameTable:
+    """Lookup by the last part of a name and the module that holds it."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._names: dict[str, KnownName] = {}
+        self._qualified: dict[str, dict[str, KnownName]] = {}  # last part -> module -> known
+        endings: dict[str, KnownName] = {}
+        for section, kind in _SECTIONS.items():
+            for rule in data.get(section, ()):
+                known = KnownName(kind, rule["note"], rule.get("sure", False))
+                self._add_names(rule.get("names", "").split(), known)
+                endings.update(dict.fromkeys(rule.get("endings", "").split(), known))
+        self._endings = endings
+        self._ending_texts = tuple(endings)
+        self.missing: dict[str, MissingName] = {
+            module: MissingName(tuple(rule["names"].split()), rule["note"])
+            for rule in data.get("missing", ())
+            for module in rule["modules"].split()
+        }
+
+    def _add_names(self, names: Iterable[str], known: KnownName) -> None:
+        for name in names:
+            module, _, leaf = name.rpartition(".")
+            if module:
+                self._qualified.setdefault(leaf, {})[module] = known
+            else:
+                self._names[leaf] = known
+
+    def find(self, leaf: str, module: str) -> KnownName | None:
+        """What is known of ``leaf`` in a module called ``module``: exact names before endings."""
+        stem = leaf.rstrip("0123456789").rstrip("_") or leaf
+        for name in (leaf, stem):
+            known = self._qualified.get(name, {}).get(module) or self._names.get(name)
+            if known is not None:
+                return known
+        if not stem.endswith(self._ending_texts):
+            return None
+        # Endings are few and rarely nest; the longest one that fits is the most specific.
+        best = max((text for text in self._ending_texts if stem.endswith(text)), key=len)
+        return self._endings[best]
+
+
+@functools.cache
+def load_name_table() -> NameTable:
+    """Parse ``known_names.toml``, once."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+    with Path(__file__).with_name("known_names.toml").open("rb") as file:
+        return NameTable(tomllib.load(file))
