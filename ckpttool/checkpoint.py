@@ -40,6 +40,10 @@ Plain: TypeAlias = Union[bool, int, float, str, bytes, tuple["Plain", ...], None
 """A value that is shown as it is: epoch, lr, betas."""
 
 
+ModuleExtras: TypeAlias = tuple[tuple[tuple[str, ...], Plain], ...]
+"""Facts of a module's ``_metadata`` besides its version, by path: ``("spectral_norm", "weight.version")``."""
+
+
 class StorageRef(NamedTuple):
     """A run of bytes in a file that one or more tensors view.
 
@@ -313,7 +317,7 @@ class Checkpoint(NamedTuple):
     ``entries`` are in file order. ``metadata`` is safetensors' ``__metadata__`` (or the index's);
     ``module_versions`` maps the root of a state_dict to its ``_metadata``: module path -> version
     (None where the module records none); ``module_extras`` holds what else a module's local metadata
-    says, e.g. ``spectral_norm.weight.version``. ``layout`` says more about the container for people
+    says. ``layout`` says more about the container for people
     ("1.6-2.0 layout"). ``ordered`` is false where the container loses the order of registration
     (safetensors).
     """
@@ -332,7 +336,7 @@ class Checkpoint(NamedTuple):
     records: tuple[Record, ...] = ()
     findings: tuple[Finding, ...] = ()
     ordered: bool = True
-    module_extras: Mapping[Root, Mapping[str, tuple[tuple[str, Plain], ...]]] = {}
+    module_extras: Mapping[Root, Mapping[str, ModuleExtras]] = {}
 
     @property
     def file_nbytes(self) -> int:

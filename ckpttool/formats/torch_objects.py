@@ -24,6 +24,7 @@ from ckpttool.checkpoint import (
     GlobalRef,
     Key,
     Kind,
+    ModuleExtras,
     OddKey,
     Opaque,
     Plain,
@@ -71,7 +72,7 @@ class Contents(NamedTuple):
     opaque: list[Opaque]
     containers: list[Container]
     module_versions: dict[Root, dict[str, int | None]]
-    module_extras: dict[Root, dict[str, tuple[tuple[str, Plain], ...]]]
+    module_extras: dict[Root, dict[str, ModuleExtras]]
     globals: tuple[GlobalRef, ...]
 
 
@@ -116,7 +117,7 @@ class _Walk:
         self.opaque: list[Opaque] = []
         self.containers: list[Container] = []
         self.module_versions: dict[Root, dict[str, int | None]] = {}
-        self.module_extras: dict[Root, dict[str, tuple[tuple[str, Plain], ...]]] = {}
+        self.module_extras: dict[Root, dict[str, ModuleExtras]] = {}
         self.places: dict[int, list[str]] = {}  # id(Global) -> where an object of it stands
         self.first_path: dict[int, Root] = {}  # containers already walked, by identity
         self.visits = 0
@@ -239,18 +240,31 @@ class _Walk:
                 if key != "_metadata" or not isinstance(value, (Call, DictNode)):
                     continue
                 versions: dict[str, int | None] = {}
-                extras: dict[str, tuple[tuple[str, Plain], ...]] = {}
+                extras: dict[str, ModuleExtras] = {}
                 for module, local in iter_mapping(value):
                     if type(module) is not str or not isinstance(local, (DictNode, Call)):
                         continue
-                    facts = {k: self.plain.read(v)[0] for k, v in iter_mapping(local) if type(k) is str}
-                    version = facts.pop("version", None)
+                    facts = dict(self.local_metadata(local))
+                    version = facts.pop(("version",), None)
                     versions[module] = version if type(version) is int else None
                     if facts:
                         extras[module] = tuple(facts.items())
                 self.module_versions[path] = versions
                 if extras:
                     self.module_extras[path] = extras
+
+    def local_metadata(self, local: Node) -> Iterable[tuple[tuple[str, ...], Plain]]:
+        """Plain facts of one module's local metadata, which nests one deep (``spectral_norm``)."""
+        for key, value in iter_mapping(local):
+            if type(key) is not str:
+                continue
+            plain, is_plain = self.plain.read(value)
+            if is_plain:
+                yield (key,), plain
+            for inner_key, inner in iter_mapping(value) if not is_plain else ():
+                plain, is_plain = self.plain.read(inner)
+                if is_plain and type(inner_key) is str:
+                    yield (key, inner_key), plain
 
     def object_children(self, node: Call) -> Iterable[tuple[Key, Node]]:
         """Everything an unknown object carries: arguments, state, appended and set items."""
