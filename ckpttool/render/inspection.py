@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from ckpttool.analysis.fold import FoldedRow, fold_rows
@@ -16,7 +18,7 @@ from ckpttool.checkpoint import (
     TensorInfo,
 )
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, iter_legend, kind_name, kind_style
-from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.tables import Cell, Column, Heading, Line, Span, TableRow, column_width, fill, iter_table
 from ckpttool.render.tree import count_facts, iter_groups, iter_values
 from ckpttool.render.units import (
     NAME_LIMIT,
@@ -51,6 +53,7 @@ _COLUMNS = (
     Column("basis", optional=1),
     Column("note", floor=12),
 )
+_NAME = 1  # index of the name among them
 
 
 class Table(NamedTuple):
@@ -66,24 +69,30 @@ def iter_inspection(
 ) -> Iterator[Line]:
     """Yield what a person sees, findings last; ``facts`` end the first line."""
     yield from _iter_head(inspection, width, facts)
-    yield ()
+    yield from _block(_iter_around(inspection, width))
+    rows, hidden = _listed(inspection, table)
+    if rows:
+        yield from _block(_iter_rows(rows, width, table, inspection.weights_root))
+    if hidden:
+        yield from fill([Span(hidden, "dim")], width)
+    yield from _block(fill(iter_legend(inspection.summary.bases), width))
+    yield from _iter_missing(inspection.missing, width)
+    yield from _block(iter_findings(inspection.findings, width))
+
+
+def _block(lines: Iterable[Line]) -> Iterator[Line]:
+    """The lines with an empty one above them, if there are any."""
+    for position, line in enumerate(lines):
+        if not position:
+            yield ()
+        yield line
+
+
+def _iter_around(inspection: Inspection, width: int) -> Iterator[Line]:
     if len(inspection.groups) > 1 or any(group.root for group in inspection.groups):
         yield from iter_groups(inspection, width)
     yield from iter_values(inspection, width)
     yield from _iter_metadata(inspection, width)
-    rows, hidden = _listed(inspection, table)
-    if rows:
-        yield ()
-        yield from _iter_rows(rows, width, table, weights_root=inspection.weights_root)
-    if hidden:
-        yield from fill([Span(hidden, "dim")], width)
-    yield ()
-    yield from fill(iter_legend(inspection.summary.bases), width)
-    yield from _iter_missing(inspection.missing, width)
-    findings = list(iter_findings(inspection.findings, width))
-    if findings:
-        yield ()
-        yield from findings
 
 
 def _iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Iterator[Line]:
@@ -92,7 +101,7 @@ def _iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Iter
     files = f" in {plural(len(checkpoint.files), 'file')}" if len(checkpoint.files) > 1 else ""
     first = [
         Span(safe(inspection.title, NAME_LIMIT), "title"),
-        Span(f"{safe(checkpoint.format, NAME_LIMIT)}{layout}"),
+        Span(f"{safe(checkpoint.format).replace('_', ' ')}{layout}"),
         Span(f"{format_nbytes(checkpoint.file_nbytes)}{files}"),
     ]
     locations = [name for name, _ in summary.locations if name]
@@ -140,8 +149,11 @@ def _listed(inspection: Inspection, table: Table) -> tuple[Sequence[Row], str]:
         shown = [row for row in rows if row.entry.root[:depth] == weights]
     if len(shown) in (0, len(rows)):
         return rows, ""
+    listed = {row.entry.root for row in shown}
+    others = [group.root for group in inspection.groups if group.root and group.root not in listed]
+    branch = format_root(others[0]) if others else "KEY.PATH"
     left_out = plural(len(rows) - len(shown), "tensor")
-    return shown, f"{left_out} of other branches not listed: --root KEY.PATH for one, --flat for all"
+    return shown, f"{left_out} of other branches not listed: --root {branch} for one, --flat for all"
 
 
 def _iter_rows(rows: Sequence[Row], width: int, table: Table, weights_root: Root | None) -> Iterator[Line]:
@@ -158,8 +170,43 @@ def _iter_rows(rows: Sequence[Row], width: int, table: Table, weights_root: Root
     elif table.sort == "name":
         order.sort(key=lambda index: names[index])
     largest = max(sizes, default=0)
-    cells = [_cells(folded[index], names[index], sizes[index], largest) for index in order]
-    return iter_table(_COLUMNS, cells, width)
+    names = [names[index] for index in order]
+    cells = [
+        _cells(folded[index], name, sizes[index], largest) for index, name in zip(order, names, strict=True)
+    ]
+    return iter_table(_COLUMNS, list(_under_headings(cells, names, width)), width)
+
+
+def _under_headings(
+    cells: Sequence[tuple[Cell, ...]], names: Sequence[str], width: int
+) -> Iterator[TableRow]:
+    """Write what too long names of neighbours begin with once, above them, so that less is elided."""
+    room = column_width(_COLUMNS, cells, width, _NAME)
+    splits = [_split_prefix(name) for name in names]
+    for prefix, run in groupby(range(len(cells)), key=lambda index: splits[index][0]):
+        indices = list(run)
+        if not prefix or len(indices) == 1 or all(cells[index][_NAME].width <= room for index in indices):
+            yield from (cells[index] for index in indices)
+            continue
+        yield Heading(prefix, _NAME, "dim")
+        for index in indices:
+            name = cells[index][_NAME]._replace(text=f"  {splits[index][1]}")
+            yield (*cells[index][:_NAME], name, *cells[index][_NAME + 1 :])
+
+
+_DOT = re.compile(r"\.(?![^{}]*\})")  # not the dots of {0..3}
+_INDEX = re.compile(r"\d+|\{[^{}]*\}")
+
+
+def _split_prefix(name: str) -> tuple[str, str]:
+    """Split behind the first index, ``layers.{0..3}.`` and the rest, else behind the first part."""
+    parts = _DOT.split(name)
+    depth = next((place for place, part in enumerate(parts) if _INDEX.fullmatch(part)), 0) + 1
+    if depth >= len(parts):
+        depth = 1
+    if depth >= len(parts):
+        return "", name
+    return ".".join(parts[:depth]) + ".", ".".join(parts[depth:])
 
 
 def _folded_name(item: FoldedRow, with_root: bool) -> str:

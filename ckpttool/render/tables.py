@@ -80,25 +80,52 @@ def _take(text: str, width: int) -> str:
     return part
 
 
+class Heading(NamedTuple):
+    """A line between rows that begins at a column and takes what room is right of it."""
+
+    text: str
+    column: int
+    style: str = ""
+
+
+TableRow = Sequence[Cell] | Heading
+
+
 def iter_table(
-    columns: Sequence[Column],
-    rows: Sequence[Sequence[Cell]],
-    width: int,
-    *,
-    indent: int = 2,
-    head: bool = True,
+    columns: Sequence[Column], rows: Sequence[TableRow], width: int, *, indent: int = 2, head: bool = True
 ) -> Iterator[Line]:
-    """Yield the head, a rule and a line per row, at most ``width`` cells wide where the numbers allow it."""
-    widths = [
-        max([cell_width(column.title) if head else 0, *(row[index].width for row in rows)])
-        for index, column in enumerate(columns)
-    ]
-    layout = _fit(columns, widths, width - indent)
+    """Yield the head, a rule and a line per row, at most ``width`` cells wide where the numbers allow it.
+
+    A column with no text in any row is left out.
+    """
+    layout = _fit(columns, _natural_widths(columns, rows, head), width - indent)
     if head:
         yield _join([Cell(column.title, "head") for column in columns], columns, layout, indent)
         yield (Span(" " * indent), Span("─" * layout.width, "rule"))
     for row in rows:
-        yield _join(row, columns, layout, indent)
+        if isinstance(row, Heading):
+            start = indent + sum(size + layout.gap for i, size in layout.widths.items() if i < row.column)
+            yield (Span(" " * start), Span(elide(row.text, width - start), row.style))
+        else:
+            yield _join(row, columns, layout, indent)
+
+
+def column_width(
+    columns: Sequence[Column], rows: Sequence[TableRow], width: int, column: int, *, indent: int = 2
+) -> int:
+    """Return the cells that ``column`` would get in this table."""
+    return _fit(columns, _natural_widths(columns, rows, True), width - indent).widths.get(column, 0)
+
+
+def _natural_widths(columns: Sequence[Column], rows: Sequence[TableRow], head: bool) -> list[int]:
+    cells = [row for row in rows if not isinstance(row, Heading)]
+    widths = [max((row[index].width for row in cells), default=0) for index in range(len(columns))]
+    if not head:
+        return widths
+    return [
+        max(size, cell_width(column.title)) if size else 0
+        for size, column in zip(widths, columns, strict=True)
+    ]
 
 
 class _Layout(NamedTuple):
