@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import struct
 import tarfile
 import zipfile
@@ -16,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpttool.errors import CkptToolError, MalformedCheckpoint, UnknownFormat, UnsupportedFeature
+from ckpttool.formats import read_checkpoint
 from ckpttool.formats.base import open_source
 from ckpttool.formats.foreign import describe_foreign
-from ckpttool.formats.safetensors import SafetensorsFormat
 
 OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
 LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{OID}\nsize 4265146304\n".encode()
@@ -189,6 +190,14 @@ def test_it_is_named_for_what_it_is(case: str, tmp_path: Path) -> None:
     assert hint in (error.hint or "")
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_no_format_claims_it(case: str, tmp_path: Path) -> None:
+    content, found, _ = CASES[case]
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(UnknownFormat, match=re.escape(found)):
+        read_checkpoint(str(tmp_path / "model.pt"))
+
+
 def test_a_git_lfs_pointer_says_how_large_the_file_is(tmp_path: Path) -> None:
     error = describe(tmp_path, LFS, "my model.safetensors")
     size = len(LFS)
@@ -257,8 +266,3 @@ def test_any_damage_still_gets_one_sentence(
 @given(st.binary(max_size=600))
 def test_any_bytes_get_one_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     describe(tmp_path_factory.getbasetemp(), content)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_none_of_it_is_taken_for_safetensors(case: str) -> None:
-    assert not SafetensorsFormat().sniff(CASES[case][0][:4096], None)  # type: ignore[arg-type]

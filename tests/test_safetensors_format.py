@@ -99,8 +99,11 @@ def assert_same_as_loaded(path: Path, checkpoint: Checkpoint) -> None:
         assert content[start : start + nbytes] == bytes(buffer.tolist())
 
 
-@pytest.mark.parametrize("name", TORCH_DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+# A 0-dimensional float4 would be half a byte in the header, and the library writes none.
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [(n, s) for n in TORCH_DTYPES for s in SHAPES if s or n != "float4_e2m1fn_x2"],
+)
 def test_every_dtype_and_shape_is_read_as_the_library_loads_it(
     name: str, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
@@ -108,8 +111,6 @@ def test_every_dtype_and_shape_is_read_as_the_library_loads_it(
     count = math.prod(shape) * dtype.itemsize
     raw = torch.randint(0, 2 if name == "bool" else 256, (count,), dtype=torch.uint8)
     value = raw.view(dtype).reshape(shape) if count else torch.empty(shape, dtype=dtype)
-    if name == "float4_e2m1fn_x2" and not shape:
-        pytest.skip("the library cannot write a 0-dimensional float4: its header would count half a byte")
     path = tmp_path / "one.safetensors"
     safetensors.torch.save_file({"t": value, "other": torch.arange(3)}, path)
     assert_same_as_loaded(path, read(path))

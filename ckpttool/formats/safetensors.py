@@ -44,11 +44,10 @@ from ckpttool.checkpoint import (
 from ckpttool.dtypes import BY_NAME, BY_SAFETENSORS_TAG, DType
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
 from ckpttool.formats.base import ByteSource, FileSource, Limits
-from ckpttool.formats.strict_json import describe_json_type, parse_json
+from ckpttool.formats.strict_json import JSON_SPACE, describe_json_type, parse_json
 
 LENGTH_NBYTES = 8  # the little-endian u64 in front of the header
 _MAX_SIZE = 2**63 - 1  # torch keeps sizes and strides as int64
-_JSON_SPACE = b" \t\r\n"
 
 
 # (begin, end, name, dtype, shape) of a tensor, its fields of the right types but not yet believed. A plain
@@ -68,7 +67,7 @@ class SafetensorsFormat:
 
         Text cannot pass for it: eight bytes of text hold no NUL, a length below 2**56 does.
         """
-        start = head[LENGTH_NBYTES:].lstrip(_JSON_SPACE)
+        start = head[LENGTH_NBYTES:].lstrip(JSON_SPACE)
         return start[:1] == b"{" and start[1:2] in b'"} \t\r\n' and b"\0" in head[:LENGTH_NBYTES]
 
     def read(self, source: FileSource, limits: Limits) -> Checkpoint:

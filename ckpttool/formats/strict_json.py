@@ -13,6 +13,8 @@ from typing import NoReturn
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
 from ckpttool.formats.base import Limits
 
+JSON_SPACE = b" \t\r\n"  # RFC 8259, section 2: ws
+
 # A tensor in a safetensors header of rank 8 takes 14 of `{`, `[` and `,`: 3 open, 11 separate.
 _TOKENS_PER_ENTRY = 16
 
