@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckpttool.analysis.fold import FoldedRow, fold_rows
 from ckpttool.analysis.inspection import Inspection, Row
@@ -35,10 +35,14 @@ from ckpttool.render.units import (
     safe,
 )
 
+if TYPE_CHECKING:
+    from ckpttool.stats import EntryStats
+
 SORTS = ("file", "name", "size")
 """Orders of the table."""
 
 _MAX_FINDINGS = 20  # sentences on a screen; the rest is counted
+_MAX_MESSAGE = 2000  # characters of a sentence: it may quote what a file says
 _MAX_FACTS = 6  # dtypes or devices named in one line
 
 _BAR_CELLS = 6
@@ -65,14 +69,23 @@ class Table(NamedTuple):
 
 
 def iter_inspection(
-    inspection: Inspection, width: int, table: Table, facts: Sequence[str] = ()
+    inspection: Inspection,
+    width: int,
+    table: Table,
+    facts: Sequence[str] = (),
+    stats: Sequence[Sequence[EntryStats]] | None = None,
 ) -> Iterator[Line]:
-    """Yield what a person sees, findings last; ``facts`` end the first line."""
+    """Yield what a person sees, findings last; ``facts`` end the first line, ``stats`` go with rows."""
     yield from _iter_head(inspection, width, facts)
     yield from _block(_iter_around(inspection, width))
     rows, hidden = _listed(inspection, table)
     if rows:
-        yield from _block(_iter_rows(rows, width, table, inspection.weights_root))
+        items = _arrange(rows, table, inspection.weights_root)
+        if stats is None:
+            yield from _block(_iter_rows(items, width))
+        else:
+            by_entry = {id(row.entry): each for row, each in zip(inspection.rows, stats, strict=True)}
+            yield from _block(_iter_stats_rows(items, by_entry, width))
     if hidden:
         yield from fill([Span(hidden, "dim")], width)
     yield from _block(fill(iter_legend(inspection.summary.bases), width))
@@ -156,25 +169,55 @@ def _listed(inspection: Inspection, table: Table) -> tuple[Sequence[Row], str]:
     return shown, f"{left_out} of other branches not listed: --root {branch} for one, --flat for all"
 
 
-def _iter_rows(rows: Sequence[Row], width: int, table: Table, weights_root: Root | None) -> Iterator[Line]:
+class _Item(NamedTuple):
+    """A line of the table: rows that share it, how they are called, and their bytes together."""
+
+    folded: FoldedRow
+    name: str
+    nbytes: int
+
+    @property
+    def tail(self) -> str:
+        return f" ×{self.folded.count}" if self.folded.count > 1 else ""
+
+
+def _arrange(rows: Sequence[Row], table: Table, weights_root: Root | None) -> list[_Item]:
     folded = [FoldedRow("", (row,), 1) for row in rows] if table.flat else fold_rows(rows)
     roots = {row.entry.root for row in rows}
-    with_root = len(roots) > 1
-    if not with_root and weights_root is None:
-        with_root = roots != {()}
-    sizes = [sum([row.entry.value.nbytes for row in item.rows if row.entry.value]) for item in folded]
-    order = list(range(len(folded)))
-    names = [_folded_name(item, with_root) for item in folded]
-    if table.sort == "size":
-        order.sort(key=lambda index: -sizes[index])
-    elif table.sort == "name":
-        order.sort(key=lambda index: names[index])
-    largest = max(sizes, default=0)
-    names = [names[index] for index in order]
-    cells = [
-        _cells(folded[index], name, sizes[index], largest) for index, name in zip(order, names, strict=True)
+    with_root = len(roots) > 1 or (weights_root is None and roots != {()})
+    items = [
+        _Item(
+            item,
+            _folded_name(item, with_root),
+            sum([row.entry.value.nbytes for row in item.rows if row.entry.value is not None]),
+        )
+        for item in folded
     ]
+    if table.sort == "size":
+        items.sort(key=lambda item: -item.nbytes)
+    elif table.sort == "name":
+        items.sort(key=lambda item: item.name)
+    return items
+
+
+def _iter_rows(items: Sequence[_Item], width: int) -> Iterator[Line]:
+    largest = max((item.nbytes for item in items), default=0)
+    cells = [_cells(item, largest) for item in items]
+    names = [item.name for item in items]
     return iter_table(_COLUMNS, list(_under_headings(cells, names, width)), width)
+
+
+def _iter_stats_rows(
+    items: Sequence[_Item], stats: Mapping[int, Sequence[EntryStats]], width: int
+) -> Iterator[Line]:
+    from ckpttool.render.stats import iter_stats_table, pool
+
+    lines = []
+    for item in items:
+        # The rows of a fold have the same parts.
+        for same_part in zip(*[stats[id(row.entry)] for row in item.folded.rows], strict=False):
+            lines.append((item.name, item.folded.count, pool(same_part)))
+    return iter_stats_table(lines, width)
 
 
 def _under_headings(
@@ -218,8 +261,8 @@ def _folded_name(item: FoldedRow, with_root: bool) -> str:
     return safe(item.pattern, NAME_LIMIT)
 
 
-def _cells(item: FoldedRow, name: str, nbytes: int, largest: int) -> tuple[Cell, ...]:
-    row = item.rows[0]
+def _cells(item: _Item, largest: int) -> tuple[Cell, ...]:
+    row = item.folded.rows[0]
     classification, value = row.classification, row.entry.value
     dtype, shape = "", ""
     if value is not None:
@@ -227,18 +270,19 @@ def _cells(item: FoldedRow, name: str, nbytes: int, largest: int) -> tuple[Cell,
         shape = format_shape(value.shape)
     return (
         Cell(kind_name(classification), kind_style(classification)),
-        Cell(name, "", f" ×{item.count}" if item.count > 1 else ""),
+        Cell(item.name, "", item.tail),
         Cell(dtype),
         Cell(shape),
-        Cell(format_nbytes(nbytes) if value is not None else "", "dim" if row.tied_to else ""),
-        Cell(bar(_ratio(nbytes, largest), _BAR_CELLS) if not row.tied_to else "", "dim"),
+        Cell(format_nbytes(item.nbytes) if value is not None else "", "dim" if row.tied_to else ""),
+        Cell(_bar(item.nbytes, largest) if not row.tied_to else "", "dim"),
         Cell(basis_name(classification.basis), "dim"),
-        Cell(_note(item), "dim"),
+        Cell(_note(item.folded), "dim"),
     )
 
 
-def _ratio(part: int, whole: int) -> float:
-    return 0.0 if not whole else part / whole  # int division is exact beyond the range of floats
+def _bar(nbytes: int, largest: int) -> str:
+    # Below a percent a bar says less than the number beside it.
+    return bar(nbytes / largest, _BAR_CELLS) if nbytes * 100 > largest else ""
 
 
 def _note(item: FoldedRow) -> str:
@@ -300,33 +344,36 @@ def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:
 
 def iter_findings(findings: Sequence[Finding], width: int) -> Iterator[Line]:
     """Yield ``! sentence`` per finding, the gravest first, wrapped under itself."""
-    ordered = _gravest_first(findings)
-    for finding in ordered[:_MAX_FINDINGS]:
-        mark = "·" if finding.severity == "info" else "!"
-        lines = _wrap(finding_text(finding), max(20, width - 4))
-        for index, text in enumerate(lines):
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for finding in _gravest_first(findings):
+        alike.setdefault((finding.severity, finding.code, finding.message), []).append(finding.name)
+    shown = list(alike.items())[:_MAX_FINDINGS]
+    for (severity, _, message), names in shown:
+        mark = "·" if severity == "info" else "!"
+        for index, text in enumerate(_wrap(_sentence(names, message), max(20, width - 4))):
             start = f"  {mark} " if not index else "    "
-            yield (Span(start, finding.severity), Span(text))
-    if len(ordered) > _MAX_FINDINGS:
-        yield (Span(f"    … and {format_count(len(ordered) - _MAX_FINDINGS)} more: --json lists all", "dim"),)
+            yield (Span(start, severity), Span(text))
+    if len(alike) > len(shown):
+        yield (Span(f"    … and {format_count(len(alike) - len(shown))} more: --json lists all", "dim"),)
+
+
+def _sentence(names: Sequence[str], message: str) -> str:
+    """``name: message``, the name once; of many names the first."""
+    message = safe(message, _MAX_MESSAGE)
+    name = safe(names[0], NAME_LIMIT)
+    more = f" and {format_count(len(names) - 1)} more" if len(names) > 1 else ""
+    return f"{name}{more}: {message}" if name and (more or name not in message) else message
 
 
 def iter_finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
     """Yield ``severity: sentence [code]`` per finding, for stderr."""
     for finding in _gravest_first(findings):
-        yield f"{safe(finding.severity)}: {finding_text(finding)} [{safe(finding.code)}]\n"
+        yield f"{safe(finding.severity)}: {_sentence([finding.name], finding.message)} [{safe(finding.code)}]\n"
 
 
 def _gravest_first(findings: Sequence[Finding]) -> list[Finding]:
     ranks = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: ranks.get(finding.severity, 0))
-
-
-def finding_text(finding: Finding) -> str:
-    """Return ``name: message``; the name once."""
-    message = safe(finding.message, 2000)
-    name = safe(finding.name, NAME_LIMIT)
-    return message if not name or name in message else f"{name}: {message}"
 
 
 def _wrap(text: str, width: int) -> Iterable[str]:
@@ -378,6 +425,6 @@ def iter_pipe(inspection: Inspection, extra: Sequence[Sequence[str]] = ()) -> It
             location,
             "-" if tied_to is None else format_path(tied_to.root, tied_to.name, None),
         ]
-        if position < len(extra):
-            fields += extra[position]
+        if extra:
+            fields += extra[position] if position < len(extra) else ["-"] * len(extra[0])
         yield "\t".join(fields) + "\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckpttool.analysis.globals import judge_global, weights_only_verdict
 from ckpttool.analysis.inspection import Inspection, Row
@@ -30,6 +30,9 @@ from ckpttool.checkpoint import (
 )
 from ckpttool.errors import LimitExceeded
 from ckpttool.render.units import format_int
+
+if TYPE_CHECKING:
+    from ckpttool.float_bits import Number
 
 INSPECT_SCHEMA = "ckpttool/inspect/1"
 
@@ -242,6 +245,14 @@ def _scalar(value: Plain) -> Any:
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
         return format_int(value)
     return value
+
+
+def numbers(values: Sequence[Number]) -> list[object]:
+    """Return elements of a tensor; a complex one is a pair of its real and imaginary part."""
+    return [
+        [_scalar(value.real), _scalar(value.imag)] if isinstance(value, complex) else _scalar(value)
+        for value in values
+    ]
 
 
 def value_object(value: Value) -> dict[str, object]:

@@ -1,0 +1,268 @@
+"""``ckpttool inspect``: what is in a checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from ckpttool.errors import CkptToolError
+
+if TYPE_CHECKING:
+    from ckpttool.analysis.inspection import Inspection, Row
+    from ckpttool.checkpoint import Finding
+    from ckpttool.float_bits import Number
+    from ckpttool.render.inspection import Table
+    from ckpttool.stats import EntryStats
+
+EXAMPLES = (
+    "ckpttool inspect model.safetensors",
+    "ckpttool inspect last.ckpt --root state_dict --stats --fail-on nan,inf",
+)
+
+_FAIL_ON_VALUES = ("nan", "inf", "zero")
+_FAIL_ON = (*_FAIL_ON_VALUES, "findings")
+_MOST_SUGGESTED = 3
+
+
+class _Found(NamedTuple):
+    """An inspection with what was read of the tensors' bytes: statistics by row, first values of one."""
+
+    inspection: Inspection
+    stats: Sequence[Sequence[EntryStats]] | None = None
+    first_values: Sequence[Number] | None = None
+
+
+def command(
+    path: Annotated[str, typer.Argument(metavar="CKPT", help="A file, or a folder of shards.")],
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
+    flat: Annotated[bool, typer.Option("--flat", help="Every entry of every branch, unfolded.")] = False,
+    root: Annotated[
+        str | None,
+        typer.Option("--root", metavar="KEY.PATH", help="One branch only, such as model.state_dict."),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="GLOB", help="Only entries with such a name. May be repeated."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="GLOB", help="No entries with such a name. May be repeated."),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="ORDER", help="Order of the table: file, name or size.")
+    ] = "file",
+    tensor: Annotated[
+        str | None, typer.Option("--tensor", metavar="NAME", help="One entry in full, with its first values.")
+    ] = None,
+    values: Annotated[
+        int, typer.Option("--values", metavar="N", min=0, help="How many values --tensor shows.")
+    ] = 16,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Read the values: range, mean, zeros, NaN, infinities.")
+    ] = False,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            "--fail-on",
+            metavar="WHAT,...",
+            help="Exit 1 if there is any nan, inf, zero (a tensor of nothing else; these read the values), "
+            "or findings.",
+        ),
+    ] = None,
+    show_globals: Annotated[
+        bool, typer.Option("--globals", help="What an unpickler would import and call, instead of entries.")
+    ] = False,
+) -> int:
+    """Show what is in a checkpoint: every tensor with its kind, and on what evidence.
+
+    Reads headers and runs nothing that is in the file. On a terminal, entries that differ only in
+    their indices share a line; in a pipe every entry has a line of its own, with tabs between its
+    fields. Only --stats, --fail-on and --tensor read the tensors themselves.
+    """
+    from ckpttool.render.inspection import SORTS, Table
+
+    if sort not in SORTS:
+        raise typer.BadParameter(f"{sort} is not one of {', '.join(SORTS)}", param_hint="--sort")
+    asked = _parse_fail_on(fail_on)
+    found = _Found(_inspect(path, root, include, exclude))
+    if tensor is not None:
+        found = _pick(found.inspection, tensor, values)
+    if stats or any(what in _FAIL_ON_VALUES for what in asked):
+        found = _with_stats(found, asked, quiet=quiet)
+    if json:
+        _write_json(found)
+    elif not quiet and show_globals:
+        _write_globals(found.inspection)
+    elif not quiet:
+        is_tensor = tensor is not None
+        _write_text(found, Table(flat, root is not None, sort), one=is_tensor, show_stats=stats)
+    return int(_fails(found.inspection.findings, asked))
+
+
+def _parse_fail_on(text: str | None) -> tuple[str, ...]:
+    asked = tuple(text.split(",")) if text is not None else ()
+    for what in asked:
+        if what not in _FAIL_ON:
+            message = f"{what} is not one of {', '.join(_FAIL_ON)}"
+            raise typer.BadParameter(message, param_hint="--fail-on")
+    return asked
+
+
+def _inspect(
+    path: str, root: str | None, include: Sequence[str] | None, exclude: Sequence[str] | None
+) -> Inspection:
+    from ckpttool.analysis.inspect import inspect_checkpoint
+    from ckpttool.analysis.roots import resolve_root
+    from ckpttool.formats import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    branch = None if root is None else resolve_root(checkpoint, root)
+    return inspect_checkpoint(checkpoint, include=include or (), exclude=exclude or (), root=branch)
+
+
+def _pick(inspection: Inspection, name: str, count: int) -> _Found:
+    """The one row that is called ``name``, with its first ``count`` values."""
+    from ckpttool.checkpoint import TensorInfo
+    from ckpttool.tensor_bytes import TensorReader, first_values
+
+    row = _find_row(inspection, name)
+    value = row.entry.value
+    numbers: Sequence[Number] | None = None
+    if isinstance(value, TensorInfo) and value.storage is not None and count:
+        with TensorReader(inspection.checkpoint.files) as reader:
+            numbers = first_values(reader, value, count)
+    missing = row.entry.value is None
+    one = inspection._replace(rows=() if missing else (row,), missing=(row,) if missing else ())
+    return _Found(one, first_values=numbers)
+
+
+def _find_row(inspection: Inspection, name: str) -> Row:
+    """The row with this name or path, as it is or as it is shown; the weights' own goes first."""
+    from ckpttool.render.units import format_name, format_path
+
+    rows = (*inspection.rows, *inspection.missing)
+    found = []
+    for row in rows:
+        entry = row.entry
+        if name == entry.name or name in (
+            format_name(entry.name, None),
+            format_path(entry.root, entry.name, None),
+        ):
+            found.append(row)
+    if len(found) > 1:
+        found = [row for row in found if row.entry.root == inspection.weights_root] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        paths = [format_path(row.entry.root, row.entry.name) for row in found[:_MOST_SUGGESTED]]
+        what = f"{name!r} names {len(found)} tensors"
+        raise CkptToolError(what, path=inspection.checkpoint.path, hint=f"say which: {', '.join(paths)}")
+    import difflib
+
+    names = [str(row.entry.name) for row in rows]
+    close = difflib.get_close_matches(name[:200], names, _MOST_SUGGESTED) if len(names) <= 20_000 else []
+    hint = f"did you mean {', '.join(close)}" if close else "ckpttool inspect CKPT --flat lists every name"
+    raise CkptToolError(f"no tensor is called {name!r}", path=inspection.checkpoint.path, hint=hint)
+
+
+def _with_stats(found: _Found, asked: Sequence[str], *, quiet: bool) -> _Found:
+    """Read every value of the rows once."""
+    from ckpttool.render.progress import Progress
+    from ckpttool.stats import iter_stats, iter_value_findings
+    from ckpttool.tensor_bytes import TensorReader
+
+    inspection = found.inspection
+    entries = [row.entry for row in inspection.rows]
+    positions = {id(entry): position for position, entry in enumerate(entries)}
+    by_row: list[list[EntryStats]] = [[] for _ in entries]
+    findings: list[Finding] = []
+    total = inspection.summary.tensor_nbytes
+    with (
+        TensorReader(inspection.checkpoint.files) as reader,
+        Progress("values", total, quiet=quiet) as progress,
+    ):
+        for item in iter_stats(entries, reader):
+            by_row[positions[id(item.entry)]].append(item)
+            if item.tied_to is None:
+                findings += iter_value_findings(item, asked)
+                progress.add(item.entry.value.nbytes if item.entry.value is not None else 0)
+    inspection = inspection._replace(findings=(*inspection.findings, *findings))
+    return found._replace(inspection=inspection, stats=by_row)
+
+
+def _write_json(found: _Found) -> None:
+    from ckpttool.render.json import dump, inspect_document
+
+    extra: dict[int, dict[str, Any]] = {}
+    if found.stats is not None:
+        from ckpttool.render.stats import stats_object
+
+        extra = {
+            position: {"stats": [stats_object(item) for item in items]}
+            for position, items in enumerate(found.stats)
+        }
+    if found.first_values is not None:
+        from ckpttool.render.json import numbers
+
+        extra.setdefault(0, {})["first_values"] = numbers(found.first_values)
+    sys.stdout.writelines(dump(inspect_document(found.inspection, extra)))
+
+
+def _write_globals(inspection: Inspection) -> None:
+    from ckpttool.render.console import Screen
+    from ckpttool.render.globals import iter_globals, iter_globals_pipe
+
+    screen = Screen(sys.stdout)
+    if screen.is_terminal:
+        screen.write_lines(iter_globals(inspection.checkpoint, screen.width))
+    else:
+        sys.stdout.writelines(iter_globals_pipe(inspection.checkpoint))
+
+
+def _write_text(found: _Found, table: Table, *, one: bool, show_stats: bool) -> None:
+    from ckpttool.render.console import Screen
+
+    screen = Screen(sys.stdout)
+    inspection = found.inspection
+    stats = found.stats if show_stats or one else None
+    if one:
+        from ckpttool.render.tensor import iter_tensor
+
+        row = (*inspection.rows, *inspection.missing)[0]
+        items = stats[0] if stats else ()
+        screen.write_lines(iter_tensor(row, screen.width, found.first_values, items))
+    elif screen.is_terminal:
+        from ckpttool.render.globals import weights_only_fact
+        from ckpttool.render.inspection import iter_inspection
+
+        facts = [weights_only_fact(inspection.checkpoint)]
+        screen.write_lines(iter_inspection(inspection, screen.width, table, facts, stats))
+    else:
+        _write_pipe(inspection, stats)
+
+
+def _write_pipe(inspection: Inspection, stats: Sequence[Sequence[EntryStats]] | None) -> None:
+    from ckpttool.render.inspection import iter_finding_lines, iter_pipe
+
+    extra: list[list[str]] = []
+    if stats is not None:
+        from ckpttool.render.stats import stats_fields
+
+        extra = [stats_fields(items) for items in stats]
+    sys.stdout.writelines(iter_pipe(inspection, extra))
+    sys.stdout.flush()  # the findings come after what they are about, also where both streams are one
+    sys.stderr.writelines(iter_finding_lines(inspection.findings))
+
+
+def _fails(findings: Sequence[Finding], asked: Sequence[str]) -> bool:
+    """Whether something was found that the user asked to fail on."""
+    codes = {f"value_{what}" for what in asked if what in _FAIL_ON_VALUES}
+    return any(
+        (finding.severity == "error" and finding.code in codes)
+        or (finding.severity != "info" and "findings" in asked)
+        for finding in findings
+    )

@@ -1,0 +1,44 @@
+"""A line on stderr for what takes long: how much is done, and how fast."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from ckpttool.render.units import bar, format_nbytes
+
+_INTERVAL = 0.1  # seconds between two drawings
+_CELLS = 24
+
+
+class Progress:
+    """Bytes done out of a total; draws only where a person watches. A context manager."""
+
+    def __init__(self, what: str, total_nbytes: int, *, quiet: bool = False) -> None:
+        self._what = what
+        self._total = total_nbytes
+        self._done = 0
+        self._start = self._last = time.monotonic()
+        self._draws = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._draws:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def add(self, nbytes: int) -> None:
+        """Note that ``nbytes`` more are done."""
+        self._done += nbytes
+        now = time.monotonic()
+        if not self._draws or now - self._last < _INTERVAL:
+            return
+        self._last = now
+        share = min(1.0, self._done / self._total) if self._total else 1.0
+        speed = format_nbytes(int(self._done / (now - self._start)))
+        drawn = bar(share, _CELLS).ljust(_CELLS)
+        sys.stderr.write(f"\r\x1b[K{self._what} {drawn} {100 * share:3.0f} % · {speed}/s")
+        sys.stderr.flush()

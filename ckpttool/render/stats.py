@@ -1,0 +1,176 @@
+"""The view of ``inspect --stats``: what the values of a tensor, or of a fold of tensors, are like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ckpttool.render.tables import Cell, Column, Line, iter_table
+from ckpttool.render.units import bar, format_float, format_int, format_percent, plural, safe
+from ckpttool.stats import EntryStats
+
+COLUMNS = (
+    Column("name", floor=20),
+    Column("dtype", optional=2),
+    Column("min", right=True),
+    Column("max", right=True),
+    Column("mean", right=True),
+    Column("std", right=True),
+    Column("zero", right=True),
+    Column("NaN", right=True),
+    Column("inf", right=True),
+    Column("distribution", optional=1),
+    Column("note", floor=12),
+)
+
+PIPE_COLUMNS = ("numel", "min", "max", "mean", "std", "zero", "nan", "posinf", "neginf")
+"""Fields that ``--stats`` adds to a line in a pipe; ``-`` for a tensor that is made of others."""
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+"""Eighths of a cell's height, for a histogram in one line."""
+
+
+def pool(stats: Sequence[EntryStats]) -> EntryStats:
+    """Return the statistics of several tensors together: exact, but without a histogram.
+
+    Means and squared deviations are joined pairwise (Chan, Golub and LeVeque 1979).
+    """
+    if len(stats) == 1:
+        return stats[0]
+    finite, mean, squares = 0, 0.0, 0.0
+    for item in stats:
+        if item.finite and item.mean is not None and item.std is not None:
+            delta = item.mean - mean
+            total = finite + item.finite
+            squares += item.std * item.std * item.finite + delta * delta * finite * item.finite / total
+            mean += delta * item.finite / total
+            finite = total
+    return EntryStats(
+        stats[0].entry,
+        stats[0].part,
+        sum(item.numel for item in stats),
+        min((item.minimum for item in stats if item.minimum is not None), default=None),
+        max((item.maximum for item in stats if item.maximum is not None), default=None),
+        mean if finite else None,
+        math.sqrt(squares / finite) if finite else None,
+        sum(item.zero for item in stats),
+        sum(item.nan for item in stats),
+        sum(item.posinf for item in stats),
+        sum(item.neginf for item in stats),
+        note=stats[0].note if len({item.note for item in stats}) == 1 else "",
+    )
+
+
+def iter_stats_table(rows: Sequence[tuple[str, int, EntryStats]], width: int) -> Iterator[Line]:
+    """Yield the table of ``(name, how many share the row, statistics)``."""
+    return iter_table(COLUMNS, [_cells(*row) for row in rows], width)
+
+
+def _cells(name: str, count: int, stats: EntryStats) -> tuple[Cell, ...]:
+    value = stats.entry.value
+    dtype = "" if value is None or value.dtype is None else value.dtype.name
+    shown = f"{name} ({safe(stats.part, 60)})" if stats.part else name
+    return (
+        Cell(shown, "", f" ×{count}" if count > 1 else ""),
+        Cell(dtype),
+        Cell(_number(stats.minimum)),
+        Cell(_number(stats.maximum)),
+        Cell(_number(stats.mean)),
+        Cell(_number(stats.std)),
+        Cell(
+            format_percent(stats.zero, stats.numel) if stats.zero else "", "warning" if stats.all_zero else ""
+        ),
+        Cell(_share(stats.nan, stats.numel), "error"),
+        Cell(_share(stats.inf, stats.numel), "" if stats.is_mask else "error"),
+        Cell(histogram(stats.histogram), "parameter"),
+        Cell(safe(stats.note, 60), "dim"),
+    )
+
+
+def _number(value: int | float | None) -> str:
+    if value is None:
+        return ""
+    return format_int(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _share(count: int, numel: int) -> str:
+    return f"{count:,} ({format_percent(count, numel)})" if count else ""
+
+
+def histogram(counts: Sequence[int]) -> str:
+    """Return a column per bin, as high as its count; a bin that is not empty always shows."""
+    highest = max(counts, default=0)
+    if not highest:
+        return ""
+    return "".join(_LEVELS[math.ceil(count * 8 / highest) - 1] if count else " " for count in counts)
+
+
+def iter_stats_details(stats: EntryStats) -> Iterator[tuple[str, str]]:
+    """Yield what is known of the values of one tensor, as pairs of a word and a text."""
+    yield "values", plural(stats.numel, "value") + (f" ({stats.note})" if stats.note else "")
+    if stats.minimum is not None and stats.maximum is not None:
+        yield "range", f"{_exact(stats.minimum)} to {_exact(stats.maximum)}"
+    if stats.mean is not None and stats.std is not None:
+        yield "mean, std", f"{format_float(stats.mean)}, {format_float(stats.std)}"
+    for word, count in (
+        ("zero", stats.zero),
+        ("NaN", stats.nan),
+        ("+inf", stats.posinf),
+        ("-inf", stats.neginf),
+    ):
+        if count:
+            yield word, _share(count, stats.numel)
+
+
+def iter_bins(stats: EntryStats) -> Iterator[tuple[str, str, str]]:
+    """Yield each bin of the histogram: where it begins, a bar, and its count."""
+    if not stats.histogram or stats.minimum is None or stats.maximum is None:
+        return
+    step = stats.maximum / len(stats.histogram) - stats.minimum / len(stats.histogram)
+    highest = max(stats.histogram)
+    for index, count in enumerate(stats.histogram):
+        yield f"{stats.minimum + index * step:.4g}", bar(count / highest, 24), f"{count:,}"
+
+
+def _exact(value: int | float) -> str:
+    return format_int(value) if isinstance(value, int) else format_float(value)
+
+
+def stats_fields(stats: Sequence[EntryStats]) -> list[str]:
+    """Return the fields that ``--stats`` adds to an entry's line in a pipe."""
+    if len(stats) != 1 or stats[0].part:
+        return ["-"] * len(PIPE_COLUMNS)
+    item = stats[0]
+    ranges = [item.minimum, item.maximum, item.mean, item.std]
+    counts = [item.zero, item.nan, item.posinf, item.neginf]
+    return [
+        str(item.numel),
+        *("-" if number is None else repr(number) for number in ranges),
+        *map(str, counts),
+    ]
+
+
+def stats_object(stats: EntryStats) -> dict[str, Any]:
+    """Return the statistics of a tensor, or of one part of it, for JSON."""
+    return {
+        "part": stats.part,
+        "numel": stats.numel,
+        "min": stats.minimum,
+        "max": stats.maximum,
+        "mean": _finite(stats.mean),
+        "std": _finite(stats.std),
+        "zero": stats.zero,
+        "nan": stats.nan,
+        "posinf": stats.posinf,
+        "neginf": stats.neginf,
+        "histogram": list(stats.histogram),
+        "histogram_numel": stats.histogram_numel,
+        "note": stats.note,
+    }
+
+
+def _finite(value: float | None) -> float | str | None:
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

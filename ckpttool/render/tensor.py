@@ -1,0 +1,137 @@
+"""The view of ``inspect --tensor``: one entry in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ckpttool.analysis.inspection import Row
+from ckpttool.checkpoint import CompositeTensor, StorageRef, Tensor, TensorInfo
+from ckpttool.float_bits import Number
+from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_style
+from ckpttool.render.stats import iter_bins, iter_stats_details
+from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.units import (
+    format_count,
+    format_float,
+    format_int,
+    format_nbytes,
+    format_path,
+    format_shape,
+    format_value,
+    join_facts,
+    safe,
+)
+from ckpttool.stats import EntryStats
+
+_FACTS = (Column(""), Column("", floor=20))
+_BINS = (Column("", right=True), Column(""), Column("", right=True))
+_ALL_DIMS = 64  # numpy allows no more
+
+
+def iter_tensor(
+    row: Row, width: int, values: Sequence[Number] | None, stats: Sequence[EntryStats]
+) -> Iterator[Line]:
+    """Yield everything that is known of ``row``; ``values`` are its first ones."""
+    entry, classification, tied_to = row
+    yield (Span(format_path(entry.root, entry.name), "title"),)
+    yield ()
+    facts = [("kind", join_facts((KIND_NOUNS[classification.kind], classification.presence.value)))]
+    evidence = join_facts((basis_name(classification.basis), safe(classification.note)))
+    facts.append(("evidence", evidence + ("" if classification.exact else " (inferred)")))
+    if entry.requires_grad is not None:
+        facts.append(("requires_grad", str(entry.requires_grad)))
+    if tied_to is not None:
+        facts.append(("tied to", format_path(tied_to.root, tied_to.name)))
+    if entry.value is not None:
+        facts += _tensor_facts(entry.value)
+    style = kind_style(classification)
+    rows = [(Cell(word, "dim"), Cell(text, style if word == "kind" else "")) for word, text in facts]
+    yield from iter_table(_FACTS, rows, width, head=False)
+    if isinstance(entry.value, CompositeTensor):
+        yield from _iter_parts(entry.value, width)
+    for item in stats:
+        yield from _iter_stats(item, width)
+    if values is not None and entry.value is not None:
+        yield ()
+        shown = [Span(format_number(value)) for value in values]
+        if len(values) < entry.value.numel:
+            shown.append(Span(f"… of {format_count(entry.value.numel)}", "dim"))
+        yield from fill(shown, width, separator="  ")
+
+
+def _tensor_facts(value: Tensor) -> list[tuple[str, str]]:
+    facts = [
+        ("dtype", "?" if value.dtype is None else value.dtype.name),
+        ("shape", format_shape(value.shape, _ALL_DIMS)),
+        ("elements", format_count(value.numel)),
+        ("size", _exact_nbytes(value.nbytes)),
+    ]
+    if isinstance(value, TensorInfo):
+        layout = "contiguous" if value.is_contiguous else "strided"
+        flags = join_facts((layout, "conj" if value.conj else "", "neg" if value.neg else ""))
+        facts.append(("stride", f"{format_value(value.stride)} · {flags}"))
+        facts.append(("storage_offset", format_int(value.storage_offset)))
+        facts += _storage_facts(value.storage)
+    else:
+        facts.append(("made of", f"{safe(value.layout)}, rebuilt by {safe(value.type_name)}"))
+        facts += [(safe(name, 40), format_value(detail)) for name, detail in value.details]
+    return facts
+
+
+def _storage_facts(storage: StorageRef | None) -> list[tuple[str, str]]:
+    if storage is None:
+        return [("storage", "none: on the meta device")]
+    facts = [
+        ("storage", f"{safe(storage.key)} · {_exact_nbytes(storage.nbytes)}"),
+        ("in file", f"{safe(storage.file)} at byte {format_count(storage.byte_offset)}"),
+    ]
+    if storage.compressed_nbytes is not None:
+        facts.append(("compressed", f"to {_exact_nbytes(storage.compressed_nbytes)}"))
+    if storage.big_endian:
+        facts.append(("byte order", "big-endian"))
+    if storage.location is not None:
+        facts.append(("saved on", safe(storage.location)))
+    return facts
+
+
+def _exact_nbytes(nbytes: int) -> str:
+    return (
+        format_nbytes(nbytes) if nbytes < 1024 else f"{format_nbytes(nbytes)} ({format_count(nbytes)} bytes)"
+    )
+
+
+def _iter_parts(value: CompositeTensor, width: int) -> Iterator[Line]:
+    columns = (
+        Column("part", floor=20),
+        Column("dtype"),
+        Column("shape", right=True),
+        Column("size", right=True),
+    )
+    rows = []
+    for part in value.parts:
+        dtype = "?" if part.value.dtype is None else part.value.dtype.name
+        size = format_nbytes(part.value.nbytes)
+        rows.append((Cell(safe(part.name)), Cell(dtype), Cell(format_shape(part.value.shape)), Cell(size)))
+    if rows:
+        yield ()
+        yield from iter_table(columns, rows, width)
+
+
+def _iter_stats(stats: EntryStats, width: int) -> Iterator[Line]:
+    yield ()
+    if stats.part:
+        yield (Span("  "), Span(safe(stats.part), "title"))
+    rows = [(Cell(word, "dim"), Cell(text)) for word, text in iter_stats_details(stats)]
+    yield from iter_table(_FACTS, rows, width, head=False)
+    bins = [
+        (Cell(start, "dim"), Cell(drawn, "parameter"), Cell(count))
+        for start, drawn, count in iter_bins(stats)
+    ]
+    yield from iter_table(_BINS, bins, width, head=False)
+
+
+def format_number(value: Number) -> str:
+    """Return an element of a tensor: six significant digits, or all of an int."""
+    if isinstance(value, (bool, complex)):
+        return f"{value:.6g}" if isinstance(value, complex) else str(value)
+    return format_int(value) if isinstance(value, int) else format_float(value)
