@@ -13,7 +13,7 @@ walked again only while that stays cheap (a "billion laughs" tree has few object
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ckpttool.checkpoint import (
@@ -76,14 +76,13 @@ class Contents(NamedTuple):
     globals: tuple[GlobalRef, ...]
 
 
-class _Task(NamedTuple):
-    """One node still to visit: its path, and whether it stands inside an opaque object."""
+class _Frame(NamedTuple):
+    """A container that is being walked: its path, its children still to come, its identity."""
 
-    root: Root
-    name: Key | None  # None: the top of the pickle
-    node: Node
-    depth: int
-    inside_object: bool
+    path: Root
+    children: Iterator[tuple[Key, Node]]
+    inside_object: bool  # under an opaque object: only tensors are recorded
+    identity: int
 
 
 def read_objects(tree: PickleTree, tensors: TensorReader, limits: Limits, root: Root = ()) -> Contents:
@@ -125,61 +124,65 @@ class _Walk:
 
     def run(self, top: Node, root: Root) -> None:
         """Visit everything under ``top``."""
-        stack = [_Task(root, None, top, 0, False)]
-        above: list[int] = []  # identities of the containers above, to notice a cycle
-        while stack:
-            task = stack.pop()
-            del above[task.depth :]
-            node = task.node
-            if type(node) is Call:
-                stored = self.tensors.read(node)
-                if stored is not None:
-                    self.add_tensor(task.root, task.name, stored)
-                    continue
-            children = self.visit(task, above)
-            if not children:
-                continue
-            if task.depth >= self.limits.depth:
-                raise LimitExceeded("nesting of containers", limit=self.limits.depth)
-            above.append(id(node))
-            path = _path(task.root, task.name)
-            inside = task.inside_object or (isinstance(node, Call) and not _is_mapping(node))
-            depth = task.depth + 1
-            stack.extend(_Task(path, key, child, depth, inside) for key, child in reversed(children))
-            if len(stack) + len(self.entries) + len(self.values) + len(self.opaque) > self.limits.entries:
-                raise LimitExceeded("number of tensors and values", limit=self.limits.entries)
+        frames: list[_Frame] = []
+        self.enter(frames, root, None, top, False)
+        while frames:
+            path, children, inside_object, _ = frames[-1]
+            for key, node in children:
+                if type(node) is Call:
+                    stored = self.tensors.read(node)
+                    if stored is not None:
+                        self.add_tensor(path, key, stored)
+                        continue
+                if self.enter(frames, path, key, node, inside_object):
+                    break  # depth first: its children come before what follows it here
+            else:
+                frames.pop()
 
-    def visit(self, task: _Task, above: list[int]) -> list[tuple[Key, Node]] | None:
-        """Record a leaf, or record a container and return its children."""
-        root, name, node = task.root, task.name, task.node
+    def enter(
+        self, frames: list[_Frame], root: Root, name: Key | None, node: Node, inside_object: bool
+    ) -> bool:
+        """Record a leaf, or open a container: true if there are children to walk first."""
+        if name is None and type(node) is Call:
+            stored = self.tensors.read(node)  # a file that holds one bare tensor
+            if stored is not None:
+                self.add_tensor(root, name, stored)
+                return False
         plain, is_plain = self.plain.read(node)
         if is_plain and name is not None:
-            if not task.inside_object:
+            if not inside_object:
                 self.values.append(Value(root, name, plain))
-            return None
+            return False
         if not isinstance(node, (Call, DictNode, SetNode, list, tuple)):
-            if not task.inside_object or not isinstance(node, (BigInt, Global)):
+            if not inside_object or not isinstance(node, (BigInt, Global)):
                 self.add_opaque(root, name, node)
-            return None
-        if id(node) in above:
-            if not task.inside_object:  # objects often point to their owner: nothing is lost
+            return False
+        if any(frame.identity == id(node) for frame in frames):
+            if not inside_object:  # objects often point to their owner: nothing is lost
                 self.opaque.append(Opaque(root, _leaf(name), type_name(node), "contains itself"))
-            return None
+            return False
         path = _path(root, name)
         if self.is_shared_too_often(node, path):
             first = ".".join(map(str, self.first_path[id(node)])) or "the top"
             self.opaque.append(Opaque(root, _leaf(name), type_name(node), f"the same object as {first}"))
-            return None
+            return False
+        children: Iterable[tuple[Key, Node]]
         if isinstance(node, Call) and not _is_mapping(node):
             if _is_module(node):
                 self.add_module(path, node)
-                return None
+                return False
             self.add_opaque(root, name, node)
-            return list(self.object_children(node))
-        children = self.container_children(path, node)
-        if not task.inside_object:
-            self.containers.append(Container(path, type_name(node), len(children)))
-        return children
+            children, inside_object = self.object_children(node), True
+        else:
+            children = self.container_children(path, node)
+            if not inside_object:
+                self.containers.append(Container(path, type_name(node), len(children)))
+        if len(frames) >= self.limits.depth:
+            raise LimitExceeded("nesting of containers", limit=self.limits.depth)
+        if len(self.entries) + len(self.values) + len(self.opaque) > self.limits.entries:
+            raise LimitExceeded("number of tensors and values", limit=self.limits.entries)
+        frames.append(_Frame(path, iter(children), inside_object, id(node)))
+        return True
 
     def is_shared_too_often(self, node: Node, path: Root) -> bool:
         """Count a visit; true when shared containers make far more paths than there are objects."""

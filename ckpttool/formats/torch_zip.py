@@ -91,28 +91,26 @@ class TorchArchive(NamedTuple):
     def resolver(self, folders: Sequence[str] = ("data",)) -> StorageResolver:
         """Finds a storage's member in one of ``folders``."""
         records, big_endian = self.records, self.big_endian
+        prefixes = tuple(f"{folder}/" for folder in folders)
 
         def resolve(claim: StorageClaim) -> StorageRef:
-            for folder in folders:
-                record = records.get(f"{folder}/{claim.key}")
+            for prefix in prefixes:
+                record = records.get(prefix + claim.key)
                 if record is not None:
                     return StorageRef(
                         record.file,
-                        f"{folder}/{claim.key}",
+                        prefix + claim.key,
                         record.byte_offset,
                         record.nbytes,
                         claim.location,
                         big_endian,
                         record.compressed_nbytes,
                     )
+            key = prefixes[0] + claim.key
             if claim.location == "meta" or claim.nbytes == 0:
-                return StorageRef(
-                    self.source.name, f"{folders[0]}/{claim.key}", 0, claim.nbytes, claim.location
-                )
+                return StorageRef(self.source.name, key, 0, claim.nbytes, claim.location)
             raise MalformedCheckpoint(
-                "a tensor's storage is not in the file",
-                name=f"{folders[0]}/{claim.key}",
-                path=self.source.name,
+                "a tensor's storage is not in the file", name=key, path=self.source.name
             )
 
         return resolve
