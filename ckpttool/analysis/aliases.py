@@ -49,9 +49,10 @@ class _View(NamedTuple):
 
 def find_aliases(entries: Sequence[Entry]) -> Aliasing:
     """Group ``entries`` by the bytes they view."""
-    by_storage: dict[tuple[str, str, int], list[tuple[int, TensorInfo]]] = {}
     tied_to: list[Entry | None] = [None] * len(entries)
     composites: dict[CompositeTensor, int] = {}
+    first_user: dict[tuple[str, str, int], tuple[int, TensorInfo, StorageRef]] = {}
+    further_users: dict[tuple[str, str, int], list[tuple[int, TensorInfo]]] = {}
     for index, entry in enumerate(entries):
         value = entry.value
         if isinstance(value, CompositeTensor):
@@ -64,37 +65,34 @@ def find_aliases(entries: Sequence[Entry]) -> Aliasing:
                 continue
         for tensor in (value,) if isinstance(value, TensorInfo) else iter_parts(value):
             storage = tensor.storage
-            if storage is not None and storage.nbytes:
-                key = (storage.file, storage.key, storage.byte_offset)
-                by_storage.setdefault(key, []).append((index, tensor))
+            if storage is None or not storage.nbytes:
+                continue
+            key = storage[:3]  # file, key, byte_offset
+            if key not in first_user:
+                first_user[key] = index, tensor, storage
+            else:
+                further_users.setdefault(key, []).append((index, tensor))
 
     overlaps: list[tuple[Entry, Entry]] = []
     bloated: list[Bloat] = []
-    locations: Counter[str] = Counter()
-    storage_nbytes = 0
-    for users in by_storage.values():
-        index, tensor = users[0]
-        storage = tensor.storage
-        if storage is None:
-            continue
-        storage_nbytes += storage.nbytes
-        if storage.location is not None:
-            locations[storage.location] += 1
-        if len(users) == 1 and tensor.nbytes == storage.nbytes:
+    for key, (index, tensor, storage) in first_user.items():
+        further = further_users.get(key, ())
+        if not further and tensor.nbytes == storage.nbytes:
             continue  # the usual case: one tensor that fills its storage
-        views = _distinct_views(users, entries, tied_to)
+        views = _distinct_views([(index, tensor), *further], entries, tied_to)
         overlaps += ((entries[a], entries[b]) for a, b in _overlapping(views))
         unreferenced = storage.nbytes - _referenced_nbytes(views)
         if unreferenced > 0:
             bloated.append(Bloat(storage, entries[index], unreferenced))
+    locations = Counter([storage.location for _, _, storage in first_user.values()])
     return Aliasing(
         tuple(tied_to),
         tuple(overlaps),
-        len(by_storage),
-        storage_nbytes,
+        len(first_user),
+        sum([storage.nbytes for _, _, storage in first_user.values()]),
         sum(bloat.unreferenced_nbytes for bloat in bloated),
         tuple(bloated),
-        tuple(locations.most_common()),
+        tuple([(tag, count) for tag, count in locations.most_common() if tag is not None]),
     )
 
 
