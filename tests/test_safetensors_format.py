@@ -170,7 +170,10 @@ def test_an_odd_last_size_of_float4_is_read_with_the_shape_of_the_header(tmp_pat
     value = checkpoint.entries[0].value
     assert isinstance(value, CompositeTensor)
     assert (value.shape, value.numel, value.nbytes) == ((2, 3), 6, 3)
-    assert [finding.code for finding in checkpoint.findings] == ["safetensors-odd-packed"]
+    assert [finding.code for finding in checkpoint.findings] == [
+        "safetensors-no-format",
+        "safetensors-odd-packed",
+    ]
 
 
 LEGAL: dict[str, bytes] = {
@@ -207,11 +210,22 @@ def test_what_the_library_opens_is_read_alike(case: str, tmp_path: Path) -> None
 
 def test_an_unknown_field_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "more.safetensors"
-    path.write_bytes(pack({"a": tensor(quantization="none")}, bytes(8)))
+    path.write_bytes(pack({"__metadata__": {"format": "pt"}, "a": tensor(quantization="none")}, bytes(8)))
     assert opens(path)
     (finding,) = read(path).findings
     assert (finding.code, finding.severity, finding.name) == ("safetensors-unknown-field", "info", "a")
     assert "quantization" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"), [(None, True), ({"step": "1"}, True), ({"format": "pt"}, False)]
+)
+def test_a_file_that_does_not_say_its_framework_is_reported(
+    metadata: dict[str, str] | None, said: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "format.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata=metadata)
+    assert [finding.code for finding in read(path).findings] == ["safetensors-no-format"] * said
 
 
 ENTRY = b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'

@@ -60,6 +60,10 @@ def write_shards(folder: Path, parts: Iterable[Iterable[str]], **metadata: str) 
     return weight_map
 
 
+def save_tensors(path: Path) -> None:
+    safetensors.torch.save_file(TENSORS, path, metadata={"format": "pt"})
+
+
 def write_index(folder: Path, weight_map: object, metadata: object = None, name: str = INDEX) -> str:
     document = (
         {"weight_map": weight_map} if metadata is None else {"metadata": metadata, "weight_map": weight_map}
@@ -245,16 +249,28 @@ def test_findings_of_a_shard_say_which(tmp_path: Path) -> None:
     raw = json.dumps({"t": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1], "more": 1}}).encode()
     (tmp_path / shard_name(1, 1)).write_bytes(struct.pack("<Q", len(raw)) + raw + b"x")
     write_index(tmp_path, {"t": shard_name(1, 1)})
-    (finding,) = read_folder(str(tmp_path), LIMITS, read_file).findings
+    (_, finding) = read_folder(str(tmp_path), LIMITS, read_file).findings
     assert finding.message.startswith(f"{shard_name(1, 1)}: the header")
 
 
+def test_a_finding_of_many_shards_is_said_once(tmp_path: Path) -> None:
+    for number in range(1, 31):
+        safetensors.torch.save_file({f"t{number}": torch.zeros(1)}, tmp_path / shard_name(number, 30))
+    (finding, _) = read_folder(str(tmp_path), LIMITS, read_file).findings
+    assert finding.code == "safetensors-no-format"
+    assert "and 22 more: __metadata__" in finding.message
+
+
 def test_metadata_that_differs_between_shards_is_said(tmp_path: Path) -> None:
-    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / shard_name(1, 2), metadata={"step": "1"})
-    safetensors.torch.save_file({"b": torch.zeros(1)}, tmp_path / shard_name(2, 2), metadata={"step": "2"})
+    safetensors.torch.save_file(
+        {"a": torch.zeros(1)}, tmp_path / shard_name(1, 2), metadata={"format": "pt", "step": "1"}
+    )
+    safetensors.torch.save_file(
+        {"b": torch.zeros(1)}, tmp_path / shard_name(2, 2), metadata={"format": "pt", "step": "2"}
+    )
     write_index(tmp_path, {"a": shard_name(1, 2), "b": shard_name(2, 2)}, {"nested": {"x": [1]}})
     checkpoint = read_folder(str(tmp_path), LIMITS, read_file)
-    assert checkpoint.metadata == {"step": "1", "nested": '{"x": [1]}'}
+    assert checkpoint.metadata == {"format": "pt", "step": "1", "nested": '{"x": [1]}'}
     assert codes(checkpoint) == [("shard-metadata-differs", "info", "")]
 
 
@@ -560,27 +576,27 @@ def test_a_folder_with_one_file(tmp_path: Path) -> None:
         "rng_state_0.pth",
         "training_args.bin",
     )
-    safetensors.torch.save_file(TENSORS, folder / "adapter_model.safetensors")
+    save_tensors(folder / "adapter_model.safetensors")
     checkpoint = read_folder(str(folder), LIMITS, read_file)
     assert (checkpoint.path, checkpoint.format) == (str(folder / "adapter_model.safetensors"), "safetensors")
     assert codes(checkpoint) == []
 
 
 def test_what_lies_beside_weights_is_read_where_there_are_none(tmp_path: Path) -> None:
-    safetensors.torch.save_file(TENSORS, tmp_path / "optimizer.safetensors")
+    save_tensors(tmp_path / "optimizer.safetensors")
     assert len(read_folder(str(tmp_path), LIMITS, read_file).entries) == len(TENSORS)
 
 
 def test_the_file_that_transformers_takes_is_taken_and_the_rest_said(tmp_path: Path) -> None:
     fill(tmp_path, "pytorch_model.bin", "extra.pt")
-    safetensors.torch.save_file(TENSORS, tmp_path / "model.safetensors")
+    save_tensors(tmp_path / "model.safetensors")
     checkpoint = read_folder(str(tmp_path), LIMITS, read_file)
     assert codes(checkpoint) == [("folder-not-all-read", "info", "")]
     assert "extra.pt, pytorch_model.bin; only model.safetensors was read" in checkpoint.findings[0].message
 
 
 def test_one_model_as_a_file_and_as_shards_is_a_warning(model: Path) -> None:
-    safetensors.torch.save_file(TENSORS, model / "model.safetensors")
+    save_tensors(model / "model.safetensors")
     checkpoint = read_folder(str(model), LIMITS, read_file)
     assert checkpoint.path == str(model / "model.safetensors")
     assert codes(checkpoint) == [("folder-not-all-read", "warning", "")]
@@ -679,7 +695,7 @@ def test_a_folder_of_another_kind_is_named_for_what_it_is(case: str, tmp_path: P
 
 @pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "consolidated.00.pth", "model.rank_0.pth"])
 def test_one_of_its_kind_is_an_ordinary_file(name: str, tmp_path: Path) -> None:
-    safetensors.torch.save_file(TENSORS, tmp_path / name)
+    save_tensors(tmp_path / name)
     assert len(read_folder(str(tmp_path), LIMITS, read_file).entries) == len(TENSORS)
 
 
@@ -692,7 +708,7 @@ def test_a_huge_folder_is_not_listed_to_its_end(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_single_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
-    safetensors.torch.save_file(TENSORS, tmp_path / "real.safetensors")
+    save_tensors(tmp_path / "real.safetensors")
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model.safetensors").symlink_to("../real.safetensors")
     assert "leaves the folder" in refusal(tmp_path / "m").describe()

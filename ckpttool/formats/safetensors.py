@@ -56,6 +56,16 @@ _MAX_SIZE = 2**63 - 1  # torch keeps sizes and strides as int64
 _Row: TypeAlias = tuple[int, int, str, DType, tuple[int, ...]]
 
 
+# transformers and others ask `metadata()["format"]` which framework wrote the file: absent, some of their
+# versions fail with "'NoneType' object has no attribute 'get'" (safetensors issue 352).
+_NO_FORMAT = Finding(
+    "safetensors-no-format",
+    "info",
+    "",
+    "__metadata__ does not say format=pt, without which some loaders refuse the file",
+)
+
+
 class SafetensorsFormat:
     """The ``Format`` of one ``.safetensors`` file."""
 
@@ -82,7 +92,7 @@ class SafetensorsFormat:
         if not isinstance(document, dict):
             raise MalformedCheckpoint("the safetensors header is not an object", path=source.name)
         metadata = _parse_metadata(document.pop("__metadata__", None), source.name)
-        findings: list[Finding] = []
+        findings = [] if "format" in metadata else [_NO_FORMAT]
         rows = _parse_rows(document, limits, source.name, findings)
         data_offset = LENGTH_NBYTES + len(raw)
         _check_ranges(rows, data_offset, source.size, source.name)

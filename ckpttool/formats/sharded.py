@@ -205,8 +205,7 @@ def _read_shards(
     parts = shards.values()
     entries, findings = _merge_entries(shards, weight_map)
     metadata, differing = _merge_metadata(shards)
-    for file, part in shards.items():
-        findings += [item._replace(message=f"{file}: {item.message}") for item in part.findings]
+    findings += _merge_findings(shards)
     plain = all(part.format == "safetensors" for part in parts)
     return Checkpoint(
         path=path,
@@ -270,6 +269,15 @@ def _capped(code: str, severity: str, found: list[tuple[str, str]]) -> list[Find
     if more := len(found) - len(findings):
         findings.append(Finding(code, severity, "", f"the same of {more:,} more names"))
     return findings
+
+
+def _merge_findings(shards: dict[str, Checkpoint]) -> list[Finding]:
+    """What is odd in single shards, each with the shard, and once where many say the same."""
+    files: dict[Finding, list[str]] = {}
+    for file, part in shards.items():
+        for finding in part.findings:
+            files.setdefault(finding, []).append(file)
+    return [item._replace(message=f"{shorten_list(names)}: {item.message}") for item, names in files.items()]
 
 
 def _merge_metadata(shards: dict[str, Checkpoint]) -> tuple[dict[str, str], list[Finding]]:
