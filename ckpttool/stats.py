@@ -314,7 +314,8 @@ class _Moments:
         deviations[...] = values
         mean = float(deviations.mean())
         deviations -= mean
-        squares = float(deviations @ deviations)
+        # Not a BLAS dot: its threads cost more than they give on a busy machine, and vary the sum.
+        squares = float(self._np.einsum("i,i->", deviations, deviations))
         total = self._finite + len(values)
         delta = mean - self._mean
         self._squares += squares + delta * delta * self._finite * len(values) / total

@@ -246,7 +246,7 @@ def first_values(reader: TensorReader, info: TensorInfo, count: int) -> list[Num
 def _checked_storage(info: TensorInfo) -> StorageRef:
     """The storage of ``info`` once its elements are known to lie in it, and to be readable."""
     storage = info.storage
-    if storage is None:
+    if storage is None or storage.location == "meta":
         raise UnsupportedFeature("a tensor on the meta device has no bytes")
     start, end = info.byte_span
     if start < 0 or end > storage.nbytes or min(info.stride, default=0) < 0:

@@ -14,6 +14,7 @@ from ckpttool.checkpoint import CompositeTensor, Entry, FileInfo, Part, StorageR
 from ckpttool.dtypes import BY_NAME
 from ckpttool.errors import MalformedCheckpoint
 from ckpttool.float_bits import number_bits, number_table, parse_small_float
+from ckpttool.formats import read_checkpoint
 from ckpttool.stats import BINS, SAMPLE_NUMEL, EntryStats, iter_stats, iter_value_findings
 from ckpttool.tensor_bytes import TensorReader
 
@@ -305,3 +306,24 @@ def test_small_floats_rise_with_their_pattern(name: str) -> None:
     largest = {"e2m1": 6.0, "e2m3": 7.5, "e3m2": 28.0, "e4m3": 448.0, "e5m2": 57344.0, "e8m0": 2.0**127}
     expected = 240.0 if name == "float8_e4m3fnuz" else largest[name.split("_")[1][:4]]
     assert max(v for v in values if not math.isinf(v)) == expected
+
+
+def test_a_saved_checkpoint_from_end_to_end(tmp_path: Path) -> None:
+    tensors = {
+        "weight": torch.randn(64, 32).t(),
+        "half": torch.randn(300).half(),
+        "eight": torch.randn(300).to(torch.float8_e5m2),
+        "steps": torch.tensor(7),
+        "mask": torch.full((5, 5), -math.inf).triu(1),
+    }
+    torch.save(tensors | {"tied": tensors["weight"]}, tmp_path / "m.pt")
+    checkpoint = read_checkpoint(str(tmp_path / "m.pt"))
+    with TensorReader(checkpoint.files) as reader:
+        results = {str(stats.entry.name): stats for stats in iter_stats(checkpoint.entries, reader)}
+    tied = results.pop("tied")
+    assert tied.tied_to is not None and tied.tied_to.name == "weight"
+    assert results.keys() == tensors.keys()
+    for name, stats in results.items():
+        whole = tensors[name] if tensors[name].dtype == torch.int64 else None
+        check(stats, tensors[name].double(), integers=whole)
+    assert results["mask"].is_mask

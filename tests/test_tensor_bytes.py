@@ -7,11 +7,13 @@ import os
 import resource
 import subprocess
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from ckpttool.checkpoint import FileInfo, Record, StorageRef, TensorInfo
 from ckpttool.dtypes import BY_NAME, DType
 from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
+from ckpttool.formats import read_checkpoint
 from ckpttool.strides import Block, Dim, iter_windows, merge_dims, stored_view
 from ckpttool.tensor_bytes import TensorReader, first_values
 
@@ -264,9 +267,11 @@ def test_a_petabyte_that_is_one_stored_number(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     info = store(tmp_path / "x", torch.arange(8, dtype=torch.int32).view(2, 4))
+    assert info.storage is not None
     with TensorReader([file_info(tmp_path / "x")]) as reader:
         for wrong, error in [
             (info._replace(storage=None), UnsupportedFeature),
+            (info._replace(storage=info.storage._replace(location="meta")), UnsupportedFeature),
             (info._replace(neg=True), UnsupportedFeature),
             (info._replace(dtype=BY_NAME["quint4x2"], stride=(1, 2)), UnsupportedFeature),
             (info._replace(dtype=BY_NAME["quint4x2"], storage_offset=1), UnsupportedFeature),
@@ -398,6 +403,72 @@ def test_inflating_bombs_stops_at_what_is_asked_for(tmp_path: Path) -> None:
         pytest.raises(MalformedCheckpoint, match="does not end"),
     ):
         list(reader.iter_record_chunks(record))
+
+
+def tensors_of_every_shape() -> dict[str, torch.Tensor]:
+    base = torch.randn(12, 20)
+    return {
+        "scalar": torch.tensor(3.5),
+        "empty": torch.empty(0, 4),
+        "bool": torch.tensor([True, False]),
+        "half": torch.randn(7).half(),
+        "brain": torch.randn(3, 3).bfloat16(),
+        "eight": torch.randn(40).to(torch.float8_e4m3fn),
+        "base": base,
+        "transposed": base.t(),
+        "rows": base[3:5],
+        "columns": base[:, 3:5],
+        "tied": base,
+        "expanded": torch.randn(1, 6).expand(9, 6),
+        "nhwc": torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+        "conj": torch.randn(4, 2, dtype=torch.complex64).conj(),
+        "imag": torch.randn(4, 2, dtype=torch.complex64).conj().imag,
+    }
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy", "safetensors", "deflated zip", "big-endian zip"])
+def test_files_read_as_torch_loads_them(tmp_path: Path, container: str) -> None:
+    tensors = tensors_of_every_shape()
+    path = tmp_path / "model"
+    if container == "safetensors":
+        tensors = {name: t.resolve_conj().resolve_neg().clone() for name, t in tensors.items()}
+        tensors = {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+        safetensors.torch.save_file(tensors, path)
+    elif container == "legacy":
+        # torch's own legacy writer does not keep the conj and neg bits of these two.
+        tensors = {name: t for name, t in tensors.items() if not (t.is_conj() or t.is_neg())}
+        torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    else:
+        torch.save(tensors, path)
+    if container == "deflated zip":
+        rewrite_zip(path, zipfile.ZIP_DEFLATED, lambda name, data: data)
+    if container == "big-endian zip":
+        tensors = {"base": torch.randn(5, 3), "transposed": torch.arange(6).view(2, 3).t()}
+        torch.save(tensors, path)
+        item = {"data/0": 4, "data/1": 8}
+
+        def swap(name: str, data: bytes) -> bytes:
+            if name.endswith("byteorder"):
+                return b"big"
+            width = item.get(name.partition("/")[2], 1)
+            return b"".join(data[i : i + width][::-1] for i in range(0, len(data), width))
+
+        rewrite_zip(path, zipfile.ZIP_STORED, swap)
+    checkpoint = read_checkpoint(str(path))
+    assert {entry.name for entry in checkpoint.entries} == set(tensors)
+    with TensorReader(checkpoint.files) as reader:
+        for entry in checkpoint.entries:
+            assert entry.tensor is not None
+            got = b"".join(map(bytes, reader.iter_chunks(entry.tensor, chunk_nbytes=40)))
+            assert got == raw_bytes(tensors[str(entry.name)]), entry.name
+
+
+def rewrite_zip(path: Path, method: int, change: Callable[[str, bytes], bytes]) -> None:
+    with zipfile.ZipFile(path) as source:
+        members = [(name, source.read(name)) for name in source.namelist()]
+    with zipfile.ZipFile(path, "w", method) as target:
+        for name, data in members:
+            target.writestr(name, change(name, data))
 
 
 MEMORY_SCRIPT = """
