@@ -59,8 +59,9 @@ FACTS = [
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.path.rpartition("/")[2])
 def test_counts_agree_with_torch_and_safetensors(fact: Fact, real_dir: Path) -> None:
     checkpoint = read_checkpoint(str(real_dir / fact.path))
-    # A TorchScript archive's constants are no part of its state_dict.
-    entries = [entry for entry in checkpoint.entries if entry.root != ("constants",)]
+    # Plain attributes and constants of a TorchScript archive are no part of its state_dict.
+    apart = (("attributes",), ("constants",))
+    entries = [entry for entry in checkpoint.entries if entry.root not in apart]
     tensors = [info for entry in entries for info in iter_parts(entry.value)]
     storages = {(i.storage.file, i.storage.key): i.storage.nbytes for i in tensors if i.storage}
     assert checkpoint.format == fact.format

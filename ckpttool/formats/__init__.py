@@ -15,6 +15,7 @@ _HEAD_NBYTES = 4096
 # one until a format recognises the content, so that a safetensors file costs no pickle machinery.
 FORMATS: tuple[tuple[str, str], ...] = (
     ("ckpttool.formats.safetensors", "SafetensorsFormat"),
+    ("ckpttool.formats.torchscript", "TorchScriptFormat"),
     ("ckpttool.formats.torch_zip", "TorchZipFormat"),
     ("ckpttool.formats.torch_legacy", "TorchLegacyFormat"),
     ("ckpttool.formats.python_pickle", "PythonPickleFormat"),

@@ -19,7 +19,21 @@ _STRUCT_FORMATS = {
     "i1": "b", "i2": "h", "i4": "i", "i8": "q",
     "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
 }  # fmt: skip
+# How TorchScript writes a typed container: the value, then its type (torch/jit/_pickle.py).
+_TYPE_TAGS = frozenset(
+    {"restore_type_tag", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"}
+)
 _MAX_SUMMARY = 120
+
+
+def without_type_tag(call: Call) -> Node:
+    """The list or dict inside a type tag of TorchScript, else ``call`` itself."""
+    function = call.function
+    if not isinstance(function, Global) or function.module != "torch.jit._pickle":
+        return call
+    if function.name not in _TYPE_TAGS or not isinstance(call.args, tuple) or not call.args:
+        return call
+    return call.args[0] if isinstance(call.args[0], (list, DictNode)) else call
 
 
 def plain_of_call(call: Call) -> tuple[Plain, bool]:

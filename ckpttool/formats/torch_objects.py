@@ -34,7 +34,7 @@ from ckpttool.checkpoint import (
 from ckpttool.dtypes import parse_torch_name
 from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import Limits
-from ckpttool.formats.python_objects import describe_call, plain_of_call
+from ckpttool.formats.python_objects import describe_call, plain_of_call, without_type_tag
 from ckpttool.formats.torch_tensors import TENSOR_GLOBALS, StoredTensor, TensorReader
 from ckpttool.pickle_tree import (
     BigInt,
@@ -134,6 +134,10 @@ class _Walk:
                     if stored is not None:
                         self.add_tensor(path, key, stored)
                         continue
+                    untagged = without_type_tag(node)
+                    if untagged is not node:
+                        self.note_place(node.function, _path(path, key))
+                        node = untagged
                 if self.enter(frames, path, key, node, inside_object):
                     break  # depth first: its children come before what follows it here
             else:
@@ -393,6 +397,9 @@ class _PlainReader:
         if isinstance(node, (bytes, bytearray)):
             return bytes(node), 1
         if isinstance(node, Call):
+            untagged = without_type_tag(node)
+            if untagged is not node and depth < _MAX_PLAIN_DEPTH:
+                return self.sized(untagged, depth + 1)
             plain, is_plain = plain_of_call(node)
             return plain, 1 if is_plain else -1
         if not isinstance(node, (list, tuple)) or depth >= _MAX_PLAIN_DEPTH:

@@ -1,0 +1,110 @@
+"""Pickles and torch zips that are members of another archive, read where they lie.
+
+A STORED member is a range of the outer file, so a zip inside it is read in place and the addresses of
+its tensors are absolute. What a loader would merely unpickle (sample inputs, custom objects) is listed
+by its globals and never becomes part of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckpttool.checkpoint import GlobalRef, Record, StorageRef
+from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
+from ckpttool.formats.base import ByteSource, Limits, RangeSource
+from ckpttool.formats.pickle_stream import PickleStream
+from ckpttool.formats.torch_objects import Contents, read_objects
+from ckpttool.formats.torch_tensors import StorageClaim, StorageResolver, TensorReader
+from ckpttool.formats.torch_zip import TorchArchive, open_torch_archive
+from ckpttool.formats.zip_records import LOCAL_MAGIC, read_archive
+from ckpttool.pickle_tree import PickleTree
+
+_MAX_PLACES = 4
+# torch/serialization.py: MAGIC_NUMBER, first of the five pickles of a legacy file.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PICKLES = 5
+
+
+def open_member(source: ByteSource, record: Record) -> RangeSource:
+    """The bytes of a member as a source of their own.
+
+    Raises:
+        UnsupportedFeature: the member is compressed, so that nothing inside it has an address.
+    """
+    if record.compressed_nbytes is not None:
+        raise UnsupportedFeature(
+            f"compressed archive {record.name!r} inside an archive",
+            path=source.name,
+            hint="save the program again with torch.export.save",
+        )
+    return RangeSource(source, record.byte_offset - source.base, record.nbytes)
+
+
+def read_torch_member(source: ByteSource, record: Record, limits: Limits) -> Contents:
+    """What ``torch.save`` wrote into a member.
+
+    Raises:
+        CkptToolError: malformed, compressed, not a torch zip, or beyond ``limits``.
+    """
+    view = _open_zip(open_member(source, record), record, limits)
+    tree = view.pickle("data.pkl", limits)
+    return read_objects(tree, TensorReader(_name_keys(view.resolver(), record.name)), limits)
+
+
+def list_pickled_globals(source: ByteSource, record: Record, limits: Limits) -> tuple[GlobalRef, ...]:
+    """Globals of a member that a loader unpickles: a torch zip, a legacy file or a bare pickle.
+
+    Raises:
+        CkptToolError: malformed, compressed, or beyond ``limits``.
+    """
+    if record.nbytes == 0:
+        return ()
+    member = open_member(source, record)
+    trees: list[PickleTree]
+    if member.read_at(0, min(4, member.size)) == LOCAL_MAGIC:
+        trees = [_open_zip(member, record, limits).pickle("data.pkl", limits)]
+    else:
+        stream = PickleStream(member, limits)
+        trees = [stream.next()]
+        if trees[0].value == _LEGACY_MAGIC:
+            trees += [stream.next() for _ in range(_LEGACY_PICKLES - 1)]
+    refs = [
+        GlobalRef(node.module, node.name, node.called, ("",))
+        for tree in trees
+        for node in tree.globals.values()
+    ]
+    return merge_globals([(record.name, refs)])
+
+
+def merge_globals(groups: Iterable[tuple[str, Iterable[GlobalRef]]]) -> tuple[GlobalRef, ...]:
+    """Globals of several pickles as one list; a place is told apart by the pickle's member in front."""
+    merged: dict[tuple[str, str], GlobalRef] = {}
+    for member, refs in groups:
+        for ref in refs:
+            places = tuple(f"{member}: {place}" if place else member for place in ref.places)
+            known = merged.get((ref.module, ref.name))
+            if known is not None:
+                places = (*known.places, *places)
+                ref = ref._replace(called=ref.called or known.called)
+            merged[ref.module, ref.name] = ref._replace(places=tuple(dict.fromkeys(places))[:_MAX_PLACES])
+    return tuple(merged.values())
+
+
+def _open_zip(member: RangeSource, record: Record, limits: Limits) -> TorchArchive:
+    head = member.read_at(0, min(len(LOCAL_MAGIC), member.size))
+    if head != LOCAL_MAGIC:
+        raise UnsupportedFeature(f"member {record.name!r} that is not a torch zip", path=member.name)
+    view = open_torch_archive(member, read_archive(member, limits))
+    if "data.pkl" not in view.records:
+        raise MalformedCheckpoint("a torch zip without data.pkl", name=record.name, path=member.name)
+    return view
+
+
+def _name_keys(resolve: StorageResolver, member: str) -> StorageResolver:
+    """Put the member's name before each key: ``data/0`` exists in every archive."""
+
+    def resolve_in_member(claim: StorageClaim) -> StorageRef:
+        ref = resolve(claim)
+        return ref._replace(key=f"{member}/{ref.key}")
+
+    return resolve_in_member
