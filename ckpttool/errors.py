@@ -4,7 +4,9 @@
     ├── UnknownFormat           found: what the content looks like instead
     ├── MalformedCheckpoint     what, name, byte_offset, expected, actual
     ├── UnsupportedFeature      feature: legal, recognised, but not read here
-    └── LimitExceeded           what, limit, actual
+    ├── LimitExceeded           what, limit, actual
+    ├── ModelImportFailed       trace: tail of the traceback of the user's own code
+    └── DeviceUnavailable       a device that was asked for is not there
 
 ``OSError`` passes as itself. A difference or an unexpected key is a result, never an
 exception. ``str(error)`` is one lower-case sentence; strings from files inside it are made
@@ -99,3 +101,17 @@ class LimitExceeded(CkptToolError):
         """``what exceeds the limit of N (is M)``."""
         text = f"{self.what} exceeds the limit of {self.limit:,}"
         return text if self.actual is None else f"{text} (is {self.actual:,})"
+
+
+class ModelImportFailed(CkptToolError):
+    """``--model`` could not be imported or built; ``trace`` is the tail of the user's own traceback."""
+
+    def __init__(
+        self, what: str, *, trace: str = "", path: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(what, path=path, hint=hint)
+        self.trace = trace
+
+
+class DeviceUnavailable(CkptToolError):
+    """A device that was asked for by name is not there."""

@@ -1,0 +1,1 @@
+"""The only package that imports torch, and (by ``--model``) the only one that runs foreign code."""
