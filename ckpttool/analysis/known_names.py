@@ -21,6 +21,13 @@ _SECTIONS = {
 }
 
 
+SQUARE_MASK = 40
+FOURIER_MATRIX = 20
+
+_SHAPES = {"n": 1, "2 x n": FOURIER_MATRIX, "1 x 1 x n x n": SQUARE_MASK}
+"""Shapes that tell apart what a name alone does not, as the table writes them -> ``shape_code``."""
+
+
 class KnownName(NamedTuple):
     """What a name says. ``sure``: strong enough to decide the order rule for its neighbours.
 
@@ -39,17 +46,32 @@ class MissingName(NamedTuple):
     note: str
 
 
+def shape_code(shape: tuple[int, ...]) -> int:
+    """The number of dimensions, or the code of one of the two shapes that give a kind away."""
+    ndim = len(shape)
+    if ndim == 4 and shape[0] == shape[1] == 1 and shape[2] == shape[3] > 1:
+        return SQUARE_MASK
+    if ndim == 2 and shape[0] == 2:
+        return FOURIER_MATRIX
+    return ndim
+
+
 class NameTable:
-    """Lookup by the last part of a name and the module that holds it."""
+    """Lookup by the last part of a name, the module that holds it, and the shape."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self._names: dict[str, KnownName] = {}
         self._qualified: dict[str, dict[str, KnownName]] = {}  # last part -> module -> known
+        self._shaped: dict[tuple[str, int], KnownName] = {}
         endings: dict[str, KnownName] = {}
         for section, kind in _SECTIONS.items():
             for rule in data.get(section, ()):
                 known = KnownName(kind, rule["note"], rule.get("sure", False))
-                self._add_names(rule.get("names", "").split(), known)
+                names = rule.get("names", "").split()
+                if "shape" in rule:
+                    self._shaped.update(((name, _SHAPES[rule["shape"]]), known) for name in names)
+                else:
+                    self._add_names(names, known)
                 endings.update(dict.fromkeys(rule.get("endings", "").split(), known))
         self._endings = endings
         self._ending_texts = tuple(endings)
@@ -67,11 +89,18 @@ class NameTable:
             else:
                 self._names[leaf] = known
 
-    def find(self, leaf: str, module: str) -> KnownName | None:
-        """What is known of ``leaf`` in a module called ``module``: exact names before endings."""
+    def find(self, leaf: str, module: str, shape: int) -> KnownName | None:
+        """What is known of ``leaf`` in a module called ``module``: the most specific that is listed.
+
+        ``shape`` is a ``shape_code``.
+        """
         stem = leaf.rstrip("0123456789").rstrip("_") or leaf
         for name in (leaf, stem):
-            known = self._qualified.get(name, {}).get(module) or self._names.get(name)
+            known = (
+                self._shaped.get((name, shape))
+                or self._qualified.get(name, {}).get(module)
+                or self._names.get(name)
+            )
             if known is not None:
                 return known
         if not stem.endswith(self._ending_texts):

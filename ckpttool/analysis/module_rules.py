@@ -17,17 +17,13 @@ BUFFER = Kind.PERSISTENT_BUFFER
 BATCH_NORM_VERSION = 2
 """``_NormBase._version`` (torch/nn/modules/batchnorm.py) since num_batches_tracked exists, 0.4.1."""
 
-SQUARE_MASK = 40
-FOURIER_MATRIX = 20
-"""Codes of shapes that names alone do not tell apart, see ``shape_code``."""
-
 
 class Leaf(NamedTuple):
     """One entry as the rules see it. ``name`` is its last part, ``dtype`` torch's name or ""."""
 
     name: str
     dtype: str
-    shape: int  # see shape_code
+    shape: int  # see known_names.shape_code
     declared: Classification | None
 
 
@@ -61,16 +57,6 @@ class Context(NamedTuple):
     table: NameTable
     ordered: bool
     frozen_without_counter: bool
-
-
-def shape_code(shape: tuple[int, ...]) -> int:
-    """The number of dimensions, or a code for two shapes that give a kind away."""
-    ndim = len(shape)
-    if ndim == 4 and shape[0] == shape[1] == 1 and shape[2] == shape[3] > 1:
-        return SQUARE_MASK
-    if ndim == 2 and shape[0] == 2:
-        return FOURIER_MATRIX
-    return ndim
 
 
 def judge_module(signature: Signature, context: Context) -> tuple[Classification, ...]:
@@ -164,18 +150,13 @@ def _judge_alone(leaf: Leaf, signature: Signature, table: NameTable) -> Verdict 
     """What a leaf says by itself: its name, checked against its dtype and shape."""
     if leaf.name == "_extra_state":  # _EXTRA_STATE_KEY_SUFFIX in torch/nn/modules/module.py
         return Verdict(Classification(Kind.EXTRA_STATE, Basis.NAME, note="torch.nn: get_extra_state"))
-    known = table.find(leaf.name, signature.module)
+    known = table.find(leaf.name, signature.module, leaf.shape)
     if known is not None and known.kind is not PARAMETER:
         return _by_name(known)
     by_dtype = _judge_dtype(leaf)
-    if by_dtype is not None:
-        return by_dtype
-    if known is None:
-        return None
-    if leaf.name == "bias" and leaf.shape == SQUARE_MASK:
-        note = "causal mask: bias of shape (1, 1, n, n)"
-        return Verdict(Classification(BUFFER, Basis.NAME, note=note), True)
-    return _by_name(known)
+    if by_dtype is None and known is not None:
+        return _by_name(known)
+    return by_dtype
 
 
 def _by_name(known: KnownName) -> Verdict:

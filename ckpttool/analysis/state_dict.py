@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
-from ckpttool.analysis.known_names import NameTable
-from ckpttool.analysis.module_rules import Context, Leaf, Signature, judge_module, shape_code
-from ckpttool.checkpoint import Classification, Entry, Kind
+from ckpttool.analysis.known_names import NameTable, shape_code
+from ckpttool.analysis.module_rules import Context, Leaf, Signature, judge_module
+from ckpttool.checkpoint import UNCLASSIFIED, Classification, Entry, Kind
 
 _DEEPEST_MODULE = 64
 _DEEPEST_NUMBERS = 8
 """Parts of a name that are looked at, so that a name of a megabyte of dots costs little."""
 
 
-class _Module(NamedTuple):
-    """A module's own entries: their positions in the state_dict, and how the rules see them."""
-
-    positions: list[int]
-    leaves: list[Leaf]
+_Facts: TypeAlias = tuple[str, str, int, Classification | None]
+"""The fields of a ``Leaf``: a plain tuple, for there is one for every entry and few differ."""
 
 
 def judge_state_dict(
@@ -29,58 +26,67 @@ def judge_state_dict(
 
     ``versions`` are its ``_metadata``; ``ordered`` is that of the checkpoint.
     """
-    modules, in_order = _group_by_module(entries)
-    context = Context(table, ordered and in_order and _looks_registered(modules), _is_young(modules, ordered))
-    found: list[Classification] = [entry.declared for entry in entries]
-    judged: dict[Signature, tuple[Classification, ...]] = {}
-    for path, module in modules.items():
-        signature = Signature(*_module_name(path), versions.get(path), tuple(module.leaves))
+    facts = [_read_facts(entry) for entry in entries]
+    modules, together = _group_by_module(entries)
+    in_order = ordered and together and _looks_registered(modules, facts)
+    context = Context(table, in_order, _is_young(facts, ordered))
+    found = [UNCLASSIFIED] * len(entries)
+    judged: dict[tuple[str, bool, int | None, tuple[_Facts, ...]], tuple[Classification, ...]] = {}
+    for path, positions in modules.items():
+        name, in_parametrization = _module_name(path)
+        leaves = tuple([facts[position] for position in positions])
+        signature = (name, in_parametrization, versions.get(path), leaves)
         classifications = judged.get(signature)
         if classifications is None:
-            classifications = judged[signature] = judge_module(signature, context)
-        for position, classification in zip(module.positions, classifications, strict=True):
+            parsed = Signature(*signature[:3], tuple(map(Leaf._make, leaves)))
+            classifications = judged[signature] = judge_module(parsed, context)
+        for position, classification in zip(positions, classifications, strict=True):
             found[position] = classification
     return found
 
 
-def _group_by_module(entries: Sequence[Entry]) -> tuple[dict[str, _Module], bool]:
-    """Modules by path, and whether each one's own entries stand together, as state_dict leaves them."""
-    unknown = Kind.UNKNOWN
-    modules: dict[str, _Module] = {}
+def _read_facts(entry: Entry) -> _Facts:
+    _, key, value, _, declared = entry
+    dtype = None if value is None else value.dtype
+    shape = None if value is None else value.shape
+    return (
+        key[key.rfind(".") + 1 :] if isinstance(key, str) else "",
+        "" if dtype is None else dtype.name,
+        -1 if shape is None else shape_code(shape),
+        None if declared.kind is Kind.UNKNOWN else declared,
+    )
+
+
+def _group_by_module(entries: Sequence[Entry]) -> tuple[dict[str, list[int]], bool]:
+    """Positions of each module's own entries, and whether they stand together, as state_dict leaves them."""
+    modules: dict[str, list[int]] = {}
     together = True
     last = None
-    for position, (_, key, value, _, declared) in enumerate(entries):
-        path, _, name = key.rpartition(".") if isinstance(key, str) else ("", "", "")
-        module = modules.get(path)
-        if module is None:
-            module = modules[path] = _Module([], [])
-        elif path != last:
+    for position, entry in enumerate(entries):
+        key = entry.name
+        path = key.rpartition(".")[0] if isinstance(key, str) else ""
+        if path == last:
+            modules[path].append(position)
+        elif path in modules:
+            modules[path].append(position)
             together = False
+        else:
+            modules[path] = [position]
         last = path
-        dtype = None if value is None else value.dtype
-        shape = None if value is None else value.shape
-        module.positions.append(position)
-        module.leaves.append(
-            Leaf(
-                name,
-                "" if dtype is None else dtype.name,
-                -1 if shape is None else shape_code(shape),
-                None if declared.kind is unknown else declared,
-            )
-        )
     return modules, together
 
 
 def _module_name(path: str) -> tuple[str, bool]:
     """The last part of ``path`` that is not a number, and whether it is a parametrization's."""
-    parts = path.rsplit(".", _DEEPEST_NUMBERS)
-    while len(parts) > 1 and parts[-1].isdecimal():
-        parts.pop()
-    in_parametrization = len(parts) > 1 and parts[-2].endswith("parametrizations")
-    return parts[-1], in_parametrization
+    parts = path.rsplit(".", 2)
+    if parts[-1].isdecimal():
+        parts = path.rsplit(".", _DEEPEST_NUMBERS)
+        while len(parts) > 1 and parts[-1].isdecimal():
+            parts.pop()
+    return parts[-1], len(parts) > 1 and parts[-2].endswith("parametrizations")
 
 
-def _looks_registered(modules: Mapping[str, _Module]) -> bool:
+def _looks_registered(modules: Mapping[str, Sequence[int]], facts: Sequence[_Facts]) -> bool:
     """Whether the order may be that of registration: nothing shows that a tool sorted the names.
 
     A sorted file stands out: a parent's own entry follows its children's, ``running_mean`` stands
@@ -89,7 +95,7 @@ def _looks_registered(modules: Mapping[str, _Module]) -> bool:
     """
     parents: set[str] = set()
     weight_first = bias_first = 0
-    for path, module in modules.items():
+    for path, positions in modules.items():
         if path in parents:
             return False
         head = path
@@ -98,9 +104,9 @@ def _looks_registered(modules: Mapping[str, _Module]) -> bool:
             if head in parents:
                 break
             parents.add(head)
-        if len(module.leaves) < 2:
+        if len(positions) < 2:
             continue
-        names = [leaf.name for leaf in module.leaves]
+        names = [facts[position][0] for position in positions]
         if "weight" in names:
             weight = names.index("weight")
             if "running_mean" in names and names.index("running_mean") < weight:
@@ -112,12 +118,12 @@ def _looks_registered(modules: Mapping[str, _Module]) -> bool:
                     bias_first += 1
     if weight_first or bias_first:
         return weight_first > bias_first
-    full = (f"{path}.{leaf.name}" for path, module in modules.items() for leaf in module.leaves)
+    full = (f"{path}.{facts[position][0]}" for path, positions in modules.items() for position in positions)
     return any(before > after for before, after in itertools.pairwise(full))
 
 
-def _is_young(modules: Mapping[str, _Module], ordered: bool) -> bool:
+def _is_young(facts: Sequence[_Facts], ordered: bool) -> bool:
     """Whether the file is surely younger than num_batches_tracked (torch 0.4.1)."""
     if not ordered:  # safetensors, the container that loses the order, is four years younger
         return True
-    return any(leaf.name == "num_batches_tracked" for module in modules.values() for leaf in module.leaves)
+    return any(name == "num_batches_tracked" for name, *_ in facts)

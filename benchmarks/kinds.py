@@ -1,0 +1,377 @@
+"""How well kinds are told apart from files alone, over every architecture of the installed libraries.
+
+    python -m benchmarks.kinds [--library NAME ...] [--match TEXT] [--files FOLDER] ...
+
+Each model is built on the meta device in a process of its own, written as a sparse ``.pt`` and a
+sparse ``.safetensors``, read back with ``read_checkpoint`` and classified; the truth comes from its
+modules. A third of the families (by a hash of their name) and one whole library were kept out
+while the rules were tuned, and are reported apart. A model that does not build is counted and
+named. The tables are those of docs/kinds.md; an ``unknown`` counts as not right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.architectures import LIBRARIES, Architecture, Truth, iter_architectures, truth_of
+from ckpttool.analysis.classify import classify
+from ckpttool.analysis.known_names import load_name_table
+from ckpttool.checkpoint import Checkpoint
+from ckpttool.dtypes import parse_torch_name
+from ckpttool.formats import read_checkpoint
+
+HELD_OUT_LIBRARIES = frozenset({"diffusers"})
+HELD_OUT_ONE_IN = 3
+BATCH_NORM_BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+CONTAINERS = ("pt", "safetensors")
+
+
+def is_held_out(architecture: Architecture) -> bool:
+    """Whether the rules were never tuned on this architecture: the same answer on every machine."""
+    if architecture.library == "torch.nn":
+        return False
+    family = zlib.crc32(architecture.family.encode())
+    return architecture.library in HELD_OUT_LIBRARIES or family % HELD_OUT_ONE_IN == 0
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def write_pt(model: nn.Module, path: Path) -> None:
+    """``torch.save(model.state_dict())`` with every storage a hole in the file."""
+    state = model.state_dict()
+    fake: OrderedDict[str, Any] = OrderedDict()
+    copies: dict[int, torch.Tensor] = {}
+    originals = model.state_dict(keep_vars=True)
+    with FakeTensorMode():
+        for name, value in state.items():
+            if not isinstance(value, torch.Tensor):
+                fake[name] = value
+                continue
+            key = id(originals[name])
+            if key not in copies:
+                copies[key] = torch.empty_strided(
+                    value.shape, value.stride(), dtype=value.dtype, device="cpu"
+                )
+            fake[name] = copies[key]
+    fake._metadata = state._metadata  # type: ignore[attr-defined]
+    with torch.serialization.skip_data(materialize_fake_tensors=True):
+        torch.save(fake, path)
+
+
+def write_safetensors(model: nn.Module, path: Path) -> None:
+    """The header that ``save_file`` would write for the model's distinct tensors, and a hole for the data."""
+    tensors: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if isinstance(value, torch.Tensor):
+            tensors.setdefault(id(value), (name, value))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, value in sorted(tensors.values(), key=lambda item: (-item[1].element_size(), item[0])):
+        dtype = parse_torch_name(str(value.dtype))
+        end = offset + value.numel() * value.element_size()
+        tag = dtype.safetensors if dtype else None
+        header[name] = {"dtype": tag, "shape": list(value.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
+
+
+# --------------------------------------------------------------------------------------------- scores
+
+
+class Score(NamedTuple):
+    """Counts for one model or many. ``other`` are persistent buffers that are not of a batch norm."""
+
+    models: int = 0
+    models_with_buffers: int = 0
+    models_right: int = 0  # of those with buffers: every entry right
+    entries: int = 0
+    right: int = 0
+    unknown: int = 0
+    parameters: int = 0
+    parameters_as_buffers: int = 0
+    other: int = 0
+    other_right: int = 0
+    exact: int = 0
+    exact_wrong: int = 0
+    absent: int = 0  # non-persistent buffers
+    named_missing: int = 0
+    named_missing_right: int = 0
+    milliseconds: float = 0.0
+
+    def plus(self, more: Score) -> Score:
+        return Score(*(a + b for a, b in zip(self, more, strict=True)))
+
+
+class Result(NamedTuple):
+    """A score by container, and what was mistaken: (container, last parts of the name, truth, said)."""
+
+    scores: dict[str, Score]
+    mistakes: list[tuple[str, str, str, str]]
+
+
+def score_checkpoint(checkpoint: Checkpoint, truth: Truth) -> tuple[Score, list[tuple[str, str, str]]]:
+    """Compare what ``classify`` says of ``checkpoint`` with the truth about the model in it."""
+    start = time.process_time()
+    kinds = classify(checkpoint)
+    milliseconds = (time.process_time() - start) * 1000
+    mistakes = []
+    counts: Counter[str] = Counter()
+    for entry, said in zip(checkpoint.entries, kinds.classifications, strict=True):
+        kind = truth.kinds.get(str(entry.name))
+        if kind is None:
+            continue
+        right = said.kind.value == kind
+        last = str(entry.name).rpartition(".")[2]
+        is_buffer = kind != "parameter"
+        is_other = is_buffer and last not in BATCH_NORM_BUFFERS
+        counts.update(
+            entries=1,
+            right=right,
+            unknown=said.kind.value == "unknown",
+            parameters=not is_buffer,
+            parameters_as_buffers=not is_buffer and said.kind.value == "persistent_buffer",
+            other=is_other,
+            other_right=is_other and right,
+            exact=said.exact,
+            exact_wrong=said.exact and not right,
+        )
+        if not right:
+            parts = ".".join("#" if part.isdecimal() else part for part in str(entry.name).split(".")[-2:])
+            mistakes.append((parts, kind, said.kind.value))
+    missing = {str(entry.name) for entry in kinds.missing}
+    has_buffers = any(kind != "parameter" for kind in truth.kinds.values())
+    score = Score(
+        models=1,
+        models_with_buffers=int(has_buffers),
+        models_right=int(has_buffers and not mistakes),
+        absent=len(truth.non_persistent),
+        named_missing=len(missing),
+        named_missing_right=len(missing.intersection(truth.non_persistent)),
+        milliseconds=milliseconds,
+        **counts,
+    )
+    return score, mistakes
+
+
+def build_files(architecture: Architecture, folder: Path) -> Truth:
+    """Build the model and write its files and, last of all, its truth into ``folder``."""
+    with torch.device("meta"):
+        model = architecture.build()
+    truth = truth_of(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_pt(model, folder / "model.pt")
+    write_safetensors(model, folder / "model.safetensors")
+    (folder / "truth.json").write_text(json.dumps(truth))
+    return truth
+
+
+def measure(architecture: Architecture, folder: Path) -> Result:
+    """Classify one architecture's files, built into ``folder`` unless an earlier run left them there."""
+    kept = folder / "truth.json"
+    truth = Truth(*json.loads(kept.read_text())) if kept.exists() else build_files(architecture, folder)
+    scores = {}
+    mistakes = []
+    for container in CONTAINERS:
+        checkpoint = read_checkpoint(str(folder / f"model.{container}"))
+        scores[container], wrong = score_checkpoint(checkpoint, truth)
+        mistakes.extend((container, *item) for item in wrong)
+    return Result(scores, mistakes)
+
+
+# ------------------------------------------------------------------------------------------ processes
+
+
+class Failure(NamedTuple):
+    """An architecture that was not measured, and why."""
+
+    architecture: Architecture
+    reason: str
+
+
+def _start(architecture: Architecture, folder: Path, time_limit: int) -> tuple[int, IO[bytes]]:
+    """Measure in a child: a model may crash, hang, or print."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writer)
+        return pid, os.fdopen(reader, "rb")
+    os.close(reader)
+    signal.alarm(time_limit)  # its default action ends the process
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    try:
+        answer: Any = measure(architecture, folder)
+    except BaseException as error:  # noqa: BLE001 - the parent reports it
+        answer = f"{type(error).__name__}: {error}".split("\n")[0][:150]
+    with os.fdopen(writer, "wb") as file:
+        file.write(json.dumps(answer).encode())
+    os._exit(0)
+
+
+def run(
+    architectures: Iterator[Architecture], files: Path, jobs: int, time_limit: int
+) -> Iterator[tuple[Architecture, Result | Failure]]:
+    """Measure every architecture, ``jobs`` at a time."""
+    running: dict[int, tuple[Architecture, int, IO[bytes]]] = {}
+    queue = iter(architectures)
+    while True:
+        while len(running) < jobs and (architecture := next(queue, None)) is not None:
+            folder = files / architecture.library / architecture.family / architecture.name
+            pid, file = _start(architecture, folder, time_limit)
+            running[file.fileno()] = (architecture, pid, file)
+        if not running:
+            return
+        for descriptor in select.select(list(running), [], [])[0]:
+            architecture, pid, file = running.pop(descriptor)
+            with file:
+                data = file.read()
+            os.waitpid(pid, 0)
+            answer = json.loads(data) if data else f"no answer within {time_limit} s"
+            if isinstance(answer, str):
+                yield architecture, Failure(architecture, answer)
+            else:
+                scores = {name: Score(*values) for name, values in answer[0].items()}
+                yield architecture, Result(scores, [tuple(item) for item in answer[1]])
+
+
+# --------------------------------------------------------------------------------------------- report
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole * 100:.2f} %" if whole else "-"
+
+
+_HEADINGS = (
+    "| library | container | models | entries | right | unknown | other buffers | of them right "
+    "| models with buffers | fully right | parameters called buffers |"
+)
+
+
+def _row(library: str, container: str, score: Score) -> str:
+    cells = (
+        library,
+        container,
+        f"{score.models:,}",
+        f"{score.entries:,}",
+        _share(score.right, score.entries),
+        _share(score.unknown, score.entries),
+        f"{score.other:,}",
+        _share(score.other_right, score.other),
+        f"{score.models_with_buffers:,}",
+        _share(score.models_right, score.models_with_buffers),
+        f"{score.parameters_as_buffers} of {score.parameters:,}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def print_report(
+    scores: dict[tuple[bool, str, str], Score],
+    mistakes: dict[bool, Counter[tuple[str, ...]]],
+    failures: Sequence[Failure],
+) -> None:
+    """Print the tables of docs/kinds.md."""
+    versions = []
+    for package in ("torch", "timm", "transformers", "diffusers"):
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    print(f"{time.strftime('%Y-%m-%d')}, {', '.join(versions)}")
+    for held_out in (False, True):
+        print(f"\n### {'Held out' if held_out else 'Tuned on'}\n\n{_HEADINGS}\n{'|---' * 11}|")
+        totals = dict.fromkeys(CONTAINERS, Score())
+        for (held, library, container), score in sorted(scores.items()):
+            if held == held_out:
+                print(_row(library, container, score))
+                totals[container] = totals[container].plus(score)
+        for container, score in totals.items():
+            print(_row("**all**", container, score))
+        print("\nMost frequent mistakes (entries; container, name, truth, said):\n")
+        for (container, name, truth, said), count in mistakes[held_out].most_common(25):
+            print(f"- {count} {container} `{name}`: {truth}, said {said}")
+    whole = dict.fromkeys(CONTAINERS, Score())
+    for (_, _, container), score in scores.items():
+        whole[container] = whole[container].plus(score)
+    pt = whole["pt"]
+    print(f"\nclaims marked exact: {pt.exact}, wrong: {pt.exact_wrong}")
+    print(
+        f"missing buffers named from `_metadata`: {pt.named_missing:,}, right {pt.named_missing_right:,}, "
+        f"of {pt.absent:,} non-persistent buffers"
+    )
+    for container, score in whole.items():
+        print(f"{container}: {score.milliseconds / max(1, score.entries) * 1000:.2f} µs an entry")
+    print(f"\nnot measured: {len(failures)}\n")
+    for reason, count in Counter((f.architecture.library, f.reason[:70]) for f in failures).most_common(20):
+        print(f"- {count} {reason[0]}: {reason[1]}")
+    for failure in failures:
+        architecture = failure.architecture
+        print(f"{architecture.library} {architecture.name}: {failure.reason}", file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--library", action="append", choices=sorted(LIBRARIES))
+    parser.add_argument("--match", default="", help="only architectures whose name contains this")
+    parser.add_argument("--limit", type=int, default=0, help="at most this many architectures")
+    parser.add_argument("--files", type=Path, help="keep the files here, and use those of an earlier run")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--time-limit", type=int, default=60, help="seconds for one architecture")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    found = [
+        architecture
+        for architecture in iter_architectures(tuple(arguments.library or LIBRARIES))
+        if arguments.match in architecture.name
+    ]
+    found = found[: arguments.limit or None]
+    scores: dict[tuple[bool, str, str], Score] = {}
+    mistakes: dict[bool, Counter[tuple[str, ...]]] = {False: Counter(), True: Counter()}
+    failures = []
+    load_name_table()  # once, before the children, so that their times are those of a second file
+    temporary = tempfile.TemporaryDirectory()
+    files = arguments.files or Path(temporary.name)
+    results = run(iter(found), files, arguments.jobs, arguments.time_limit)
+    for done, (architecture, result) in enumerate(results, 1):
+        if done % 100 == 0:
+            print(f"{done} of {len(found)}", file=sys.stderr, flush=True)
+        if isinstance(result, Failure):
+            failures.append(result)
+            continue
+        held_out = is_held_out(architecture)
+        for container, score in result.scores.items():
+            key = (held_out, architecture.library, container)
+            scores[key] = scores.get(key, Score()).plus(score)
+        mistakes[held_out].update(result.mistakes)
+    temporary.cleanup()
+    print_report(scores, mistakes, failures)
+
+
+if __name__ == "__main__":
+    main()
