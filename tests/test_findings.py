@@ -176,6 +176,29 @@ def test_parametrized_weights(tmp_path: Path) -> None:
     assert found["parametrized"].name == "parametrizations.weight.original0"
 
 
+def test_packed_weights(tmp_path: Path) -> None:
+    packed = {"l.qweight": torch.zeros(2, 2, dtype=torch.int32), "l.scales": torch.zeros(2)}
+    found = findings(tmp_path, packed)
+    assert list(found) == ["packed-weights"]
+    assert "1 entry (l.qweight)" in found["packed-weights"].message
+
+
+def test_hostile_names_and_sizes_give_few_and_short_sentences() -> None:
+    names = [f"{'module.' * i}w" for i in range(1, 300)]
+    entries = [entry(name) for name in names]
+    assert len(inspect_checkpoint(Checkpoint("f", "", "", (), tuple(entries))).findings) <= 3
+    huge = 10**1200
+    info = TensorInfo(BY_NAME["float32"], (huge,) * 5, (0,) * 5, 0, StorageRef("f", "0", 0, 4, "cpu"))
+    state = Classification(Kind.OPTIMIZER_STATE, Basis.OPTIMIZER)
+    both = (
+        Entry(("optimizer",), "exp_avg", info, None, state),
+        Entry(("model",), "a.weight", info._replace(shape=(1,), stride=(1,))),
+    )
+    found = by_hand(Checkpoint("f", "", "", (), both))
+    assert "optimizer-outweighs" in found
+    assert all(len(f.message) < 600 for f in found.values())
+
+
 def test_devices() -> None:
     found = by_hand(Checkpoint("f", "", "", (), (entry("a.weight", "cuda:5"), entry("b.weight"))))
     assert list(found) == ["device-tags"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -31,11 +32,14 @@ from ckpttool.checkpoint import (
 
 _MOST_NAMED = 3  # entries spelled out in a sentence
 _LONGEST_NAME = 80  # characters of one of them
+_MOST_WRITTEN = 10**18
 _BLOAT_SHARE = 100  # less than 1/100 of the storages, and less than a page, is padding
 _BLOAT_NBYTES = 4096
 _BATCH_NORM_VERSION = 2  # torch/nn/modules/batchnorm.py: _NormBase._version, with num_batches_tracked
 _BATCH_NORM_NAME = re.compile(r"(?:^|_)bn\d*$|batch_?norm", re.IGNORECASE)
 _NO_DEVICE = frozenset(("cpu", "meta", ""))
+# GPTQ and AWQ; bitsandbytes keeps the rest under .quant_state.
+_PACKED_NAMES = (".qweight", ".qzeros", ".g_idx", ".absmax", ".quant_map", ".SCB")
 _PARAMETRIZED = re.compile(r"(?:^|\.)(?:weight_g|weight_orig|parametrizations\.[^.]+\.original\d?)$")
 
 
@@ -230,22 +234,25 @@ def _layouts(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _wrappers(evidence: Evidence) -> Iterator[Finding]:
+    # The same prefix in two state_dicts is one cause; a hostile file has as many as it has names.
+    matched: Counter[tuple[str, tuple[str, ...], bool]] = Counter()
+    total: Counter[tuple[str, tuple[str, ...], bool]] = Counter()
     for prefixes in evidence.prefixes.values():
-        for prefix in prefixes:
-            where = "stands inside" if prefix.inside else "is in front of"
-            who = " inside ".join(dict.fromkeys(prefix.wrappers))
-            fix = (
-                f'`sd = {{k.replace("{prefix.text}", ""): v for k, v in sd.items()}}`'
-                if prefix.inside
-                else _take_off(prefix.text)
-            )
-            yield Finding(
-                "wrapper-prefix",
-                "warning" if 2 * prefix.matched > prefix.total else "info",
-                "",
-                f"{prefix.text} ({who}) {where} {prefix.matched:,} of {prefix.total:,} names: "
-                f"the bare model has none of it; {fix}",
-            )
+        for text, wrappers, names, all_names, inside in prefixes:
+            matched[text, wrappers, inside] += names
+            total[text, wrappers, inside] += all_names
+    for key, names in matched.most_common(_MOST_NAMED):
+        text, wrappers, inside = key
+        where = "stands inside" if inside else "is in front of"
+        who = " inside ".join(wrappers[:_MOST_NAMED])
+        fix = f'`sd = {{k.replace("{text}", ""): v for k, v in sd.items()}}`' if inside else _take_off(text)
+        yield Finding(
+            "wrapper-prefix",
+            "warning" if 2 * names > total[key] else "info",
+            "",
+            f"{_cut(text)} ({who}) {where} {names:,} of {total[key]:,} names: "
+            f"the bare model has none of it; {fix}",
+        )
 
 
 def _lightning_prefix(evidence: Evidence) -> Iterator[Finding]:
@@ -266,7 +273,7 @@ def _lightning_prefix(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _take_off(prefix: str) -> str:
-    return f'`torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(sd, "{prefix}")`'
+    return f'`torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(sd, "{_cut(prefix)}")`'
 
 
 def _parametrized(evidence: Evidence) -> Iterator[Finding]:
@@ -382,6 +389,25 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
+def _packed(evidence: Evidence) -> Iterator[Finding]:
+    packed = [
+        entry
+        for entry, _, _ in evidence.rows
+        if (
+            isinstance(entry.name, str)
+            and (entry.name.endswith(_PACKED_NAMES) or ".quant_state." in entry.name)
+        )
+        or (entry.value is not None and entry.value.dtype is not None and entry.value.dtype.packed > 1)
+    ]
+    if packed:
+        yield _about(
+            "packed-weights",
+            "info",
+            packed,
+            "of a packed or quantized weight: parameter counts are of stored elements, not of weights",
+        )
+
+
 def _extra_state(evidence: Evidence) -> Iterator[Finding]:
     objects = [
         f"{_cut(str(leaf.name))} ({_cut(leaf.type_name)})"
@@ -424,7 +450,7 @@ def _optimizer(evidence: Evidence) -> Iterator[Finding]:
             "optimizer-outweighs",
             "info",
             "",
-            f"optimizer state ({_some(names)}) takes {total:,} bytes, the weights {weights:,}: "
+            f"optimizer state ({_some(names)}) takes {_nbytes(total)}, the weights {_nbytes(weights)}: "
             "`ckpttool convert` writes the weights only",
         )
 
@@ -454,6 +480,7 @@ _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _layouts,
     _dtypes,
     _carried,
+    _packed,
     _extra_state,
     _parametrized,
     _devices,
@@ -485,6 +512,11 @@ def _some(texts: Sequence[str]) -> str:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _nbytes(number: int) -> str:
+    # An expanded tensor claims any size: Python refuses to write integers of 4,300 digits.
+    return f"{number:,} bytes" if number < _MOST_WRITTEN else f"about 2**{number.bit_length()} bytes"
 
 
 def _name(entry: Entry) -> str:
