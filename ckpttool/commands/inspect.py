@@ -12,9 +12,9 @@ from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
     from ckpttool.analysis.inspection import Inspection, Row
+    from ckpttool.check import CheckReport
     from ckpttool.checkpoint import Finding
     from ckpttool.float_bits import Number
-    from ckpttool.render.inspection import Table
     from ckpttool.stats import EntryStats
 
 EXAMPLES = (
@@ -24,6 +24,7 @@ EXAMPLES = (
 
 _FAIL_ON_VALUES = ("nan", "inf", "zero")
 _FAIL_ON = (*_FAIL_ON_VALUES, "findings")
+_SORTS = ("file", "name", "size")
 _MOST_SUGGESTED = 3
 
 
@@ -33,6 +34,7 @@ class _Found(NamedTuple):
     inspection: Inspection
     stats: Sequence[Sequence[EntryStats]] | None = None
     first_values: Sequence[Number] | None = None
+    check: CheckReport | None = None
 
 
 def command(
@@ -59,8 +61,8 @@ def command(
         str | None, typer.Option("--tensor", metavar="NAME", help="One entry in full, with its first values.")
     ] = None,
     values: Annotated[
-        int, typer.Option("--values", metavar="N", min=0, help="How many values --tensor shows.")
-    ] = 16,
+        str, typer.Option("--values", metavar="N", help="How many values --tensor shows.")
+    ] = "16",
     stats: Annotated[
         bool, typer.Option("--stats", help="Read the values: range, mean, zeros, NaN, infinities.")
     ] = False,
@@ -73,6 +75,9 @@ def command(
             "or findings.",
         ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify the checksums of a zip; exit 1 if one does not match.")
+    ] = False,
     show_globals: Annotated[
         bool, typer.Option("--globals", help="What an unpickler would import and call, instead of entries.")
     ] = False,
@@ -81,26 +86,26 @@ def command(
 
     Reads headers and runs nothing that is in the file. On a terminal, entries that differ only in
     their indices share a line; in a pipe every entry has a line of its own, with tabs between its
-    fields. Only --stats, --fail-on and --tensor read the tensors themselves.
+    fields. Only --stats, --fail-on, --check and --tensor read the tensors themselves.
     """
-    from ckpttool.render.inspection import SORTS, Table
-
-    if sort not in SORTS:
-        raise typer.BadParameter(f"{sort} is not one of {', '.join(SORTS)}", param_hint="--sort")
-    asked = _parse_fail_on(fail_on)
+    if sort not in _SORTS:
+        raise typer.BadParameter(f"{sort} is not one of {', '.join(_SORTS)}", param_hint="--sort")
+    asked, count = _parse_fail_on(fail_on), _parse_count(values)
     found = _Found(_inspect(path, root, include, exclude))
     if tensor is not None:
-        found = _pick(found.inspection, tensor, values)
+        found = _pick(found.inspection, tensor, count)
     if stats or any(what in _FAIL_ON_VALUES for what in asked):
         found = _with_stats(found, asked, quiet=quiet)
+    if check:
+        found = _with_check(found, quiet=quiet)
     if json:
         _write_json(found)
     elif not quiet and show_globals:
         _write_globals(found.inspection)
     elif not quiet:
-        is_tensor = tensor is not None
-        _write_text(found, Table(flat, root is not None, sort), one=is_tensor, show_stats=stats)
-    return int(_fails(found.inspection.findings, asked))
+        table = (flat, root is not None, sort)
+        _write_text(found, table, one=tensor is not None, show_stats=stats)
+    return int(_fails(found, asked))
 
 
 def _parse_fail_on(text: str | None) -> tuple[str, ...]:
@@ -110,6 +115,12 @@ def _parse_fail_on(text: str | None) -> tuple[str, ...]:
             message = f"{what} is not one of {', '.join(_FAIL_ON)}"
             raise typer.BadParameter(message, param_hint="--fail-on")
     return asked
+
+
+def _parse_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise typer.BadParameter(f"{text} is not a count", param_hint="--values")
+    return int(text)
 
 
 def _inspect(
@@ -194,6 +205,28 @@ def _with_stats(found: _Found, asked: Sequence[str], *, quiet: bool) -> _Found:
     return found._replace(inspection=inspection, stats=by_row)
 
 
+def _with_check(found: _Found, *, quiet: bool) -> _Found:
+    """Verify every checksum; what does not match becomes a finding."""
+    from ckpttool.check import iter_checks, summarize
+    from ckpttool.checkpoint import Finding
+    from ckpttool.render.progress import Progress
+
+    inspection = found.inspection
+    records = inspection.checkpoint.records
+    results = []
+    with Progress("checksums", sum(record.nbytes for record in records), quiet=quiet) as progress:
+        for result in iter_checks(inspection.checkpoint):
+            results.append(result)
+            progress.add(result.nbytes)
+    report = summarize(results)
+    findings = []
+    for bad in report.bad:
+        holds = f" (holds {', '.join(str(entry.name) for entry in bad.entries[:3])})" if bad.entries else ""
+        findings.append(Finding("checksum", "error", bad.name, bad.message + holds))
+    inspection = inspection._replace(findings=(*inspection.findings, *findings))
+    return found._replace(inspection=inspection, check=report)
+
+
 def _write_json(found: _Found) -> None:
     from ckpttool.render.json import dump, inspect_document
 
@@ -209,7 +242,12 @@ def _write_json(found: _Found) -> None:
         from ckpttool.render.json import numbers
 
         extra.setdefault(0, {})["first_values"] = numbers(found.first_values)
-    sys.stdout.writelines(dump(inspect_document(found.inspection, extra)))
+    document = inspect_document(found.inspection, extra)
+    if found.check is not None:
+        from ckpttool.render.check import check_object
+
+        document["check"] = check_object(found.check)
+    sys.stdout.writelines(dump(document))
 
 
 def _write_globals(inspection: Inspection) -> None:
@@ -223,7 +261,7 @@ def _write_globals(inspection: Inspection) -> None:
         sys.stdout.writelines(iter_globals_pipe(inspection.checkpoint))
 
 
-def _write_text(found: _Found, table: Table, *, one: bool, show_stats: bool) -> None:
+def _write_text(found: _Found, table: tuple[bool, bool, str], *, one: bool, show_stats: bool) -> None:
     from ckpttool.render.console import Screen
 
     screen = Screen(sys.stdout)
@@ -237,15 +275,25 @@ def _write_text(found: _Found, table: Table, *, one: bool, show_stats: bool) -> 
         screen.write_lines(iter_tensor(row, screen.width, found.first_values, items))
     elif screen.is_terminal:
         from ckpttool.render.globals import weights_only_fact
-        from ckpttool.render.inspection import iter_inspection
+        from ckpttool.render.inspection import Table, iter_inspection
 
-        facts = [weights_only_fact(inspection.checkpoint)]
-        screen.write_lines(iter_inspection(inspection, screen.width, table, facts, stats))
+        facts = [weights_only_fact(inspection.checkpoint), *_check_facts(found)]
+        screen.write_lines(iter_inspection(inspection, screen.width, Table(*table), facts, stats))
     else:
-        _write_pipe(inspection, stats)
+        _write_pipe(inspection, stats, _check_facts(found))
 
 
-def _write_pipe(inspection: Inspection, stats: Sequence[Sequence[EntryStats]] | None) -> None:
+def _check_facts(found: _Found) -> list[str]:
+    if found.check is None:
+        return []
+    from ckpttool.render.check import check_fact
+
+    return [check_fact(found.check)]
+
+
+def _write_pipe(
+    inspection: Inspection, stats: Sequence[Sequence[EntryStats]] | None, facts: Sequence[str]
+) -> None:
     from ckpttool.render.inspection import iter_finding_lines, iter_pipe
 
     extra: list[list[str]] = []
@@ -256,13 +304,17 @@ def _write_pipe(inspection: Inspection, stats: Sequence[Sequence[EntryStats]] | 
     sys.stdout.writelines(iter_pipe(inspection, extra))
     sys.stdout.flush()  # the findings come after what they are about, also where both streams are one
     sys.stderr.writelines(iter_finding_lines(inspection.findings))
+    sys.stderr.writelines(f"{fact}\n" for fact in facts)
 
 
-def _fails(findings: Sequence[Finding], asked: Sequence[str]) -> bool:
+def _fails(found: _Found, asked: Sequence[str]) -> bool:
     """Whether something was found that the user asked to fail on."""
+    if found.check is not None and not found.check.ok:
+        return True
     codes = {f"value_{what}" for what in asked if what in _FAIL_ON_VALUES}
-    return any(
-        (finding.severity == "error" and finding.code in codes)
-        or (finding.severity != "info" and "findings" in asked)
-        for finding in findings
-    )
+    for finding in found.inspection.findings:
+        if finding.code in codes and finding.severity == "error":
+            return True
+        if finding.severity != "info" and "findings" in asked:
+            return True
+    return False

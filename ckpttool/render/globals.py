@@ -21,11 +21,9 @@ _COLUMNS = (
 
 
 def weights_only_fact(checkpoint: Checkpoint) -> str:
-    """Return ``loads with weights_only=True: yes``, or no and why; empty where nobody would ask."""
-    loads, why = weights_only_verdict(checkpoint)
-    if loads is None:
-        return ""
-    return f"loads with weights_only=True: {'yes' if loads else f'no ({safe(why, NAME_LIMIT)})'}"
+    """Return ``loads with weights_only=True: yes`` or ``no``; empty where nobody would ask."""
+    loads, _ = weights_only_verdict(checkpoint)
+    return "" if loads is None else f"loads with weights_only=True: {'yes' if loads else 'no'}"
 
 
 def iter_globals(checkpoint: Checkpoint, width: int) -> Iterator[Line]:

@@ -38,9 +38,6 @@ from ckpttool.render.units import (
 if TYPE_CHECKING:
     from ckpttool.stats import EntryStats
 
-SORTS = ("file", "name", "size")
-"""Orders of the table."""
-
 _MAX_FINDINGS = 20  # sentences on a screen; the rest is counted
 _MAX_MESSAGE = 2000  # characters of a sentence: it may quote what a file says
 _MAX_FACTS = 6  # dtypes or devices named in one line
@@ -61,7 +58,7 @@ _NAME = 1  # index of the name among them
 
 
 class Table(NamedTuple):
-    """How the entries are listed: ``flat`` unfolded and all of them, ``everything`` all of them."""
+    """How entries are listed: ``flat`` all and unfolded, ``everything`` all; in order of ``sort``."""
 
     flat: bool = False
     everything: bool = False
@@ -368,7 +365,8 @@ def _sentence(names: Sequence[str], message: str) -> str:
 def iter_finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
     """Yield ``severity: sentence [code]`` per finding, for stderr."""
     for finding in _gravest_first(findings):
-        yield f"{safe(finding.severity)}: {_sentence([finding.name], finding.message)} [{safe(finding.code)}]\n"
+        sentence = _sentence([finding.name], finding.message)
+        yield f"{safe(finding.severity)}: {sentence} [{safe(finding.code)}]\n"
 
 
 def _gravest_first(findings: Sequence[Finding]) -> list[Finding]:

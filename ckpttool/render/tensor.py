@@ -23,7 +23,7 @@ from ckpttool.render.units import (
 )
 from ckpttool.stats import EntryStats
 
-_FACTS = (Column(""), Column("", floor=20))
+_FACTS = (Column(""), Column(""))
 _BINS = (Column("", right=True), Column(""), Column("", right=True))
 _ALL_DIMS = 64  # numpy allows no more
 
