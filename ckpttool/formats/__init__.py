@@ -16,6 +16,7 @@ _HEAD_NBYTES = 4096
 FORMATS: tuple[tuple[str, str], ...] = (
     ("ckpttool.formats.safetensors", "SafetensorsFormat"),
     ("ckpttool.formats.torchscript", "TorchScriptFormat"),
+    ("ckpttool.formats.torch_export", "TorchExportFormat"),
     ("ckpttool.formats.torch_zip", "TorchZipFormat"),
     ("ckpttool.formats.torch_legacy", "TorchLegacyFormat"),
     ("ckpttool.formats.python_pickle", "PythonPickleFormat"),
@@ -32,7 +33,7 @@ def load_format(module: str, name: str) -> Format:
 
 def detect(source: FileSource) -> Format | None:
     """The format whose content this is, or None."""
-    head = source.read_at(0, min(_HEAD_NBYTES, source.size))
+    head = read_head(source)
     for module, name in FORMATS:
         format_ = load_format(module, name)
         if format_.sniff(head, source):
@@ -50,14 +51,20 @@ def read_checkpoint(path: str, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
     if os.path.isdir(path):
         from ckpttool.formats.sharded import read_folder
 
-        checkpoint = read_folder(path, limits, _read_file)
-    elif path.endswith(".index.json"):
-        from ckpttool.formats.sharded import read_index
+        return read_folder(path, limits, _read_file)
+    with open_source(path) as source:
+        head = read_head(source)
+    if head.lstrip(b" \t\r\n").startswith(b"{"):  # JSON may follow: only then are indexes asked
+        from ckpttool.formats.sharded import is_index, read_index
 
-        checkpoint = read_index(path, limits, _read_file)
-    else:
-        checkpoint = _read_file(path, limits)
-    return checkpoint
+        if is_index(head, path):
+            return read_index(path, limits, _read_file)
+    return _read_file(path, limits)
+
+
+def read_head(source: FileSource) -> bytes:
+    """The first bytes, which decide the format."""
+    return source.read_at(0, min(_HEAD_NBYTES, source.size))
 
 
 def _read_file(path: str, limits: Limits) -> Checkpoint:
@@ -68,7 +75,7 @@ def _read_file(path: str, limits: Limits) -> Checkpoint:
             if format_ is None:
                 from ckpttool.formats.foreign import describe_foreign
 
-                raise describe_foreign(source.read_at(0, min(_HEAD_NBYTES, source.size)), source)
+                raise describe_foreign(read_head(source), source)
             checkpoint = format_.read(source, limits)
             validate(checkpoint)
         except CkptToolError as error:

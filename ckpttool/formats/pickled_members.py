@@ -81,7 +81,7 @@ def merge_globals(groups: Iterable[tuple[str, Iterable[GlobalRef]]]) -> tuple[Gl
     merged: dict[tuple[str, str], GlobalRef] = {}
     for member, refs in groups:
         for ref in refs:
-            places = tuple(f"{member}: {place}" if place else member for place in ref.places)
+            places = tuple(": ".join(filter(None, (member, place))) for place in ref.places)
             known = merged.get((ref.module, ref.name))
             if known is not None:
                 places = (*known.places, *places)

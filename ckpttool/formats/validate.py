@@ -5,7 +5,7 @@ Exact integer arithmetic throughout, so nothing wraps. ``read_checkpoint`` calls
 
 from __future__ import annotations
 
-from ckpttool.checkpoint import Checkpoint, Entry, StorageRef, TensorInfo, iter_parts
+from ckpttool.checkpoint import Checkpoint, Entry, FileInfo, StorageRef, TensorInfo, iter_parts
 from ckpttool.errors import MalformedCheckpoint
 
 
@@ -16,7 +16,7 @@ def validate(checkpoint: Checkpoint) -> None:
         MalformedCheckpoint: a tensor leaves its storage, a storage leaves its file or overlaps
             another one, or two entries have the same root and name.
     """
-    storages: dict[tuple[str, str], StorageRef] = {}
+    storages: dict[str, dict[str, StorageRef]] = {file.path: {} for file in checkpoint.files}
     names: set[tuple[object, object]] = set()
     for entry in checkpoint.entries:
         value = entry.value
@@ -28,19 +28,20 @@ def validate(checkpoint: Checkpoint) -> None:
         names.add((entry.root, entry.name))
     if len(names) != len(checkpoint.entries):
         _refuse_duplicate_name(checkpoint)
-    _check_storages(checkpoint, storages)
+    for file in checkpoint.files:
+        _check_storages(file, storages[file.path])
 
 
 def _check_tensor(
-    checkpoint: Checkpoint, entry: Entry, info: TensorInfo, storages: dict[tuple[str, str], StorageRef]
+    checkpoint: Checkpoint, entry: Entry, info: TensorInfo, storages: dict[str, dict[str, StorageRef]]
 ) -> None:
     """The span of ``info`` against the size that its storage really has."""
     ref = info.storage
     if ref is None:
         return
-    storages[ref.file, ref.key] = ref
+    storages[ref.file][ref.key] = ref
     last = info.storage_offset
-    for size, stride in zip(info.shape, info.stride, strict=True):
+    for size, stride in zip(info.shape, info.stride):  # noqa: B905  readers compare the lengths
         if size == 0:
             return  # no element, so no address is ever used
         last += (size - 1) * stride
@@ -66,25 +67,24 @@ def _refuse_duplicate_name(checkpoint: Checkpoint) -> None:
         seen.add((entry.root, entry.name))
 
 
-def _check_storages(checkpoint: Checkpoint, storages: dict[tuple[str, str], StorageRef]) -> None:
-    """Storages inside their files, and disjoint."""
-    sizes = {file.path: file.nbytes for file in checkpoint.files}
-    spans = sorted((ref.file, ref.byte_offset, ref.span_nbytes, ref.key) for ref in storages.values())
-    previous_file, previous_end = "", 0
-    for file, start, nbytes, key in spans:
-        if nbytes == 0 or storages[file, key].location == "meta":
+def _check_storages(file: FileInfo, storages: dict[str, StorageRef]) -> None:
+    """Storages inside their file, and disjoint."""
+    previous_end = 0
+    for ref in sorted(storages.values(), key=lambda ref: ref.byte_offset):
+        start, nbytes = ref.byte_offset, ref.span_nbytes
+        if nbytes == 0 or ref.location == "meta":
             continue
-        if start < 0 or start + nbytes > sizes.get(file, 0):
+        if start < 0 or start + nbytes > file.nbytes:
             raise MalformedCheckpoint(
                 "a storage lies outside its file",
-                name=key,
+                name=ref.key,
                 byte_offset=start,
                 expected=f"{nbytes} bytes",
-                actual=f"{max(0, sizes.get(file, 0) - start)} left",
-                path=file,
+                actual=f"{max(0, file.nbytes - start)} left",
+                path=file.path,
             )
-        if file == previous_file and start < previous_end:
+        if start < previous_end:
             raise MalformedCheckpoint(
-                "two storages overlap in the file", name=key, byte_offset=start, path=file
+                "two storages overlap in the file", name=ref.key, byte_offset=start, path=file.path
             )
-        previous_file, previous_end = file, start + nbytes
+        previous_end = start + nbytes
