@@ -29,6 +29,7 @@ from ckpttool.checkpoint import (
     TensorInfo,
     iter_parts,
 )
+from ckpttool.dtypes import BY_NAME
 
 _MOST_NAMED = 3  # entries spelled out in a sentence
 _LONGEST_NAME = 80  # characters of one of them
@@ -53,6 +54,11 @@ class Evidence(NamedTuple):
     summary: Summary
     aliasing: Aliasing
     prefixes: Mapping[Root, Sequence[Prefix]]
+    names: str  # of all rows, one a line: searched at once before rows are looked at one by one
+
+    def mentions(self, *texts: str) -> bool:
+        """Whether any of ``texts`` stands in any name."""
+        return any(text in self.names for text in texts)
 
 
 def find_all(evidence: Evidence) -> tuple[Finding, ...]:
@@ -89,8 +95,8 @@ def _globals(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _other_loaders(evidence: Evidence) -> Iterator[Finding]:
-    bases = {entry.declared.basis for entry in evidence.checkpoint.entries}
-    if Basis.TORCHSCRIPT in bases:
+    bases = {basis for _, basis, _ in evidence.summary.bases}
+    if Basis.TORCHSCRIPT.value in bases:
         yield Finding(
             "torchscript",
             "info",
@@ -98,7 +104,7 @@ def _other_loaders(evidence: Evidence) -> Iterator[Finding]:
             "TorchScript: torch.jit.load runs the code in it, and its buffers are all saved, "
             "whether they were persistent or not",
         )
-    if Basis.EXPORT in bases:
+    if Basis.EXPORT.value in bases:
         yield Finding(
             "exported-program",
             "info",
@@ -277,6 +283,8 @@ def _take_off(prefix: str) -> str:
 
 
 def _parametrized(evidence: Evidence) -> Iterator[Finding]:
+    if not evidence.mentions("weight_g", "weight_orig", ".original"):
+        return
     parts = [
         entry
         for entry, _, _ in evidence.rows
@@ -312,9 +320,10 @@ def _roots(evidence: Evidence) -> Iterator[Finding]:
 def _batch_norms(evidence: Evidence) -> Iterator[Finding]:
     versions_of = evidence.checkpoint.module_versions
     statistics: dict[Root, list[Entry]] = {}
-    for entry, _, _ in evidence.rows:
-        if isinstance(entry.name, str) and entry.name.endswith("running_mean"):
-            statistics.setdefault(entry.root, []).append(entry)
+    if evidence.mentions("running_mean"):
+        for entry, _, _ in evidence.rows:
+            if isinstance(entry.name, str) and entry.name.endswith("running_mean"):
+                statistics.setdefault(entry.root, []).append(entry)
     names: dict[Root, set[Key]] = {root: set() for root in (*versions_of, *statistics)}
     if names:
         for entry, _, _ in evidence.rows:
@@ -379,6 +388,8 @@ def _dtypes(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _carried(evidence: Evidence) -> Iterator[Finding]:
+    if not evidence.summary.non_persistent_buffers:
+        return
     carried = [row.entry for row in evidence.rows if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
     if carried:
         yield _about(
@@ -390,6 +401,9 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _packed(evidence: Evidence) -> Iterator[Finding]:
+    float4 = any(BY_NAME[name].packed > 1 for name, _ in evidence.summary.dtypes)
+    if not float4 and not evidence.mentions(*_PACKED_NAMES, ".quant_state."):
+        return
     packed = [
         entry
         for entry, _, _ in evidence.rows

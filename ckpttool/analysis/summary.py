@@ -252,13 +252,17 @@ def _names_weights(root: Root) -> bool:
 
 
 def title_of(
-    checkpoint: Checkpoint, groups: Sequence[Group], weights_root: Root | None, rows: Sequence[Row]
+    checkpoint: Checkpoint,
+    groups: Sequence[Group],
+    weights_root: Root | None,
+    rows: Sequence[Row],
+    summary: Summary,
 ) -> str:
     """What the file is, in a few words."""
-    bases = {entry.declared.basis for entry in checkpoint.entries}
-    if Basis.EXPORT in bases:
+    bases = {basis for _, basis, _ in summary.bases}
+    if Basis.EXPORT.value in bases:
         return "exported program"
-    if Basis.TORCHSCRIPT in bases:
+    if Basis.TORCHSCRIPT.value in bases:
         return "TorchScript module"
     if not groups:
         return "no tensors"

@@ -1,0 +1,94 @@
+"""``inspect_checkpoint``: everything that the headers tell, in one value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ckpttool.analysis.aliases import find_aliases
+from ckpttool.analysis.classify import classify
+from ckpttool.analysis.findings import Evidence, find_all
+from ckpttool.analysis.inspection import Inspection, Row
+from ckpttool.analysis.prefixes import find_prefixes
+from ckpttool.analysis.summary import choose_weights_root, group_tallies, summarize, tally_rows, title_of
+from ckpttool.checkpoint import Checkpoint, Classification, Entry, Root
+
+
+def inspect_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    root: Root | None = None,
+) -> Inspection:
+    """Classify, count and look for what is odd, in all entries or in those selected.
+
+    Globs (``fnmatch``, case matters) apply to an entry's name and to its dotted path; ``root``
+    selects what lies at or below it. Kinds rest on the whole checkpoint; totals, ties and findings
+    are those of the selection, except that what the reader found always stays.
+    """
+    entries: Sequence[Entry] = checkpoint.entries
+    aliasing = find_aliases(entries)
+    kinds = classify(checkpoint, aliasing.tied_to)
+    classifications: Sequence[Classification] = kinds.classifications
+    missing = kinds.missing
+    if include or exclude or root:
+        selected = [
+            pair for pair in zip(entries, classifications, strict=True) if _is_under(pair[0].root, root or ())
+        ]
+        chosen = set(_matching([entry for entry, _ in selected], include, exclude))
+        entries = [entry for position, (entry, _) in enumerate(selected) if position in chosen]
+        classifications = [kind for position, (_, kind) in enumerate(selected) if position in chosen]
+        missing = tuple(entry for entry in missing if _is_under(entry.root, root or ()))
+        missing = tuple(missing[position] for position in _matching(missing, include, exclude))
+        aliasing = find_aliases(entries)
+    rows = tuple(map(Row, entries, classifications, aliasing.tied_to))
+    missing_rows = tuple(Row(entry, entry.declared) for entry in missing)
+    tallies = tally_rows(rows)
+    weights_root = choose_weights_root(checkpoint, tallies)
+    names: dict[Root, list[str]] = {at: [] for at, tally in tallies.items() if tally.is_state_dict}
+    for entry in entries:
+        if entry.root in names and isinstance(entry.name, str):
+            names[entry.root].append(entry.name)
+    prefixes = {at: found for at, those in names.items() if (found := find_prefixes(those))}
+    groups = group_tallies(checkpoint, tallies, kinds.optimizers, prefixes)
+    summary = summarize(rows, missing_rows, aliasing, tallies)
+    text = "\n".join([str(entry.name) for entry in entries])
+    evidence = Evidence(checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text)
+    return Inspection(
+        checkpoint,
+        title_of(checkpoint, groups, weights_root, rows, summary),
+        rows,
+        missing_rows,
+        groups,
+        weights_root,
+        summary,
+        (*checkpoint.findings, *find_all(evidence)),
+    )
+
+
+def _is_under(root: Root, above: Root) -> bool:
+    return root[: len(above)] == above
+
+
+def _matching(entries: Sequence[Entry], include: Sequence[str], exclude: Sequence[str]) -> list[int]:
+    """Positions of the entries that some ``include`` glob (if any) and no ``exclude`` glob matches."""
+    if not include and not exclude:
+        return list(range(len(entries)))
+    included, excluded = _any_of(include), _any_of(exclude)
+    found = []
+    for position, entry in enumerate(entries):
+        name = str(entry.name)
+        spellings = (name, ".".join([*map(str, entry.root), name])) if entry.root else (name,)
+        if include and not any(map(included.match, spellings)):
+            continue
+        if not any(map(excluded.match, spellings)):
+            found.append(position)
+    return found
+
+
+def _any_of(globs: Sequence[str]) -> re.Pattern[str]:
+    from fnmatch import translate
+
+    # Without a glob: a pattern that matches nothing.
+    return re.compile("|".join(map(translate, globs)) or r"(?!)")
