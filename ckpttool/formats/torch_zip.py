@@ -57,6 +57,18 @@ def member_names(head: bytes, source: ByteSource) -> frozenset[str] | None:
         return frozenset()
 
 
+def has_member(head: bytes, source: ByteSource, *names: str) -> bool:
+    """Whether a zip holds one of ``names``, in its top folder or outside; for ``sniff``: never raises."""
+    if not head.startswith(LOCAL_MAGIC):
+        return False
+    try:
+        records = read_archive(source, DEFAULT_LIMITS).records
+    except CkptToolError:
+        return False
+    top = next(iter(records), "").partition("/")[0]
+    return any(f"{top}/{name}" in records or name in records for name in names)
+
+
 class TorchArchive(NamedTuple):
     """A zip seen as torch sees it: one top folder, and text members that say how to read the rest."""
 

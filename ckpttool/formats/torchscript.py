@@ -19,32 +19,10 @@ Source: ``torch/csrc/jit/serialization`` and ``torch/jit/_recursive.py``, torch 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from ckpttool.checkpoint import Basis, Checkpoint, Classification, Container, Entry, Kind, Root
-from ckpttool.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
+from ckpttool.checkpoint import Checkpoint
 from ckpttool.formats.base import ByteSource, FileSource, Limits
-from ckpttool.formats.pickled_members import merge_globals
-from ckpttool.formats.torch_objects import Contents, iter_mapping, read_objects, type_name
-from ckpttool.formats.torch_tensors import TensorReader
-from ckpttool.formats.torch_zip import TorchArchive, assemble, member_names, open_torch_archive
-from ckpttool.formats.torchscript_code import ClassHeader, ClassHeaders
+from ckpttool.formats.torch_zip import has_member
 from ckpttool.formats.zip_records import read_archive
-from ckpttool.pickle_tree import Call, DictNode, Global, Node, PickleTree
-
-_PARAMETER = Classification(Kind.PARAMETER, Basis.TORCHSCRIPT)
-_BUFFER = Classification(Kind.PERSISTENT_BUFFER, Basis.TORCHSCRIPT)
-# Exact as well: the class says that a state_dict does not hold it.
-_PLAIN_ATTRIBUTE = Classification(Kind.UNKNOWN, Basis.TORCHSCRIPT, note="plain tensor attribute")
-_CONSTANT = Classification(Kind.UNKNOWN, Basis.TORCHSCRIPT, note="constant of the code")
-_IN_BOTH_LISTS = Classification(Kind.UNKNOWN, Basis.NONE, note="listed as a parameter and as a buffer")
-_NO_CODE = Classification(Kind.UNKNOWN, Basis.NONE, note="the archive's code does not describe its class")
-_NO_LIST = Classification(Kind.UNKNOWN, Basis.NONE, note="its class lists no buffers")
-# What every scripted module carries and nobody asks for (torch/nn/modules/module.py).
-_BOOKKEEPING = frozenset({"training", "_is_full_backward_hook"})
-_ATTRIBUTES_PER_ENTRY = 4  # a scripted convolution has 2 tensors and 9 other attributes
-_ATTRIBUTES_ROOT: Root = ("attributes",)
-_CONSTANTS_ROOT: Root = ("constants",)
 
 
 class TorchScriptFormat:
@@ -55,188 +33,12 @@ class TorchScriptFormat:
 
     def sniff(self, head: bytes, source: ByteSource) -> bool:
         """A zip that holds ``<top folder>/constants.pkl``, or ``model.json`` of torch 1.0 to 1.3."""
-        names = member_names(head, source)
-        if not names:
-            return False
-        top_level = [name for name in names if name.endswith(("/constants.pkl", "/model.json"))]
-        return any(name.count("/") == 1 for name in top_level)
+        if has_member(head, source, "constants.pkl"):
+            return True
+        return has_member(head, source, "model.json") and not has_member(head, source, "data.pkl")
 
     def read(self, source: FileSource, limits: Limits) -> Checkpoint:
         """See ``Format.read``."""
-        archive = read_archive(source, limits)
-        view = open_torch_archive(source, archive)
-        if "data.pkl" not in view.records:
-            if "model.json" in view.records:
-                raise UnsupportedFeature(
-                    "a TorchScript archive of torch 1.0 to 1.3 (model.json)",
-                    path=source.name,
-                    hint="load it with torch.jit.load of a torch you trust it with, and save it again",
-                )
-            raise MalformedCheckpoint("a TorchScript archive without data.pkl", path=source.name)
-        layout = "lite interpreter" if "bytecode.pkl" in view.records else "scripted module"
-        contents = _read_contents(view, limits)
-        return assemble(source, self.name, layout, contents, tuple(archive.records.values()), view.findings)
+        from ckpttool.formats.torchscript_modules import read_torchscript
 
-
-def _read_contents(view: TorchArchive, limits: Limits) -> Contents:
-    """The module's entries, then what else its attributes hold, then the constants of the code."""
-    tree = view.pickle("data.pkl", limits)
-    tensors = TensorReader(view.resolver())
-    walk = _ModuleWalk(tensors, ClassHeaders(view, limits), limits)
-    walk.run(tree.value)
-    rest = read_objects(walk.rest_of(tree), tensors, limits, _ATTRIBUTES_ROOT)
-    constants = read_objects(
-        view.pickle("constants.pkl", limits) if "constants.pkl" in view.records else _NOTHING,
-        TensorReader(view.resolver(("constants",))),
-        limits,
-        _CONSTANTS_ROOT,
-    )
-    refs = [ref._replace(places=walk.places.get((ref.module, ref.name), ref.places)) for ref in rest.globals]
-    return Contents(
-        [
-            *walk.entries,
-            *(entry._replace(declared=_PLAIN_ATTRIBUTE) for entry in rest.entries),
-            *(entry._replace(declared=_CONSTANT) for entry in constants.entries),
-        ],
-        rest.values + constants.values,
-        rest.opaque + constants.opaque,
-        walk.containers + [c for c in rest.containers + constants.containers if c.length],
-        {},
-        {},
-        merge_globals([("data.pkl", refs), ("constants.pkl", constants.globals)]),
-    )
-
-
-_NOTHING = PickleTree((), 0, 2, {}, [])
-
-
-class _Module(NamedTuple):
-    """A scripted module on its way through the walk; ``prefix`` is its name with a dot behind."""
-
-    path: Root
-    prefix: str
-    node: Call
-    depth: int
-
-
-class _ModuleWalk:
-    """The modules of ``data.pkl`` in the order of their state_dict, over an explicit stack."""
-
-    def __init__(self, tensors: TensorReader, headers: ClassHeaders, limits: Limits) -> None:
-        self.tensors = tensors
-        self.headers = headers
-        self.limits = limits
-        self.entries: list[Entry] = []
-        self.containers: list[Container] = []
-        self.places: dict[tuple[str, str], tuple[str, ...]] = {}
-        self.rest: dict[str, Node] = {}  # dotted name -> attribute that is neither tensor nor module
-        self.known: dict[int, dict[str, Node] | None] = {}  # results of `attributes` by identity
-        self.visits = 0
-
-    def run(self, top: Node) -> None:
-        """Visit ``top`` and every module below it, shared ones once for each name."""
-        stack = [] if self.attributes(top) is None else [_Module((), "", top, 0)]
-        above: list[int] = []  # identities of the modules above, to notice a cycle
-        while stack:
-            module = stack.pop()
-            del above[module.depth :]
-            if id(module.node) in above:
-                continue  # a module that holds itself: state_dict() would not end either
-            self.visits += 1 + len(self.attributes(module.node) or ())
-            if module.depth >= self.limits.depth:
-                raise LimitExceeded("nesting of modules", limit=self.limits.depth)
-            if self.visits > _ATTRIBUTES_PER_ENTRY * self.limits.entries:
-                raise LimitExceeded("number of modules and attributes", limit=self.limits.entries)
-            above.append(id(module.node))
-            stack.extend(reversed(self.visit(module)))
-
-    def visit(self, module: _Module) -> list[_Module]:
-        """Record what a module owns; return its children."""
-        node, prefix = module.node, module.prefix
-        attributes = self.attributes(node) or {}
-        header = self.headers.find(node.function)
-        self.containers.append(Container(module.path, type_name(node), len(attributes)))
-        self.places.setdefault(
-            (node.function.module, node.function.name), ("$" + "".join(f".{key}" for key in module.path),)
-        )
-        parameters: list[Entry] = []
-        others: list[Entry] = []
-        children = []
-        for name, value in attributes.items():
-            stored = self.tensors.read(value) if isinstance(value, Call) else None
-            kind = _judge(name, header)
-            if stored is not None and kind is not _PLAIN_ATTRIBUTE:
-                entry = Entry((), prefix + name, stored.tensor, stored.requires_grad, kind)
-                (parameters if kind is _PARAMETER else others).append(entry)
-            elif stored is None and self.attributes(value) is not None:
-                children.append(_Module((*module.path, name), f"{prefix}{name}.", value, module.depth + 1))
-            elif stored is not None or not _is_bookkeeping(name, value, kind):
-                self.add_rest(prefix + name, value)
-        self.entries += parameters
-        self.entries += others
-        return children
-
-    def add_rest(self, name: str, value: Node) -> None:
-        """Keep an attribute that a state_dict does not hold."""
-        if name in self.rest:
-            raise MalformedCheckpoint("two attributes have the same name", name=name)
-        self.rest[name] = value
-
-    def attributes(self, node: Node) -> dict[str, Node] | None:
-        """The attributes of a scripted module by name; None for anything that is not one."""
-        if not isinstance(node, Call):
-            return None
-        if id(node) not in self.known:
-            self.known[id(node)] = self.read_attributes(node)
-        return self.known[id(node)]
-
-    def read_attributes(self, node: Call) -> dict[str, Node] | None:
-        """``attributes`` of a call that is seen for the first time.
-
-        Raises:
-            MalformedCheckpoint: an attribute whose name is not text, or that stands there twice.
-        """
-        if not isinstance(node.function, Global):
-            return None
-        if node.function.module.partition(".")[0] != "__torch__" or not node.states or len(node.states) != 1:
-            return None
-        state = node.states[0]
-        header = self.headers.find(node.function)
-        if not isinstance(state, DictNode) or (
-            header is not None and (header.restores_itself or not header.is_module)
-        ):
-            return None
-        attributes: dict[str, Node] = {}
-        for name, value in iter_mapping(state):
-            if type(name) is not str or name in attributes:
-                raise MalformedCheckpoint(
-                    "an attribute's name is not text, or stands twice",
-                    name=str(name)[:256],
-                    byte_offset=node.byte_offset,
-                )
-            attributes[name] = value
-        return attributes
-
-    def rest_of(self, tree: PickleTree) -> PickleTree:
-        """What is left of the tree once its modules are gone: one mapping from dotted names."""
-        items = [item for pair in self.rest.items() for item in pair]
-        value = DictNode(items) if self.visits else tree.value  # a top that is no plain module
-        return PickleTree(value, tree.end, tree.protocol, tree.globals, tree.persistent_ids)
-
-
-def _judge(name: str, header: ClassHeader | None) -> Classification:
-    """What the class says of an attribute, should it be a tensor."""
-    if header is None or header.parameters is None:
-        return _NO_CODE
-    if name in header.parameters:
-        return _IN_BOTH_LISTS if header.buffers and name in header.buffers else _PARAMETER
-    if header.buffers is None:
-        return _NO_LIST
-    return _BUFFER if name in header.buffers else _PLAIN_ATTRIBUTE
-
-
-def _is_bookkeeping(name: str, value: Node, kind: Classification) -> bool:
-    """``training`` and its like, and slots that were registered as None (not in a state_dict)."""
-    if value is None and kind in (_PARAMETER, _BUFFER):
-        return True
-    return name in _BOOKKEEPING and (value is None or type(value) is bool)
+        return read_torchscript(source, read_archive(source, limits), limits)
