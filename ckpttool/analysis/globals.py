@@ -298,6 +298,7 @@ _REACHED_THROUGH = frozenset(
 """Modules that are as good as imported where another module did: ``torch.os.system``."""
 
 _MAX_NAMED = 3  # globals spelled out in a sentence
+_MAX_PATH = 120  # characters of one of them
 
 
 def judge_global(ref: GlobalRef) -> GlobalVerdict:
@@ -329,7 +330,7 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
     refused = [v for v in map(judge_global, checkpoint.globals) if v.verdict is not Verdict.ALLOWED]
     if not refused:
         return True, ""
-    names = [f"{verdict.ref.module}.{verdict.ref.name}" for verdict in refused[:_MAX_NAMED]]
+    names = [f"{verdict.ref.module}.{verdict.ref.name}"[:_MAX_PATH] for verdict in refused[:_MAX_NAMED]]
     more = len(refused) - len(names)
     return False, ", ".join(names) + (f" and {more} more" if more else "")
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ckpttool.analysis.aliases import find_aliases
 from ckpttool.analysis.classify import classify
-from ckpttool.analysis.findings import Evidence, find_all
+from ckpttool.analysis.finding_text import Evidence
+from ckpttool.analysis.findings import find_all
 from ckpttool.analysis.inspection import Inspection, Row
 from ckpttool.analysis.prefixes import find_prefixes
 from ckpttool.analysis.summary import choose_weights_root, group_tallies, summarize, tally_rows, title_of
