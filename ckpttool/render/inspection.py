@@ -83,8 +83,7 @@ def iter_inspection(
         else:
             by_entry = {id(row.entry): each for row, each in zip(inspection.rows, stats, strict=True)}
             yield from _block(_iter_stats_rows(items, by_entry, width))
-    if hidden:
-        yield from fill([Span(hidden, "dim")], width)
+    yield from fill([Span(fact, "dim") for fact in hidden], width)
     yield from _block(fill(iter_legend(inspection.summary.bases), width))
     yield from _iter_missing(inspection.missing, width)
     yield from _block(iter_findings(inspection.findings, width))
@@ -147,23 +146,24 @@ def _iter_metadata(inspection: Inspection, width: int) -> Iterator[Line]:
     yield from fill(pieces, width, separator="  ")
 
 
-def _listed(inspection: Inspection, table: Table) -> tuple[Sequence[Row], str]:
-    """The rows of the table, and a sentence about those left out."""
+def _listed(inspection: Inspection, table: Table) -> tuple[Sequence[Row], tuple[str, ...]]:
+    """The rows of the table, and what to say of those left out."""
     rows, weights = inspection.rows, inspection.weights_root
     if table.flat or table.everything or len(inspection.groups) <= 1:
-        return rows, ""
+        return rows, ()
     if weights is None:
         shown = [row for row in rows if row.classification.kind is not Kind.OPTIMIZER_STATE]
     else:
         depth = len(weights)
         shown = [row for row in rows if row.entry.root[:depth] == weights]
     if len(shown) in (0, len(rows)):
-        return rows, ""
+        return rows, ()
     listed = {row.entry.root for row in shown}
     others = [group.root for group in inspection.groups if group.root and group.root not in listed]
     branch = format_root(others[0]) if others else "KEY.PATH"
     left_out = plural(len(rows) - len(shown), "tensor")
-    return shown, f"{left_out} of other branches not listed: --root {branch} for one, --flat for all"
+    facts = (f"{left_out} of other branches not listed", f"--root {branch} for one", "--flat for all")
+    return shown, facts
 
 
 class _Item(NamedTuple):
@@ -200,8 +200,9 @@ def _arrange(rows: Sequence[Row], table: Table, weights_root: Root | None) -> li
 def _iter_rows(items: Sequence[_Item], width: int) -> Iterator[Line]:
     largest = max((item.nbytes for item in items), default=0)
     cells = [_cells(item, largest) for item in items]
-    names = [item.name for item in items]
-    return iter_table(_COLUMNS, list(_under_headings(cells, names, width)), width)
+    room = column_width(_COLUMNS, cells, width, _NAME)
+    branches = [_Branch(row, _DOT.split(row[_NAME].text)) for row in cells]
+    return iter_table(_COLUMNS, list(_iter_tree(branches, room, 0)), width)
 
 
 def _iter_stats_rows(
@@ -217,36 +218,44 @@ def _iter_stats_rows(
     return iter_stats_table(lines, width)
 
 
-def _under_headings(
-    cells: Sequence[tuple[Cell, ...]], names: Sequence[str], width: int
-) -> Iterator[TableRow]:
-    """Write what too long names of neighbours begin with once, above them, so that less is elided."""
-    room = column_width(_COLUMNS, cells, width, _NAME)
-    splits = [_split_prefix(name) for name in names]
-    for prefix, run in groupby(range(len(cells)), key=lambda index: splits[index][0]):
-        indices = list(run)
-        if not prefix or len(indices) == 1 or all(cells[index][_NAME].width <= room for index in indices):
-            yield from (cells[index] for index in indices)
-            continue
-        yield Heading(prefix, _NAME, "dim")
-        for index in indices:
-            name = cells[index][_NAME]._replace(text=f"  {splits[index][1]}")
-            yield (*cells[index][:_NAME], name, *cells[index][_NAME + 1 :])
+class _Branch(NamedTuple):
+    cells: tuple[Cell, ...]
+    parts: list[str]  # of the name, without what the headings above it say
 
 
 _DOT = re.compile(r"\.(?![^{}]*\})")  # not the dots of {0..3}
 _INDEX = re.compile(r"\d+|\{[^{}]*\}")
+_DEEPEST = 4  # levels of headings
 
 
-def _split_prefix(name: str) -> tuple[str, str]:
+def _iter_tree(branches: Sequence[_Branch], room: int, level: int) -> Iterator[TableRow]:
+    """Write what too long names of neighbours begin with once, above them, so that less is elided."""
+    for depth, run in _runs(branches):
+        rows = [_named(branch, level) for branch in run]
+        if len(run) > 1 and depth and level < _DEEPEST and any(row[_NAME].width > room for row in rows):
+            yield Heading("  " * level + ".".join(run[0].parts[:depth]) + ".", _NAME, "dim")
+            yield from _iter_tree(
+                [branch._replace(parts=branch.parts[depth:]) for branch in run], room, level + 1
+            )
+        else:
+            yield from rows
+
+
+def _runs(branches: Sequence[_Branch]) -> Iterator[tuple[int, list[_Branch]]]:
+    """Neighbours that begin alike, with the number of parts that they share."""
+    for prefix, run in groupby(branches, key=lambda branch: branch.parts[: _split_depth(branch.parts)]):
+        yield len(prefix), list(run)
+
+
+def _split_depth(parts: Sequence[str]) -> int:
     """Split behind the first index, ``layers.{0..3}.`` and the rest, else behind the first part."""
-    parts = _DOT.split(name)
     depth = next((place for place, part in enumerate(parts) if _INDEX.fullmatch(part)), 0) + 1
-    if depth >= len(parts):
-        depth = 1
-    if depth >= len(parts):
-        return "", name
-    return ".".join(parts[:depth]) + ".", ".".join(parts[depth:])
+    return depth if depth < len(parts) else min(1, len(parts) - 1)
+
+
+def _named(branch: _Branch, level: int) -> tuple[Cell, ...]:
+    name = branch.cells[_NAME]._replace(text="  " * level + ".".join(branch.parts))
+    return (*branch.cells[:_NAME], name, *branch.cells[_NAME + 1 :])
 
 
 def _folded_name(item: FoldedRow, with_root: bool) -> str:

@@ -11,6 +11,7 @@ from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_style
 from ckpttool.render.stats import iter_bins, iter_stats_details
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.render.units import (
+    NAME_LIMIT,
     format_count,
     format_float,
     format_int,
@@ -25,6 +26,7 @@ from ckpttool.stats import EntryStats
 
 _FACTS = (Column(""), Column(""))
 _BINS = (Column("", right=True), Column(""), Column("", right=True))
+_PATH_LIMIT = 4096  # PATH_MAX of Linux
 _ALL_DIMS = 64  # numpy allows no more
 
 
@@ -36,7 +38,7 @@ def iter_tensor(
     yield (Span(format_path(entry.root, entry.name), "title"),)
     yield ()
     facts = [("kind", join_facts((KIND_NOUNS[classification.kind], classification.presence.value)))]
-    evidence = join_facts((basis_name(classification.basis), safe(classification.note)))
+    evidence = join_facts((basis_name(classification.basis), safe(classification.note, NAME_LIMIT)))
     facts.append(("evidence", evidence + ("" if classification.exact else " (inferred)")))
     if entry.requires_grad is not None:
         facts.append(("requires_grad", str(entry.requires_grad)))
@@ -73,7 +75,9 @@ def _tensor_facts(value: Tensor) -> list[tuple[str, str]]:
         facts.append(("storage_offset", format_int(value.storage_offset)))
         facts += _storage_facts(value.storage)
     else:
-        facts.append(("made of", f"{safe(value.layout)}, rebuilt by {safe(value.type_name)}"))
+        facts.append(
+            ("made of", f"{safe(value.layout, NAME_LIMIT)}, rebuilt by {safe(value.type_name, NAME_LIMIT)}")
+        )
         facts += [(safe(name, 40), format_value(detail)) for name, detail in value.details]
     return facts
 
@@ -82,15 +86,15 @@ def _storage_facts(storage: StorageRef | None) -> list[tuple[str, str]]:
     if storage is None:
         return [("storage", "none: on the meta device")]
     facts = [
-        ("storage", f"{safe(storage.key)} · {_exact_nbytes(storage.nbytes)}"),
-        ("in file", f"{safe(storage.file)} at byte {format_count(storage.byte_offset)}"),
+        ("storage", f"{safe(storage.key, NAME_LIMIT)} · {_exact_nbytes(storage.nbytes)}"),
+        ("in file", f"{safe(storage.file, _PATH_LIMIT)} at byte {format_count(storage.byte_offset)}"),
     ]
     if storage.compressed_nbytes is not None:
         facts.append(("compressed", f"to {_exact_nbytes(storage.compressed_nbytes)}"))
     if storage.big_endian:
         facts.append(("byte order", "big-endian"))
     if storage.location is not None:
-        facts.append(("saved on", safe(storage.location)))
+        facts.append(("saved on", safe(storage.location, NAME_LIMIT)))
     return facts
 
 
@@ -111,7 +115,9 @@ def _iter_parts(value: CompositeTensor, width: int) -> Iterator[Line]:
     for part in value.parts:
         dtype = "?" if part.value.dtype is None else part.value.dtype.name
         size = format_nbytes(part.value.nbytes)
-        rows.append((Cell(safe(part.name)), Cell(dtype), Cell(format_shape(part.value.shape)), Cell(size)))
+        rows.append(
+            (Cell(safe(part.name, NAME_LIMIT)), Cell(dtype), Cell(format_shape(part.value.shape)), Cell(size))
+        )
     if rows:
         yield ()
         yield from iter_table(columns, rows, width)
@@ -120,7 +126,7 @@ def _iter_parts(value: CompositeTensor, width: int) -> Iterator[Line]:
 def _iter_stats(stats: EntryStats, width: int) -> Iterator[Line]:
     yield ()
     if stats.part:
-        yield (Span("  "), Span(safe(stats.part), "title"))
+        yield (Span("  "), Span(safe(stats.part, NAME_LIMIT), "title"))
     rows = [(Cell(word, "dim"), Cell(text)) for word, text in iter_stats_details(stats)]
     yield from iter_table(_FACTS, rows, width, head=False)
     bins = [
