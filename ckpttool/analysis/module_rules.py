@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ckpttool.analysis.known_names import KnownName, NameTable
 from ckpttool.checkpoint import UNCLASSIFIED, Basis, Classification, Kind
+from ckpttool.dtypes import BY_NAME
 
 PARAMETER = Kind.PARAMETER
 BUFFER = Kind.PERSISTENT_BUFFER
@@ -97,6 +98,8 @@ def _judge_structure(signature: Signature, context: Context) -> dict[str, Verdic
             found[f"{stem}_mask"] = _sibling(BUFFER, "pruning: _mask with _orig")
     if "scale" in names and "zero_point" in names:
         found["scale"] = found["zero_point"] = _sibling(BUFFER, "quantization: scale with zero_point")
+    if "mean" in names and "std" in names:
+        found["mean"] = found["std"] = _sibling(BUFFER, "input normalization: mean with std")
     if "embed" in names and not names.isdisjoint(("cluster_size", "cluster_usage")):
         found["embed"] = _sibling(BUFFER, "codebook: embed with cluster_size")
     return found
@@ -165,7 +168,11 @@ def _by_name(known: KnownName) -> Verdict:
 
 
 _NEVER_LEARNT = frozenset({"int64", "bool"})
-_PACKED = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "uint64"})
+_PACKED = frozenset(
+    dtype.name
+    for dtype in BY_NAME.values()
+    if dtype.kind in ("int", "uint", "quantized", "bits") and dtype.name not in _NEVER_LEARNT
+)
 _BY_INTEGER = Verdict(Classification(BUFFER, Basis.DTYPE, note="an integer takes no gradient"), True)
 _WEAK_INTEGER = Verdict(Classification(BUFFER, Basis.DTYPE, note="an integer takes no gradient"))
 _QUANTIZED = Verdict(

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ckpttool.analysis.known_names import NameTable, shape_code
 from ckpttool.analysis.module_rules import Context, Leaf, Signature, judge_module
-from ckpttool.checkpoint import UNCLASSIFIED, Classification, Entry, Kind
+from ckpttool.checkpoint import UNCLASSIFIED, Basis, Classification, Entry, Kind
 
 _DEEPEST_MODULE = 64
 _DEEPEST_NUMBERS = 8
@@ -42,7 +42,28 @@ def judge_state_dict(
             classifications = judged[signature] = judge_module(parsed, context)
         for position, classification in zip(positions, classifications, strict=True):
             found[position] = classification
+    _apply_pickled_parameters(entries, found)
     return found
+
+
+def _apply_pickled_parameters(entries: Sequence[Entry], found: list[Classification]) -> None:
+    """In a file of ``state_dict(keep_vars=True)`` what is not pickled as a Parameter is a buffer.
+
+    A dict to which somebody added one Parameter is not such a file: nearly all that looks like a
+    parameter must have been pickled as one.
+    """
+    declared = [entry.declared.basis is Basis.PICKLED_PARAMETER for entry in entries]
+    if not any(declared):
+        return
+    weaker = (Basis.NAME, Basis.SIBLING, Basis.DTYPE, Basis.NONE)
+    others = [position for position, is_declared in enumerate(declared) if not is_declared]
+    parameters = [position for position in others if found[position].kind is Kind.PARAMETER]
+    if len(parameters) * 10 > sum(declared) or any(found[p].basis not in weaker for p in parameters):
+        return
+    for position in others:
+        if found[position].kind in (Kind.UNKNOWN, Kind.PARAMETER):
+            note = "not pickled as a Parameter, as others here are"
+            found[position] = Classification(Kind.PERSISTENT_BUFFER, Basis.PICKLED_PARAMETER, note=note)
 
 
 def _read_facts(entry: Entry) -> _Facts:
