@@ -8,15 +8,23 @@ as ``torch.`` is no reason for trust. Sources: ``torch/_utils.py``, ``torch/_ten
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import NamedTuple
 
 from ckpttool.checkpoint import CompositeTensor, Part, Plain, StorageRef, Tensor, TensorInfo
-from ckpttool.dtypes import BY_STORAGE_CLASS, DType, parse_torch_name
-from ckpttool.errors import MalformedCheckpoint
+from ckpttool.dtypes import BY_NAME, BY_STORAGE_CLASS, DType, parse_torch_name
+from ckpttool.errors import LimitExceeded, MalformedCheckpoint
 from ckpttool.pickle_tree import Call, DictNode, Global, Node, PersistentId, iter_items
 
 _MAX_NESTED_REBUILDS = 16  # a subclass of a subclass …: real files have 2
 _MAX_DIMS = 1024  # torch itself sets no limit that matters; this bounds the work for one tensor
+# Tensors may share their sizes, and tensors inside tensors their parts: a small file can ask for any amount
+# of work. 100,000 tensors of rank 4 have 800,000 sizes and strides.
+_MAX_ALL_DIMS = 16_000_000
+_MAX_ALL_PARTS = 1_000_000
+_MAX_INT64 = 2**63 - 1  # torch keeps sizes, strides, offsets and numel as int64
+# Where a storage class may stand (torch/storage.py, torch/__init__.py, torch/cuda/__init__.py).
+_STORAGE_MODULES = frozenset(("torch", "torch.storage", "torch.cuda"))
 
 
 class StorageClaim(NamedTuple):
@@ -62,7 +70,7 @@ def parse_storage_id(pid: Node) -> StorageClaim:
         key = str(key)
     if type(key) is not str or type(location) is not str or type(numel) is not int or numel < 0:
         raise MalformedCheckpoint("a storage's persistent id has parts of the wrong type")
-    if not isinstance(cls, Global) or cls.module.partition(".")[0] != "torch":
+    if not isinstance(cls, Global) or cls.module not in _STORAGE_MODULES:
         raise MalformedCheckpoint("a storage's persistent id does not name a storage class", name=key)
     view_offset = 0
     if len(pid) == 6 and pid[5] is not None:
@@ -90,7 +98,10 @@ class TensorReader:
     def __init__(self, resolve: StorageResolver, resolve_nested: NestedResolver | None = None) -> None:
         self.resolve = resolve
         self.resolve_nested = resolve_nested
-        self.storages: dict[int, tuple[StorageRef, StorageClaim]] = {}  # by id of the PersistentId node
+        self.storages: dict[int, tuple[StorageRef, StorageClaim]] = {}  # by id of the node that names it
+        self.first_claims: dict[str, StorageClaim] = {}  # by key
+        self.dims = 0  # of all tensors so far
+        self.parts = 0  # tensors inside tensors so far
 
     def read(self, call: Call, depth: int = 0) -> StoredTensor | None:
         """The tensor that ``call`` would rebuild, or None if it is some other call.
@@ -104,8 +115,14 @@ class TensorReader:
         rebuild = _REBUILDS.get((function.module, function.name))
         if rebuild is None:
             return None
-        if depth > _MAX_NESTED_REBUILDS:
-            raise MalformedCheckpoint("tensor rebuilds are nested too deeply", byte_offset=call.byte_offset)
+        if depth:
+            self.parts += 1
+            if self.parts > _MAX_ALL_PARTS:
+                raise LimitExceeded("number of parts of tensors", limit=_MAX_ALL_PARTS)
+            if depth > _MAX_NESTED_REBUILDS:
+                raise MalformedCheckpoint(
+                    "tensor rebuilds are nested too deeply", byte_offset=call.byte_offset
+                )
         args = call.args
         if type(args) is not tuple:
             raise _bad(function.name, "its arguments are not a tuple")
@@ -133,31 +150,47 @@ class TensorReader:
 
     def strided(self, args: tuple[Node, ...], dtype: DType | None, metadata: Node) -> TensorInfo:
         """The first four arguments of every strided rebuild."""
-        storage, offset, size, stride = args[:4]
+        storage, offset, size, stride = args[0], args[1], args[2], args[3]  # IndexError: see read
         ref, claim = self.storage(storage)
         if dtype is None:
             dtype = claim.dtype
             if dtype is None:
                 raise _bad("_rebuild_tensor_v2", "an untyped storage without a dtype")
-        shape, stride = read_ints(size), read_ints(stride)
-        if len(shape) != len(stride):
-            raise _bad("tensor", f"{len(shape)} sizes but {len(stride)} strides")
+        shape, stride = self.geometry(size, stride)
         if type(offset) is not int or offset < 0:
             raise _bad("tensor", "its storage_offset is not a non-negative integer")
+        if offset > _MAX_INT64:
+            raise _bad("tensor", "its storage_offset does not fit in 63 bits")
         conj = neg = False
         if metadata is not None:
             bits = {key: value for key, value in iter_items(_items(metadata)) if type(key) is str}
             conj, neg = bits.get("conj") is True, bits.get("neg") is True
         return TensorInfo(dtype, shape, stride, offset + claim.view_offset, ref, conj, neg)
 
+    def geometry(self, size: Node, stride: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Sizes and strides of one tensor."""
+        shape, strides = read_sizes(size), read_ints(stride)
+        if len(shape) != len(strides):
+            raise _bad("tensor", f"{len(shape)} sizes but {len(strides)} strides")
+        self.dims += 2 * len(shape)
+        if self.dims > _MAX_ALL_DIMS:
+            raise LimitExceeded("number of dimensions of all tensors", limit=_MAX_ALL_DIMS)
+        return shape, strides
+
     def storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:
         """Where a storage argument lies; the container's size of it bounds the claim."""
-        if type(node) is not PersistentId:
-            return self.nested_storage(node)
         known = self.storages.get(id(node))
         if known is not None:
             return known
+        if type(node) is not PersistentId:
+            known = self.storages[id(node)] = self.nested_storage(node)
+            return known
         claim = parse_storage_id(node.pid)
+        first = self.first_claims.setdefault(claim.key, claim)
+        # torch takes type and size from whichever it meets first; it writes no file in which they differ.
+        # (An untyped storage is one of uint8 there.)
+        if first is not claim and _element_type(first) != _element_type(claim):
+            raise MalformedCheckpoint("a storage is given two types", name=claim.key)
         ref = self.resolve(claim)
         itembits = claim.dtype.bits if claim.dtype else 8
         if (claim.view_offset * itembits + 7) // 8 + claim.nbytes > ref.nbytes:
@@ -187,9 +220,7 @@ class TensorReader:
 
     def meta(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_meta_tensor_no_storage(dtype, size, stride, requires_grad)``."""
-        shape, stride = read_ints(args[1]), read_ints(args[2])
-        if len(shape) != len(stride):
-            raise _bad("meta tensor", f"{len(shape)} sizes but {len(stride)} strides")
+        shape, stride = self.geometry(args[1], args[2])
         return StoredTensor(TensorInfo(read_dtype(args[0]), shape, stride, 0, None), _flag(args[3]))
 
     # -- wrappers around one tensor -----------------------------------------------------------
@@ -224,14 +255,17 @@ class TensorReader:
         composite = CompositeTensor("numpy", "torch.Tensor", read_dtype(args[1]), None, (), details)
         return StoredTensor(composite, _flag(args[3]))
 
-    def from_type(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
-        """``_rebuild_from_type(_v2)(func, type, args, state)``: a subclass, or a tensor with attributes."""
-        function, cls, inner_args, state = args[:4]
+    def from_type(self, args: tuple[Node, ...], depth: int) -> StoredTensor | None:
+        """``_rebuild_from_type(_v2)(func, type, args, state)``: a subclass, or a tensor with attributes.
+
+        None if ``func`` is not one of those here: what it would do is not known.
+        """
+        function, cls, inner_args, state = args[0], args[1], args[2], args[3]  # IndexError: see read
         if not isinstance(function, Global) or not isinstance(cls, Global):
             raise _bad("_rebuild_from_type", "its function or type is not a global")
         inner = self.read(Call("reduce", function, inner_args, function.byte_offset), depth + 1)
         if inner is None:
-            raise _bad("_rebuild_from_type", f"{function.full_name} does not rebuild a tensor")
+            return None
         if cls.full_name in ("torch.Tensor", "torch._tensor.Tensor"):
             return inner
         if cls.full_name == "torch.nn.parameter.Parameter":
@@ -260,7 +294,7 @@ class TensorReader:
         cls = args[0]
         if not isinstance(cls, Global):
             raise _bad("_rebuild_wrapper_subclass", "its class is not a global")
-        shape = read_ints(args[2])
+        shape = read_sizes(args[2])
         composite = CompositeTensor("subclass", cls.full_name, read_dtype(args[1]), shape, ())
         return StoredTensor(composite, _flag(args[7]))
 
@@ -302,7 +336,7 @@ class TensorReader:
             Part(name, self.inner(node, depth).tensor) for name, node in zip(names, data, strict=False)
         )
         dtype = parts[-1].value.dtype
-        return StoredTensor(CompositeTensor(layout, "torch.Tensor", dtype, read_ints(size), parts))
+        return StoredTensor(CompositeTensor(layout, "torch.Tensor", dtype, read_sizes(size), parts))
 
     def nested(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_nested_tensor(buffer, sizes, strides, storage_offsets)``."""
@@ -333,6 +367,18 @@ def read_dtype(node: Node) -> DType:
     raise _bad("tensor", "its dtype is not one of torch's")
 
 
+def read_sizes(node: Node) -> tuple[int, ...]:
+    """Sizes, whose product must be a number of elements that torch can count.
+
+    Raises:
+        MalformedCheckpoint: not sizes, or a product beyond 63 bits.
+    """
+    shape = read_ints(node)
+    if prod(shape) > _MAX_INT64:
+        raise _bad("tensor", "its number of elements does not fit in 63 bits")
+    return shape
+
+
 def read_ints(node: Node) -> tuple[int, ...]:
     """Sizes or strides: a tuple, list or ``torch.Size`` of non-negative integers (bool is none).
 
@@ -352,7 +398,13 @@ def read_ints(node: Node) -> tuple[int, ...]:
     for number in node:
         if type(number) is not int or number < 0:
             raise _bad("tensor", "its sizes or strides are not non-negative integers")
+        if number > _MAX_INT64:
+            raise _bad("tensor", "its sizes or strides do not fit in 63 bits")
     return node
+
+
+def _element_type(claim: StorageClaim) -> DType:
+    return claim.dtype or BY_NAME["uint8"]
 
 
 def _items(node: Node) -> list[Node] | None:
@@ -384,7 +436,7 @@ def _bad(what: str, why: str) -> MalformedCheckpoint:
     return MalformedCheckpoint(f"malformed {what} in the pickle: {why}")
 
 
-_Rebuild = Callable[[TensorReader, "tuple[Node, ...]", int], StoredTensor]
+_Rebuild = Callable[[TensorReader, "tuple[Node, ...]", int], "StoredTensor | None"]
 _REBUILDS: dict[tuple[str, str], _Rebuild] = {
     ("torch._utils", "_rebuild_tensor"): TensorReader.tensor_v1,
     ("torch._utils", "_rebuild_tensor_v2"): TensorReader.tensor_v2,
