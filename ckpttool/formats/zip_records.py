@@ -29,6 +29,7 @@ _LOCAL = Struct("<4s2x2H4x4x2I2H")  # without version, time, date and CRC
 _MAX_COMMENT = 0xFFFF
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # traditional, strong, masked headers (APPNOTE 4.4.4)
 _STORED, _DEFLATED = 0, 8
+_MAX_RATIO = 1032  # of DEFLATE: a match of 258 bytes takes two bits at least (zlib.net/zlib_tech.html)
 LOCAL_MAGIC = b"PK\x03\x04"
 
 
@@ -275,8 +276,25 @@ def _parse_directory(data: bytes, count: int, offset: int, path: str) -> list[_M
                 )
         elif method != _DEFLATED:
             raise UnsupportedFeature(f"zip compression method {method} of member {name!r}", path=path)
+        elif nbytes > _MAX_RATIO * (compressed + 1):
+            raise MalformedCheckpoint(
+                "a zip member claims more than DEFLATE can hold",
+                name=name,
+                expected=f"at most {_MAX_RATIO * (compressed + 1)} bytes",
+                actual=nbytes,
+                path=path,
+            )
         members.append((name, raw_name, method, crc, compressed, nbytes, header))
         pos += extra_len + comment_len
+    if pos < end:
+        # Readers that go by the size would see more members than those that go by the count.
+        raise MalformedCheckpoint(
+            "the zip's central directory is longer than its members",
+            byte_offset=offset + pos,
+            expected=f"{count} members",
+            actual=f"{end - pos} bytes more",
+            path=path,
+        )
     return members
 
 
