@@ -90,8 +90,19 @@ class TorchArchive(NamedTuple):
         )
 
     def pickle(self, name: str, limits: Limits) -> PickleTree:
-        """The inert tree of a pickled member."""
-        data = read_record(self.source, self.records[name], limits.pickle_nbytes, f"member {name}")
+        """The inert tree of a pickled member.
+
+        Raises:
+            MalformedCheckpoint: the top folder does not hold it, or it is damaged.
+            LimitExceeded: it is larger than ``limits`` allow.
+        """
+        record = self.records.get(name)
+        if record is None:
+            raise MalformedCheckpoint(
+                f"no {name} in the zip's top folder {self.top!r}, where torch looks for it",
+                path=self.source.name,
+            )
+        data = read_record(self.source, record, limits.pickle_nbytes, f"member {name}")
         return parse_pickle(
             data,
             max_ops=limits.pickle_ops,
@@ -119,7 +130,7 @@ class TorchArchive(NamedTuple):
                         record.compressed_nbytes,
                     )
             key = prefixes[0] + claim.key
-            if claim.location == "meta" or claim.nbytes == 0:
+            if claim.nbytes == 0:
                 return StorageRef(self.source.name, key, 0, claim.nbytes, claim.location)
             raise MalformedCheckpoint(
                 "a tensor's storage is not in the file", name=key, path=self.source.name

@@ -72,7 +72,7 @@ def _check_storages(file: FileInfo, storages: dict[str, StorageRef]) -> None:
     previous_end = 0
     for ref in sorted(storages.values(), key=lambda ref: ref.byte_offset):
         start, nbytes = ref.byte_offset, ref.span_nbytes
-        if nbytes == 0 or ref.location == "meta":
+        if nbytes == 0:
             continue
         if start < 0 or start + nbytes > file.nbytes:
             raise MalformedCheckpoint(
