@@ -106,6 +106,18 @@ def test_folding_hides_nothing() -> None:
     assert sum("exp_avg" in line for line in seen(training(), 200, Table(flat=True))) == 25
 
 
+def test_weights_at_the_top_do_not_bring_their_neighbours() -> None:
+    value = training()
+    rows = [
+        each._replace(entry=each.entry._replace(root=())) if each.entry.root[:1] == ("model",) else each
+        for each in value.rows
+    ]
+    groups = (value.groups[0]._replace(root=()), value.groups[1])
+    lines = seen(value._replace(rows=tuple(rows), groups=groups, weights_root=()), 200)
+    assert any("embed.weight" in line for line in lines)
+    assert not any("exp_avg" in line for line in lines)
+
+
 def test_sorted_by_size_the_largest_is_first() -> None:
     lines = seen(training(), 200, Table(sort="size"))
     first = next(line for line in lines if line.startswith("  parameter "))

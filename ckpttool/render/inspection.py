@@ -136,6 +136,11 @@ def _some(texts: Sequence[str], separator: str) -> str:
     return shown if len(texts) <= _MAX_FACTS else f"{shown}{separator}… ({len(texts)})"
 
 
+def _group_of(root: Root, groups: set[Root]) -> Root | None:
+    """The innermost group that ``root`` lies in."""
+    return next((root[:length] for length in range(len(root), -1, -1) if root[:length] in groups), None)
+
+
 def _iter_metadata(inspection: Inspection, width: int) -> Iterator[Line]:
     metadata = inspection.checkpoint.metadata
     pieces = [Span("metadata:", "dim")] if metadata else []
@@ -154,8 +159,9 @@ def _listed(inspection: Inspection, table: Table) -> tuple[Sequence[Row], tuple[
     if weights is None:
         shown = [row for row in rows if row.classification.kind is not Kind.OPTIMIZER_STATE]
     else:
-        depth = len(weights)
-        shown = [row for row in rows if row.entry.root[:depth] == weights]
+        groups = {group.root for group in inspection.groups}
+        owners = {row.entry.root: _group_of(row.entry.root, groups) for row in rows}
+        shown = [row for row in rows if owners[row.entry.root] == weights]
     if len(shown) in (0, len(rows)):
         return rows, ()
     listed = {row.entry.root for row in shown}

@@ -1,0 +1,64 @@
+"""The progress line: where it is drawn, how often, and that it goes away."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from ckpttool.render import progress
+from ckpttool.render.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def draw(
+    stream: io.StringIO, clock: list[float], monkeypatch: pytest.MonkeyPatch, *, quiet: bool = False
+) -> str:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress("values", 4 << 20, quiet=quiet) as line:
+        for _ in range(4):
+            clock[0] += 0.06
+            line.add(1 << 20)
+    return stream.getvalue()
+
+
+def test_a_line_every_tenth_of_a_second(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert draw(Terminal(), clock, monkeypatch).split("\r\x1b[K") == [
+        "",
+        "values ████████████              50 % · 16.7 MiB/s",
+        "values ████████████████████████ 100 % · 16.7 MiB/s",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stream", "quiet", "term"),
+    [(io.StringIO, False, "xterm"), (Terminal, True, "xterm"), (Terminal, False, "dumb")],
+)
+def test_nothing_where_nobody_watches(
+    stream: type[io.StringIO], quiet: bool, term: str, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    assert draw(stream(), clock, monkeypatch, quiet=quiet) == ""
+
+
+def test_more_than_was_expected_is_all(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress("values", 0) as line:
+        clock[0] += 1
+        line.add(5)
+        assert " 100 % · 5 B/s" in sys.stderr.getvalue()  # type: ignore[attr-defined]
