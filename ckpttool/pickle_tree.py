@@ -21,6 +21,7 @@ from itertools import repeat
 from struct import Struct
 from struct import error as StructError
 from typing import Any, TypeAlias
+from warnings import catch_warnings, simplefilter
 
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
 
@@ -290,8 +291,10 @@ class _Machine:
                     pos = rare(self, pos)
                     if nodes + self.nodes > max_nodes or len(memo) > max_nodes:
                         raise self.too_many_nodes()
-        except (IndexError, StructError):
-            if pos + 4 > len(data):  # 4: the longest argument that the loop above reads unchecked
+        except StructError:
+            raise PickleCutOff("the pickle is cut off", byte_offset=pos) from None
+        except IndexError:
+            if pos >= len(data):  # of data, or of the stack by the last byte that there is
                 raise PickleCutOff("the pickle is cut off", byte_offset=pos) from None
             raise self.underflow(pos) from None
         except KeyError:
@@ -458,7 +461,9 @@ def _string_text(m: _Machine, pos: int) -> int:
     if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
         raise MalformedCheckpoint("the STRING opcode's argument is not quoted", byte_offset=m.op_start)
     try:
-        raw = escape_decode(text[1:-1])[0]
+        with catch_warnings():  # of escapes such as \d, which mean themselves
+            simplefilter("ignore")
+            raw = escape_decode(text[1:-1])[0]
     except ValueError:
         raise MalformedCheckpoint("bad escape in a pickle's string", byte_offset=m.op_start) from None
     _python2_string(m, bytes(raw))
@@ -533,9 +538,17 @@ def _extend(m: _Machine, items: list[Node]) -> None:
     if type(target) is list:
         target.extend(items)
     elif isinstance(target, Call):
-        target.appended = (target.appended or []) + items
+        _append_to_call(target, items)
     else:
         raise m.misuse("APPENDS", target)
+
+
+def _append_to_call(target: Call, items: list[Node]) -> None:
+    """Keep appended items, in place: a pickle may append a million, one by one."""
+    if target.appended is None:
+        target.appended = items
+    else:
+        target.appended.extend(items)
 
 
 def _list(m: _Machine, pos: int) -> int:
@@ -587,7 +600,7 @@ def _additems(m: _Machine, pos: int) -> int:
     if isinstance(target, SetNode) and not target.frozen:
         target.items.extend(items)
     elif isinstance(target, Call):
-        target.appended = (target.appended or []) + items
+        _append_to_call(target, items)
     else:
         raise m.misuse("ADDITEMS", target)
     return pos
