@@ -14,6 +14,8 @@ from ckpttool.formats import read_checkpoint
 from ckpttool.formats.base import Limits
 from ckpttool.formats.torchscript_code import parse_class_headers
 
+pytestmark = pytest.mark.filterwarnings("ignore:Lite Interpreter is deprecated")
+
 
 class Block(nn.Module):
     """One of everything that a module can own."""
@@ -125,11 +127,6 @@ def containers(folder: Path) -> Path:
     return save_scripted(Containers(), folder / "containers.pt")
 
 
-def function(folder: Path) -> Path:
-    torch.jit.script(torch.relu).save(str(folder / "function.pt"))
-    return folder / "function.pt"
-
-
 def frozen(folder: Path) -> Path:
     torch.jit.save(torch.jit.freeze(torch.jit.script(Model().eval())), str(folder / "frozen.pt"))
     return folder / "frozen.pt"
@@ -155,6 +152,10 @@ def elements(info: TensorInfo) -> torch.Tensor:
     return flat.as_strided(info.shape, info.stride, info.storage_offset)
 
 
+def raw_bytes(tensor: torch.Tensor) -> list[int]:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
+
+
 @pytest.mark.parametrize("make", [scripted_model, traced, lite, lstm, containers, frozen])
 def test_the_root_is_exactly_the_state_dict(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path)
@@ -173,11 +174,7 @@ def test_the_root_is_exactly_the_state_dict(make: Callable[[Path], Path], tmp_pa
         assert info.dtype.name == str(tensor.dtype).removeprefix("torch.")
         assert (info.shape, info.stride) == (tuple(tensor.shape), tensor.stride())
         assert info.storage_offset == tensor.storage_offset()
-        assert (
-            torch.equal(elements(info).view(torch.uint8), tensor.view(torch.uint8))
-            if tensor.dim()
-            else (elements(info).item() == tensor.item())
-        )
+        assert raw_bytes(elements(info)) == raw_bytes(tensor)
         if tensor.numel():
             is_parameter = (tensor.data_ptr(), tensor.shape, tensor.stride()) in parameters
             assert entry.declared.kind is (Kind.PARAMETER if is_parameter else Kind.PERSISTENT_BUFFER)
@@ -251,7 +248,7 @@ def test_a_lite_interpreter_file_says_so(tmp_path: Path) -> None:
     assert read_checkpoint(str(lite(tmp_path))).layout == "lite interpreter"
 
 
-def test_a_function_has_no_entries(tmp_path: Path) -> None:
+def test_a_module_without_tensors_has_no_entries(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.ReLU()), str(tmp_path / "relu.pt"))
     checkpoint = read_checkpoint(str(tmp_path / "relu.pt"))
     assert (checkpoint.format, checkpoint.entries) == ("torchscript", ())
@@ -419,7 +416,6 @@ def test_shared_modules_cannot_blow_up(tmp_path: Path) -> None:
 
 
 def test_deep_modules_meet_the_limit(tmp_path: Path) -> None:
-    pickled = b"\x80\x02" + INSTANCE + b"}b"
     pickled = (
         b"\x80\x02" + (INSTANCE + b"}(X\x01\x00\x00\x00a") * 2000 + INSTANCE + b"}b" + b"ub" * 2000 + b"."
     )
@@ -449,11 +445,10 @@ def test_calls_in_attributes_are_listed_and_never_made(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("step", [7])
-def test_truncation_gives_only_our_errors(step: int, scripted: Path, tmp_path: Path) -> None:
+def test_truncation_gives_only_our_errors(scripted: Path, tmp_path: Path) -> None:
     data = scripted.read_bytes()
     path = tmp_path / "cut.pt"
-    for size in range(0, len(data), step * 31):
+    for size in range(0, len(data), 217):
         path.write_bytes(data[:size])
         with pytest.raises(CkptToolError):
             read_checkpoint(str(path))
