@@ -24,6 +24,8 @@ _TYPE_TAGS = frozenset(
     {"restore_type_tag", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"}
 )
 _MAX_SUMMARY = 120
+_MAX_LOOKED_AT = 16  # arguments and states of a call, for its summary; real ones have fewer
+_MAX_DIMS = 1024
 
 
 def without_type_tag(call: Call) -> Node:
@@ -43,7 +45,7 @@ def plain_of_call(call: Call) -> tuple[Plain, bool]:
     name = call.function.full_name
     args = call.args if isinstance(call.args, tuple) else ()
     if name == "torch.Size" and len(args) == 1 and isinstance(args[0], (tuple, list)):
-        if all(type(number) is int for number in args[0]):
+        if len(args[0]) <= _MAX_DIMS and all(type(number) is int for number in args[0]):
             return tuple(args[0]), True
     elif name == "_codecs.encode" and len(args) == 2 and args[1] == "latin1" and isinstance(args[0], str):
         try:
@@ -58,15 +60,18 @@ def plain_of_call(call: Call) -> tuple[Plain, bool]:
 def describe_call(call: Call) -> str:
     """What an object that is not built would hold, in a few words."""
     name = call.function.full_name if isinstance(call.function, Global) else ""
-    args = call.args if isinstance(call.args, tuple) else ()
+    args = call.args[:_MAX_LOOKED_AT] if isinstance(call.args, tuple) else ()
     if name in _NUMPY_ARRAY:
         return _numpy_array(call)
     scalars = [
-        repr(argument) for argument in args if isinstance(argument, (str, float)) or type(argument) is int
+        repr(argument[:_MAX_SUMMARY] if isinstance(argument, str) else argument)
+        for argument in args
+        if isinstance(argument, (str, float)) or type(argument) is int
     ]
     if scalars:
-        return _short(", ".join(scalars))
-    attributes = sum(len(state.items) // 2 for state in call.states or () if isinstance(state, DictNode))
+        return shorten(", ".join(scalars))
+    states = (call.states or [])[:_MAX_LOOKED_AT]
+    attributes = sum(len(state.items) // 2 for state in states if isinstance(state, DictNode))
     held = len(call.items or ()) // 2 + len(call.appended or ())
     if held:
         return f"{held} items"
@@ -75,6 +80,8 @@ def describe_call(call: Call) -> str:
 
 def _numpy_scalar(dtype: Node, raw: Node) -> tuple[Plain, bool]:
     """``scalar(dtype("f8"), b"…")`` as a Python number."""
+    if isinstance(raw, Call) and not _is_short_text(raw.args):
+        return None, False
     plain, is_bytes = plain_of_call(raw) if isinstance(raw, Call) else (raw, isinstance(raw, bytes))
     code, order = _numpy_dtype(dtype)
     letter = _STRUCT_FORMATS.get(code)
@@ -91,7 +98,7 @@ def _numpy_dtype(node: Node) -> tuple[str, str]:
     if node.function.full_name != "numpy.dtype" or not isinstance(node.args, tuple) or not node.args:
         return "", ""
     code = node.args[0] if isinstance(node.args[0], str) else ""
-    for state in node.states or ():
+    for state in (node.states or [])[:_MAX_LOOKED_AT]:
         if isinstance(state, tuple) and len(state) > 1 and isinstance(state[1], str):
             return code, state[1]
     return code, "|"
@@ -99,12 +106,20 @@ def _numpy_dtype(node: Node) -> tuple[str, str]:
 
 def _numpy_array(call: Call) -> str:
     """``float64 (3, 4)`` from the state ``(1, shape, dtype, fortran, data)`` of an array."""
-    for state in call.states or ():
+    for state in (call.states or [])[:_MAX_LOOKED_AT]:
         if isinstance(state, tuple) and len(state) >= 4 and isinstance(state[1], tuple):
-            shape = ", ".join(str(n) for n in state[1] if type(n) is int)
-            return _short(f"{_numpy_dtype(state[2])[0] or 'object'} ({shape})")
+            shape = ", ".join(str(n) for n in state[1][:_MAX_LOOKED_AT] if type(n) is int)
+            return shorten(f"{_numpy_dtype(state[2])[0][:_MAX_SUMMARY] or 'object'} ({shape})")
     return ""
 
 
-def _short(text: str) -> str:
+def _is_short_text(args: Node) -> bool:
+    # What encodes to a number has few characters; a long text would be encoded for each use of it.
+    return (
+        isinstance(args, tuple) and bool(args) and isinstance(args[0], str) and len(args[0]) <= _MAX_SUMMARY
+    )
+
+
+def shorten(text: str) -> str:
+    """At most 120 characters of a text for people."""
     return text if len(text) <= _MAX_SUMMARY else text[: _MAX_SUMMARY - 1] + "…"

@@ -8,7 +8,9 @@
   that no tensor inside it is lost.
 
 Nothing here recurses: depth is bounded by ``Limits.depth``, and an object that several keys share is
-walked again only while that stays cheap (a "billion laughs" tree has few objects and many paths).
+walked again only while that stays cheap (a "billion laughs" tree has few objects and many paths). What
+is cheap is counted in children, because one shared object may have a million, and in characters of
+names, because names are joined.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from ckpttool.checkpoint import (
 from ckpttool.dtypes import parse_torch_name
 from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import Limits
-from ckpttool.formats.python_objects import describe_call, plain_of_call, without_type_tag
+from ckpttool.formats.python_objects import describe_call, plain_of_call, shorten, without_type_tag
 from ckpttool.formats.torch_tensors import TENSOR_GLOBALS, StoredTensor, TensorReader
 from ckpttool.pickle_tree import (
     BigInt,
@@ -48,10 +50,17 @@ from ckpttool.pickle_tree import (
     iter_items,
 )
 
-_FREE_REVISITS = 10_000  # walks of shared containers that are always allowed
+_FREE_REVISITS = 10_000  # children of shared containers that may always be walked again
+_STEPS_PER_ENTRY = 4  # children looked at; real files have little more than one for each entry
+_FREE_REPEATS = 1_000_000  # scalars of shared lists (and pieces of shared strings) that are shown again
+_SMALL_VALUE = 4  # values of at most as many scalars are not asked whether they are shared
+_TEXT_PIECE = 64  # characters that count as one scalar
 _MAX_PLAIN_DEPTH = 4  # a list of lists of numbers is one value; deeper ones are containers
-_MAX_NESTED_SCALARS = 10_000  # numbers in one nested list; a flat list may have any length
+_MAX_NESTED_SCALARS = 10_000  # numbers in one nested list
+_MAX_FLAT_SCALARS = 12_000_000  # in a flat one: as many as a pickle has opcodes; more only by sharing text
 _MAX_PLACES = 4
+_MAX_PLACE = 240  # characters of a place, for people
+_MAX_KEY_SCALARS = 100  # a tuple that is a key is written out up to here
 
 _PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_PARAMETER)
 _MODULE_PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_MODULE)
@@ -119,7 +128,15 @@ class _Walk:
         self.module_extras: dict[Root, dict[str, ModuleExtras]] = {}
         self.places: dict[int, list[str]] = {}  # id(Global) -> where an object of it stands
         self.first_path: dict[int, Root] = {}  # containers already walked, by identity
-        self.visits = 0
+        self.steps = 0  # children looked at so far, and how many of them for the first time
+        self.first_steps = 0
+        self.path_keys = 0  # of all paths made so far
+        self.joined = 0  # characters of all names put together so far
+        self.odd_keys = 0
+        self.seen_values: set[int] = set()  # larger plain values, by identity
+        self.repeats = 0
+        self.modules: dict[int, bool] = {}  # whether a call is one, by identity
+        self.metadata: dict[int, tuple[dict[str, int | None], dict[str, ModuleExtras]]] = {}
         self.plain = _PlainReader()
 
     def run(self, top: Node, root: Root) -> None:
@@ -152,10 +169,10 @@ class _Walk:
             if stored is not None:
                 self.add_tensor(root, name, stored)
                 return False
-        plain, is_plain = self.plain.read(node)
-        if is_plain and name is not None:
+        plain, size = self.plain.sized(node, 0)
+        if size >= 0 and name is not None:
             if not inside_object:
-                self.values.append(Value(root, name, plain))
+                self.add_value(root, name, node, plain, size)
             return False
         if not isinstance(node, (Call, DictNode, SetNode, list, tuple)):
             if not inside_object or not isinstance(node, (BigInt, Global)):
@@ -167,12 +184,12 @@ class _Walk:
             return False
         path = _path(root, name)
         if self.is_shared_too_often(node, path):
-            first = ".".join(map(str, self.first_path[id(node)])) or "the top"
+            first = _place(self.first_path[id(node)])
             self.opaque.append(Opaque(root, _leaf(name), type_name(node), f"the same object as {first}"))
             return False
         children: Iterable[tuple[Key, Node]]
         if isinstance(node, Call) and not _is_mapping(node):
-            if _is_module(node):
+            if self.is_module(node):
                 self.add_module(path, node)
                 return False
             self.add_opaque(root, name, node)
@@ -190,11 +207,26 @@ class _Walk:
 
     def is_shared_too_often(self, node: Node, path: Root) -> bool:
         """Count a visit; true when shared containers make far more paths than there are objects."""
-        self.visits += 1
+        width = 1 + _width(node)
         if id(node) not in self.first_path:
             self.first_path[id(node)] = path
-            return False
-        return self.visits > _FREE_REVISITS + 2 * len(self.first_path)
+            self.first_steps += width
+        elif self.steps + width > _FREE_REVISITS + 3 * self.first_steps:
+            return True
+        self.spend(width, path)
+        return False
+
+    def spend(self, steps: int, path: Root) -> None:
+        """Count children that are looked at, and the keys of the path that they share.
+
+        Raises:
+            LimitExceeded: far more than any file that torch wrote.
+        """
+        self.steps += steps
+        self.path_keys += len(path)
+        limit = _STEPS_PER_ENTRY * self.limits.entries
+        if self.steps > limit or self.path_keys > limit:
+            raise LimitExceeded("number of items in containers and their paths", limit=limit)
 
     # -- containers ---------------------------------------------------------------------------
 
@@ -215,28 +247,34 @@ class _Walk:
     def keyed(self, items: Iterable[tuple[Node, Node]]) -> list[tuple[Key, Node]]:
         """Children of a mapping; a repeated key replaces the value in place, as in a dict."""
         children: dict[Key, Node] = {}
+        longest = self.limits.name_nbytes
         for key, value in items:
-            children[key if type(key) is str else self.key(key)] = value
+            if type(key) is not str:
+                key = self.key(key)
+            elif len(key) > longest:
+                raise LimitExceeded("length of a key", limit=longest, actual=len(key))
+            children[key] = value
         return list(children.items())
 
     def key(self, node: Node) -> Key:
         """A mapping key that is not a str, as a step of a path."""
         if type(node) is int:
             return node
-        if node is None or isinstance(node, (bool, float, bytes)):
-            return OddKey(repr(node)[: self.limits.name_nbytes], literal=True)
-        plain, is_plain = self.plain.read(node)
-        if is_plain and isinstance(plain, tuple):
-            return OddKey(repr(plain)[: self.limits.name_nbytes], literal=True)
-        # Two keys of one class must stay two keys; the identity is only used to tell them apart.
-        return OddKey(f"<{type_name(node)} {summarize(node)} #{len(self.first_path)}>", literal=False)
+        plain, size = self.plain.sized(node, 0)
+        if 0 <= size <= _MAX_KEY_SCALARS and not isinstance(plain, str):
+            return OddKey(repr(plain), literal=True)
+        # Two keys of one class must stay two keys.
+        self.odd_keys += 1
+        return OddKey(f"<{type_name(node)} {summarize(node)} #{self.odd_keys}>", literal=False)
 
     def attributes_beside(self, node: Call) -> list[tuple[Key, Node]]:
         """Attributes that a mapping object carries besides its items (not ``_metadata``)."""
         children = []
         for state in node.states or ():
             for key, value in _state_items(state):
-                if key != "_metadata" and isinstance(value, (Call, DictNode, list)):
+                if isinstance(value, (Call, DictNode, list)) and not (
+                    type(key) is str and key == "_metadata"
+                ):
                     children.append((self.key(key) if type(key) is not str else key, value))
         return children
 
@@ -244,21 +282,29 @@ class _Walk:
         """``_metadata`` of a state_dict: ``{module path: {"version": 1, …}}``."""
         for state in node.states or ():
             for key, value in _state_items(state):
-                if key != "_metadata" or not isinstance(value, (Call, DictNode)):
+                if type(key) is not str or key != "_metadata" or not isinstance(value, (Call, DictNode)):
                     continue
-                versions: dict[str, int | None] = {}
-                extras: dict[str, ModuleExtras] = {}
-                for module, local in iter_mapping(value):
-                    if type(module) is not str or not isinstance(local, (DictNode, Call)):
-                        continue
-                    facts = dict(self.local_metadata(local))
-                    version = facts.pop(("version",), None)
-                    versions[module] = version if type(version) is int else None
-                    if facts:
-                        extras[module] = tuple(facts.items())
-                self.module_versions[path] = versions
-                if extras:
-                    self.module_extras[path] = extras
+                known = self.metadata.get(id(value))
+                if known is None:
+                    known = self.metadata[id(value)] = self.versions_and_extras(value)
+                self.module_versions[path] = known[0]
+                if known[1]:
+                    self.module_extras[path] = known[1]
+
+    def versions_and_extras(self, metadata: Node) -> tuple[dict[str, int | None], dict[str, ModuleExtras]]:
+        """What a ``_metadata`` says: version of each module, and what else its local metadata holds."""
+        versions: dict[str, int | None] = {}
+        extras: dict[str, ModuleExtras] = {}
+        for module, local in iter_mapping(metadata):
+            if type(module) is not str or not isinstance(local, (DictNode, Call)):
+                continue
+            self.spend(_width(local), ())
+            facts = dict(self.local_metadata(local))
+            version = facts.pop(("version",), None)
+            versions[module] = version if type(version) is int else None
+            if facts:
+                extras[module] = tuple(facts.items())
+        return versions, extras
 
     def local_metadata(self, local: Node) -> Iterable[tuple[tuple[str, ...], Plain]]:
         """Plain facts of one module's local metadata, which nests one deep (``spectral_norm``)."""
@@ -268,6 +314,8 @@ class _Walk:
             plain, is_plain = self.plain.read(value)
             if is_plain:
                 yield (key,), plain
+            if not is_plain:
+                self.spend(_width(value), ())
             for inner_key, inner in iter_mapping(value) if not is_plain else ():
                 plain, is_plain = self.plain.read(inner)
                 if is_plain and type(inner_key) is str:
@@ -300,23 +348,27 @@ class _Walk:
             del above[depth:]
             if id(module) in above:
                 continue  # a module that holds itself: state_dict() would not end either
-            self.visits += 1
             if depth >= self.limits.depth:
                 raise LimitExceeded("nesting of modules", limit=self.limits.depth)
-            if max(self.visits, len(self.entries)) > self.limits.entries:
+            if len(self.entries) + len(self.opaque) > self.limits.entries:
                 raise LimitExceeded("number of modules and tensors", limit=self.limits.entries)
+            self.spend(1 + _width(module), path)
             above.append(id(module))
             self.note_place(module.function, path)
             state = dict(_named_state(module))
+            for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+                self.spend(_width(state.get(name)), ())
             self.containers.append(Container(path, type_name(module), len(state)))
             self.add_registered(root, prefix, state)
             children = []
             for key, child in iter_mapping(state.get("_modules")):
                 name = self.key_text(key)
-                if isinstance(child, Call) and _is_module(child):
-                    children.append(((*path, name), f"{prefix}{name}.", child, depth + 1))
+                if isinstance(child, Call) and self.is_module(child):
+                    children.append(((*path, name), self.join(prefix, f"{name}."), child, depth + 1))
                 elif child is not None:
-                    self.opaque.append(Opaque(root, prefix + name, type_name(child), summarize(child)))
+                    self.opaque.append(
+                        Opaque(root, self.join(prefix, name), type_name(child), summarize(child))
+                    )
             stack.extend(reversed(children))
 
     def add_registered(self, root: Root, prefix: str, state: dict[str, Node]) -> None:
@@ -325,14 +377,14 @@ class _Walk:
             name for name in _set_items(state.get("_non_persistent_buffers_set")) if type(name) is str
         }
         for name, node in iter_mapping(state.get("_parameters")):
-            self.add_member(root, f"{prefix}{self.key_text(name)}", node, _MODULE_PARAMETER)
+            self.add_member(root, self.join(prefix, self.key_text(name)), node, _MODULE_PARAMETER)
         for name, node in iter_mapping(state.get("_buffers")):
             known = type(name) is str and name in non_persistent
             kind = _MODULE_NON_PERSISTENT if known else _MODULE_BUFFER
-            self.add_member(root, f"{prefix}{self.key_text(name)}", node, kind)
+            self.add_member(root, self.join(prefix, self.key_text(name)), node, kind)
         for name, node in state.items():
             if isinstance(node, Call) and name not in ("_parameters", "_buffers", "_modules"):
-                self.add_member(root, prefix + name, node, _PLAIN_ATTRIBUTE, described=False)
+                self.add_member(root, self.join(prefix, name), node, _PLAIN_ATTRIBUTE, described=False)
 
     def add_member(
         self, root: Root, name: str, node: Node, kind: Classification, *, described: bool = True
@@ -346,6 +398,26 @@ class _Walk:
         elif isinstance(node, Call) and isinstance(node.function, Global):
             self.note_place(node.function, (*root, name))
 
+    def is_module(self, node: Call) -> bool:
+        """Whether the object's state is that of an ``nn.Module``, whatever its class; asked once of each."""
+        known = self.modules.get(id(node))
+        if known is None:
+            known = _is_module(node)
+            if node.states:
+                self.modules[id(node)] = known
+        return known
+
+    def join(self, prefix: str, name: str) -> str:
+        """The dotted name of a member.
+
+        Raises:
+            LimitExceeded: all names together are longer than a pickle may be.
+        """
+        self.joined += len(prefix) + len(name)
+        if self.joined > self.limits.pickle_nbytes:
+            raise LimitExceeded("length of all names of modules", limit=self.limits.pickle_nbytes)
+        return prefix + name
+
     def key_text(self, node: Node) -> str:
         """A module or parameter name as text."""
         return node if type(node) is str else str(self.key(node))
@@ -357,6 +429,18 @@ class _Walk:
         declared = _PARAMETER if stored.is_parameter else _UNDECLARED
         self.entries.append(Entry(root, _leaf(name), stored.tensor, stored.requires_grad, declared))
 
+    def add_value(self, root: Root, name: Key, node: Node, plain: Plain, size: int) -> None:
+        """A plain leaf; of one that many names share, the later ones say so once it becomes much."""
+        if size > _SMALL_VALUE:
+            if id(node) in self.seen_values:
+                self.repeats += size
+                if self.repeats > _FREE_REPEATS:
+                    what = "the same value as an earlier one"
+                    self.opaque.append(Opaque(root, name, type_name(node), what))
+                    return
+            self.seen_values.add(id(node))
+        self.values.append(Value(root, name, plain))
+
     def add_opaque(self, root: Root, name: Key | None, node: Node) -> None:
         """A leaf, or an object, that is described and not built."""
         self.opaque.append(Opaque(root, _leaf(name), type_name(node), summarize(node)))
@@ -367,7 +451,7 @@ class _Walk:
         if isinstance(function, Global):
             places = self.places.setdefault(id(function), [])
             if len(places) < _MAX_PLACES:
-                places.append("$" + "".join(f".{key}" for key in path))
+                places.append(_place(path))
 
 
 _UNDECLARED = Entry((), "", None).declared
@@ -381,7 +465,7 @@ class _PlainReader:
     """
 
     def __init__(self) -> None:
-        self.known: dict[int, tuple[Plain, int]] = {}
+        self.known: dict[tuple[int, int], tuple[Plain, int]] = {}  # by identity and depth
 
     def read(self, node: Node) -> tuple[Plain, bool]:
         """(value, True) if ``node`` is plain, else (None, False)."""
@@ -391,32 +475,49 @@ class _PlainReader:
         return plain, size >= 0
 
     def sized(self, node: Node, depth: int) -> tuple[Plain, int]:
-        """(value, number of scalars in it), or (None, -1)."""
-        if node is None or isinstance(node, (bool, int, float, str)):
+        """(value, number of scalars in it), or (None, -1). Long text counts as several scalars."""
+        if node is None or isinstance(node, (bool, int, float)):
             return node, 1
-        if isinstance(node, (bytes, bytearray)):
-            return bytes(node), 1
+        if isinstance(node, (str, bytes)):
+            return node, 1 + len(node) // _TEXT_PIECE
         if isinstance(node, Call):
             untagged = without_type_tag(node)
             if untagged is not node and depth < _MAX_PLAIN_DEPTH:
                 return self.sized(untagged, depth + 1)
-            plain, is_plain = plain_of_call(node)
-            return plain, 1 if is_plain else -1
+            return self.of_call(node)
         if not isinstance(node, (list, tuple)) or depth >= _MAX_PLAIN_DEPTH:
             return None, -1
-        known = self.known.get(id(node))
+        # By depth, too: what is too deep here may stand higher elsewhere.
+        known = self.known.get((id(node), depth))
         if known is None:
-            items, total, nested = [], 0, False
-            for item in node:
-                plain, size = self.sized(item, depth + 1)
-                if size < 0:
-                    return None, -1
-                items.append(plain)
-                total += size
-                nested = nested or type(plain) is tuple
-            known = (None, -1) if nested and total > _MAX_NESTED_SCALARS else (tuple(items), total)
-            if nested:
-                self.known[id(node)] = known
+            known, nested = self.of_list(node, depth)
+            if nested or len(node) > _SMALL_VALUE:
+                self.known[id(node), depth] = known
+        return known
+
+    def of_list(self, node: Node, depth: int) -> tuple[tuple[Plain, int], bool]:
+        """``sized`` of a list or tuple, and whether a list stands in it."""
+        items, total, nested = [], 0, False
+        for item in node:
+            plain, size = self.sized(item, depth + 1)
+            if size < 0:
+                return (None, -1), nested
+            items.append(plain)
+            total += size
+            nested = nested or type(plain) is tuple
+            if total > (_MAX_NESTED_SCALARS if nested else _MAX_FLAT_SCALARS):
+                return (None, -1), nested
+        return (tuple(items), total), nested
+
+    def of_call(self, node: Call) -> tuple[Plain, int]:
+        """``sized`` of a call that stands for a plain value; kept, because it makes a new one."""
+        known = self.known.get((id(node), 0))
+        if known is None:
+            plain, is_plain = plain_of_call(node)
+            if not is_plain:
+                return None, -1
+            known = plain, 1 + len(plain) // _TEXT_PIECE if isinstance(plain, (bytes, tuple)) else 1
+            self.known[id(node), 0] = known
         return known
 
 
@@ -441,7 +542,7 @@ def type_name(node: Node) -> str:
     """The class a leaf or container would have, as ``module.name`` for globals."""
     if isinstance(node, Call):
         name = node.function.full_name if isinstance(node.function, Global) else "a computed callable"
-        return _SHORT_NAMES.get(name, name)
+        return _SHORT_NAMES.get(name) or shorten(name)
     if isinstance(node, Global):
         return "torch.dtype" if _is_dtype(node) else "global"
     return _NODE_NAMES.get(type(node), type(node).__name__)
@@ -452,13 +553,13 @@ def summarize(node: Node) -> str:
     if isinstance(node, Call):
         return describe_call(node)
     if isinstance(node, Global):
-        return node.full_name
+        return shorten(node.full_name)
     if isinstance(node, BigInt):
         return f"{node.nbits} bits"
     if isinstance(node, PersistentId):
         pid = node.pid
-        if isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], Global):
-            return f"{pid[1].full_name} of {pid[4]} elements"
+        if isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], Global) and type(pid[4]) is int:
+            return shorten(f"{pid[1].full_name} of {pid[4]} elements")
         return "persistent id"
     return f"{len(node)} items" if isinstance(node, (list, tuple)) else ""
 
@@ -522,6 +623,36 @@ def _set_items(node: Node) -> list[Node]:
     if isinstance(node, Call) and isinstance(node.args, tuple) and len(node.args) == 1:
         return list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else []
     return []
+
+
+def _width(node: Node) -> int:
+    """How many things are looked at to walk ``node``, not counting what lies below them."""
+    if isinstance(node, DictNode):
+        return len(node.items) // 2
+    if isinstance(node, SetNode):
+        return len(node.items)
+    if isinstance(node, (list, tuple)):
+        return len(node)
+    if not isinstance(node, Call):
+        return 0
+    width = len(node.items or ()) // 2 + len(node.appended or ()) + len(node.states or ())
+    for state in node.states or ():
+        for half in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+            width += len(half.items) // 2 if isinstance(half, DictNode) else 1
+    if isinstance(node.args, (tuple, list)):
+        width += len(node.args)
+        first = node.args[0] if node.args else None
+        if isinstance(first, (list, tuple)):  # the items of an OrderedDict or a set
+            width += len(first)
+        elif isinstance(first, DictNode):
+            width += len(first.items) // 2
+    return width
+
+
+def _place(path: Root) -> str:
+    """``$.model.0.weight``; a long one is cut in front."""
+    text = "".join(f".{str(key)[-_MAX_PLACE:]}" for key in path[-32:])
+    return "$" + text if len(path) <= 32 and len(text) <= _MAX_PLACE else "$…" + text[-_MAX_PLACE:]
 
 
 def _path(root: Root, name: Key | None) -> Root:
