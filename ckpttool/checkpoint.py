@@ -40,6 +40,12 @@ Plain: TypeAlias = Union[bool, int, float, str, bytes, tuple["Plain", ...], None
 """A value that is shown as it is: epoch, lr, betas."""
 
 
+class PlainList(tuple["Plain", ...]):
+    """A list among plain values: an (immutable) tuple that remembers that it was one."""
+
+    __slots__ = ()
+
+
 ModuleExtras: TypeAlias = tuple[tuple[tuple[str, ...], Plain], ...]
 """Facts of a module's ``_metadata`` besides its version, by path: ``("spectral_norm", "weight.version")``."""
 

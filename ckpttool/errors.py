@@ -6,7 +6,9 @@
     ├── UnsupportedFeature      feature: legal, recognised, but not read here
     ├── LimitExceeded           what, limit, actual
     ├── ModelImportFailed       trace: tail of the traceback of the user's own code
-    └── DeviceUnavailable       a device that was asked for is not there
+    ├── DeviceUnavailable       a device that was asked for is not there
+    ├── DestinationExists       a target that is there already, or that another run is writing
+    └── NotEnoughSpace          needed, available: bytes, known before the first one is written
 
 ``OSError`` passes as itself. A difference or an unexpected key is a result, never an
 exception. ``str(error)`` is one lower-case sentence; strings from files inside it are made
@@ -115,3 +117,20 @@ class ModelImportFailed(CkptToolError):
 
 class DeviceUnavailable(CkptToolError):
     """A device that was asked for by name is not there."""
+
+
+class DestinationExists(CkptToolError):
+    """What was to be written is there already, is a source itself, or is being written by another run."""
+
+
+class NotEnoughSpace(CkptToolError):
+    """The file system of the target has not the bytes that will be needed; nothing was written."""
+
+    def __init__(self, *, needed: int, available: int, path: str | None = None) -> None:
+        super().__init__("not enough space", path=path)
+        self.needed = needed
+        self.available = available
+
+    def describe(self) -> str:
+        """``not enough space: needs N bytes, M are free``."""
+        return f"{self.what}: needs {self.needed:,} bytes, {self.available:,} are free"

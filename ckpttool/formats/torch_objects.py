@@ -30,6 +30,7 @@ from ckpttool.checkpoint import (
     OddKey,
     Opaque,
     Plain,
+    PlainList,
     Root,
     Value,
 )
@@ -504,10 +505,11 @@ class _PlainReader:
                 return (None, -1), nested
             items.append(plain)
             total += size
-            nested = nested or type(plain) is tuple
+            nested = nested or isinstance(plain, tuple)
             if total > (_MAX_NESTED_SCALARS if nested else _MAX_FLAT_SCALARS):
                 return (None, -1), nested
-        return (tuple(items), total), nested
+        plain_items: Plain = PlainList(items) if isinstance(node, list) else tuple(items)
+        return (plain_items, total), nested
 
     def of_call(self, node: Call) -> tuple[Plain, int]:
         """``sized`` of a call that stands for a plain value; kept, because it makes a new one."""
