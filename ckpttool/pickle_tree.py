@@ -369,6 +369,7 @@ class _Machine:
         node = self.globals.get((module, name))
         if node is None:
             node = self.globals[module, name] = Global(module, name, self.op_start)
+            self.nodes += 1
         return node
 
     def call(self, op: str, function: Node, args: Node) -> None:
