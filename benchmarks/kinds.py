@@ -126,24 +126,32 @@ class Score(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A score by container, and what was mistaken: (container, last parts of the name, truth, said)."""
+    """A score by container, what was mistaken, and how often each basis was claimed.
+
+    ``mistakes`` are (container, last parts of the name, truth, said); ``claims`` (basis, kind, right).
+    """
 
     scores: dict[str, Score]
     mistakes: list[tuple[str, str, str, str]]
+    claims: list[tuple[str, str, bool]]
 
 
-def score_checkpoint(checkpoint: Checkpoint, truth: Truth) -> tuple[Score, list[tuple[str, str, str]]]:
+def score_checkpoint(
+    checkpoint: Checkpoint, truth: Truth
+) -> tuple[Score, list[tuple[str, str, str]], list[tuple[str, str, bool]]]:
     """Compare what ``classify`` says of ``checkpoint`` with the truth about the model in it."""
     start = time.process_time()
     kinds = classify(checkpoint)
     milliseconds = (time.process_time() - start) * 1000
     mistakes = []
+    claims = []
     counts: Counter[str] = Counter()
     for entry, said in zip(checkpoint.entries, kinds.classifications, strict=True):
         kind = truth.kinds.get(str(entry.name))
         if kind is None:
             continue
         right = said.kind.value == kind
+        claims.append((said.basis.value, said.kind.value, right))
         last = str(entry.name).rpartition(".")[2]
         is_buffer = kind != "parameter"
         is_other = is_buffer and last not in BATCH_NORM_BUFFERS
@@ -173,7 +181,7 @@ def score_checkpoint(checkpoint: Checkpoint, truth: Truth) -> tuple[Score, list[
         milliseconds=milliseconds,
         **counts,
     )
-    return score, mistakes
+    return score, mistakes, claims
 
 
 def build_files(architecture: Architecture, folder: Path) -> Truth:
@@ -194,11 +202,13 @@ def measure(architecture: Architecture, folder: Path) -> Result:
     truth = Truth(*json.loads(kept.read_text())) if kept.exists() else build_files(architecture, folder)
     scores = {}
     mistakes = []
+    claims: list[tuple[str, str, bool]] = []
     for container in CONTAINERS:
         checkpoint = read_checkpoint(str(folder / f"model.{container}"))
-        scores[container], wrong = score_checkpoint(checkpoint, truth)
+        scores[container], wrong, said = score_checkpoint(checkpoint, truth)
+        claims.extend(said)
         mistakes.extend((container, *item) for item in wrong)
-    return Result(scores, mistakes)
+    return Result(scores, mistakes, claims)
 
 
 # ------------------------------------------------------------------------------------------ processes
@@ -255,14 +265,15 @@ def run(
                 yield architecture, Failure(architecture, answer)
             else:
                 scores = {name: Score(*values) for name, values in answer[0].items()}
-                yield architecture, Result(scores, [tuple(item) for item in answer[1]])
+                mistakes, claims = ([tuple(item) for item in items] for items in answer[1:])
+                yield architecture, Result(scores, mistakes, claims)
 
 
 # --------------------------------------------------------------------------------------------- report
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{part / whole * 100:.2f} %" if whole else "-"
+    return f"{part / whole * 100:.3f} %" if whole else "-"
 
 
 _HEADINGS = (
@@ -291,6 +302,7 @@ def _row(library: str, container: str, score: Score) -> str:
 def print_report(
     scores: dict[tuple[bool, str, str], Score],
     mistakes: dict[bool, Counter[tuple[str, ...]]],
+    claims: Counter[tuple[str, str, bool]],
     failures: Sequence[Failure],
 ) -> None:
     """Print the tables of docs/kinds.md."""
@@ -313,6 +325,10 @@ def print_report(
         print("\nMost frequent mistakes (entries; container, name, truth, said):\n")
         for (container, name, truth, said), count in mistakes[held_out].most_common(25):
             print(f"- {count} {container} `{name}`: {truth}, said {said}")
+    print("\n### By basis, both containers\n\n| basis | said | entries | wrong |\n|---|---|---|---|")
+    for basis, kind in sorted({(basis, kind) for basis, kind, _ in claims}):
+        right, wrong = claims[basis, kind, True], claims[basis, kind, False]
+        print(f"| {basis} | {kind} | {right + wrong:,} | {wrong if kind != 'unknown' else '-'} |")
     whole = dict.fromkeys(CONTAINERS, Score())
     for (_, _, container), score in scores.items():
         whole[container] = whole[container].plus(score)
@@ -353,6 +369,7 @@ def main() -> None:
     found = found[: arguments.limit or None]
     scores: dict[tuple[bool, str, str], Score] = {}
     mistakes: dict[bool, Counter[tuple[str, ...]]] = {False: Counter(), True: Counter()}
+    claims: Counter[tuple[str, str, bool]] = Counter()
     failures = []
     load_name_table()  # once, before the children, so that their times are those of a second file
     temporary = tempfile.TemporaryDirectory()
@@ -369,8 +386,9 @@ def main() -> None:
             key = (held_out, architecture.library, container)
             scores[key] = scores.get(key, Score()).plus(score)
         mistakes[held_out].update(result.mistakes)
+        claims.update(result.claims)
     temporary.cleanup()
-    print_report(scores, mistakes, failures)
+    print_report(scores, mistakes, claims, failures)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from ckpttool.analysis.classify import Kinds, classify
 from ckpttool.analysis.optimizer import find_groups, match_order, read_optimizers
 from ckpttool.checkpoint import (
     EXACT_BASES,
+    UNCLASSIFIED,
     Basis,
     Checkpoint,
     Classification,
@@ -351,6 +352,17 @@ def test_what_a_reader_declares_wins_over_every_rule() -> None:
     assert found["weight"].exact
 
 
+def test_what_a_reader_says_is_not_registered_stays_unknown() -> None:
+    """A plain tensor attribute that views a parameter, stands among its copies and bears a known name."""
+    plain = Classification(UNKNOWN, Basis.NONE, note="plain tensor attribute")
+    weight = entry("a.weight", root=("model",), shape=(4, 4))
+    attribute = weight._replace(name="a.bias", declared=plain)
+    copy = entry("a.bias", root=("ema",), shape=(4, 4))
+    said = classify(checkpoint([weight, attribute, copy])).classifications
+    assert [item.kind for item in said] == [PARAMETER, UNKNOWN, PARAMETER]
+    assert said[1] == plain
+
+
 def test_a_kind_taken_from_an_exact_one_is_not_exact() -> None:
     declared = Classification(BUFFER, Basis.PICKLED_MODULE)
     entries = [
@@ -608,15 +620,20 @@ KEYS = st.one_of(
 ROOTS = st.lists(st.one_of(KEYS, st.sampled_from(["state", "param_groups", "optimizer"])), max_size=4).map(
     tuple
 )
+DECLARED = [
+    UNCLASSIFIED,
+    Classification(PARAMETER, Basis.PICKLED_MODULE),
+    Classification(PARAMETER, Basis.PICKLED_PARAMETER),
+    Classification(UNKNOWN, Basis.EXPORT, note="constant"),
+    Classification(UNKNOWN, Basis.NONE, note="plain tensor attribute"),
+]
 ENTRIES = st.builds(
     entry,
     KEYS,
     st.sampled_from(sorted(BY_NAME)),
     st.lists(st.integers(0, 3), max_size=5).map(tuple),
     ROOTS,
-    declared=st.sampled_from(
-        [Classification(UNKNOWN, Basis.NONE), Classification(PARAMETER, Basis.PICKLED_MODULE)]
-    ),
+    declared=st.sampled_from(DECLARED),
 )
 PLAIN = st.one_of(
     st.none(),
@@ -652,7 +669,10 @@ def test_classify_never_raises_and_keeps_exact_claims(
     for item, said in zip(entries, kinds.classifications, strict=True):
         assert (said.basis in EXACT_BASES) == (item.declared.basis in EXACT_BASES)
         assert said.presence is Presence.PRESENT
-        assert (said.kind is UNKNOWN) == (said.basis is Basis.NONE)
+        if item.declared == UNCLASSIFIED:
+            assert (said.kind is UNKNOWN) == (said.basis is Basis.NONE)
+        elif item.declared.basis is not Basis.PICKLED_PARAMETER:
+            assert said == item.declared
     present = {(item.root, item.name) for item in entries}
     assert not present & {(item.root, item.name) for item in kinds.missing}
 

@@ -12,11 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.analysis.aliases import find_aliases
-from ckpttool.analysis.corroborate import apply_optimizer, share_between_copies, share_between_ties
+from ckpttool.analysis.corroborate import apply_optimizer, is_final, share_between_copies, share_between_ties
 from ckpttool.analysis.known_names import NameTable, load_name_table
 from ckpttool.analysis.optimizer import OptimizerMatch, find_groups, read_optimizers, split_state_root
 from ckpttool.analysis.state_dict import judge_state_dict
 from ckpttool.checkpoint import (
+    UNCLASSIFIED,
     Basis,
     Checkpoint,
     Classification,
@@ -75,7 +76,7 @@ def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = No
 def _mark_optimizer_state(indices: Sequence[int], found: list[Classification]) -> None:
     state = Classification(Kind.OPTIMIZER_STATE, Basis.OPTIMIZER, note="state beside param_groups")
     for index in indices:
-        if found[index].kind is Kind.UNKNOWN:
+        if found[index] == UNCLASSIFIED:
             found[index] = state
 
 
@@ -105,7 +106,7 @@ def _judge_weights(
     versions = checkpoint.module_versions.get(root, {})
     judged = judge_state_dict(entries, versions, checkpoint.ordered, load_name_table())
     for index, entry, classification in zip(indices, entries, judged, strict=True):
-        if buffers is not None and entry.declared.kind is Kind.UNKNOWN:
+        if buffers is not None and not is_final(entry):
             kind = Kind.PERSISTENT_BUFFER if entry.name in buffers else Kind.PARAMETER
             classification = Classification(kind, Basis.METADATA, note="DeepSpeed buffer_names")
         found[index] = classification

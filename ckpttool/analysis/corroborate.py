@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ckpttool.analysis.optimizer import Optimizer, OptimizerMatch, match_names, match_order
-from ckpttool.checkpoint import EXACT_BASES, Basis, Classification, Entry, Key, Kind, Root
+from ckpttool.checkpoint import EXACT_BASES, UNCLASSIFIED, Basis, Classification, Entry, Key, Kind, Root
 
 _MOST_COMPARED = 16
 """State_dicts that one optimizer is laid against: a GAN has two, and a copy of each."""
 
 _STRENGTH = {basis: -rank for rank, basis in enumerate(Basis)}
 _MEMBER_KINDS = frozenset({Kind.PARAMETER, Kind.PERSISTENT_BUFFER, Kind.UNKNOWN})
+
+
+def is_final(entry: Entry) -> bool:
+    """Whether the reader said what the entry is, or that it is nothing registered: no rule may say otherwise.
+
+    ``_rebuild_parameter`` alone is not that strong, for a buffer may be pickled as a Parameter.
+    """
+    return entry.declared != UNCLASSIFIED and entry.declared.basis is not Basis.PICKLED_PARAMETER
 
 
 def apply_optimizer(
@@ -31,11 +39,11 @@ def apply_optimizer(
             best_root, best, best_by = root, mapped, by
     note = f"{optimizer.class_name or 'optimizer'}, by {best_by}"
     for index in best:
-        if not found[index].exact:
+        if not is_final(entries[index]):
             found[index] = Classification(Kind.PARAMETER, Basis.OPTIMIZER, note=note)
     if best_root is not None and len(best) == optimizer.parameters:
         for index in weights[best_root]:
-            if found[index].kind is Kind.UNKNOWN:
+            if found[index].kind is Kind.UNKNOWN and not is_final(entries[index]):
                 found[index] = found[index]._replace(note="not in the optimizer: a buffer, or frozen")
     return OptimizerMatch(
         optimizer.root, optimizer.class_name, optimizer.parameters, best_root, len(best), best_by
@@ -93,7 +101,8 @@ def share_between_copies(
         if len(stronger) * 2 < len(indices):
             continue
         for index, other in stronger:
-            found[index] = _borrow(found[index], found[other], "as the same name in another copy")
+            if not is_final(entries[index]):
+                found[index] = _borrow(found[index], found[other], "as the same name in another copy")
 
 
 def share_between_ties(
@@ -111,7 +120,8 @@ def share_between_ties(
     for indices in groups.values():
         best = max(indices, key=lambda index: _strength(found[index]))
         for index in indices:
-            found[index] = _borrow(found[index], found[best], "tied to an entry of this kind")
+            if not is_final(entries[index]):
+                found[index] = _borrow(found[index], found[best], "tied to an entry of this kind")
 
 
 def _borrow(own: Classification, other: Classification, note: str) -> Classification:

@@ -232,6 +232,8 @@ def _apply_weak_order(leaves: tuple[Leaf, ...], verdicts: list[Verdict | None]) 
     if first_buffer < last_parameter:
         return
     for index, kind in enumerate(kinds):
+        if leaves[index].declared is not None:
+            continue
         if kind is Kind.UNKNOWN and index > first_buffer:
             note = f"after the buffer {leaves[first_buffer].name}"
             verdicts[index] = Verdict(Classification(BUFFER, Basis.ORDER, note=note))

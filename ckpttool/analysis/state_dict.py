@@ -46,6 +46,9 @@ def judge_state_dict(
     return found
 
 
+_OPEN_KINDS = (Kind.UNKNOWN, Kind.PARAMETER)
+
+
 def _apply_pickled_parameters(entries: Sequence[Entry], found: list[Classification]) -> None:
     """In a file of ``state_dict(keep_vars=True)`` what is not pickled as a Parameter is a buffer.
 
@@ -61,7 +64,7 @@ def _apply_pickled_parameters(entries: Sequence[Entry], found: list[Classificati
     if len(parameters) * 10 > sum(declared) or any(found[p].basis not in weaker for p in parameters):
         return
     for position in others:
-        if found[position].kind in (Kind.UNKNOWN, Kind.PARAMETER):
+        if entries[position].declared == UNCLASSIFIED and found[position].kind in _OPEN_KINDS:
             note = "not pickled as a Parameter, as others here are"
             found[position] = Classification(Kind.PERSISTENT_BUFFER, Basis.PICKLED_PARAMETER, note=note)
 
@@ -74,7 +77,7 @@ def _read_facts(entry: Entry) -> _Facts:
         key[key.rfind(".") + 1 :] if isinstance(key, str) else "",
         "" if dtype is None else dtype.name,
         -1 if shape is None else shape_code(shape),
-        None if declared.kind is Kind.UNKNOWN else declared,
+        None if declared is UNCLASSIFIED or declared == UNCLASSIFIED else declared,
     )
 
 
