@@ -33,6 +33,8 @@ class PickleCutOff(MalformedCheckpoint):
     """The data ends before the pickle's STOP: a caller that has more data may try again with it."""
 
 
+# Shorter bytes hold no file, so nobody asks where they lie; a LocatedBytes takes 200 bytes more.
+_LOCATED_NBYTES = 128
 _MAX_INT_NBYTES = 512  # longer integers become BigInt: 100,000-bit ints are legal and useless here
 
 
@@ -110,7 +112,7 @@ class BigInt:
 
 
 class LocatedBytes(bytes):
-    """A bytes object that knows where its first byte lies in the pickle."""
+    """A bytes object, not a short one, that knows where its first byte lies in the pickle."""
 
     byte_offset: int = 0
 
@@ -151,8 +153,8 @@ def parse_pickle(
 ) -> PickleTree:
     """Run the machine over the pickle that begins at ``data[start]``.
 
-    ``max_ops`` bounds opcodes, ``max_nodes`` containers and (apart) memo entries, ``max_name`` the
-    bytes of a global's name.
+    ``max_ops`` bounds opcodes, ``max_nodes`` containers with strings and (apart) memo entries,
+    ``max_name`` the bytes of a global's name.
 
     Raises:
         MalformedCheckpoint: truncated, unknown opcode, stack or memo misuse, text that is not UTF-8.
@@ -226,6 +228,9 @@ class _Machine:
                         raise PickleCutOff("the pickle is cut off in a string", byte_offset=pos - 1)
                     push(str(data[pos + 4 : end], "utf-8", "surrogatepass"))
                     pos = end
+                    nodes += 1
+                    if nodes > max_nodes:
+                        raise self.too_many_nodes()
                 elif op == 0x74:  # TUPLE
                     mark = marks.pop()
                     items = tuple(stack[mark:])
@@ -314,7 +319,8 @@ class _Machine:
 
     def too_many_nodes(self) -> LimitExceeded:
         """The error for a pickle that builds more than any checkpoint needs."""
-        return LimitExceeded("number of containers, calls or memo entries in a pickle", limit=self.max_nodes)
+        what = "number of containers, calls, strings or memo entries in a pickle"
+        return LimitExceeded(what, limit=self.max_nodes)
 
     def pop(self) -> Node:
         """Pop one item above the last mark."""
@@ -496,10 +502,13 @@ def _u8(data: bytes, pos: int) -> tuple[int]:
 
 
 def _push_text(m: _Machine, raw: bytes, _pos: int) -> None:
-    m.stack.append(str(raw, "utf-8", "surrogatepass"))
+    m.push_node(str(raw, "utf-8", "surrogatepass"))
 
 
 def _push_bytes(m: _Machine, raw: bytes, pos: int) -> None:
+    if len(raw) < _LOCATED_NBYTES:
+        m.push_node(raw)
+        return
     located = LocatedBytes(raw)
     located.byte_offset = pos
     m.push_node(located)

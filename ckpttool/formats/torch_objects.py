@@ -201,8 +201,9 @@ class _Walk:
                 self.containers.append(Container(path, type_name(node), len(children)))
         if len(frames) >= self.limits.depth:
             raise LimitExceeded("nesting of containers", limit=self.limits.depth)
-        if len(self.entries) + len(self.values) + len(self.opaque) > self.limits.entries:
-            raise LimitExceeded("number of tensors and values", limit=self.limits.entries)
+        recorded = len(self.entries) + len(self.values) + len(self.opaque) + len(self.containers)
+        if recorded > self.limits.entries:
+            raise LimitExceeded("number of tensors, values and containers", limit=self.limits.entries)
         frames.append(_Frame(path, iter(children), inside_object, id(node)))
         return True
 

@@ -21,7 +21,7 @@ _MAX_DIMS = 1024  # torch itself sets no limit that matters; this bounds the wor
 # Tensors may share their sizes, and tensors inside tensors their parts: a small file can ask for any amount
 # of work. 100,000 tensors of rank 4 have 800,000 sizes and strides.
 _MAX_ALL_DIMS = 16_000_000
-_MAX_ALL_PARTS = 1_000_000
+_MAX_ALL_PARTS = 500_000
 _MAX_INT64 = 2**63 - 1  # torch keeps sizes, strides, offsets and numel as int64
 # Where a storage class may stand (torch/storage.py, torch/__init__.py, torch/cuda/__init__.py).
 _STORAGE_MODULES = frozenset(("torch", "torch.storage", "torch.cuda"))
