@@ -39,8 +39,8 @@ class ModelSource(NamedTuple):
             ModelImportFailed: it raises, or returns something that is not a module.
         """
         with (
-            _foreign_code(f"building {self.text} on {device}", self.text),
-            _seeded(seed),
+            foreign_code(f"building {self.text} on {device}", self.text),
+            seeded(seed),
             torch.device(device),
         ):
             built = self.factory(**self.arguments)
@@ -79,7 +79,7 @@ def import_model(
             f"--model {text} names no factory",
             hint="write package.module:factory, path/to/file.py:factory, or hf",
         )
-    with _foreign_code(f"importing {where}", text):
+    with foreign_code(f"importing {where}", text):
         module = _import_file(where) if where.endswith(".py") else _import_module(where)
     factory: Any = module
     for part in name.split("."):
@@ -171,8 +171,12 @@ def _hf_factory(checkpoint_path: str | None) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _foreign_code(doing: str, text: str) -> Iterator[None]:
-    """Run the user's code: stdout to stderr, and whatever it raises into one error."""
+def foreign_code(doing: str, text: str) -> Iterator[None]:
+    """Run the user's code: stdout to stderr, and whatever it raises into one error.
+
+    Raises:
+        ModelImportFailed: the code inside raises anything.
+    """
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -188,13 +192,18 @@ def _foreign_code(doing: str, text: str) -> Iterator[None]:
 def _own_trace(error: BaseException) -> str:
     """The last frames of the user's code, without ours above them."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+    ours = os.path.dirname(__file__)
+    own = [
+        frame
+        for frame in frames
+        if os.path.dirname(frame.filename) != ours and "importlib" not in frame.filename
+    ]
     lines = "".join(traceback.format_list(own[-4:])).splitlines()
     return "\n".join(lines[-_TRACE_LINES:])
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed torch's generators inside, and put them back as they were."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
