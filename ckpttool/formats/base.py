@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-from ckpttool.checkpoint import Checkpoint, FileInfo
+from ckpttool.checkpoint import Checkpoint, FileInfo, GlobalRef
 from ckpttool.errors import CkptToolError, MalformedCheckpoint
 
 
@@ -31,6 +32,8 @@ class Limits(NamedTuple):
 
 
 DEFAULT_LIMITS = Limits()
+
+_SHOWN_PLACES = 4  # uses of a global over all pickles
 
 
 class ByteSource(Protocol):
@@ -64,7 +67,13 @@ class FileSource:
         flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         self.name = path
         self.base = 0
-        self._fd = os.open(path, flags)
+        try:
+            self._fd = os.open(path, flags)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a socket, or a device without its driver
+                what = describe_file_type(os.stat(path).st_mode)
+                raise CkptToolError(f"{what}, not a regular file", path=path) from None
+            raise
         try:
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
@@ -145,6 +154,20 @@ def describe_file_type(mode: int) -> str:
         if test(mode):
             return text
     return "a special file"
+
+
+def merge_globals(groups: Iterable[Iterable[GlobalRef]]) -> tuple[GlobalRef, ...]:
+    """Each global of several pickles once: called if any of them calls it, with the first few places."""
+    merged: dict[tuple[str, str], GlobalRef] = {}
+    for group in groups:
+        for ref in group:
+            old = merged.get(ref[:2])
+            if old is None:
+                merged[ref[:2]] = ref
+            else:
+                places = (*old.places, *ref.places)[:_SHOWN_PLACES]
+                merged[ref[:2]] = old._replace(called=old.called or ref.called, places=places)
+    return tuple(merged.values())
 
 
 class Format(Protocol):

@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
-from ckpttool.checkpoint import Checkpoint, Finding, StorageRef
+from ckpttool.checkpoint import Checkpoint, Finding, GlobalRef, StorageRef
 from ckpttool.dtypes import DType
 from ckpttool.errors import CkptToolError, UnsupportedFeature
-from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits
+from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits, merge_globals
 from ckpttool.formats.pickle_stream import PickleStream
 from ckpttool.formats.torch_legacy import resolve_embedded
 from ckpttool.formats.torch_objects import read_objects
@@ -44,6 +44,7 @@ class PythonPickleFormat:
         """See ``Format.read``."""
         stream = PickleStream(source, limits)
         tree = stream.next()
+        embedded: dict[GlobalRef, None] = {}  # an ordered set: thousands of storages name the same few
 
         def resolve(_claim: StorageClaim) -> StorageRef:
             raise UnsupportedFeature(
@@ -53,9 +54,12 @@ class PythonPickleFormat:
             )
 
         def resolve_nested(raw: bytes) -> tuple[StorageRef, DType]:
-            return resolve_embedded(source, raw, limits)
+            ref, dtype, inner = resolve_embedded(source, raw, limits)
+            embedded.update(dict.fromkeys(inner))
+            return ref, dtype
 
         contents = read_objects(tree, TensorReader(resolve, resolve_nested), limits)
+        contents = contents._replace(globals=merge_globals((contents.globals, embedded)))
         findings: tuple[Finding, ...] = ()
         left = source.size - stream.position
         if left:

@@ -25,13 +25,12 @@ from ckpttool.checkpoint import (
     Entry,
     FileInfo,
     Finding,
-    GlobalRef,
     Root,
     TensorInfo,
     iter_parts,
 )
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
-from ckpttool.formats.base import Limits, open_source
+from ckpttool.formats.base import Limits, merge_globals, open_source
 from ckpttool.formats.folders import (
     Unit,
     check_numbers,
@@ -50,7 +49,6 @@ from ckpttool.formats.strict_json import JSON_SPACE, describe_json_type, parse_j
 ReadFile = Callable[[str, Limits], Checkpoint]
 _HEAD_NBYTES = 4096
 _SHOWN_FINDINGS = 20  # of one code; the rest is counted
-_SHOWN_PLACES = 4  # uses of a global over all shards
 
 
 def is_index(head: bytes, path: str) -> bool:
@@ -218,7 +216,7 @@ def _read_shards(
         containers=_merge_containers(parts),
         metadata=metadata,
         module_versions=_merge_versions(parts),
-        globals=_merge_globals(parts),
+        globals=merge_globals(part.globals for part in parts),
         records=tuple(item for part in parts for item in part.records),
         findings=(*findings, *differing),
         ordered=all(part.ordered for part in parts),
@@ -307,20 +305,6 @@ def _merge_versions(parts: Iterable[Checkpoint]) -> dict[Root, dict[str, int | N
         for root, versions in part.module_versions.items():
             merged.setdefault(root, {}).update(versions)
     return merged
-
-
-def _merge_globals(parts: Iterable[Checkpoint]) -> tuple[GlobalRef, ...]:
-    """Each global once: called if any shard calls it, with the first few places."""
-    merged: dict[tuple[str, str], GlobalRef] = {}
-    for part in parts:
-        for ref in part.globals:
-            old = merged.get(ref[:2])
-            if old is None:
-                merged[ref[:2]] = ref
-            else:
-                places = (*old.places, *ref.places)[:_SHOWN_PLACES]
-                merged[ref[:2]] = old._replace(called=old.called or ref.called, places=places)
-    return tuple(merged.values())
 
 
 def _check_total(total: object, entries: tuple[Entry, ...]) -> list[Finding]:

@@ -15,12 +15,13 @@ Source: ``torch/serialization.py`` (``_legacy_save``, ``_legacy_load``), ``torch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from ckpttool.checkpoint import Checkpoint, StorageRef
+from ckpttool.checkpoint import Checkpoint, GlobalRef, StorageRef
 from ckpttool.dtypes import DType
 from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
-from ckpttool.formats.base import ByteSource, FileSource, Limits, RangeSource
+from ckpttool.formats.base import ByteSource, FileSource, Limits, RangeSource, merge_globals
 from ckpttool.formats.pickle_stream import PickleStream
 from ckpttool.formats.torch_objects import read_objects
 from ckpttool.formats.torch_tensors import StorageClaim, TensorReader, parse_storage_id
@@ -47,15 +48,18 @@ class TorchLegacyFormat:
         """See ``Format.read``."""
         legacy = read_legacy(source, limits)
         contents = read_objects(legacy.tree, legacy.tensors(), limits)
+        # Whatever stands in the four pickles around the object runs as well.
+        contents = contents._replace(globals=merge_globals((contents.globals, legacy.globals)))
         return assemble(source, self.name, "before torch 1.6", contents)
 
 
 class LegacyFile(NamedTuple):
-    """The object's tree and where each storage lies."""
+    """The object's tree, where each storage lies, and the globals of all five pickles."""
 
     tree: PickleTree
     storages: dict[str, StorageRef]
     path: str
+    globals: tuple[GlobalRef, ...]
 
     def tensors(self) -> TensorReader:
         """A reader of tensors over these storages."""
@@ -78,25 +82,35 @@ def read_legacy(source: ByteSource, limits: Limits) -> LegacyFile:
         CkptToolError: malformed, truncated or beyond ``limits``.
     """
     stream = PickleStream(source, limits)
-    if stream.next().value != MAGIC_NUMBER:
+    magic = stream.next()
+    if type(magic.value) is not int or magic.value != MAGIC_NUMBER:
         raise MalformedCheckpoint("no torch magic number in the first pickle", path=source.name)
-    version = stream.next().value
-    if version != _PROTOCOL_VERSION:
-        raise UnsupportedFeature(
-            f"legacy protocol version {version!r:.40}, only 1001 is known", path=source.name
-        )
-    stream.next()  # sys_info: torch ignores it, too
+    version = stream.next()
+    if type(version.value) is not int or version.value != _PROTOCOL_VERSION:
+        shown = f"{version.value}"[:40] if type(version.value) is int else "is no integer"
+        raise UnsupportedFeature(f"legacy protocol version {shown}, only 1001 is known", path=source.name)
+    sys_info = stream.next()  # torch ignores what it says, too
     tree = stream.next()
-    keys = stream.next().value
+    last = stream.next()
+    keys = last.value
     if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
         raise MalformedCheckpoint("the fifth pickle is not a list of storage keys", path=source.name)
     claims = _claims(tree.persistent_ids)
     storages = _walk_storages(source, [str(key) for key in keys], claims, stream.position)
-    return LegacyFile(tree, storages, source.name)
+    around = (magic, version, sys_info, tree, last)
+    return LegacyFile(tree, storages, source.name, merge_globals(map(_iter_globals, around)))
 
 
-def resolve_embedded(source: ByteSource, raw: bytes, limits: Limits) -> tuple[StorageRef, DType]:
-    """The storage in ``torch.storage._load_from_bytes(raw)``: a legacy file inside a pickle.
+def _iter_globals(tree: PickleTree) -> Iterator[GlobalRef]:
+    """The globals of one pickle; where its entries use them is known to whoever walks it."""
+    for node in tree.globals.values():
+        yield GlobalRef(node.module, node.name, node.called, ())
+
+
+def resolve_embedded(
+    source: ByteSource, raw: bytes, limits: Limits
+) -> tuple[StorageRef, DType, tuple[GlobalRef, ...]]:
+    """The storage in ``torch.storage._load_from_bytes(raw)``, a legacy file inside a pickle, and its globals.
 
     ``raw`` must know its place (``LocatedBytes``), relative to ``source``.
 
@@ -118,7 +132,7 @@ def resolve_embedded(source: ByteSource, raw: bytes, limits: Limits) -> tuple[St
     if claim is None or claim.dtype is None or ref is None:
         raise MalformedCheckpoint("the bytes of a pickled storage hold no storage", path=source.name)
     # Keys are unique per embedded file only.
-    return ref._replace(key=f"{inside.base}/{ref.key}"), claim.dtype
+    return ref._replace(key=f"{inside.base}/{ref.key}"), claim.dtype, legacy.globals
 
 
 def _claims(persistent_ids: list[PersistentId]) -> dict[str, StorageClaim]:
