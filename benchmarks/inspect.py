@@ -131,9 +131,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         files = make_files(arguments.folder or Path(scratch))
         costs = run_interleaved(make_tasks(files), arguments.rounds)
-    print(
-        f"torch {torch.__version__}, Python {sys.version.split()[0]}, medians of {arguments.rounds} turns\n"
-    )
+    print(f"Python {sys.version.split()[0]}, medians of {arguments.rounds} turns\n")
     header = ["command", "CPU", "wall", "peak RSS", "CPU / floor", "torch.load's CPU / its CPU"]
     print(table(header, rows(costs)))
 
