@@ -18,10 +18,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ckpttool.errors import CkptToolError
+from ckpttool.errors import CkptToolError, ModelImportFailed
 from ckpttool.render.units import safe
 
-COMMANDS = (("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),)
+COMMANDS = (
+    ("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),
+    ("lint", "Find traps of Parameter and Buffer in a model, and prove what each tensor is."),
+)
 """Every command with one line of help. Its module in ``ckpttool.commands`` has ``command``, which returns the
 exit status, and ``EXAMPLES`` that run."""
 
@@ -45,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", status=_INTERRUPTED)
     except CkptToolError as error:
-        return _fail(f"error: {safe(str(error), 4000)}", hint=error.hint)
+        trace = error.trace if isinstance(error, ModelImportFailed) else ""
+        return _fail(f"error: {safe(str(error), 4000)}", hint=error.hint, trace=trace)
     except OSError as error:
         return _fail(f"error: {_describe_os_error(error)}")
     except RecursionError as error:
@@ -57,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             named = _chosen(arguments)
             hint = f"ckpttool {named} --help" if named in dict(COMMANDS) else "ckpttool --help"
             return _fail(f"error: {usage}", hint=hint)
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            hint = "pip install torch; reading a checkpoint works without it, running a model does not"
+            return _fail("error: torch is not installed, and a model needs it", hint=hint)
         return _fail(f"{_REPORT}: {type(error).__name__}: {safe(str(error), 1000)}", error)
 
 
@@ -189,9 +196,19 @@ def _describe_os_error(error: OSError) -> str:
     return f"{path}{safe(what)}"
 
 
-def _fail(text: str, error: BaseException | None = None, *, hint: str | None = None, status: int = 2) -> int:
-    """Say one line, and the traceback of an unexpected ``error`` where it is asked for."""
-    lines = [text]
+def _fail(
+    text: str,
+    error: BaseException | None = None,
+    *,
+    hint: str | None = None,
+    trace: str = "",
+    status: int = 2,
+) -> int:
+    """Say one line, then the ``trace`` of the user's own code, if that is what failed.
+
+    The traceback of an unexpected ``error`` comes where it is asked for.
+    """
+    lines = [text, *map(safe, trace.splitlines())]
     if hint:
         lines.append(f"hint:  {safe(hint, 1000)}")
     if error is not None and os.environ.get("CKPTTOOL_TRACEBACK") == "1":

@@ -33,8 +33,12 @@ _FORWARD = "forward of the example input"
 
 
 class Step(NamedTuple):
-    """One step of SGD: copies of all tensors before the forward, before the step and after it."""
+    """One step of SGD: copies of all tensors before the forward, before the step and after it.
 
+    ``ran``: there was a forward. ``loss`` says what the step was for, empty if there was none.
+    """
+
+    ran: bool
     loss: str
     before: dict[str, torch.Tensor]
     stepping: dict[str, torch.Tensor]
@@ -54,23 +58,26 @@ def take_step(source: ModelSource, example: Example | None) -> Step:
     else:
         before = snapshot(all_tensors(source.build()))
         model, _, output = forward_model(source, example)
+    ran = example is not None
     parameters = [parameter for parameter in model.parameters() if not bool(is_lazy(parameter))]
     stepping = snapshot(all_tensors(model))
     if not parameters:
-        return Step("", before, stepping, stepping, "no step: parameters() is empty, and SGD refuses that")
+        return Step(
+            ran, "", before, stepping, stepping, "no step: parameters() is empty, and SGD refuses that"
+        )
     loss, text = weigh(output), _FORWARD
     if loss is None:
         # The plain sum has gradient 1 everywhere: nothing stands still because it happens to be 0.
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         if not trained:
-            return Step("", before, stepping, stepping, "no step: no parameter requires a gradient")
+            return Step(ran, "", before, stepping, stepping, "no step: no parameter requires a gradient")
         loss, text = torch.stack([_real_sum(parameter) for parameter in trained]).sum(), _SYNTHETIC
     optimizer = torch.optim.SGD(parameters, lr=1.0)
     _, error = attempt("backward()", source.text, loss.backward)
     if error is None:
         _, error = attempt("a step of SGD", source.text, optimizer.step)
     note = "" if error is None else f"no step: {error.what}"
-    return Step(text, before, stepping, all_tensors(model), note)
+    return Step(ran, text, before, stepping, all_tensors(model), note)
 
 
 def _real_sum(parameter: nn.Parameter) -> torch.Tensor:
@@ -89,7 +96,7 @@ def prove(
             requires_grad=tensor.requires_grad,
             in_parameters=id(tensor) in in_parameters,
             in_state_dict=name in keys,
-            changed_by_forward=_differs(step.before, step.stepping, name) if step.loss == _FORWARD else None,
+            changed_by_forward=_differs(step.before, step.stepping, name) if step.ran else None,
             changed_by_step=_differs(step.stepping, step.after, name),
             moved=_arrived(moved, name, device),
             restored=(reloaded.restored or {}).get(name),

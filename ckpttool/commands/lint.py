@@ -1,0 +1,92 @@
+"""``ckpttool lint``: traps of Parameter and Buffer in a model, without a file."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ckpttool.analysis.lint_report import LintReport
+
+EXAMPLES = (
+    "ckpttool lint sample_models.unregistered_tensor:build",
+    "ckpttool lint sample_models.running_mean:build --prove --example-input 3,16",
+)
+
+_SHAPE = re.compile(r"\(\)|[0-9]{1,9}(?:[,x×][0-9]{1,9})*")
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="M", help="package.module:factory or path/to/file.py:factory; its code runs."),
+    ],
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
+    ] = None,
+    example_input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--example-input",
+            metavar="SHAPE[:DTYPE]",
+            help="An input of forward, as 2,3,224,224 or 2,16:int64: runs it. Repeated: one per argument.",
+        ),
+    ] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="What happens to each tensor: trained, moved, saved, restored.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
+) -> int:
+    """Find the traps of nn.Parameter and register_buffer in a model; no checkpoint is needed.
+
+    Builds the model several times, casts, moves, saves and loads the builds, and compares. The
+    status is 0 without warnings and errors, 1 with some. docs/lint.md has each code with an example.
+    """
+    specs = [_parse_spec(text) for text in example_input or ()]
+    from ckpttool.torch_bridge.lint import lint_model, make_example
+    from ckpttool.torch_bridge.model import import_model
+
+    source = import_model(model, model_arg or ())
+    report = lint_model(source, make_example(specs) if specs else None, proved=prove)
+    if json:
+        from ckpttool.render.json import dump
+        from ckpttool.render.lint import lint_document
+
+        sys.stdout.writelines(dump(lint_document(report)))
+    elif not quiet:
+        _write_text(report, prove=prove)
+    return int(not report.ok)
+
+
+def _parse_spec(text: str) -> tuple[tuple[int, ...], str]:
+    """``2,16:int64`` -> ``((2, 16), "int64")``."""
+    from ckpttool.dtypes import parse_torch_name
+
+    shape, _, name = text.partition(":")
+    dtype = parse_torch_name(name or "float32")
+    if not _SHAPE.fullmatch(shape):
+        raise typer.BadParameter(f"{text} is not SHAPE[:DTYPE], as 2,16:int64", param_hint="--example-input")
+    if dtype is None or dtype.kind not in ("float", "complex", "int", "uint", "bool"):
+        raise typer.BadParameter(f"{name} is not a dtype of torch", param_hint="--example-input")
+    sizes = () if shape == "()" else tuple(map(int, re.split("[,x×]", shape)))
+    return sizes, dtype.name
+
+
+def _write_text(report: LintReport, *, prove: bool) -> None:
+    from ckpttool.render.console import Screen
+    from ckpttool.render.lint import iter_finding_lines, iter_findings_pipe, iter_proofs_pipe, iter_report
+
+    screen = Screen(sys.stdout)
+    if screen.is_terminal:
+        screen.write_lines(iter_report(report, screen.width))
+    elif prove:
+        sys.stdout.writelines(iter_proofs_pipe(report))
+        sys.stdout.flush()  # the findings come after what they are about, also where both streams are one
+        sys.stderr.writelines(iter_finding_lines(report))
+    else:
+        sys.stdout.writelines(iter_findings_pipe(report))

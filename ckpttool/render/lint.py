@@ -1,0 +1,219 @@
+"""The views of ``lint``: findings and the table of proofs for a person, for a pipe, and as JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from ckpttool.analysis.fold import fold_rows
+from ckpttool.analysis.inspection import Row
+from ckpttool.analysis.lint_report import LintEntry, LintFinding, LintReport, Proof
+from ckpttool.checkpoint import UNCLASSIFIED, Entry
+from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS
+from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.units import NAME_LIMIT, format_count, format_shape, plural, safe
+
+LINT_SCHEMA = "ckpttool/lint/1"
+
+_SEVERITIES = ("error", "warning", "info")
+_MAX_MESSAGE = 2000  # characters of a sentence: it may quote what the user's code raised
+_MAX_NAMES = 3  # of one finding, folded, before the rest is counted
+_INDENT = 10  # of a sentence below its code
+_DIGITS = re.compile(r"\d+")
+
+_KINDS = {kind.value: name for kind, name in KIND_NAMES.items()}
+_NOUNS = {
+    **{kind.value: noun for kind, noun in KIND_NOUNS.items()},
+    "persistent_buffer": "persistent buffer",
+    "attribute": "unregistered tensor",
+}
+_STYLES = {
+    "parameter": "parameter",
+    "persistent_buffer": "buffer",
+    "non_persistent_buffer": "missing",
+    "extra_state": "state",
+    "attribute": "error",
+    "computed": "dim",
+}
+_PROOFS = ("requires_grad", "in_parameters", "in_state_dict")
+_SEEN = ("changed_by_forward", "changed_by_step", "moved", "restored")
+
+
+# -- for a person -----------------------------------------------------------------------------------
+
+
+def iter_report(report: LintReport, width: int) -> Iterator[Line]:
+    """Yield the verdict, the table of proofs if there are any, findings, and what was not checked."""
+    yield from _iter_head(report, width)
+    if any(entry.proof is not None for entry in report.entries):
+        yield ()
+        yield from _iter_proofs(report, width)
+    for group in _alike(report.findings):
+        yield ()
+        yield from _iter_finding(group, width)
+    for position, note in enumerate(report.notes):
+        if not position:
+            yield ()
+        yield from _wrapped(Span("  · ", "info"), safe(note, _MAX_MESSAGE), width, 4)
+
+
+def _iter_head(report: LintReport, width: int) -> Iterator[Line]:
+    counts = {severity: sum(f.severity == severity for f in report.findings) for severity in _SEVERITIES}
+    found = [
+        Span(plural(count, "note" if severity == "info" else severity), severity)
+        for severity, count in counts.items()
+        if count
+    ]
+    if report.ok:
+        found.insert(0, Span("no trap found", "good"))
+    kinds: dict[str, int] = {}
+    for entry in report.entries:
+        kinds[entry.kind] = kinds.get(entry.kind, 0) + 1
+    tensors = ", ".join(plural(n, _NOUNS.get(kind, f"{kind} tensor")) for kind, n in kinds.items())
+    facts = [Span(safe(report.class_name, NAME_LIMIT), "title"), Span(tensors or "no tensors")]
+    yield from fill([*found, *facts], width, indent=0)
+
+
+def _iter_finding(group: Sequence[LintFinding], width: int) -> Iterator[Line]:
+    first = group[0]
+    names = _fold_names([finding.name for finding in group])
+    shown = ", ".join(safe(name, NAME_LIMIT) for name in names[:_MAX_NAMES] if name) or "the model"
+    more = f" and {format_count(len(names) - _MAX_NAMES)} more" if len(names) > _MAX_NAMES else ""
+    times = f" ×{format_count(len(group))}" if len(group) > 1 else ""
+    start = f"{first.code} {first.severity}"
+    yield (Span(start, first.severity), Span("  "), Span(f"{shown}{more}"), Span(times, "count"))
+    blank = Span(" " * _INDENT)
+    yield from _wrapped(blank, safe(first.message, _MAX_MESSAGE), width, _INDENT)
+    yield from _wrapped(blank, f"fix: {safe(first.fix, _MAX_MESSAGE)}", width, _INDENT, "dim")
+
+
+def _wrapped(start: Span, text: str, width: int, indent: int, style: str = "") -> Iterator[Line]:
+    import textwrap
+
+    room = max(20, width - indent)
+    for position, line in enumerate(textwrap.wrap(text, room, break_on_hyphens=False) or [""]):
+        yield (start if not position else Span(" " * indent), Span(line, style))
+
+
+def _alike(findings: Sequence[LintFinding]) -> list[list[LintFinding]]:
+    """Findings that differ only in their names and in numbers, the gravest first."""
+    groups: dict[tuple[str, str, str], list[LintFinding]] = {}
+    for finding in sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity)):
+        key = (finding.code, _DIGITS.sub("#", finding.message), _DIGITS.sub("#", finding.fix))
+        groups.setdefault(key, []).append(finding)
+    return list(groups.values())
+
+
+def _fold_names(names: Sequence[str]) -> list[str]:
+    """``layers.{0..3}.cos`` for names that differ in indices."""
+    return [pattern for pattern, _, _ in _folded(names)]
+
+
+def _folded(names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(pattern, how many, position of the first) per folded name, in order."""
+    rows = [Row(Entry((), name, None), UNCLASSIFIED) for name in names]
+    positions = {id(row): position for position, row in enumerate(rows)}
+    return [(fold.pattern, fold.count, positions[id(fold.rows[0])]) for fold in fold_rows(rows)]
+
+
+def _iter_proofs(report: LintReport, width: int) -> Iterator[Line]:
+    columns = (
+        Column("kind"),
+        Column("name", floor=16),
+        Column("dtype", optional=2),
+        Column("shape", right=True, optional=2),
+        Column("grad"),
+        Column("parameters()"),
+        Column("state_dict()"),
+        Column("forward"),
+        Column("step"),
+        Column(f"to {safe(report.device)}"),
+        Column("restored"),
+    )
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for position, entry in enumerate(report.entries):
+        alike.setdefault(entry[1:], []).append(position)
+    rows: list[tuple[int, list[Cell]]] = []
+    for positions in alike.values():
+        for pattern, count, first in _folded([report.entries[position].name for position in positions]):
+            position = positions[first]
+            rows.append((position, _proof_row(report.entries[position], pattern, count)))
+    rows.sort(key=lambda row: row[0])
+    yield from iter_table(columns, [cells for _, cells in rows], width)
+    if report.loss:
+        yield (
+            Span(f"  the step: SGD on {safe(report.loss)}; restored: other bytes, saved and loaded", "dim"),
+        )
+
+
+def _proof_row(entry: LintEntry, pattern: str, count: int) -> list[Cell]:
+    style = _STYLES.get(entry.kind, "unknown")
+    proof = entry.proof
+    tail = f" ×{format_count(count)}" if count > 1 else ""
+    cells = [
+        Cell(_KINDS.get(entry.kind, entry.kind), style),
+        Cell(safe(pattern, NAME_LIMIT), tail=tail),
+        Cell(entry.dtype or ""),
+        Cell("" if entry.dtype is None else format_shape(entry.shape)),
+    ]
+    for field in (*_PROOFS, *_SEEN):
+        value = None if proof is None else getattr(proof, field)
+        cells.append(_ANSWERS[value])
+    return cells
+
+
+_ANSWERS = {True: Cell("yes", "good"), False: Cell("no"), None: Cell("—", "dim")}
+
+
+# -- for a pipe -------------------------------------------------------------------------------------
+
+
+def iter_findings_pipe(report: LintReport) -> Iterator[str]:
+    """Yield ``code, severity, name, message, fix`` per finding, with tabs between."""
+    for finding in report.findings:
+        yield "\t".join([safe(field) or "-" for field in finding]) + "\n"
+
+
+def iter_proofs_pipe(report: LintReport) -> Iterator[str]:
+    """Yield ``kind, name, dtype, shape`` and the seven columns of the proof per entry, with tabs between."""
+    for entry in report.entries:
+        shape = "-" if entry.shape is None else "x".join(map(str, entry.shape)) or "()"
+        fields = [entry.kind, safe(entry.name), entry.dtype or "-", shape, *_answers(entry.proof)]
+        yield "\t".join(fields) + "\n"
+
+
+def _answers(proof: Proof | None) -> Iterable[str]:
+    return () if proof is None else ["-" if value is None else "yes" if value else "no" for value in proof]
+
+
+def iter_finding_lines(report: LintReport) -> Iterator[str]:
+    """Yield a sentence per finding and note, for stderr."""
+    for finding in report.findings:
+        name = f"{safe(finding.name)}: " if finding.name else ""
+        yield f"{finding.severity}: {name}{safe(finding.message)} [{safe(finding.code)}]\n"
+    for note in report.notes:
+        yield f"info: {safe(note)}\n"
+
+
+# -- JSON -------------------------------------------------------------------------------------------
+
+
+def lint_document(report: LintReport) -> dict[str, object]:
+    """Return the document of ``lint``."""
+    return {
+        "schema": LINT_SCHEMA,
+        "ok": report.ok,
+        "model": report.model,
+        "class": report.class_name,
+        "device": report.device or None,
+        "loss": report.loss or None,
+        "findings": [finding._asdict() for finding in report.findings],
+        "entries": [_entry_object(entry) for entry in report.entries],
+        "notes": list(report.notes),
+    }
+
+
+def _entry_object(entry: LintEntry) -> dict[str, object]:
+    fields = entry._asdict()
+    proof = fields.pop("proof")
+    return fields if proof is None else {**fields, **proof._asdict()}
