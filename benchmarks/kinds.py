@@ -36,7 +36,7 @@ from ckpttool.analysis.classify import classify
 from ckpttool.analysis.known_names import load_name_table
 from ckpttool.checkpoint import Checkpoint
 from ckpttool.dtypes import parse_torch_name
-from ckpttool.formats import read_checkpoint
+from ckpttool.formats import FORMATS, load_format, read_checkpoint
 
 HELD_OUT_LIBRARIES = frozenset({"diffusers"})
 HELD_OUT_ONE_IN = 3
@@ -372,6 +372,8 @@ def main() -> None:
     claims: Counter[tuple[str, str, bool]] = Counter()
     failures = []
     load_name_table()  # once, before the children, so that their times are those of a second file
+    for module, name in FORMATS:
+        load_format(module, name)
     temporary = tempfile.TemporaryDirectory()
     files = arguments.files or Path(temporary.name)
     results = run(iter(found), files, arguments.jobs, arguments.time_limit)

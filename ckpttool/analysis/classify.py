@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.analysis.aliases import find_aliases
-from ckpttool.analysis.corroborate import apply_optimizer, is_final, share_between_copies, share_between_ties
+from ckpttool.analysis.corroborate import apply_optimizers, is_final, share_between_copies, share_between_ties
 from ckpttool.analysis.known_names import NameTable, load_name_table
 from ckpttool.analysis.optimizer import OptimizerMatch, find_groups, read_optimizers, split_state_root
 from ckpttool.analysis.state_dict import judge_state_dict
@@ -64,10 +64,7 @@ def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = No
         elif len(by_root) == 1 or _is_state_dict(checkpoint, root, indices, table):
             weights[root] = indices
             _judge_weights(checkpoint, root, indices, deepspeed.get(root), found)
-    matches = tuple(
-        apply_optimizer(optimizer, entries, weights, tied_to, found)
-        for optimizer in read_optimizers(groups, states)
-    )
+    matches = apply_optimizers(read_optimizers(groups, states), entries, weights, tied_to, found)
     share_between_copies(entries, list(weights.values()), found)
     share_between_ties(entries, tied_to, found)
     return Kinds(tuple(found), _find_missing(checkpoint, weights, table), matches)

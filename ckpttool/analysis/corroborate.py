@@ -8,7 +8,7 @@ from ckpttool.analysis.optimizer import Optimizer, OptimizerMatch, match_names, 
 from ckpttool.checkpoint import EXACT_BASES, UNCLASSIFIED, Basis, Classification, Entry, Key, Kind, Root
 
 _MOST_COMPARED = 16
-"""State_dicts that one optimizer is laid against: a GAN has two, and a copy of each."""
+"""Optimizers that are matched, and state_dicts that each is laid against: a GAN has two, and copies."""
 
 _STRENGTH = {basis: -rank for rank, basis in enumerate(Basis)}
 _MEMBER_KINDS = frozenset({Kind.PARAMETER, Kind.PERSISTENT_BUFFER, Kind.UNKNOWN})
@@ -22,19 +22,33 @@ def is_final(entry: Entry) -> bool:
     return entry.declared != UNCLASSIFIED and entry.declared.basis is not Basis.PICKLED_PARAMETER
 
 
-def apply_optimizer(
+def apply_optimizers(
+    optimizers: Sequence[Optimizer],
+    entries: Sequence[Entry],
+    weights: Mapping[Root, Sequence[int]],
+    tied_to: Sequence[Entry | None],
+    found: list[Classification],
+) -> tuple[OptimizerMatch, ...]:
+    """Find the state_dict that each of ``optimizers`` goes with, and mark in ``found`` what it names."""
+    compared = {root: weights[root] for root in list(weights)[:_MOST_COMPARED]}
+    return tuple(
+        _apply_optimizer(optimizer, entries, compared if rank < _MOST_COMPARED else {}, tied_to, found)
+        for rank, optimizer in enumerate(optimizers)
+    )
+
+
+def _apply_optimizer(
     optimizer: Optimizer,
     entries: Sequence[Entry],
     weights: Mapping[Root, Sequence[int]],
     tied_to: Sequence[Entry | None],
     found: list[Classification],
 ) -> OptimizerMatch:
-    """Find the state_dict that ``optimizer`` goes with, and mark in ``found`` what it names."""
     best_root: Root | None = None
     best: list[int] = []
     best_by = ""
-    for root in list(weights)[:_MOST_COMPARED]:
-        mapped, by = _match_root(optimizer, entries, weights[root], tied_to, found)
+    for root, indices in weights.items():
+        mapped, by = _match_root(optimizer, entries, indices, tied_to, found)
         if len(mapped) > len(best):
             best_root, best, best_by = root, mapped, by
     note = f"{optimizer.class_name or 'optimizer'}, by {best_by}"
@@ -58,9 +72,10 @@ def _match_root(
     found: Sequence[Classification],
 ) -> tuple[list[int], str]:
     """Indices of the entries of one state_dict that ``optimizer`` names, and by what."""
-    by_name = match_names(optimizer, {entries[index].name: index for index in indices})
-    if by_name:
-        return by_name, "names"
+    if optimizer.names:
+        by_name = match_names(optimizer, {entries[index].name: index for index in indices})
+        if by_name:
+            return by_name, "names"
     # parameters() gives a tied parameter once; buffers are left out: first those that any rule
     # knows, and if that leaves too few, only those whose dtype takes no gradient.
     single = [index for index in indices if tied_to[index] is None]

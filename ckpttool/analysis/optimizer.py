@@ -15,6 +15,9 @@ from ckpttool.checkpoint import Checkpoint, Entry, Key, Plain, Root
 Shape: TypeAlias = tuple[int, ...]
 Groups: TypeAlias = dict[int, dict[str, Plain]]
 
+_MOST_STATES = 4
+"""Keys called ``state`` in one root that are tried; a hostile root has hundreds."""
+
 _SHAPED_LIKE_PARAMETER = (
     *("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta", "sum", "prev", "ax"),
 )
@@ -87,8 +90,11 @@ def find_groups(checkpoint: Checkpoint) -> dict[Root, Groups]:
 
 def split_state_root(root: Root, optimizers: Mapping[Root, object]) -> tuple[Root, Key] | None:
     """(the optimizer's root, the parameter's key) for the root of one parameter's states, else None."""
-    for depth, key in enumerate(root[:-1]):
-        if key == "state" and root[:depth] in optimizers:
+    if "state" not in root[:-1]:
+        return None
+    depths = [depth for depth, key in enumerate(root[:-1]) if key == "state"]
+    for depth in depths[:_MOST_STATES]:
+        if root[:depth] in optimizers:
             return root[:depth], root[depth + 1]
     return None
 
@@ -150,10 +156,8 @@ def match_names(optimizer: Optimizer, names: Mapping[Key, int]) -> list[int]:
     A common prefix of the entries that the optimizer's names lack (``model.`` of Lightning) is seen.
     """
     wanted = list(optimizer.names.values())
-    if not wanted:
-        return []
     prefix = ""
-    if wanted[0] not in names:
+    if wanted and wanted[0] not in names:
         end = "." + wanted[0]
         prefix = next((n[: -len(wanted[0])] for n in names if isinstance(n, str) and n.endswith(end)), "")
     return [names[prefix + name] for name in wanted if prefix + name in names]
