@@ -233,12 +233,8 @@ def choose_weights_root(checkpoint: Checkpoint, tallies: Mapping[Root, Tally]) -
     candidates = sizes.get("weights") or sizes.get("ema") or {}
     if not candidates and len(tallies) == 1:
         candidates = sizes.get("other", {})
-    for telling in (
-        [root for root in candidates if root in checkpoint.module_versions],
-        [root for root in candidates if root and _names_weights(root)],
-    ):
-        if telling:
-            candidates = {root: candidates[root] for root in telling}
+    for telling in (checkpoint.module_versions.__contains__, _names_weights):
+        candidates = {root: nbytes for root, nbytes in candidates.items() if telling(root)} or candidates
     ranked = sorted(candidates, key=candidates.__getitem__, reverse=True)
     if not ranked:
         return None
@@ -248,7 +244,7 @@ def choose_weights_root(checkpoint: Checkpoint, tallies: Mapping[Root, Tally]) -
 
 
 def _names_weights(root: Root) -> bool:
-    return isinstance(root[-1], str) and root[-1].lower() in _WEIGHTS_KEYS
+    return bool(root) and isinstance(root[-1], str) and root[-1].lower() in _WEIGHTS_KEYS
 
 
 def title_of(
