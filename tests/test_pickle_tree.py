@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
 from ckpttool.formats.base import DEFAULT_LIMITS
-from ckpttool.pickle_tree import (
+from ckpttool.pickle_nodes import (
     BigInt,
     Call,
     DictNode,
@@ -32,8 +32,8 @@ from ckpttool.pickle_tree import (
     PickleTree,
     SetNode,
     iter_items,
-    parse_pickle,
 )
+from ckpttool.pickle_tree import parse_pickle
 
 PROTOCOLS = range(6)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import ByteSource, Limits
-from ckpttool.pickle_tree import PickleCutOff, PickleTree, parse_pickle
+from ckpttool.pickle_nodes import PickleCutOff, PickleTree
+from ckpttool.pickle_tree import parse_pickle
 
 _FIRST_WINDOW = 1 << 20
 _GROWTH = 8

@@ -17,7 +17,7 @@ from ckpttool.formats.torch_objects import Contents, read_objects
 from ckpttool.formats.torch_tensors import StorageClaim, StorageResolver, TensorReader
 from ckpttool.formats.torch_zip import TorchArchive, open_torch_archive
 from ckpttool.formats.zip_records import LOCAL_MAGIC, read_archive
-from ckpttool.pickle_tree import PickleTree
+from ckpttool.pickle_nodes import PickleTree
 
 _MAX_PLACES = 4
 # torch/serialization.py: MAGIC_NUMBER, first of the five pickles of a legacy file.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import calcsize, unpack
 
 from ckpttool.checkpoint import Plain
-from ckpttool.pickle_tree import Call, DictNode, Global, Node
+from ckpttool.pickle_nodes import Call, DictNode, Global, Node
 
 _NUMPY_SCALAR = frozenset({"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"})
 _NUMPY_ARRAY = frozenset({"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"})

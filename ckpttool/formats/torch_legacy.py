@@ -26,7 +26,7 @@ from ckpttool.formats.pickle_stream import PickleStream
 from ckpttool.formats.torch_objects import read_objects
 from ckpttool.formats.torch_tensors import StorageClaim, TensorReader, parse_storage_id
 from ckpttool.formats.torch_zip import assemble
-from ckpttool.pickle_tree import LocatedBytes, PersistentId, PickleTree
+from ckpttool.pickle_nodes import LocatedBytes, PersistentId, PickleTree
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _MAGIC_BYTES = b"\x8a\x0a" + MAGIC_NUMBER.to_bytes(10, "little")  # LONG1 of ten bytes
@@ -139,7 +139,8 @@ def _claims(persistent_ids: list[PersistentId]) -> dict[str, StorageClaim]:
     """The first claim for each storage key; ids of other kinds (``("module", …)``) are not storages."""
     claims: dict[str, StorageClaim] = {}
     for node in persistent_ids:
-        if type(node.pid) is tuple and node.pid and node.pid[0] == "storage":
+        pid = node.pid
+        if type(pid) is str or (type(pid) is tuple and pid and type(pid[0]) is str and pid[0] == "storage"):
             claim = parse_storage_id(node.pid)
             claims.setdefault(claim.key, claim)
     return claims

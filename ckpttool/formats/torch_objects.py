@@ -39,7 +39,7 @@ from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import Limits
 from ckpttool.formats.python_objects import describe_call, plain_of_call, shorten, without_type_tag
 from ckpttool.formats.torch_tensors import TENSOR_GLOBALS, StoredTensor, TensorReader
-from ckpttool.pickle_tree import (
+from ckpttool.pickle_nodes import (
     BigInt,
     Call,
     DictNode,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ckpttool.checkpoint import CompositeTensor, Part, Plain, StorageRef, Tensor, TensorInfo
 from ckpttool.dtypes import BY_NAME, BY_STORAGE_CLASS, DType, parse_torch_name
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
-from ckpttool.pickle_tree import Call, DictNode, Global, Node, PersistentId, iter_items
+from ckpttool.pickle_nodes import Call, DictNode, Global, Node, PersistentId, iter_items
 
 _MAX_NESTED_REBUILDS = 16  # a subclass of a subclass …: real files have 2
 _MAX_DIMS = 1024  # torch itself sets no limit that matters; this bounds the work for one tensor
@@ -63,7 +63,11 @@ def parse_storage_id(pid: Node) -> StorageClaim:
     Raises:
         MalformedCheckpoint: any other shape or type of id.
     """
-    if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
+    if type(pid) is str:
+        raise MalformedCheckpoint(
+            "a storage's persistent id is text, as pickle protocol 0 writes it: torch cannot load that either"
+        )
+    if type(pid) is not tuple or len(pid) not in (5, 6) or type(pid[0]) is not str or pid[0] != "storage":
         raise MalformedCheckpoint("not a storage's persistent id")
     _, cls, key, location, numel = pid[:5]
     if type(key) is int:  # seen in files of torch 0.3

@@ -25,7 +25,8 @@ from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits
 from ckpttool.formats.torch_objects import Contents, read_objects
 from ckpttool.formats.torch_tensors import StorageClaim, StorageResolver, TensorReader
 from ckpttool.formats.zip_records import LOCAL_MAGIC, ZipArchive, read_archive, read_record
-from ckpttool.pickle_tree import PickleTree, parse_pickle
+from ckpttool.pickle_nodes import PickleTree
+from ckpttool.pickle_tree import parse_pickle
 
 _TEXT_NBYTES = 4096  # version, byteorder and the like are a few bytes
 
@@ -161,8 +162,8 @@ def open_torch_archive(source: ByteSource, archive: ZipArchive) -> TorchArchive:
                 "zip-members-outside",
                 "warning",
                 "",
-                f"{outside} members lie outside the top folder {top!r}: torch ignores them, "
-                "other readers may not",
+                f"{outside} members lie outside the top folder {top!r}: torch 2.13 refuses such a file, "
+                "other readers may see another one in it",
             )
         )
     view = TorchArchive(source, records, top, False, tuple(findings))

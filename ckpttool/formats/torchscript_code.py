@@ -21,7 +21,7 @@ from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import Limits
 from ckpttool.formats.torch_zip import TorchArchive
 from ckpttool.formats.zip_records import read_record
-from ckpttool.pickle_tree import Global
+from ckpttool.pickle_nodes import Global
 
 _CLASS = re.compile(r"^class (\w+)(?:\((\w+)\))?:\n", re.MULTILINE)
 _PARAMETERS = "  __parameters__ = ["

@@ -16,7 +16,7 @@ from ckpttool.formats.torch_tensors import TensorReader
 from ckpttool.formats.torch_zip import TorchArchive, assemble, open_torch_archive
 from ckpttool.formats.torchscript_code import ClassHeader, ClassHeaders
 from ckpttool.formats.zip_records import ZipArchive
-from ckpttool.pickle_tree import Call, DictNode, Global, Node, PickleTree
+from ckpttool.pickle_nodes import Call, DictNode, Global, Node, PickleTree
 
 _PARAMETER = Classification(Kind.PARAMETER, Basis.TORCHSCRIPT)
 _BUFFER = Classification(Kind.PERSISTENT_BUFFER, Basis.TORCHSCRIPT)
