@@ -1,0 +1,350 @@
+"""``ckpttool convert``: another container, other names, another dtype; the same bytes wherever possible."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ckpttool.errors import CkptToolError
+
+if TYPE_CHECKING:
+    from ckpttool.analysis.conversion import ContainerName, Conversion, ConversionPlan, Options
+    from ckpttool.analysis.inspection import Inspection
+    from ckpttool.checkpoint import Checkpoint
+    from ckpttool.convert import Caster, Target
+    from ckpttool.dtypes import DType
+    from ckpttool.writers.layout import FileLayout
+
+EXAMPLES = (
+    "ckpttool convert last.ckpt model.safetensors",
+    "ckpttool convert model.safetensors model.pt --strip-prefix auto --dtype bf16",
+    "ckpttool convert model.pt shards/ --max-shard-size 5GB",
+)
+
+_CONTAINERS: dict[str, ContainerName] = {
+    ".safetensors": "safetensors",
+    ".pt": "pt",
+    ".pth": "pt",
+    ".bin": "pt",
+    ".ckpt": "pt",
+}
+_DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp32": "float32",
+    "fp64": "float64",
+    "fp8": "float8_e4m3fn",
+    "fp8_e4m3": "float8_e4m3fn",
+    "fp8_e5m2": "float8_e5m2",
+}
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_SIZE = re.compile(r"([0-9]{1,15})([KMGT]?I?B?)", re.IGNORECASE)
+_SHARED: dict[str, Literal["alias", "duplicate", "fail"]] = {
+    "alias": "alias",
+    "duplicate": "duplicate",
+    "fail": "fail",
+}
+_UNLIMITED = 1 << 62
+
+
+def command(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A checkpoint of any kind that inspect reads.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(metavar="DST", help="A file, or a folder (name/) for shards and an index.")
+    ],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FORMAT", help="safetensors or pt; else DST's suffix says.")
+    ] = None,
+    max_shard_size: Annotated[
+        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Shards of at most 5GB, 500MiB …")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option("--root", metavar="KEY.PATH", help="The branch to convert; '' is all of it.")
+    ] = None,
+    prefer: Annotated[
+        str | None, typer.Option("--prefer", metavar="ema", help="The averaged weights, if there are any.")
+    ] = None,
+    weights_only: Annotated[
+        bool, typer.Option("--weights-only", help="The weights' tensors only: no epoch, no optimizer.")
+    ] = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", "--include", metavar="GLOB", help="Only such tensors. May be repeated."),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option("--drop", "--exclude", metavar="GLOB", help="Nothing so called. May be repeated."),
+    ] = None,
+    drop_known_buffers: Annotated[
+        bool,
+        typer.Option("--drop-known-buffers", help="No buffers that today's libraries rebuild themselves."),
+    ] = False,
+    non_persistent: Annotated[
+        bool,
+        typer.Option("--non-persistent", help="Of a pickled module also what its state_dict leaves out."),
+    ] = False,
+    shared: Annotated[
+        str,
+        typer.Option(
+            "--shared", metavar="HOW", help="Tied tensors: alias (kept once and listed), duplicate or fail."
+        ),
+    ] = "alias",
+    as_bytes: Annotated[
+        bool, typer.Option("--as-bytes", help="Keep as raw bytes what the format has no dtype for.")
+    ] = False,
+    strip_prefix: Annotated[
+        str | None,
+        typer.Option(
+            "--strip-prefix", metavar="PREFIX", help="Off the names; auto: what wrappers put there."
+        ),
+    ] = None,
+    add_prefix: Annotated[
+        str | None, typer.Option("--add-prefix", metavar="PREFIX", help="Before every name.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="REGEX=>REPL", help="As re.sub does. May be repeated, in order."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="DTYPE", help="Cast parameters: bf16, fp16, fp32, fp8_e4m3 …"),
+    ] = None,
+    keep_dtype: Annotated[
+        list[str] | None, typer.Option("--keep-dtype", metavar="GLOB", help="Never cast these.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", metavar="KEY=VALUE", help="Into a safetensors header. May be repeated."),
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option("--manifest", metavar="FILE", help="Write digests of every tensor as JSON.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if anything would be left behind.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace DST if it is there.")] = False,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not read back what was written.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
+) -> int:
+    """Write a checkpoint in another container, with the same bytes wherever that is possible.
+
+    DST is written beside its final name, read back and compared, and only then renamed: an
+    interrupted run leaves the old DST, or none. Tensors are copied as bytes; nothing is cast that
+    --dtype does not name, and whatever the destination cannot hold is listed.
+    """
+    from ckpttool.analysis.plan import plan_conversion
+
+    shard_nbytes = None if max_shard_size is None else _parse_size(max_shard_size)
+    container, is_folder = _parse_target(destination, to, sharded=shard_nbytes is not None)
+    checkpoint, options = _read(source, root, container)
+    if shared not in _SHARED:
+        raise typer.BadParameter(f"{shared} is not one of {', '.join(_SHARED)}", param_hint="--shared")
+    if prefer not in (None, "ema"):
+        raise typer.BadParameter("only ema is known", param_hint="--prefer")
+    options = options._replace(
+        keep=tuple(keep or ()),
+        drop=tuple(drop or ()),
+        weights_only=weights_only,
+        prefer_ema=prefer is not None,
+        shared=_SHARED[shared],
+        as_bytes=as_bytes,
+        strip_prefix=strip_prefix,
+        add_prefix=add_prefix or "",
+        renames=tuple(rename or ()),
+        drop_known_buffers=drop_known_buffers,
+        non_persistent=non_persistent,
+        dtype=None if dtype is None else _parse_dtype(dtype),
+        keep_dtype=tuple(keep_dtype or ()),
+        metadata=tuple(map(_parse_metadata, metadata or ())),
+        sharded=is_folder and shard_nbytes is not None,
+    )
+    plan = plan_conversion(_inspect(checkpoint), options)
+    _refuse_loss(plan, strict=strict)
+    layouts, target = _lay_out(plan, destination, is_folder=is_folder, shard_nbytes=shard_nbytes, force=force)
+    conversion = (
+        _plan_only(plan, layouts, target)
+        if dry_run
+        else _run(plan, layouts, target, check=not no_check, digests=manifest is not None, quiet=quiet)
+    )
+    if manifest is not None and conversion.written:
+        _write_manifest(conversion, manifest)
+    if json:
+        _write_json(conversion)
+    elif not quiet:
+        _write_text(conversion)
+    return 0
+
+
+def _parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[ContainerName, bool]:
+    """(container, whether DST is a folder)."""
+    is_folder = destination.endswith("/") or sharded or os.path.isdir(destination)
+    if to is not None:
+        if to not in ("safetensors", "pt"):
+            raise typer.BadParameter(f"{to} is not one of safetensors, pt", param_hint="--to")
+        return ("pt" if to == "pt" else "safetensors"), is_folder
+    if is_folder:
+        return "safetensors", True
+    suffix = os.path.splitext(destination)[1].lower()
+    if suffix not in _CONTAINERS:
+        raise typer.BadParameter(
+            f"the suffix of {destination} tells no format: use {', '.join(_CONTAINERS)}, or --to",
+            param_hint="DST",
+        )
+    return _CONTAINERS[suffix], False
+
+
+def _parse_size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    unit = match[2].upper() if match else "?"
+    unit = unit if unit in _UNITS else f"{unit}B"
+    if match is None or unit not in _UNITS or int(match[1]) == 0:
+        raise typer.BadParameter(f"{text} is not a size such as 5GB or 500MiB", param_hint="--max-shard-size")
+    return int(match[1]) * _UNITS[unit]
+
+
+def _parse_dtype(text: str) -> DType:
+    from ckpttool.dtypes import parse_torch_name
+
+    found = parse_torch_name(_DTYPES.get(text.lower(), text))
+    if found is None or not found.is_floating_point or found.packed > 1 or found.bits < 8:
+        raise typer.BadParameter(
+            f"{text} is no floating dtype: {', '.join(_DTYPES)} or torch's name of one", param_hint="--dtype"
+        )
+    return found
+
+
+def _parse_metadata(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"{text} is not KEY=VALUE", param_hint="--metadata")
+    if key.startswith("ckpttool."):
+        raise typer.BadParameter("keys that begin with ckpttool. are its own", param_hint="--metadata")
+    return key, value
+
+
+def _read(path: str, root: str | None, container: ContainerName) -> tuple[Checkpoint, Options]:
+    """The checkpoint with what its metadata carries put back, and options with the branch that is meant."""
+    from ckpttool.analysis.carried import expand
+    from ckpttool.analysis.conversion import Options
+    from ckpttool.analysis.roots import resolve_root
+    from ckpttool.formats import read_checkpoint
+
+    checkpoint = expand(read_checkpoint(path))
+    return checkpoint, Options(container, None if root is None else resolve_root(checkpoint, root))
+
+
+def _inspect(checkpoint: Checkpoint) -> Inspection:
+    from ckpttool.analysis.inspect import inspect_checkpoint
+
+    return inspect_checkpoint(checkpoint)
+
+
+def _refuse_loss(plan: ConversionPlan, *, strict: bool) -> None:
+    if strict and plan.lost:
+        from ckpttool.render.units import format_path, plural
+
+        first = plan.lost[0]
+        raise CkptToolError(
+            f"--strict: {plural(len(plan.lost), 'entry')} would be left behind, "
+            f"first {format_path(first.root, first.name)} ({first.reason})",
+            path=plan.source.path,
+            hint="--dry-run lists them; --drop GLOB says that one may go",
+        )
+
+
+def _lay_out(
+    plan: ConversionPlan, destination: str, *, is_folder: bool, shard_nbytes: int | None, force: bool
+) -> tuple[list[FileLayout], Target]:
+    from ckpttool.convert import Target, check_target
+    from ckpttool.writers.sharded import lay_out_file, lay_out_folder
+
+    if is_folder:
+        layouts = lay_out_folder(plan, shard_nbytes or _UNLIMITED)
+    else:
+        layouts = lay_out_file(plan, os.path.basename(destination))
+    target = Target(destination.rstrip("/") or "/" if is_folder else destination, is_folder, force)
+    check_target(plan, layouts, target)
+    return layouts, target
+
+
+def _plan_only(plan: ConversionPlan, layouts: list[FileLayout], target: Target) -> Conversion:
+    from ckpttool.analysis.conversion import Conversion, FileWritten
+
+    files = tuple(FileWritten(target.path_of(layout), layout.nbytes) for layout in layouts)
+    return Conversion(plan, target.path, files, written=False)
+
+
+def _run(
+    plan: ConversionPlan,
+    layouts: list[FileLayout],
+    target: Target,
+    *,
+    check: bool,
+    digests: bool,
+    quiet: bool,
+) -> Conversion:
+    from ckpttool.convert import Effort, convert
+    from ckpttool.render.progress import Progress
+
+    cast: Caster | None = None
+    if plan.casts:
+        from ckpttool.torch_bridge.cast import cast_elements
+
+        cast = cast_elements
+    total = plan.nbytes * (1 + check)
+    with _signals_as_interrupts(), Progress("convert", total, quiet=quiet) as progress:
+        return convert(plan, layouts, target, Effort(check, digests, progress.add, cast))
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that nothing half-written stays behind."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_manifest(conversion: Conversion, path: str) -> None:
+    from ckpttool.convert import write_at
+    from ckpttool.render.convert import manifest_document
+    from ckpttool.render.json import dump
+    from ckpttool.staging import staged_file
+
+    data = "".join(dump(manifest_document(conversion))).encode()
+    with staged_file(path, len(data)) as fd:
+        write_at(fd, data, 0)
+
+
+def _write_json(conversion: Conversion) -> None:
+    from ckpttool.render.convert import convert_document
+    from ckpttool.render.json import dump
+
+    sys.stdout.writelines(dump(convert_document(conversion)))
+
+
+def _write_text(conversion: Conversion) -> None:
+    from ckpttool.render.console import Screen
+    from ckpttool.render.convert import iter_conversion, iter_conversion_pipe
+
+    screen = Screen(sys.stdout)
+    if screen.is_terminal:
+        screen.write_lines(iter_conversion(conversion))
+    else:
+        sys.stdout.writelines(iter_conversion_pipe(conversion))

@@ -1,0 +1,376 @@
+"""Executes a ``ConversionPlan``: streams every byte to its place, checks what was written, renames.
+
+The output of a file is one stream in order of offset through one buffer: headers, padding and
+tensors, small ones together, in writes of 8 MiB. Bytes that lie in the source as they will in the
+destination go straight from ``preadv`` into that buffer; CRC-32 and digest are taken while they are in
+the cache. Gathered tensors come in chunks from ``TensorReader``, cast ones through a ``Caster``.
+
+The check sends the same stream once more and holds it against what is read back, byte for byte,
+headers too. It sees what the kernel has for the file after fsync: a disk that lies is beyond it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+from ckpttool.analysis.conversion import (
+    CastLoss,
+    Conversion,
+    ConversionPlan,
+    FileWritten,
+    Piece,
+    Placed,
+    Planned,
+)
+from ckpttool.crc import load_crc32
+from ckpttool.digests import Digester
+from ckpttool.dtypes import DType
+from ckpttool.errors import CkptToolError, MalformedCheckpoint
+from ckpttool.staging import created_file, refuse_overwriting, staged_file, staged_folder
+from ckpttool.tensor_bytes import TensorReader
+from ckpttool.writers.layout import FileLayout, Segment
+
+# Fastest of 256 KiB to 64 MiB on ext4 and tmpfs.
+_BUFFER_NBYTES = 8 << 20
+# What has a checksum or is compared is looked at in blocks that stay in the L2 cache.
+_BLOCK_NBYTES = 1 << 20
+# A gather holds 8 chunks (tensor_bytes), and all of it must stay far below 64 MiB.
+_GATHER_NBYTES = 2 << 20
+
+
+class Caster(Protocol):
+    """Turns packed elements of one dtype into another's, and says what that cost."""
+
+    def __call__(self, data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
+        """The cast bytes and the loss."""
+
+
+class Effort(NamedTuple):
+    """How much is done besides copying. ``advance`` is told of bytes that are done, check included."""
+
+    check: bool = True
+    digests: bool = False
+    advance: Callable[[int], None] = lambda nbytes: None
+    cast: Caster | None = None
+
+
+class Target(NamedTuple):
+    """Where to write: a file, or a folder that takes several."""
+
+    path: str
+    is_folder: bool
+    force: bool = False
+
+    def path_of(self, layout: FileLayout) -> str:
+        """The final path of one file."""
+        return os.path.join(self.path, layout.name) if self.is_folder else self.path
+
+
+def convert(
+    plan: ConversionPlan, layouts: Sequence[FileLayout], target: Target, effort: Effort
+) -> Conversion:
+    """Write all ``layouts`` of ``plan`` to ``target``.
+
+    Raises:
+        DestinationExists: the target is there, is a source, or is being written by another run.
+        NotEnoughSpace: known before the first byte.
+        CkptToolError: the source changed or is damaged, or what was written reads back otherwise.
+        OSError: as the file system says.
+    """
+    begin = time.monotonic()
+    check_target(plan, layouts, target)
+    hashes: list[str | None] = []
+    if target.is_folder:
+        names = [layout.name for layout in layouts]
+        with (
+            staged_folder(target.path, names, sum(layout.nbytes for layout in layouts)) as folder,
+            _Run(plan, effort) as run,
+        ):
+            for layout in layouts:
+                path = os.path.join(folder, layout.name)
+                with created_file(path, target.path_of(layout), layout.nbytes) as fd:
+                    hashes.append(run.fill(layout, fd))
+            run.complete_digests()
+    else:
+        with staged_file(target.path, layouts[0].nbytes) as fd, _Run(plan, effort) as run:
+            hashes.append(run.fill(layouts[0], fd))
+            run.complete_digests()
+    files = [
+        FileWritten(target.path_of(layout), layout.nbytes, sha256)
+        for layout, sha256 in zip(layouts, hashes, strict=True)
+    ]
+    return Conversion(
+        plan,
+        target.path,
+        tuple(files),
+        written=True,
+        checked=effort.check,
+        seconds=time.monotonic() - begin,
+        losses=run.losses,
+        digests=run.digests,
+    )
+
+
+def check_target(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Target) -> None:
+    """Refuse what must not be overwritten, before anything is written.
+
+    Raises:
+        DestinationExists: the target is there, or is a source.
+    """
+    for layout in layouts:
+        refuse_overwriting(target.path_of(layout), force=target.force, sources=plan.source.files)
+
+
+class _Run:
+    """One conversion under way: the open source, and what is learnt from its bytes."""
+
+    def __init__(self, plan: ConversionPlan, effort: Effort) -> None:
+        self._plan = plan
+        self._effort = effort
+        self._reader = TensorReader(plan.source.files)
+        self._crc32 = load_crc32()
+        self._crcs: dict[int, int] = {}
+        self._piece_digests: dict[int, str] = {}
+        self.losses: dict[int, CastLoss] = {}
+        self.digests: dict[int, str] = {}
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, trace)  # refuses a source that changed meanwhile
+
+    def fill(self, layout: FileLayout, fd: int) -> str | None:
+        """Write one file and check it; its SHA-256 if digests are wanted.
+
+        Raises:
+            MalformedCheckpoint: what is read back is not what was written.
+        """
+        with_crcs = layout.with_crcs
+        writer = _Writer(fd)
+        for segment in layout.segments:
+            if segment.piece < 0:
+                writer.append(segment.literal)
+            else:
+                self._write_piece(segment.piece, writer, with_crc=with_crcs is not None)
+        writer.flush()
+        segments = layout.segments
+        if with_crcs is not None:
+            segments = with_crcs(self._crcs)
+            _patch(fd, layout.segments, segments)
+        if not (self._effort.check or self._effort.digests):
+            return None
+        os.fsync(fd)
+        hasher = hashlib.sha256() if self._effort.digests else None
+        checker = _Checker(fd, layout.name, hasher.update if hasher else None)
+        if self._effort.check:
+            self._check(segments, checker)
+        else:
+            checker.read_all(layout.nbytes)
+        return hasher.hexdigest() if hasher else None
+
+    def complete_digests(self) -> None:
+        """Digests by tensor; one that is a strided view of its piece is read once more."""
+        if not self._effort.digests:
+            return
+        for position, tensor in enumerate(self._plan.tensors):
+            whole = _whole_piece(tensor, self._plan.pieces)
+            if whole is not None:
+                self.digests[position] = self._piece_digests.get(whole) or Digester().hexdigest()
+            elif tensor.entry.tensor is not None:
+                digester = Digester()
+                for chunk in self._reader.iter_chunks(tensor.entry.tensor, chunk_nbytes=_GATHER_NBYTES):
+                    digester.update(chunk)
+                self.digests[position] = digester.hexdigest()
+
+    def _write_piece(self, position: int, writer: _Writer, *, with_crc: bool) -> None:
+        """Send one piece into the file."""
+        piece = self._plan.pieces[position]
+        digester = Digester() if self._effort.digests else None
+        watched = with_crc or digester is not None
+        crc, crc32, advance = 0, self._crc32, self._effort.advance
+        for block in self._iter_into(piece, writer, _BLOCK_NBYTES if watched else _BUFFER_NBYTES, position):
+            if with_crc:
+                crc = crc32(block, crc)
+            if digester is not None:
+                digester.update(block)
+            advance(len(block))
+        if with_crc:
+            self._crcs[position] = crc
+        if digester is not None:
+            self._piece_digests[position] = digester.hexdigest()
+
+    def _check(self, segments: Sequence[Segment], checker: _Checker) -> None:
+        """Send the same stream against the file."""
+        advance = self._effort.advance
+        for segment in segments:
+            if segment.piece < 0:
+                checker.append(segment.literal)
+                continue
+            for block in self._iter_into(self._plan.pieces[segment.piece], checker, _BLOCK_NBYTES):
+                advance(len(block))
+        checker.flush()
+
+    def _iter_into(
+        self, piece: Piece, stream: _Stream, block_nbytes: int, position: int | None = None
+    ) -> Iterator[memoryview]:
+        """Append a piece to ``stream``, yielding what was appended block by block.
+
+        ``position`` is where to count what a cast loses; None if it was counted before.
+        """
+        storage = piece.source.storage
+        if storage is None:  # no elements
+            return
+        if piece.method == "copied":
+            offset, end = piece.source.byte_span
+            while offset < end:
+                room = stream.room(min(block_nbytes, end - offset))
+                self._reader.read_into(storage, offset, room)
+                offset += len(room)
+                yield room
+            return
+        for chunk in self._iter_elements(piece, position):
+            for at in range(0, len(chunk), block_nbytes):
+                block = chunk[at : at + block_nbytes]
+                stream.append(block)
+                yield block
+
+    def _iter_elements(self, piece: Piece, position: int | None) -> Iterator[memoryview]:
+        """The elements of a piece that is gathered or cast, in chunks."""
+        chunks = self._reader.iter_chunks(piece.source, chunk_nbytes=_GATHER_NBYTES)
+        if piece.cast is None:
+            yield from chunks
+            return
+        if self._effort.cast is None:
+            raise CkptToolError("this plan casts, and no caster was given")
+        for chunk in chunks:
+            data, loss = self._effort.cast(chunk, piece.source.dtype, piece.cast)
+            if position is not None:
+                self.losses[position] = self.losses.get(position, CastLoss()).joined(loss)
+            yield data
+
+
+class _Stream:
+    """Bytes in order of offset, collected in one buffer that ``_take`` gets whenever it is full."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._buffer = bytearray(nbytes)
+        self._view = memoryview(self._buffer)
+        self._filled = 0
+        self._offset = 0
+
+    def room(self, nbytes: int) -> memoryview:
+        """Up to ``nbytes`` of the buffer, now part of the stream, for the caller to fill at once."""
+        if self._filled == len(self._buffer):
+            self.flush()
+        start = self._filled
+        self._filled = min(len(self._buffer), start + nbytes)
+        return self._view[start : self._filled]
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Append a copy of ``data``."""
+        rest = memoryview(data)
+        while rest:
+            room = self.room(len(rest))
+            room[:] = rest[: len(room)]
+            rest = rest[len(room) :]
+
+    def flush(self) -> None:
+        """Hand over what was collected."""
+        if self._filled:
+            self._take(self._view[: self._filled], self._offset)
+            self._offset += self._filled
+            self._filled = 0
+
+    def _take(self, data: memoryview, offset: int) -> None:
+        raise NotImplementedError
+
+
+class _Writer(_Stream):
+    """Writes the stream to a file."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(_BUFFER_NBYTES)
+        self._fd = fd
+
+    def _take(self, data: memoryview, offset: int) -> None:
+        write_at(self._fd, data, offset)
+
+
+class _Checker(_Stream):
+    """Compares the stream with a file."""
+
+    def __init__(self, fd: int, name: str, hash_bytes: Callable[[bytearray], None] | None) -> None:
+        super().__init__(_BLOCK_NBYTES)
+        self._fd = fd
+        self._name = name
+        self._hash = hash_bytes
+        self._actual = bytearray(_BLOCK_NBYTES)
+
+    def read_all(self, nbytes: int) -> None:
+        """Hash the file without comparing it."""
+        for offset in range(0, nbytes, _BLOCK_NBYTES):
+            self._read(min(_BLOCK_NBYTES, nbytes - offset), offset)
+
+    def _take(self, data: memoryview, offset: int) -> None:
+        # bytearray == memoryview is memcmp; memoryview == memoryview compares item by item, 40 times slower.
+        if self._read(len(data), offset) != data:
+            raise MalformedCheckpoint(
+                "what was written reads back otherwise: the source changed, or a disk is failing",
+                name=self._name,
+                byte_offset=offset,
+            )
+
+    def _read(self, nbytes: int, offset: int) -> bytearray:
+        actual = self._actual if nbytes == len(self._actual) else bytearray(nbytes)
+        view = memoryview(actual)
+        while view:
+            got = os.preadv(self._fd, [view], offset)
+            if not got:
+                raise MalformedCheckpoint("the file that was written is cut short", name=self._name)
+            view = view[got:]
+            offset += got
+        if self._hash is not None:
+            self._hash(actual)
+        return actual
+
+
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of ``data``; a write may be short.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        rest = rest[written:]
+        offset += written
+
+
+def _patch(fd: int, before: Sequence[Segment], after: Sequence[Segment]) -> None:
+    """Write the literals that are other ones now."""
+    for old, new in zip(before, after, strict=True):
+        if old.literal != new.literal:
+            write_at(fd, new.literal, new.offset)
+
+
+def _whole_piece(tensor: Planned, pieces: Sequence[Piece]) -> int | None:
+    """The piece whose bytes are exactly those of the tensor, packed; None for other views."""
+    value = tensor.value
+    if not isinstance(value, Placed) or value.conj or value.neg or value.storage_offset:
+        return None
+    piece = pieces[value.piece]
+    expected = 1
+    for size, stride in zip(reversed(value.shape), reversed(value.stride), strict=True):
+        if size > 1 and stride != expected:
+            return None
+        expected *= size
+    return value.piece if (expected * value.dtype.bits + 7) // 8 == piece.nbytes else None
