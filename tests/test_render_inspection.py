@@ -9,7 +9,8 @@ import pytest
 
 from ckpttool.checkpoint import Finding, GlobalRef, Kind
 from ckpttool.render.globals import iter_globals, iter_globals_pipe
-from ckpttool.render.inspection import PIPE_COLUMNS, Table, iter_findings, iter_inspection, iter_pipe
+from ckpttool.render.inspection import PIPE_COLUMNS, iter_findings, iter_inspection, iter_pipe
+from ckpttool.render.inspection_table import Table
 from ckpttool.render.kinds import iter_legend
 from ckpttool.render.stats import histogram, iter_stats_table, pool, stats_fields
 from ckpttool.render.tables import Line, cell_width

@@ -29,7 +29,10 @@ from ckpttool.analysis.finding_text import (
     some,
 )
 from ckpttool.analysis.globals import Verdict, judge_global, weights_only_verdict
-from ckpttool.checkpoint import Basis, Entry, Finding, Kind
+from ckpttool.analysis.summary import container_bases
+from ckpttool.checkpoint import Basis, Entry, Finding, Kind, Presence
+
+CARRIED = "non-persistent-present"
 
 
 def find_all(evidence: Evidence) -> tuple[Finding, ...]:
@@ -63,7 +66,7 @@ def _globals(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _other_loaders(evidence: Evidence) -> Iterator[Finding]:
-    bases = {basis for _, basis, _ in evidence.summary.bases}
+    bases = container_bases(evidence.checkpoint, evidence.summary)
     if Basis.TORCHSCRIPT.value in bases:
         yield Finding(
             "torchscript",
@@ -117,10 +120,14 @@ def _dtypes(evidence: Evidence) -> Iterator[Finding]:
 def _carried(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.summary.non_persistent_buffers:
         return
-    carried = [row.entry for row in evidence.rows if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
+    carried = [
+        entry
+        for entry, (kind, _, presence, _), _ in evidence.rows
+        if kind is Kind.NON_PERSISTENT_BUFFER and presence is Presence.PRESENT
+    ]
     if carried:
         yield about(
-            "non-persistent-present",
+            CARRIED,
             "info",
             carried,
             "non-persistent: the file carries what a state_dict of the model leaves out",

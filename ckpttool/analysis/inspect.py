@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ckpttool.analysis.aliases import find_aliases
 from ckpttool.analysis.classify import classify
@@ -14,6 +15,9 @@ from ckpttool.analysis.prefixes import find_prefixes
 from ckpttool.analysis.summary import choose_weights_root, group_tallies, summarize, tally_rows, title_of
 from ckpttool.checkpoint import Checkpoint, Classification, Entry, Root
 
+if TYPE_CHECKING:
+    from ckpttool.analysis.model_spec import ModelSpec
+
 
 def inspect_checkpoint(
     checkpoint: Checkpoint,
@@ -21,16 +25,25 @@ def inspect_checkpoint(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     root: Root | None = None,
+    model: ModelSpec | None = None,
 ) -> Inspection:
     """Classify, count and look for what is odd, in all entries or in those selected.
 
     Globs (``fnmatch``, case matters) apply to an entry's name and to its dotted path; ``root``
     selects what lies at or below it. Kinds rest on the whole checkpoint; totals, ties and findings
-    are those of the selection, except that what the reader found always stays.
+    are those of the selection, except that what the reader found always stays. With a ``model``, the
+    kinds of the state_dict that is laid against it are its own.
     """
+    applied = None
+    if model is not None:
+        from ckpttool.analysis.apply_model import apply_model
+
+        applied = apply_model(checkpoint, model, root)
     entries: Sequence[Entry] = checkpoint.entries
     aliasing = find_aliases(entries)
     kinds = classify(checkpoint, aliasing.tied_to)
+    if applied is not None:
+        kinds = applied.amend(kinds)
     classifications: Sequence[Classification] = kinds.classifications
     missing = kinds.missing
     if include or exclude or root:
@@ -46,7 +59,7 @@ def inspect_checkpoint(
     rows = tuple(map(Row, entries, classifications, aliasing.tied_to))
     missing_rows = tuple(Row(entry, entry.declared) for entry in missing)
     tallies = tally_rows(rows)
-    weights_root = choose_weights_root(checkpoint, tallies)
+    weights_root = choose_weights_root(checkpoint, tallies) if applied is None else applied.root
     names: dict[Root, list[str]] = {at: [] for at, tally in tallies.items() if tally.is_state_dict}
     for entry in entries:
         if entry.root in names and isinstance(entry.name, str):
@@ -64,7 +77,8 @@ def inspect_checkpoint(
         groups,
         weights_root,
         summary,
-        (*checkpoint.findings, *find_all(evidence)),
+        (*checkpoint.findings, *(applied.findings if applied is not None else ()), *find_all(evidence)),
+        None if applied is None else applied.facts,
     )
 
 

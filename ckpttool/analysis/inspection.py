@@ -11,7 +11,8 @@ class Row(NamedTuple):
     """An entry with what analysis says of it.
 
     ``tied_to`` is the first entry of the file that shares exactly these bytes as the same view,
-    None if this is the first or the only one. A missing buffer is a row whose entry has no value.
+    None if this is the first or the only one. A missing buffer is a row whose entry has no value, or,
+    where a live model says what it would be, a tensor without storage.
     """
 
     entry: Entry
@@ -64,6 +65,25 @@ class Summary(NamedTuple):
     bases: tuple[tuple[str, str, int], ...]  # kind, basis, entries
 
 
+class ModelFacts(NamedTuple):
+    """The live model that kinds were read from.
+
+    ``text`` is how the user named it; ``built`` says on which device, and why not on meta.
+    ``matched`` of the file's ``names`` are the model's, by way of ``mapping`` ("" if as they are);
+    ``matched`` is None where the model itself is what is inspected. The rest is as in ``ModelSpec``.
+    """
+
+    text: str
+    class_name: str
+    built: str
+    none_names: tuple[str, ...]
+    lazy_names: tuple[str, ...]
+    custom_load: tuple[str, ...]
+    matched: int | None = None
+    names: int = 0
+    mapping: str = ""
+
+
 class Inspection(NamedTuple):
     """The result of ``inspect`` for one checkpoint."""
 
@@ -75,6 +95,7 @@ class Inspection(NamedTuple):
     weights_root: Root | None  # the root that other commands would take; None if ambiguous
     summary: Summary
     findings: tuple[Finding, ...]
+    model: ModelFacts | None = None  # where kinds come from a live model
 
     @property
     def ok(self) -> bool:

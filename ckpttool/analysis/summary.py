@@ -70,7 +70,7 @@ def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
     persistent, non_persistent = Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER
     pickled = Basis.PICKLED_MODULE
     for entry, (kind, basis, _, _), tied_to in rows:
-        root, _, value, *_ = entry
+        root, _, value, _, declared = entry
         tally = tallies.get(root)
         if tally is None:
             tally = tallies[root] = Tally()
@@ -83,7 +83,7 @@ def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
                 numel = value.numel
                 tally.nbytes += value.nbytes
         tally.tensors += 1
-        if basis is pickled:
+        if basis is pickled or declared[1] is pickled:  # a live model's word hides the file's own
             tally.module = True
         if kind is parameter:
             tally.parameters += 1
@@ -247,6 +247,14 @@ def _names_weights(root: Root) -> bool:
     return bool(root) and isinstance(root[-1], str) and root[-1].lower() in _WEIGHTS_KEYS
 
 
+def container_bases(checkpoint: Checkpoint, summary: Summary) -> set[str]:
+    """The evidence for kinds, with that of the container itself where a live model outweighs it."""
+    bases = {basis for _, basis, _ in summary.bases}
+    if Basis.MODULE.value in bases:
+        bases.update({entry.declared.basis.value for entry in checkpoint.entries})
+    return bases
+
+
 def title_of(
     checkpoint: Checkpoint,
     groups: Sequence[Group],
@@ -255,7 +263,7 @@ def title_of(
     summary: Summary,
 ) -> str:
     """What the file is, in a few words."""
-    bases = {basis for _, basis, _ in summary.bases}
+    bases = container_bases(checkpoint, summary)
     if Basis.EXPORT.value in bases:
         return "exported program"
     if Basis.TORCHSCRIPT.value in bases:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from ckpttool.commands.model_source import names_model, read_model
 from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "ckpttool inspect model.safetensors",
     "ckpttool inspect last.ckpt --root state_dict --stats --fail-on nan,inf",
+    "ckpttool inspect model.pt --model net.py:build --model-arg depth=12",
 )
 
 _FAIL_ON_VALUES = ("nan", "inf", "zero")
@@ -38,7 +40,25 @@ class _Found(NamedTuple):
 
 
 def command(
-    path: Annotated[str, typer.Argument(metavar="CKPT", help="A file, or a folder of shards.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="CKPT",
+            help="A file, a folder of shards, or a model: package.module:factory, FILE.py:factory.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="M",
+            help="Exact kinds from a model: package.module:factory, FILE.py:factory, or hf. Runs its code.",
+        ),
+    ] = None,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
     flat: Annotated[bool, typer.Option("--flat", help="Every entry of every branch, unfolded.")] = False,
@@ -87,11 +107,18 @@ def command(
     Reads headers and runs nothing that is in the file. On a terminal, entries that differ only in
     their indices share a line; in a pipe every entry has a line of its own, with tabs between its
     fields. Only --stats, --fail-on, --check and --tensor read the tensors themselves.
+
+    With --model, kinds are the model's own, and entries that are missing or unexpected are listed.
     """
     if sort not in _SORTS:
         raise typer.BadParameter(f"{sort} is not one of {', '.join(_SORTS)}", param_hint="--sort")
     asked, count = _parse_fail_on(fail_on), _parse_count(values)
-    found = _Found(_inspect(path, root, include, exclude))
+    selection = _Selection(root, include or (), exclude or ())
+    if names_model(path):
+        reads = stats or check or show_globals or any(what in _FAIL_ON_VALUES for what in asked)
+        found = _Found(_inspect_model(path, model, model_arg or (), selection, reads_file=reads))
+    else:
+        found = _Found(_inspect(path, selection, model, model_arg or ()))
     if tensor is not None:
         found = _pick(found.inspection, tensor, count)
     if stats or any(what in _FAIL_ON_VALUES for what in asked):
@@ -123,21 +150,45 @@ def _parse_count(text: str) -> int:
     return int(text)
 
 
-def _inspect(
-    path: str, root: str | None, include: Sequence[str] | None, exclude: Sequence[str] | None
-) -> Inspection:
+class _Selection(NamedTuple):
+    root: str | None
+    include: Sequence[str]
+    exclude: Sequence[str]
+
+
+def _inspect(path: str, selection: _Selection, model: str | None, arguments: Sequence[str]) -> Inspection:
     from ckpttool.analysis.inspect import inspect_checkpoint
     from ckpttool.analysis.roots import resolve_root
     from ckpttool.formats import read_checkpoint
 
+    if arguments and model is None:
+        raise typer.BadParameter("it goes with --model", param_hint="--model-arg")
     checkpoint = read_checkpoint(path)
+    root, include, exclude = selection
     branch = None if root is None else resolve_root(checkpoint, root)
-    return inspect_checkpoint(checkpoint, include=include or (), exclude=exclude or (), root=branch)
+    # Before a model runs it is known that the file can be read.
+    spec = None if model is None else read_model(model, arguments, checkpoint_path=path)
+    return inspect_checkpoint(checkpoint, include=include, exclude=exclude, root=branch, model=spec)
+
+
+def _inspect_model(
+    text: str, model: str | None, arguments: Sequence[str], selection: _Selection, *, reads_file: bool
+) -> Inspection:
+    from ckpttool.analysis.inspect_model import inspect_model
+
+    if model is not None or selection.root is not None or reads_file:
+        raise CkptToolError(
+            "a model is not a file: --model, --root, --stats, --check, --globals and --fail-on nan,inf,zero "
+            "do not go with it",
+            path=text,
+            hint=f"ckpttool inspect {text}",
+        )
+    return inspect_model(read_model(text, arguments), include=selection.include, exclude=selection.exclude)
 
 
 def _pick(inspection: Inspection, name: str, count: int) -> _Found:
     """The one row that is called ``name``, with its first ``count`` values."""
-    from ckpttool.checkpoint import TensorInfo
+    from ckpttool.checkpoint import Presence, TensorInfo
     from ckpttool.tensor_bytes import TensorReader, first_values
 
     row = _find_row(inspection, name)
@@ -146,7 +197,7 @@ def _pick(inspection: Inspection, name: str, count: int) -> _Found:
     if isinstance(value, TensorInfo) and value.storage is not None and count:
         with TensorReader(inspection.checkpoint.files) as reader:
             numbers = first_values(reader, value, count)
-    missing = row.entry.value is None
+    missing = row.classification.presence is Presence.MISSING
     one = inspection._replace(rows=() if missing else (row,), missing=(row,) if missing else ())
     return _Found(one, first_values=numbers)
 
@@ -275,7 +326,8 @@ def _write_text(found: _Found, table: tuple[bool, bool, str], *, one: bool, show
         screen.write_lines(iter_tensor(row, screen.width, found.first_values, items))
     elif screen.is_terminal:
         from ckpttool.render.globals import weights_only_fact
-        from ckpttool.render.inspection import Table, iter_inspection
+        from ckpttool.render.inspection import iter_inspection
+        from ckpttool.render.inspection_table import Table
 
         facts = [weights_only_fact(inspection.checkpoint), *_check_facts(found)]
         screen.write_lines(iter_inspection(inspection, screen.width, Table(*table), facts, stats))

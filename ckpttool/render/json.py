@@ -82,6 +82,7 @@ def inspect_document(
         "weights_only": _weights_only(checkpoint),
         "globals": [global_object(item) for item in checkpoint.globals],
         "findings": [finding_object(finding) for finding in inspection.findings],
+        **({} if inspection.model is None else {"model": inspection.model._asdict()}),
     }
 
 
