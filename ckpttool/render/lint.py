@@ -140,10 +140,16 @@ def _iter_proofs(report: LintReport, width: int) -> Iterator[Line]:
             rows.append((position, _proof_row(report.entries[position], pattern, count)))
     rows.sort(key=lambda row: row[0])
     yield from iter_table(columns, [cells for _, cells in rows], width)
-    if report.loss:
-        yield (
-            Span(f"  the step: SGD on {safe(report.loss)}; restored: other bytes, saved and loaded", "dim"),
-        )
+    step = f"the step changed it (SGD, {safe(report.loss)})" if report.loss else "no step was made"
+    legend = [
+        "grad: requires_grad",
+        "parameters(), state_dict(): it is in there",
+        "forward: a forward changed it",
+        f"step: {step}",
+        f"to {safe(report.device)}: it moved",
+        "restored: other bytes came back by load_state_dict",
+    ]
+    yield from fill([Span(text, "dim") for text in legend], width)
 
 
 def _proof_row(entry: LintEntry, pattern: str, count: int) -> list[Cell]:

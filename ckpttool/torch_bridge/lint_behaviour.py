@@ -29,7 +29,7 @@ _INTO_EXPANDED = "single memory location"  # of torch's message when copy_ meets
 def find_failing_reload(facts: Facts) -> Iterator[Hit]:
     """A state_dict of its own that a fresh build refuses."""
     error = facts.reload.error
-    if error is not None and _INTO_EXPANDED not in error.what:
+    if error is not None and _INTO_EXPANDED not in str(error.__cause__):  # which CKPT205 explains
         message = f"{error.what}; what was copied before it stays copied: the model is half written"
         yield Hit("", message, "make the saving side and the loading side agree, for every key")
 
