@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ckpttool.analysis.lint_report import LintReport
 
 EXAMPLES = (
-    "ckpttool lint sample_models.unregistered_tensor:build",
-    "ckpttool lint sample_models.running_mean:build --prove --example-input 3,16",
+    "ckpttool lint model.py:build",
+    "ckpttool lint model.py:build --prove --example-input 2,3,224,224",
 )
 
 _SHAPE = re.compile(r"\(\)|[0-9]{1,9}(?:[,x×][0-9]{1,9})*")

@@ -10,7 +10,6 @@ from torch.nn.parameter import is_lazy
 
 from ckpttool.analysis.lint_report import LintEntry, LintFinding, LintReport, Proof
 from ckpttool.checkpoint import Kind
-from ckpttool.errors import UnsupportedFeature
 from ckpttool.torch_bridge.lint_facts import Facts, gather, move_for_proof
 from ckpttool.torch_bridge.lint_probes import Example
 from ckpttool.torch_bridge.lint_rules import RULES
@@ -32,8 +31,6 @@ def lint_model(source: ModelSource, example: Example | None = None, *, proved: b
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # every build would repeat those of the user's code
-        if isinstance(source.build(), torch.jit.ScriptModule):
-            raise UnsupportedFeature(f"{source.text} gives a TorchScript module")
         facts = gather(source, example)
         findings = tuple(
             LintFinding(rule.code, rule.severity, *hit) for rule in RULES for hit in rule.find(facts)

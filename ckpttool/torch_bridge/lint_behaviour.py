@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from ckpttool.checkpoint import Kind
 from ckpttool.torch_bridge.lint_facts import Facts, Hit
-from ckpttool.torch_bridge.lint_probes import Conversion
+from ckpttool.torch_bridge.lint_probes import Conversion, Placed
 from ckpttool.torch_bridge.lint_scan import is_stock
 
 _OVERRIDES = ("load_state_dict", "_load_from_state_dict", "state_dict", "_save_to_state_dict")
@@ -84,18 +83,18 @@ def _is_torchs(hook: Any) -> bool:
 
 def find_unmoved(facts: Facts) -> Iterator[Hit]:
     """Registered tensors that ``.to()`` leaves where they are: an override of ``_apply``."""
-    for name, tensor in _registered_after(facts, facts.moved):
-        if not tensor.is_meta:
-            message = f'registered, and yet on {tensor.device.type} after .to("meta"): an _apply stops it'
+    for name, placed in _registered_after(facts, facts.moved):
+        if not placed.is_meta:
+            message = f'registered, and yet on {placed.device} after .to("meta"): an _apply stops it'
             yield Hit(name, message, "call super()._apply(fn) in every override, and return its result")
 
 
 def find_uncast(facts: Facts) -> Iterator[Hit]:
     """Registered floats that keep their dtype under ``.double()``, though they move."""
     unmoved = {hit.name for hit in find_unmoved(facts)}
-    for name, tensor in _registered_after(facts, facts.cast):
-        if tensor.is_floating_point() and tensor.dtype is not torch.float64 and name not in unmoved:
-            dtype = str(tensor.dtype).removeprefix("torch.")
+    for name, placed in _registered_after(facts, facts.cast):
+        if placed.dtype.is_floating_point and placed.dtype is not torch.float64 and name not in unmoved:
+            dtype = str(placed.dtype).removeprefix("torch.")
             message = f"stays {dtype} under .double(), and so under .half(): an _apply keeps it"
             yield Hit(name, message, "nothing, if the precision is meant; it is not visible in the file")
 
@@ -135,11 +134,11 @@ def find_keys_changed_by_conversion(facts: Facts) -> Iterator[Hit]:
             yield Hit(name, message, "pass persistent= again where a buffer is registered anew")
 
 
-def _registered_after(facts: Facts, conversion: Conversion) -> Iterator[tuple[str, torch.Tensor]]:
+def _registered_after(facts: Facts, conversion: Conversion) -> Iterator[tuple[str, Placed]]:
     for slot in facts.iter_filled():
-        tensor = conversion.after.get(slot.full_name)
-        if tensor is not None and not is_lazy(tensor):
-            yield slot.full_name, tensor
+        placed = conversion.after.get(slot.full_name)
+        if placed is not None and not placed.lazy:
+            yield slot.full_name, placed
 
 
 def _key_changes(before: Iterable[str], after: Iterable[str], what: str) -> Iterator[tuple[str, str]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
+from ckpttool.errors import UnsupportedFeature
 from ckpttool.torch_bridge.lint_forward import Forward, probe_forward
 from ckpttool.torch_bridge.lint_probes import (
     Builds,
@@ -64,8 +66,11 @@ def gather(source: ModelSource, example: Example | None) -> Facts:
 
     Raises:
         ModelImportFailed: it cannot be built, has no state_dict, or its forward raises.
+        UnsupportedFeature: it is TorchScript, whose modules cannot be looked into.
     """
     model = source.build()
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedFeature(f"{source.text} gives a TorchScript module")
     builds = compare_builds(source, model)
     state_keys(source, model)
     modules = dict(model.named_modules())

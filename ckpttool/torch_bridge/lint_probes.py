@@ -160,16 +160,28 @@ def compare_builds(source: ModelSource, model: nn.Module) -> Builds:
 # -- .double() and .to(device) ----------------------------------------------------------------------
 
 
+class Placed(NamedTuple):
+    """What is left to know of a tensor after a conversion; the tensor itself would keep its memory."""
+
+    dtype: torch.dtype
+    device: str
+    lazy: bool
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether it has no data."""
+        return self.device == "meta"
+
+
 class Conversion(NamedTuple):
-    """A model before and after a conversion. ``keys`` are those of its state_dict.
+    """What a conversion made of a model. ``keys`` are those of its state_dict.
 
     ``aliases`` maps a tensor in a plain attribute to the registered one whose memory it shared
     before; ``stale`` are those that share no registered tensor's memory afterwards, though it was
     converted.
     """
 
-    before: dict[str, torch.Tensor]
-    after: dict[str, torch.Tensor]
+    after: dict[str, Placed]
     keys_before: tuple[str, ...]
     keys_after: tuple[str, ...]
     aliases: dict[str, str]
@@ -180,7 +192,7 @@ class Conversion(NamedTuple):
 def convert(source: ModelSource, doing: str, action: Callable[[nn.Module], object]) -> Conversion:
     """Apply ``action`` (``.double()`` or ``.to(...)``) to a fresh build."""
     model = source.build()
-    before, strays = dict(all_tensors(model)), stray_tensors(model)
+    strays = stray_tensors(model)
     owners = {storage_of(tensor): name for name, tensor in registered_tensors(model).items()}
     aliases = {
         name: owners[storage_of(tensor)]
@@ -190,15 +202,19 @@ def convert(source: ModelSource, doing: str, action: Callable[[nn.Module], objec
     keys = state_keys(source, model)
     _, error = attempt(doing, source.text, lambda: action(model))
     if error is not None:
-        return Conversion(before, {}, keys, keys, aliases, frozenset(), error)
-    after, strays = all_tensors(model), stray_tensors(model)
+        return Conversion({}, keys, keys, aliases, frozenset(), error)
+    after = {
+        name: Placed(tensor.dtype, tensor.device.type, bool(is_lazy(tensor)))
+        for name, tensor in all_tensors(model).items()
+    }
+    strays = stray_tensors(model)
     owned = {storage_of(tensor) for tensor in registered_tensors(model).values()}
     stale = frozenset(
         name
         for name in aliases
         if name in strays and storage_of(strays[name]) not in owned and not strays[name].is_meta
     )
-    return Conversion(before, after, keys, state_keys(source, model), aliases, stale)
+    return Conversion(after, keys, state_keys(source, model), aliases, stale)
 
 
 def proof_device() -> str:

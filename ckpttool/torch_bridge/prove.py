@@ -110,8 +110,8 @@ def _differs(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tenso
 
 
 def _arrived(moved: Conversion, name: str, device: str) -> bool | None:
-    tensor = moved.after.get(name)
-    return None if tensor is None else tensor.device.type == device
+    placed = moved.after.get(name)
+    return None if placed is None else placed.device == device
 
 
 def state_names(model: nn.Module, state: Mapping[str, object]) -> dict[str, str]:
