@@ -1,0 +1,12 @@
+"""The corpus. A new case is a line in one of the tables of ``cases_*.py``."""
+
+from __future__ import annotations
+
+from tests.hostile import cases_bombs, cases_code, cases_containers, cases_paths, cases_tensors, cases_text
+from tests.hostile.case import Case
+
+CASES: dict[str, Case] = {
+    case.name: case
+    for part in (cases_code, cases_tensors, cases_containers, cases_paths, cases_text, cases_bombs)
+    for case in part.CASES
+}

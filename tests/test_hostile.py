@@ -1,0 +1,191 @@
+"""The hostile corpus: nothing in a file runs, moves the cursor, or takes memory or time without end.
+
+Every case is read in a child process under an audit hook (``tests/hostile/child.py``), by the reader itself
+and by each view of ``inspect``, for a pipe and for a terminal.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hostile.case import Case
+from tests.hostile.cases import CASES
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 10
+MEMORY = 768 << 20  # address space, the interpreter's own included
+BATCH = 24
+VIEWS = ([], ["--json"], ["--globals"], ["--check"])
+PIPES = [(["inspect", *view], False) for view in VIEWS]
+TERMINALS = [(["inspect", *view], True) for view in VIEWS]
+
+TOGETHER = [name for name, case in CASES.items() if not case.alone]
+ALONE = [name for name, case in CASES.items() if case.alone]
+
+# What no output may hold. Our own colours, and the erasing of a progress line, are taken out first; no case
+# uses them.
+RAW = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+OURS = re.compile(r"\x1b\[[0-9;]*m|\r\x1b\[K")
+
+
+def runs_of(name: str) -> list[tuple[list[str], bool]]:
+    """(arguments, whether for a terminal): text is what terminals are asked about, the rest is run once there."""
+    if name.startswith("bomb:"):
+        return PIPES[:2]
+    return PIPES + (TERMINALS if name.startswith("text:") else TERMINALS[:1])
+
+
+def run_child(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Build cases in a folder of their own and read them in one child."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        canary = folder / "canary"
+        canary.mkdir()
+        marker = folder / "hostile-canary"
+        betray = f"open({str(marker)!r}, 'w').close()\n"
+        (canary / "canary_module.py").write_text(betray + "class Bomb: pass\n")
+        jobs = []
+        for number, case in enumerate(names):
+            home = folder / str(number)
+            home.mkdir()
+            jobs.append({"name": case, "path": CASES[case].build(home), "runs": runs_of(case)})
+        request = {"memory": MEMORY, "seconds": SECONDS, "canary": str(canary), "jobs": jobs}
+        before = set(folder.rglob("*"))
+        child = subprocess.run(
+            [sys.executable, "-m", "tests.hostile.child"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+            timeout=60 + SECONDS * sum(1 + len(job["runs"]) for job in jobs),
+        )
+        results = {result["name"]: result for result in map(json.loads, child.stdout.splitlines())}
+        for job in jobs:
+            # A child that died took the case it was at with it.
+            result = results.setdefault(
+                job["name"], {"died": f"status {child.returncode}: {child.stderr[-600:]}"}
+            )
+            result["path"] = job["path"]
+            result["created"] = sorted(str(path) for path in set(folder.rglob("*")) - before)
+        return results
+
+
+@functools.cache
+def batch(number: int) -> dict[str, dict[str, Any]]:
+    return run_child(TOGETHER[number * BATCH : (number + 1) * BATCH])
+
+
+def check(case: Case, result: dict[str, Any]) -> None:
+    """Everything that a case promises."""
+    assert "died" not in result, result["died"]
+    assert result["created"] == []
+    for part in (result, *result["runs"]):
+        assert "escaped" not in part, part
+        assert part["events"] == []
+    read = result["read"]
+    if case.error:
+        assert "error" in read, read
+        assert case.error == "*" or case.error.lower() in read["error"].lower(), read["error"]
+    else:
+        assert "error" not in read, read
+        assert set(case.globals) <= set(read["globals"]), read["globals"]
+        assert case.names is None or read["names"] == list(case.names)
+        assert not case.finding or case.finding in read["findings"], read["findings"]
+    for run in result["runs"]:
+        out, err = run["out"], run["err"]
+        if run["terminal"]:
+            out, err = OURS.sub("", out), OURS.sub("", err)
+        for text in (out, err):
+            assert not (match := RAW.search(text)), (run["argv"], text[max(0, match.start() - 60) :][:200])
+        assert "Traceback" not in err, err[-1500:]
+        assert "internal error" not in err, err
+        if case.error:
+            assert run["status"] == 2, run
+            assert out == ""
+            check_error_lines(err, result["path"])
+        else:
+            # A check that finds something is a result.
+            assert run["status"] in ((0, 1) if "--check" in run["argv"] else (0,)), run
+    if case.globals:
+        shown = next(
+            run["out"] for run in result["runs"] if "--globals" in run["argv"] and not run["terminal"]
+        )
+        for name in case.globals:
+            assert name in shown, shown
+
+
+def check_error_lines(err: str, path: str) -> None:
+    """One line that names the file, and at most one more with what to do."""
+    first, *more = err.rstrip("\n").split("\n")
+    assert first.startswith("error: "), err
+    # A shard or an index below the path may be what is at fault; a hostile file name is shown escaped.
+    folder = re.sub(r"[^ -~].*", "", os.path.dirname(path))
+    assert folder in first, err
+    assert len(more) <= 1, err
+    assert all(line.startswith("hint:") for line in more), err
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_case(name: str) -> None:
+    check(CASES[name], batch(TOGETHER.index(name) // BATCH)[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALONE)
+def test_bomb(name: str) -> None:
+    check(CASES[name], run_child([name])[name])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")
+def test_unreadable_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret.pt"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    child = subprocess.run(
+        [sys.executable, "-m", "ckpttool", "inspect", str(path)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (child.returncode, child.stdout) == (2, "")
+    assert child.stderr == f"error: {path}: permission denied\n"
+
+
+def test_the_watch_sees_what_it_must_see() -> None:
+    """A hook that misses everything would pass every case."""
+    code = """
+import os, subprocess, tempfile
+from tests.hostile.child import Watch, watched
+import sys
+watch = Watch()
+sys.addaudithook(watch)
+folder = tempfile.mkdtemp()
+for act in (
+    lambda: exec("1"), lambda: compile("1", "x", "eval"), lambda: os.system("true"),
+    lambda: open(os.path.join(folder, "x"), "w"), lambda: subprocess.Popen(["true"]).wait(),
+    lambda: __import__("this_module_does_not_exist"), lambda: __import__("socket").socket(),
+    lambda: __import__("pickle").loads(b"cbuiltins\\nlist\\n."),
+):
+    result = {}
+    with watched(watch, 10, result):
+        act()
+    assert result["events"], act
+result = {}
+with watched(watch, 10, result):
+    open(__file__ if "__file__" in globals() else sys.executable, "rb").close()
+assert result["events"] == [], result
+with watched(watch, 0.05, result):
+    while True: pass
+assert "TooSlow" in result["escaped"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
