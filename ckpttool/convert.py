@@ -28,7 +28,7 @@ from ckpttool.analysis.conversion import (
     Planned,
 )
 from ckpttool.crc import load_crc32
-from ckpttool.digests import Digester
+from ckpttool.digests import TensorDigest, digest_tensor
 from ckpttool.dtypes import DType
 from ckpttool.errors import CkptToolError, MalformedCheckpoint
 from ckpttool.staging import created_file, refuse_overwriting, staged_file, staged_folder
@@ -135,6 +135,13 @@ class _Run:
         self._reader = TensorReader(plan.source.files)
         self._crc32 = load_crc32()
         self._crcs: dict[int, int] = {}
+        # What the digest of a piece is over besides bytes: the first tensor that is all of it.
+        self._wholes: dict[int, tuple[DType, tuple[int, ...]]] = {}
+        if effort.digests:
+            for tensor in plan.tensors:
+                whole = _whole_piece(tensor, plan.pieces)
+                if whole is not None:
+                    self._wholes.setdefault(whole, _meaning(tensor, plan.pieces[whole]))
         self._piece_digests: dict[int, str] = {}
         self.losses: dict[int, CastLoss] = {}
         self.digests: dict[int, str] = {}
@@ -183,17 +190,21 @@ class _Run:
         for position, tensor in enumerate(self._plan.tensors):
             whole = _whole_piece(tensor, self._plan.pieces)
             if whole is not None:
-                self.digests[position] = self._piece_digests.get(whole) or Digester().hexdigest()
-            elif tensor.entry.tensor is not None:
-                digester = Digester()
-                for chunk in self._reader.iter_chunks(tensor.entry.tensor, chunk_nbytes=_GATHER_NBYTES):
-                    digester.update(chunk)
-                self.digests[position] = digester.hexdigest()
+                dtype, shape = meaning = _meaning(tensor, self._plan.pieces[whole])
+                known = self._piece_digests.get(whole) if self._wholes[whole] == meaning else None
+                if known is None and not self._plan.pieces[whole].nbytes:
+                    known = TensorDigest(dtype, shape).hexdigest()
+                if known is not None:
+                    self.digests[position] = known
+                    continue
+            if tensor.entry.value is not None:
+                self.digests[position] = digest_tensor(self._reader, tensor.entry.value)
 
     def _write_piece(self, position: int, writer: _Writer, *, with_crc: bool) -> None:
         """Send one piece into the file."""
         piece = self._plan.pieces[position]
-        digester = Digester() if self._effort.digests else None
+        meaning = self._wholes.get(position)
+        digester = TensorDigest(*meaning) if meaning is not None else None
         watched = with_crc or digester is not None
         crc, crc32, advance = 0, self._crc32, self._effort.advance
         for block in self._iter_into(piece, writer, _BLOCK_NBYTES if watched else _BUFFER_NBYTES, position):
@@ -360,6 +371,12 @@ def _patch(fd: int, before: Sequence[Segment], after: Sequence[Segment]) -> None
     for old, new in zip(before, after, strict=True):
         if old.literal != new.literal:
             write_at(fd, new.literal, new.offset)
+
+
+def _meaning(tensor: Planned, piece: Piece) -> tuple[DType, tuple[int, ...]]:
+    """The dtype and shape that the elements have in any container, also where one holds them as bytes."""
+    info = tensor.entry.tensor or piece.source
+    return piece.cast or info.dtype, info.shape
 
 
 def _whole_piece(tensor: Planned, pieces: Sequence[Piece]) -> int | None:

@@ -1,64 +1,247 @@
-"""Digests of tensors that do not depend on the container, the order, the shards or the process.
+"""One definition of content hashes: of a tensor, and of a set of named tensors; and the manifest that keeps them.
 
-A tensor's digest is the SHA-256 of the SHA-256 digests of its packed little-endian bytes in chunks of
-64 MiB (the last one may be shorter): chunks can be hashed in any order and by several workers. That of
-a set of tensors is the SHA-256 of one line a tensor, sorted: path as JSON, dtype, shape, digest.
+- A *tensor digest* is SHA-256 over dtype, shape and the SHA-256 of each 64 MiB of its elements,
+  packed, little-endian, in row-major order: what ``TensorReader.iter_chunks`` gives. It does not
+  depend on strides, container or byte order of the file. Fixed chunks, so that several threads or
+  a later resume may hash parts apart.
+- A *set digest* is SHA-256 over the lines ``name digest`` in the order of their names: independent
+  of order, container and sharding. There is one over all tensors, one over those known to be
+  parameters and one over those known to be buffers. Kinds are no part of the lines: a container
+  that gives less evidence of kinds (safetensors) has the same digest over all.
+- A tied name counts as a tensor of its own, so that a file that keeps one name and lists the other
+  has the digest of the one that has both.
+
+``convert`` makes them while the bytes are warm: ``TensorDigest(dtype, shape)`` for each tensor of the
+destination, ``update(chunk)`` with its packed bytes in order, ``hexdigest()``; then
+``manifest_document`` over one ``NamedDigest`` per name, aliases included.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-ALGORITHM = "sha256"
-CHUNK_NBYTES = 64 << 20
+from ckpttool.checkpoint import CompositeTensor, Key, Kind, OddKey, Root, Tensor, TensorInfo
+from ckpttool.dtypes import BY_NAME, DType
+from ckpttool.errors import LimitExceeded, MalformedCheckpoint
+from ckpttool.formats.base import DEFAULT_LIMITS, Limits, open_source
+from ckpttool.formats.strict_json import parse_json
+from ckpttool.tensor_bytes import TensorReader
+
+DIGEST_CHUNK_NBYTES = 64 << 20
+MANIFEST_SCHEMA = "ckpttool/manifest/1"
+
+# Hashing takes what a tensor claims, and an expanded one claims more than it stores: up to this many
+# times the bytes that are there, and this much in any case.
+_MOST_EXPANDED = 1024
+_ALWAYS_NBYTES = 1 << 30
+
+_HEX_DIGITS = frozenset("0123456789abcdef")
 
 
-class TensorDigest(NamedTuple):
-    """A tensor by its path, with what its bytes mean and the digest of them."""
+class TensorDigest:
+    """The digest of one tensor, from its packed bytes in order."""
 
-    path: tuple[str | int, ...]
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
-    digest: str
-
-
-class Digester:
-    """The digest of one tensor from its bytes in order."""
-
-    __slots__ = ("_chunk", "_left", "_root")
-
-    def __init__(self) -> None:
-        self._root = hashlib.sha256()
+    def __init__(self, dtype: DType, shape: tuple[int, ...]) -> None:
+        self._whole = hashlib.sha256(f"{dtype.name} {list(shape)}\n".encode())
         self._chunk = hashlib.sha256()
-        self._left = CHUNK_NBYTES
+        self._room = DIGEST_CHUNK_NBYTES
 
     def update(self, data: memoryview) -> None:
-        """Take more bytes."""
-        while len(data) >= self._left:
-            self._chunk.update(data[: self._left])
-            data = data[self._left :]
-            self._root.update(self._chunk.digest())
-            self._chunk = hashlib.sha256()
-            self._left = CHUNK_NBYTES
-        if data:
-            self._chunk.update(data)
-            self._left -= len(data)
+        """Take in the next bytes, of any number."""
+        while len(data):
+            part = data[: self._room]
+            self._chunk.update(part)
+            self._room -= len(part)
+            data = data[len(part) :]
+            if not self._room:
+                self._close_chunk()
 
     def hexdigest(self) -> str:
-        """The digest of what was taken so far."""
-        root = self._root.copy()
-        if self._left != CHUNK_NBYTES:
-            root.update(self._chunk.digest())
-        return root.hexdigest()
+        """64 hexadecimal digits; nothing may be added after that."""
+        if self._room < DIGEST_CHUNK_NBYTES:
+            self._close_chunk()
+        return self._whole.hexdigest()
+
+    def _close_chunk(self) -> None:
+        self._whole.update(self._chunk.digest())
+        self._chunk = hashlib.sha256()
+        self._room = DIGEST_CHUNK_NBYTES
 
 
-def digest_all(digests: Iterable[TensorDigest]) -> str:
-    """The digest of a set of tensors."""
-    lines = sorted(
-        f"{json.dumps(list(item.path))} {item.dtype} {list(item.shape)} {item.digest}\n" for item in digests
+class NamedDigest(NamedTuple):
+    """A tensor by name with its digest."""
+
+    root: Root
+    name: Key
+    kind: Kind
+    dtype: DType | None
+    shape: tuple[int, ...] | None
+    sha256: str
+
+
+class SetDigests(NamedTuple):
+    """Digests over all tensors, over the parameters and over the buffers, with how many each covers."""
+
+    all: str
+    parameters: str
+    buffers: str
+    tensors: int
+    parameter_tensors: int
+    buffer_tensors: int
+
+
+class Manifest(NamedTuple):
+    """Names, dtypes, shapes and digests of a checkpoint's tensors: enough to tell what changed."""
+
+    path: str
+    tensors: tuple[NamedDigest, ...]
+    digests: SetDigests
+
+
+def digest_tensor(reader: TensorReader, value: Tensor) -> str:
+    """The digest of a strided tensor, or of all parts of one that is made of others.
+
+    Raises:
+        LimitExceeded: it claims far more elements than its file stores.
+        CkptToolError: as ``TensorReader.iter_chunks``.
+    """
+    if isinstance(value, TensorInfo):
+        _check_claim(value)
+        digest = TensorDigest(value.dtype, value.shape)
+        for chunk in reader.iter_chunks(value):
+            digest.update(chunk)
+        return digest.hexdigest()
+    whole = hashlib.sha256(f"{value.layout} {value.shape} {value.details!r}\n".encode(errors="replace"))
+    for name, part in iter_named_parts(value):
+        whole.update(f"{json.dumps(name)} {digest_tensor(reader, part)}\n".encode())
+    return whole.hexdigest()
+
+
+def iter_named_parts(value: Tensor) -> list[tuple[str, TensorInfo]]:
+    """Every strided tensor that ``value`` is made of, with its path of part names; "" for a plain one."""
+    found: list[tuple[str, TensorInfo]] = []
+    stack: list[tuple[str, Tensor]] = [("", value)]
+    while stack:
+        path, item = stack.pop()
+        if isinstance(item, CompositeTensor):
+            prefix = f"{path}." if path else ""
+            stack.extend((prefix + part.name, part.value) for part in reversed(item.parts))
+        else:
+            found.append((path, item))
+    return found
+
+
+def digest_set(tensors: Iterable[NamedDigest]) -> SetDigests:
+    """One digest over all of ``tensors``, and one over each of the two kinds that are known."""
+    lines: list[tuple[str, Kind]] = []
+    for root, name, kind, _, _, sha256 in tensors:
+        path = json.dumps([*map(_key_object, root), _key_object(name)] if root else [_key_object(name)])
+        lines.append((f"{path} {sha256}\n", kind))
+    lines.sort(key=lambda line: line[0])
+    buffers = (Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER)
+    chosen = (
+        [line for line, _ in lines],
+        [line for line, kind in lines if kind is Kind.PARAMETER],
+        [line for line, kind in lines if kind in buffers],
     )
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    digests = [hashlib.sha256("".join(those).encode()).hexdigest() for those in chosen]
+    return SetDigests(digests[0], digests[1], digests[2], *map(len, chosen))
+
+
+def manifest_document(tensors: Sequence[NamedDigest]) -> dict[str, object]:
+    """The manifest as JSON has it: what ``convert --manifest`` writes and ``diff`` takes for a file."""
+    digests = digest_set(tensors)
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "digest": {"all": digests.all, "parameters": digests.parameters, "buffers": digests.buffers},
+        "entries": [
+            {
+                "root": list(map(_key_object, item.root)),
+                "name": _key_object(item.name),
+                "kind": item.kind.value,
+                "dtype": None if item.dtype is None else item.dtype.name,
+                "shape": None if item.shape is None else list(item.shape),
+                "sha256": item.sha256,
+            }
+            for item in tensors
+        ],
+    }
+
+
+def is_manifest(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is a manifest."""
+    return head.lstrip(b" \t\r\n").startswith(b"{") and MANIFEST_SCHEMA.encode() in head
+
+
+def read_manifest(path: str, limits: Limits = DEFAULT_LIMITS) -> Manifest:
+    """Read what ``manifest_document`` gave.
+
+    Raises:
+        CkptToolError: it is not that, or beyond ``limits``.
+        OSError: ``path`` cannot be opened.
+    """
+    with open_source(path) as source:
+        if source.size > limits.header_nbytes:
+            raise LimitExceeded(
+                "length of the manifest", limit=limits.header_nbytes, actual=source.size, path=path
+            )
+        raw = source.read_at(0, source.size)
+    document = parse_json(raw, "manifest", limits, path)
+    if not isinstance(document, dict) or document.get("schema") != MANIFEST_SCHEMA:
+        raise MalformedCheckpoint("not a manifest", expected=f"schema {MANIFEST_SCHEMA}", path=path)
+    entries = document.get("entries")
+    if not isinstance(entries, list):
+        raise MalformedCheckpoint("the manifest has no list of entries", path=path)
+    tensors = tuple([_parse_entry(entry, position, path) for position, entry in enumerate(entries)])
+    if len({(item.root, item.name) for item in tensors}) < len(tensors):
+        raise MalformedCheckpoint("a name stands twice in the manifest", path=path)
+    found = digest_set(tensors)
+    claimed = document.get("digest")
+    if isinstance(claimed, dict) and claimed.get("all", found.all) != found.all:
+        raise MalformedCheckpoint(
+            "the manifest is not what was written: its digest is not that of its entries",
+            expected=str(claimed.get("all"))[:64],
+            actual=found.all,
+            path=path,
+        )
+    return Manifest(path, tensors, found)
+
+
+def _parse_entry(entry: object, position: int, path: str) -> NamedDigest:
+    fields: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
+    root, sha256, shape = fields.get("root"), fields.get("sha256"), fields.get("shape")
+    kind = next((kind for kind in Kind if kind.value == fields.get("kind")), Kind.UNKNOWN)
+    dtype = fields.get("dtype")
+    known = None if dtype is None else BY_NAME.get(dtype) if isinstance(dtype, str) else None
+    keys = [_parse_key(key) for key in (*root, fields.get("name"))] if isinstance(root, list) else [None]
+    if (
+        None in keys
+        or not (isinstance(sha256, str) and len(sha256) == 64 and _HEX_DIGITS.issuperset(sha256))
+        or (known is None and dtype is not None)
+        or not (shape is None or (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)))
+    ):
+        raise MalformedCheckpoint(f"entry {position} of the manifest is malformed", path=path)
+    *above, name = [key for key in keys if key is not None]
+    return NamedDigest(tuple(above), name, kind, known, None if shape is None else tuple(shape), sha256)
+
+
+def _key_object(key: Key) -> str | int | dict[str, str]:
+    return {"key": key.text} if isinstance(key, OddKey) else key
+
+
+def _parse_key(key: object) -> Key | None:
+    if isinstance(key, dict) and isinstance(key.get("key"), str):
+        return OddKey(key["key"], False)
+    return key if isinstance(key, str) or type(key) is int else None
+
+
+def _check_claim(info: TensorInfo) -> None:
+    stored = info.storage.nbytes if info.storage is not None else 0
+    limit = max(_ALWAYS_NBYTES, _MOST_EXPANDED * stored)
+    if info.nbytes > limit:
+        raise LimitExceeded(
+            f"the size that a tensor of {stored:,} stored bytes claims", limit=limit, actual=info.nbytes
+        )

@@ -323,11 +323,12 @@ def _signals_as_interrupts() -> Iterator[None]:
 
 def _write_manifest(conversion: Conversion, path: str) -> None:
     from ckpttool.convert import write_at
-    from ckpttool.render.convert import manifest_document
+    from ckpttool.digests import manifest_document
+    from ckpttool.render.convert import named_digests
     from ckpttool.render.json import dump
     from ckpttool.staging import staged_file
 
-    data = "".join(dump(manifest_document(conversion))).encode()
+    data = "".join(dump(manifest_document(named_digests(conversion)))).encode()
     with staged_file(path, len(data)) as fd:
         write_at(fd, data, 0)
 

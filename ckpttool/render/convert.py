@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ckpttool.analysis.carried import PREFIX
-from ckpttool.analysis.conversion import CastLoss, Conversion, Dropped, Placed, Planned
+from ckpttool.analysis.conversion import CastLoss, Conversion, Dropped, Placed
 from ckpttool.checkpoint import Root
-from ckpttool.digests import ALGORITHM, CHUNK_NBYTES, TensorDigest, digest_all
+from ckpttool.digests import NamedDigest
 from ckpttool.render.json import key_value, root_keys
 from ckpttool.render.tables import Line, Span
 from ckpttool.render.units import (
@@ -23,7 +23,6 @@ from ckpttool.render.units import (
 )
 
 CONVERT_SCHEMA = "ckpttool/convert/1"
-MANIFEST_SCHEMA = "ckpttool/manifest/1"
 
 _LABEL = 9  # width of the words on the left
 _MOST_SHOWN = 6  # of one kind on a terminal; a pipe gets all
@@ -232,54 +231,23 @@ def convert_document(conversion: Conversion) -> dict[str, object]:
     }
 
 
-def manifest_document(conversion: Conversion) -> dict[str, object]:
-    """Return digests of every tensor and file."""
-    digests = list(_digests(conversion))
-    return {
-        "schema": MANIFEST_SCHEMA,
-        "algorithm": ALGORITHM,
-        "chunk_nbytes": CHUNK_NBYTES,
-        "digest": digest_all(digests),
-        "files": [file._asdict() for file in conversion.files],
-        "tensors": [
-            {
-                "path": list(item.path),
-                "dtype": item.dtype,
-                "shape": list(item.shape),
-                "nbytes": item.nbytes,
-                "digest": item.digest,
-            }
-            for item in digests
-        ],
-    }
-
-
-def _digests(conversion: Conversion) -> Iterable[TensorDigest]:
-    """One for each name, tied ones too, in the order of their paths."""
+def named_digests(conversion: Conversion) -> list[NamedDigest]:
+    """Return the digest of each name of the destination, tied ones too."""
     plan = conversion.plan
-    found: dict[tuple[str | int, ...], TensorDigest] = {}
-    by_name: dict[str, TensorDigest] = {}
+    found: dict[str, NamedDigest] = {}
+    listed = plan.aliases if plan.options.container == "safetensors" else {}
+    digests = []
     for position, tensor in enumerate(plan.tensors):
         digest = conversion.digests.get(position)
-        if digest is not None:
-            item = _tensor_digest(tensor, digest, conversion)
-            found[item.path] = by_name[str(tensor.name)] = item
-    if plan.options.container == "safetensors":
-        for alias, kept in plan.aliases.items():
-            if kept in by_name:
-                path = (*by_name[kept].path[:-1], alias)
-                found[path] = by_name[kept]._replace(path=path)
-    return [found[path] for path in sorted(found, key=repr)]
-
-
-def _tensor_digest(tensor: Planned, digest: str, conversion: Conversion) -> TensorDigest:
-    """The digest under the path that the tensor has in its checkpoint."""
-    info = tensor.entry.tensor
-    value = tensor.value
-    dtype = ""
-    shape: tuple[int, ...] = ()
-    if isinstance(value, Placed) and info is not None:
-        cast = conversion.plan.pieces[value.piece].cast
-        dtype, shape = (cast or info.dtype).name, info.shape
-    nbytes = 0 if info is None else info.nbytes
-    return TensorDigest((*root_keys(tensor.root), key_value(tensor.name)), dtype, shape, nbytes, digest)
+        if digest is None:
+            continue
+        value, dtype = tensor.entry.value, None
+        if value is not None:
+            dtype = value.dtype
+        if isinstance(tensor.value, Placed):
+            dtype = plan.pieces[tensor.value.piece].cast or dtype
+        shape = None if value is None else value.shape
+        item = NamedDigest(tensor.root, tensor.name, tensor.classification.kind, dtype, shape, digest)
+        digests.append(item)
+        found[str(tensor.name)] = item
+    return digests + [found[kept]._replace(name=alias) for alias, kept in listed.items() if kept in found]
