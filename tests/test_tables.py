@@ -43,9 +43,18 @@ def test_a_table_with_room() -> None:
 def test_the_bar_goes_first_then_names_are_elided_then_the_basis_goes() -> None:
     rows = [row("encoder.layers.0.attention.weight", "12.5 KiB", count=24)]
     assert drawn(rows, 56)[-1] == "  encoder.layers.0.attention.weight ×24  12.5 KiB  order"
-    assert drawn(rows, 46)[-1] == "  encode…attention.weight ×24  12.5 KiB  order"
+    assert drawn(rows, 46)[-1] == "  ….0.attention.weight ×24     12.5 KiB  order"
     assert drawn(rows, 24)[-1] == "  en…eight ×24  12.5 KiB"
     assert drawn(rows, 1)[-1] == "  e…ight ×24  12.5 KiB"  # numbers are never cut
+
+
+def test_whole_parts_of_a_name_are_elided_and_the_last_stays() -> None:
+    name = "features.{2..17}.conv.4.num_batches_tracked"
+    assert elide(name, 37) == "features.….conv.4.num_batches_tracked"
+    assert elide(name, 25) == "….4.num_batches_tracked"
+    assert elide(name, 21) == "….num_batches_tracked"
+    assert elide(name, 20) == "featu…atches_tracked"  # not even the last part fits
+    assert elide("a.{0..3}.b.weight", 15) == "a.….b.weight"  # the dots of a range part nothing
 
 
 def test_a_column_without_text_is_left_out() -> None:

@@ -14,6 +14,7 @@ _GAPS = (3, 2)  # blanks between two columns: where there is room, and where the
 
 # Characters that may take two cells or none; what lies outside of these ranges (Latin, and the punctuation,
 # arrows and blocks that this package draws with) takes one.
+_DOTS = re.compile(r"\.(?![^{}]*\})")  # those between parts, not those of an index range {0..3}
 _ODD_WIDTH = re.compile("[\u0300-\u1fff\u2e80-\U0010ffff]")
 
 
@@ -63,14 +64,39 @@ def cell_width(text: str) -> int:
 
 
 def elide(text: str, width: int) -> str:
-    """Return ``text`` with ``…`` in its middle if it is wider than ``width``; the end keeps the most."""
+    """Return ``text`` with ``…`` in its middle if it is wider than ``width``.
+
+    A dotted name loses whole parts where that suffices, and its last part last of all: it says most.
+    Other text keeps more of its end than of its start.
+    """
     if cell_width(text) <= width:
         return text
+    parts = _DOTS.split(text)
+    if len(parts) > 2 and cell_width(parts[-1]) + 2 <= width:
+        return _elide_parts(parts, width)
     if width <= 1:
         return "…"[:width]
     head = _take(text, (width - 1) * 3 // 10)
     tail = _take(text[::-1], width - 1 - cell_width(head))[::-1]
     return f"{head}…{tail}"
+
+
+def _elide_parts(parts: list[str], width: int) -> str:
+    """Whole parts: the last two, then the first, then what else fits from the end, then from the start."""
+    tail, head, rest = f"….{parts[-1]}", "", parts[:-1]
+
+    def fits(part: str) -> bool:
+        return cell_width(head) + cell_width(tail) + cell_width(part) + 1 <= width
+
+    if fits(rest[-1]):
+        tail = f"….{rest.pop()}.{tail[2:]}"
+    if rest and fits(rest[0]):
+        head = f"{rest.pop(0)}."
+    while rest and fits(rest[-1]):
+        tail = f"….{rest.pop()}.{tail[2:]}"
+    while rest and fits(rest[0]):
+        head += f"{rest.pop(0)}."
+    return head + tail
 
 
 def _take(text: str, width: int) -> str:
