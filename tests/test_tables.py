@@ -44,7 +44,7 @@ def test_the_bar_goes_first_then_names_are_elided_then_the_basis_goes() -> None:
     rows = [row("encoder.layers.0.attention.weight", "12.5 KiB", count=24)]
     assert drawn(rows, 56)[-1] == "  encoder.layers.0.attention.weight ×24  12.5 KiB  order"
     assert drawn(rows, 46)[-1] == "  ….0.attention.weight ×24     12.5 KiB  order"
-    assert drawn(rows, 24)[-1] == "  en…eight ×24  12.5 KiB"
+    assert drawn(rows, 24)[-1] == "  ….weight ×24  12.5 KiB"
     assert drawn(rows, 1)[-1] == "  e…ight ×24  12.5 KiB"  # numbers are never cut
 
 
