@@ -22,7 +22,7 @@ from torch import nn
 
 from ckpttool.errors import ModelImportFailed
 
-_TRACE_LINES = 8
+_TRACE_FRAMES = 3
 
 
 class ModelSource(NamedTuple):
@@ -57,7 +57,8 @@ class ModelSource(NamedTuple):
             return self.build(device="meta"), ""
         except ModelImportFailed as error:
             module = self.build(device="cpu")  # raises for good if this fails as well
-            return module, f"built on cpu: its constructor does not run on meta ({error.what})"
+            why = error.what.partition(" fails: ")[2]
+            return module, f"built on cpu: its constructor does not run on meta ({why})"
 
 
 def import_model(
@@ -79,16 +80,16 @@ def import_model(
             f"--model {text} names no factory",
             hint="write package.module:factory, path/to/file.py:factory, or hf",
         )
+    if where.endswith(".py") and not os.path.isfile(where):
+        raise ModelImportFailed(f"no such file: {where}", hint="--model path/to/file.py:factory")
     with foreign_code(f"importing {where}", text):
         module = _import_file(where) if where.endswith(".py") else _import_module(where)
-    factory: Any = module
-    for part in name.split("."):
-        if not hasattr(factory, part):
-            public = sorted(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
-            raise ModelImportFailed(
-                f"{where} has no {name}", hint=f"it has: {', '.join(public[:12])}" if public else None
-            )
-        factory = getattr(factory, part)
+        factory = _find_factory(module, name)
+    if factory is None:
+        public = _public_callables(module)
+        raise ModelImportFailed(
+            f"{where} has no {name}", hint=f"it has: {', '.join(public[:12])}" if public else None
+        )
     if isinstance(factory, nn.Module):
         raise ModelImportFailed(
             f"{text} is a module that exists already, and it must be built anew more than once",
@@ -117,11 +118,26 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
+def _find_factory(module: Any, name: str) -> Any:
+    """What ``a.b`` is in ``module``; None if there is none. A lazy module may import here, and fail."""
+    found = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _public_callables(module: Any) -> list[str]:
+    """Names of what could be meant: first what the module defines, then what it imports."""
+    names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+    own = getattr(module, "__name__", None)
+    return sorted(names, key=lambda name: (getattr(vars(module)[name], "__module__", None) != own, name))
+
+
 def _import_file(path: str) -> Any:
     """Import a Python file under its own name, with its folder importable as for ``python FILE``."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no such file: {path}")
     name = os.path.splitext(os.path.basename(path))[0]
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) != path:
+        name = f"_{name}_of_the_user"  # a file called inspect.py must not become the standard library's
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
@@ -130,7 +146,11 @@ def _import_file(path: str) -> Any:
         sys.path.insert(0, folder)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles of the file look it up
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -160,12 +180,15 @@ def _hf_factory(checkpoint_path: str | None) -> Callable[..., Any]:
         raise ModelImportFailed("--model hf needs transformers", hint="pip install 'ckpttool[hf]'") from None
 
     def build(**arguments: Any) -> Any:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **arguments)
+        # False, not left out: code that lies beside a checkpoint was not named by the user.
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **arguments
+        )
         for name in getattr(config, "architectures", None) or ():
             architecture = getattr(transformers, name, None)
             if architecture is not None:
                 return architecture(config)
-        return transformers.AutoModel.from_config(config)
+        return transformers.AutoModel.from_config(config, trust_remote_code=False)
 
     return build
 
@@ -178,9 +201,11 @@ def foreign_code(doing: str, text: str) -> Iterator[None]:
         ModelImportFailed: the code inside raises anything.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with _stdout_on_stderr():
             yield
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit and whatever else the user's code may raise
         summary = " ".join(str(error).split())[:200]
         raise ModelImportFailed(
             f"{doing} fails: {type(error).__name__}{': ' + summary if summary else ''}",
@@ -189,17 +214,32 @@ def foreign_code(doing: str, text: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Send what is printed inside to stderr: by Python, by C code and by child processes."""
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # one of the two is closed: nothing to keep apart
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        yield
+
+
 def _own_trace(error: BaseException) -> str:
-    """The last frames of the user's code, without ours above them."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """The last frames of the user's code, then where it ended; none of ours."""
     ours = os.path.dirname(__file__)
-    own = [
+    frames = [
         frame
-        for frame in frames
+        for frame in traceback.extract_tb(error.__traceback__)
         if os.path.dirname(frame.filename) != ours and "importlib" not in frame.filename
     ]
-    lines = "".join(traceback.format_list(own[-4:])).splitlines()
-    return "\n".join(lines[-_TRACE_LINES:])
+    own = [frame for frame in frames if "site-packages" not in frame.filename][-_TRACE_FRAMES:]
+    if not own:
+        own = frames[-_TRACE_FRAMES:]
+    elif frames[-1] is not own[-1]:
+        own = [*own[1 - _TRACE_FRAMES :], frames[-1]]
+    return "".join(traceback.format_list(own)).rstrip("\n")
 
 
 @contextlib.contextmanager

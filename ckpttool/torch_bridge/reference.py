@@ -8,7 +8,8 @@ mapped to state_dict keys by object identity through ``state_dict(keep_vars=True
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,8 @@ from ckpttool.checkpoint import (
     TensorInfo,
 )
 from ckpttool.dtypes import DType, parse_torch_name
-from ckpttool.errors import UnsupportedFeature
+from ckpttool.errors import ModelImportFailed, UnsupportedFeature
+from ckpttool.torch_bridge.model import foreign_code
 
 MODEL_FILE = "<model>"
 _EXTRA_STATE = "_extra_state"  # torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX
@@ -61,48 +63,85 @@ def iter_registered(module: nn.Module) -> Iterator[Registered]:
 
 
 def named_state(module: nn.Module) -> dict[str, Any]:
-    """``state_dict(keep_vars=True)``: the module's own tensor objects under the keys of a file."""
-    state: dict[str, Any] = module.state_dict(keep_vars=True)
+    """``state_dict(keep_vars=True)``: the module's own tensor objects under the keys of a file.
+
+    A ``state_dict`` of the user's own that takes no such argument gives detached ones.
+    """
+    state: dict[str, Any]
+    try:
+        state = module.state_dict(keep_vars=True)
+    except TypeError:
+        state = module.state_dict()
     return state
 
 
 def non_persistent_names(module: nn.Module, state: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
     """Non-persistent buffers under the names that they would have in a state_dict.
 
-    A wrapper that renames keys on the way out renames these, too: its rule is learnt from the
-    persistent entries, whose names are known both ways.
+    Wrappers rename keys on the way out, by hooks of their own: so the state_dict is taken once more
+    with every buffer persistent. What does not appear there has the path of its module.
     """
+    buffers = [
+        (slot.full_name, slot.tensor)
+        for slot in iter_registered(module)
+        if slot.kind is Kind.NON_PERSISTENT_BUFFER and slot.tensor is not None
+    ]
+    if not buffers:
+        return {}
     state = named_state(module) if state is None else state
-    renames = _path_renames(module, state)
-    found = {}
-    for slot in iter_registered(module):
-        if slot.kind is Kind.NON_PERSISTENT_BUFFER and slot.tensor is not None:
-            path = _rename(slot.path, renames)
-            found[f"{path}.{slot.name}" if path else slot.name] = slot.tensor
+    keys: dict[object, list[str]] = {}
+    try:
+        with foreign_code("taking the state_dict", "the model"), _all_persistent(module):
+            for key, value in named_state(module).items():
+                if key not in state and isinstance(value, torch.Tensor):
+                    keys.setdefault(_view(value), []).append(key)
+    except ModelImportFailed:  # a hook that does not expect these keys
+        keys = {}
+    found: dict[str, torch.Tensor] = {}
+    for name, buffer in buffers:
+        known = keys.get(_view(buffer), [])
+        found[name if name in known or not known else known.pop(0)] = buffer
     return found
+
+
+@contextlib.contextmanager
+def _all_persistent(module: nn.Module) -> Iterator[None]:
+    """Every buffer is persistent inside; afterwards all is as it was."""
+    kept = [(child, child._non_persistent_buffers_set) for child in module.modules()]
+    try:
+        for child, _ in kept:
+            child._non_persistent_buffers_set = set()
+        yield
+    finally:
+        for child, names in kept:
+            child._non_persistent_buffers_set = names
 
 
 def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
     """The spec of a built module; ``text`` is how the user named it.
 
     Raises:
+        ModelImportFailed: a hook or an override of the model's own raises.
         UnsupportedFeature: a dtype that has no entry in the dtype table.
     """
-    state = named_state(module)
-    slots: dict[int, list[Registered]] = {}
-    for slot in iter_registered(module):
-        if slot.tensor is not None:
-            slots.setdefault(id(slot.tensor), []).append(slot)
+    with foreign_code(f"taking the state_dict of {text}", text):
+        state = named_state(module)
+        registered = tuple(iter_registered(module))
+        transient = non_persistent_names(module, state)
+        custom_load = tuple(_custom_load(module))
+        types = tuple((path, type(child)) for path, child in module.named_modules(remove_duplicate=False))
+    slots = _Slots(registered)
     storages = _Storages()
     entries = [
-        Entry((), key, storages.describe(value), _requires_grad(value), _classify(key, value, slots))
+        Entry((), key, storages.describe(value), _requires_grad(value), slots.classify(key, value))
         for key, value in state.items()
     ]
-    known = {entry.name for entry in entries}
     declared = Classification(Kind.NON_PERSISTENT_BUFFER, Basis.MODULE, Presence.PRESENT)
-    for name, buffer in non_persistent_names(module, state).items():
-        if name not in known:
-            entries.append(Entry((), name, storages.describe(buffer), buffer.requires_grad, declared))
+    entries += [
+        Entry((), name, storages.describe(buffer), buffer.requires_grad, declared)
+        for name, buffer in transient.items()
+        if name not in state
+    ]
     versions = {path: local.get("version") for path, local in getattr(state, "_metadata", {}).items()}
     checkpoint = Checkpoint(
         path=text,
@@ -114,32 +153,59 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
     )
     return ModelSpec(
         checkpoint,
-        f"{type(module).__module__}.{type(module).__qualname__}",
+        _class_name(type(module)),
         note,
-        tuple(slot.full_name for slot in iter_registered(module) if slot.tensor is None),
+        tuple(slot.full_name for slot in registered if slot.tensor is None),
         tuple(name for name, value in state.items() if _is_lazy(value)),
-        tuple(_custom_load(module)),
-        tuple(
-            (path, f"{type(child).__module__}.{type(child).__qualname__}")
-            for path, child in module.named_modules(remove_duplicate=False)
-        ),
+        custom_load,
+        tuple((path, _class_name(kind)) for path, kind in types),
     )
 
 
-def _classify(key: str, value: Any, slots: dict[int, list[Registered]]) -> Classification:
-    """The kind of one state_dict entry by the slots that hold this very object."""
-    if key.rpartition(".")[2] == _EXTRA_STATE:
-        return Classification(Kind.EXTRA_STATE, Basis.MODULE)
-    found = slots.get(id(value))
-    if not found:
-        return Classification(Kind.UNKNOWN, Basis.NONE, note="made by a state_dict hook")
-    # One object may stand in several slots, as a parameter here and a buffer there: the slot of
-    # this very name decides, else the first that a state_dict would save.
-    for slot in found:
-        if slot.full_name == key:
-            return Classification(slot.kind, Basis.MODULE)
-    saved = [slot for slot in found if slot.kind is not Kind.NON_PERSISTENT_BUFFER]
-    return Classification((saved or found)[0].kind, Basis.MODULE)
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+class _Slots:
+    """Registered tensors by object, and by what they view: a state_dict may hold detached ones."""
+
+    def __init__(self, registered: Iterable[Registered]) -> None:
+        self.by_id: dict[int, list[Registered]] = {}
+        self.by_view: dict[object, list[Registered]] = {}
+        for slot in registered:
+            if slot.tensor is not None:
+                self.by_id.setdefault(id(slot.tensor), []).append(slot)
+                self.by_view.setdefault(_view(slot.tensor), []).append(slot)
+
+    def classify(self, key: str, value: Any) -> Classification:
+        """The kind of one state_dict entry by the slots that hold this very tensor."""
+        found = self.by_id.get(id(value), [])
+        if not found and isinstance(value, torch.Tensor):
+            found = self.by_view.get(_view(value), [])
+        # One tensor may stand in several slots, as a parameter here and a buffer there: the slot of
+        # this very name decides.
+        for slot in found:
+            if slot.full_name == key:
+                return Classification(slot.kind, Basis.MODULE)
+        # After the slots: what get_extra_state returns may be a registered tensor itself.
+        name = key.rpartition(".")[2]
+        if name == _EXTRA_STATE:
+            return Classification(Kind.EXTRA_STATE, Basis.MODULE)
+        # Renamed by a wrapper: non-persistent slots are not saved, and wrappers keep the last part.
+        saved = [slot for slot in found if slot.kind is not Kind.NON_PERSISTENT_BUFFER]
+        kinds = {slot.kind for slot in saved if slot.name == name} or {slot.kind for slot in saved}
+        if len(kinds) == 1:
+            return Classification(kinds.pop(), Basis.MODULE)
+        note = "one tensor, registered as parameter and as buffer" if kinds else "made by a state_dict hook"
+        return Classification(Kind.UNKNOWN, Basis.NONE, note=note)
+
+
+def _view(tensor: torch.Tensor) -> object:
+    """What tells one view of a storage from another; the object itself where there is no storage."""
+    if _is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_nested or _is_wrapper(tensor):
+        return id(tensor)
+    storage = tensor.untyped_storage()._cdata
+    return storage, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
 
 
 class _Storages:
@@ -158,6 +224,8 @@ class _Storages:
                 "uninitialized", f"torch.nn.parameter.{type(value).__name__}", None, None, ()
             )
         dtype = dtype_of(value)
+        if value.is_nested:
+            return CompositeTensor("nested", type(value).__name__, dtype, None, ())
         if value.layout is not torch.strided or _is_wrapper(value):
             name = str(value.layout).removeprefix("torch.")
             layout = "subclass" if value.layout is torch.strided else name
@@ -202,42 +270,34 @@ def _requires_grad(value: Any) -> bool | None:
     return bool(value.requires_grad) if isinstance(value, torch.Tensor) else None
 
 
-def _path_renames(module: nn.Module, state: dict[str, Any]) -> dict[str, str]:
-    """Module path -> prefix in the state_dict, where wrappers make the two differ."""
-    keys = {id(value): key for key, value in state.items()}
-    renames = {}
-    for slot in iter_registered(module):
-        key = keys.get(id(slot.tensor)) if slot.tensor is not None else None
-        if key is None or key == slot.full_name or slot.full_name in state:
-            continue
-        prefix, _, name = key.rpartition(".")
-        if name == slot.name:
-            renames[slot.path] = prefix
-    return renames
-
-
-def _rename(path: str, renames: dict[str, str]) -> str:
-    """``path`` with its longest known leading module path replaced."""
-    parts = path.split(".")
-    for cut in range(len(parts), 0, -1):
-        head = ".".join(parts[:cut])
-        if head in renames:
-            return ".".join(filter(None, [renames[head], *parts[cut:]]))
-    return path
+_OWN_METHODS = (
+    "_load_from_state_dict",
+    "load_state_dict",
+    "_save_to_state_dict",
+    "state_dict",
+    "get_extra_state",
+)
+_HOOKS = {
+    "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
+    "_load_state_dict_post_hooks": "load_state_dict post-hook",
+    "_state_dict_pre_hooks": "state_dict pre-hook",
+    "_state_dict_hooks": "state_dict hook",
+}
 
 
 def _custom_load(module: nn.Module) -> Iterator[str]:
-    """Modules whose loading is not torch's own: keys in a file may differ from their attributes."""
+    """Modules whose saving or loading is not torch's own: keys in a file may differ from their attributes."""
     for path, child in module.named_modules():
-        found = []
-        if type(child)._load_from_state_dict is not nn.Module._load_from_state_dict:
-            found.append("_load_from_state_dict")
-        if child._load_state_dict_pre_hooks:
-            found.append("load_state_dict pre-hook")
-        if child._state_dict_hooks:
-            found.append("state_dict hook")
-        if type(child).get_extra_state is not nn.Module.get_extra_state:
-            found.append("get_extra_state")
-        # Batch norm overrides loading to tell old files without num_batches_tracked: nothing odd.
-        if found and not type(child).__module__.startswith("torch.nn.modules."):
+        found = [name for name in _OWN_METHODS if not _is_of_torch_nn(getattr(type(child), name))]
+        found += [
+            said
+            for attribute, said in _HOOKS.items()
+            if any(not _is_of_torch_nn(hook) for hook in getattr(child, attribute, {}).values())
+        ]
+        if found:
             yield f"{path or 'the model'} ({', '.join(found)})"
+
+
+def _is_of_torch_nn(function: Any) -> bool:
+    """Whether torch wrote it for a layer of its own: batch norm tells old files, lazy layers find shapes."""
+    return str(getattr(function, "__module__", "")).startswith("torch.nn.modules.")
