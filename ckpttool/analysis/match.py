@@ -2,7 +2,8 @@
 
 Wrappers (``module.``, ``_orig_mod.`` …) go from both sides; then a leading path that one side has
 and the other lacks (``model.``, ``backbone.encoder.``) is looked for. The mapping that brings most
-names together wins; the plain one wins a tie, and one that makes two names equal is out.
+names together wins; the plain one wins a tie, and one that makes two names equal is out, and so is
+one that brings together less than half: those are two models that have little in common.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def match_names(file_names: Sequence[str], model_names: Collection[str]) -> Name
         return best
     for description, rule in _candidates(file_names, known):
         found = _apply(file_names, known, rule, description)
-        if found.matched > best.matched and len(set(found.to_model.values())) == len(file_names):
+        enough = found.matched * 2 >= min(len(known), len(file_names))
+        if enough and found.matched > best.matched and len(set(found.to_model.values())) == len(file_names):
             best = found
     return best
 

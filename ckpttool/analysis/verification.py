@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckpttool.checkpoint import Root
+
+if TYPE_CHECKING:
+    from ckpttool.analysis.fingerprints import Fingerprint
+
+
+LOADS = ("copy", "assign", "to-empty", "round-trip")
+"""Ways of loading: a normal build and a copy into it; a build on meta whose tensors are replaced, or
+allocated and copied into; and a loaded model saved and loaded again."""
 
 
 class Missing(NamedTuple):
     """An entry of the model that the file does not hold.
 
     ``becomes``: ``random`` (two builds with different seeds differ), ``default`` (they agree, a
-    parameter), ``rebuilt`` (they agree, a buffer) or ``unknown``.
+    parameter), ``rebuilt`` (they agree, a buffer), ``tied`` (it shares memory with an entry that was
+    loaded, and so has its values) or ``unknown``.
     """
 
     name: str
@@ -89,6 +101,11 @@ class Run(NamedTuple):
     seconds: float = 0.0
     gb_per_second: float | None = None  # bytes of the file brought to the device and compared there
     note: str = ""
+    hooked: tuple[str, ...] = ()  # not in the file under this name: the model's loading code filled it
+    kept: tuple[str, ...] = ()  # buffers that are not in the file and keep what every build gives them
+    uncompared: tuple[str, ...] = ()  # subclasses and layouts whose bytes cannot be compared
+    assigned_dtype: tuple[str, ...] = ()  # assign=True put the file's dtype in place of the model's
+    errors: tuple[str, ...] = ()  # what load_state_dict said besides missing, unexpected and mismatched
 
 
 class Verification(NamedTuple):
@@ -106,8 +123,30 @@ class Verification(NamedTuple):
     changed_reference: tuple[NotRestored, ...]  # against --reference
     runs: tuple[Run, ...]
     suggestions: tuple[str, ...]
+    root: Root = ()  # of the state_dict in the file
+    fingerprints: Mapping[str, Fingerprint] = {}  # of ``rebuilt``, for --write-reference
 
     @property
     def ok(self) -> bool:
         """True if every run that decides is right."""
         return not self.changed_reference and all(run.ok for run in self.runs if run.decides)
+
+
+class Plan(NamedTuple):
+    """What a verification will hold and write, known before it starts.
+
+    ``model_nbytes`` is one copy of the model. ``copied_nbytes`` are bytes of the file that cannot
+    be mapped (compressed, big-endian). ``temporary_nbytes`` are written below ``folder`` and removed.
+    """
+
+    model_nbytes: int
+    file_nbytes: int
+    copied_nbytes: int
+    temporary_nbytes: int
+    folder: str
+    note: str = ""  # e.g. why the model was not built on meta
+
+    @property
+    def peak_nbytes(self) -> int:
+        """Bytes of memory that will be needed, without pages of the file that the system may drop."""
+        return self.model_nbytes + self.copied_nbytes

@@ -42,3 +42,30 @@ class Progress:
         drawn = bar(share, _CELLS).ljust(_CELLS)
         sys.stderr.write(f"\r\x1b[K{self._what} {drawn} {100 * share:3.0f} % · {speed}/s")
         sys.stderr.flush()
+
+
+class Steps:
+    """Steps done out of a total, with what is being done; drawn only where a person watches."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._draws = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._draws:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def show(self, doing: str, done: int, total: int) -> None:
+        """Draw the line for a step that begins."""
+        if not self._draws:
+            return
+        drawn = bar(done / total if total else 1.0, _CELLS).ljust(_CELLS)
+        sys.stderr.write(f"\r\x1b[K{drawn} {done} of {total} · {doing}")
+        sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""One real ``load_state_dict(strict=True)`` and what can be said of it afterwards."""
+"""One real ``load_state_dict(strict=True)``, and what it said."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
-from ckpttool.analysis.verification import Lossy, Mismatched
-from ckpttool.torch_bridge.file_tensors import byte_view, same_bytes
+from ckpttool.analysis.verification import Mismatched
 
-_POISON_BYTE = 0x5A  # in every byte of an integer: 0x5a5a… is no index, count or offset of a real model
-_CAST_CHUNK = 1 << 22  # elements
-
-# The sentences of torch/nn/modules/module.py (load_state_dict, _load_from_state_dict), torch 2.5 to 2.13.
-_MISSING = re.compile(r'Missing key\(s\) in state_dict: (".*?")\. ?$', re.MULTILINE | re.DOTALL)
-_UNEXPECTED = re.compile(r'Unexpected key\(s\) in state_dict: (".*?")\. ?$', re.MULTILINE | re.DOTALL)
+# The sentences of torch/nn/modules/module.py (load_state_dict, _load_from_state_dict), torch 2.5 to 2.13,
+# and of copies of them with "where the shape is … in current model".
+_HEADER = re.compile(r"\AError\(s\) in loading state_dict for [^\n]*:\s*")
+_MISSING = re.compile(r'Missing key\(s\) in state_dict: "(.*?)"\. ?$', re.MULTILINE | re.DOTALL)
+_UNEXPECTED = re.compile(r'Unexpected key\(s\) in state_dict: "(.*?)"\. ?$', re.MULTILINE | re.DOTALL)
+_SHAPE = r"(?:torch\.Size\()?[\[(]?([0-9, ]*)[\])]*"
 _MISMATCH = re.compile(
-    r"size mismatch for (.+?): copying a param with shape (?:torch\.Size\()?\[?\(?([0-9, ]*)"
-    r".*?the shape in current model is (?:torch\.Size\()?\[?\(?([0-9, ]*)"
+    rf"size mismatch for (.+?): copying a param(?:eter)? with shape {_SHAPE}(?: from checkpoint)?, "
+    rf"(?:where )?the shape (?:in current model )?is {_SHAPE}(?: in current model)?\.",
+    re.DOTALL,
 )
+_MAX_TEXT = 500
 
 
 class LoadOutcome(NamedTuple):
     """What the load said. ``other`` are messages that are none of the three usual ones."""
 
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: tuple[Mismatched, ...]
-    other: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[Mismatched, ...] = ()
+    other: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -48,31 +47,47 @@ def load_strict(module: nn.Module, state: Mapping[str, Any], *, assign: bool = F
     # load_state_dict(assign=True) writes "assign_to_params_buffers" into the _metadata it is given,
     # and every later load of that state_dict assigns as well (torch 2.13): each load gets its own.
     fresh = with_metadata(dict(state), getattr(state, "_metadata", {}))
+    # The message joins names that may themselves hold quotes and commas; a hook gets the lists as they are.
+    heard: list[Any] = []
+    register: Any = module.register_load_state_dict_post_hook
+    hook = register(lambda _module, keys: heard.append(keys))
     try:
         with foreign_streams():
             module.load_state_dict(fresh, strict=True, assign=assign)
     except Exception as error:  # noqa: BLE001  hooks and overrides of the user's model may raise anything
-        return parse_load_error(str(error) or type(error).__name__)
-    return LoadOutcome((), (), (), ())
+        message = str(error) or type(error).__name__
+        keys = heard[-1] if heard else None
+        return parse_load_error(
+            message, tuple(keys.missing_keys) if keys else (), tuple(keys.unexpected_keys) if keys else ()
+        )
+    finally:
+        hook.remove()
+    return LoadOutcome()
 
 
-def parse_load_error(message: str) -> LoadOutcome:
-    """Lists out of the text of a RuntimeError of load_state_dict."""
-    missing = _quoted(_MISSING.search(message))
-    unexpected = _quoted(_UNEXPECTED.search(message))
+def parse_load_error(
+    message: str, missing: tuple[str, ...] = (), unexpected: tuple[str, ...] = ()
+) -> LoadOutcome:
+    """Lists out of the text of a RuntimeError of load_state_dict; those that are known are not guessed."""
+    missing = missing or _quoted(_MISSING.search(message))
+    unexpected = unexpected or _quoted(_UNEXPECTED.search(message))
+    rest = message
+    for label, names in (("Missing", missing), ("Unexpected", unexpected)):
+        if names:
+            listed = ", ".join([f'"{name}"' for name in names])
+            rest = rest.replace(f"{label} key(s) in state_dict: {listed}.", "", 1)
     mismatched = tuple(
-        Mismatched(found[1], _numbers(found[2]), _numbers(found[3])) for found in _MISMATCH.finditer(message)
+        Mismatched(found[1], _numbers(found[2]), _numbers(found[3])) for found in _MISMATCH.finditer(rest)
     )
-    if missing or unexpected or mismatched:
-        known = ("Missing key", "Unexpected key", "size mismatch for", "Error(s) in loading")
-        lines = [line.strip() for line in message.splitlines()]
-        other = tuple(line for line in lines if line and not line.startswith(known))
-        return LoadOutcome(missing, unexpected, mismatched, other)
-    return LoadOutcome((), (), (), (" ".join(message.split())[:500],))
+    if not (missing or unexpected or mismatched):
+        return LoadOutcome(other=(" ".join(message.split())[:_MAX_TEXT],))
+    rest = _HEADER.sub("", _MISMATCH.sub("", rest))
+    other = tuple(line.strip()[:_MAX_TEXT] for line in rest.splitlines() if line.strip())
+    return LoadOutcome(missing, unexpected, mismatched, other)
 
 
 def _quoted(found: re.Match[str] | None) -> tuple[str, ...]:
-    return tuple(found[1].strip('"').split('", "')) if found else ()
+    return tuple(found[1].split('", "')) if found else ()
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -94,154 +109,3 @@ def with_metadata(state: dict[str, Any], versions: Mapping[str, Mapping[str, Any
         metadata = OrderedDict((path, dict(local)) for path, local in versions.items())
         ordered._metadata = metadata  # type: ignore[attr-defined]
     return ordered
-
-
-# -- poison -----------------------------------------------------------------------------------------
-
-
-class Poison:
-    """Fills tensors with what no checkpoint holds, and tells afterwards which still hold it.
-
-    Floats become NaN with all bits set (in every IEEE, bfloat16 and float8 format), integers the
-    byte 0x5A throughout, bools their own negation: a bool that is still negated was not filled.
-    """
-
-    def __init__(self) -> None:
-        self._negated: dict[str, torch.Tensor] = {}
-
-    def fill(self, name: str, tensor: torch.Tensor) -> None:
-        """Poison one tensor in place; meta and uninitialised ones hold nothing to poison."""
-        if tensor.is_meta or is_lazy(tensor) or tensor.numel() == 0 or not _plain(tensor):
-            return
-        with torch.no_grad():
-            if tensor.dtype is torch.bool:
-                tensor.logical_not_()
-                self._negated[name] = tensor.detach().clone()
-            elif tensor.is_contiguous():
-                byte_view(tensor).fill_(_poison_byte(tensor))
-            else:
-                tensor.copy_(_poisoned_like(tensor))
-
-    def survives(self, name: str, tensor: torch.Tensor) -> bool:
-        """Whether the tensor holds nothing but poison."""
-        if tensor.is_meta or is_lazy(tensor) or tensor.numel() == 0 or not _plain(tensor):
-            return False
-        if tensor.dtype is torch.bool:
-            negated = self._negated.get(name)
-            return negated is not None and same_bytes(tensor.cpu(), negated.cpu())
-        return bool((byte_view(tensor) == _poison_byte(tensor)).all())
-
-
-def _poison_byte(tensor: torch.Tensor) -> int:
-    return 0xFF if tensor.is_floating_point() or tensor.is_complex() else _POISON_BYTE
-
-
-def _poisoned_like(tensor: torch.Tensor) -> torch.Tensor:
-    raw = torch.full((tensor.numel() * tensor.element_size(),), _poison_byte(tensor), dtype=torch.uint8)
-    return raw.view(tensor.dtype).reshape(tensor.shape).to(tensor.device)
-
-
-def _plain(tensor: torch.Tensor) -> bool:
-    """Whether the tensor's bytes are its own: no wrapper subclass, no sparse or quantized layout."""
-    return (
-        tensor.layout is torch.strided
-        and not tensor.is_quantized
-        and not tensor.is_nested
-        and not hasattr(type(tensor), "__tensor_flatten__")
-    )
-
-
-# -- casts ------------------------------------------------------------------------------------------
-
-
-def find_loss(name: str, stored: torch.Tensor, loaded: torch.Tensor) -> Lossy | None:
-    """The first value that the cast from the file's dtype to the model's changed, or None.
-
-    Values are compared after a cast back: an element is lost when it does not return to what it was
-    (NaN returns to NaN; -0.0 and 0.0 count as equal numbers, as a cast to int cannot keep the sign).
-    """
-    flat_stored, flat_loaded = stored.reshape(-1), loaded.detach().cpu().reshape(-1)
-    changed, first = 0, -1
-    for start in range(0, flat_stored.numel(), _CAST_CHUNK):
-        old = flat_stored[start : start + _CAST_CHUNK]
-        new = flat_loaded[start : start + _CAST_CHUNK]
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch warns that a cast drops the imaginary part: that is the finding
-            wide_old, wide_new = _comparable(old), _comparable(new)
-        differs = _differs(wide_old, wide_new)
-        count = int(differs.sum())
-        if count and first < 0:
-            first = start + int(differs.nonzero()[0])
-        changed += count
-    if not changed:
-        return None
-    return Lossy(
-        name,
-        str(stored.dtype).removeprefix("torch."),
-        str(loaded.dtype).removeprefix("torch."),
-        changed,
-        first,
-        number_text(flat_stored[first]),
-        number_text(flat_loaded[first]),
-    )
-
-
-def _comparable(tensor: torch.Tensor) -> torch.Tensor:
-    """Numbers wide enough to hold every value of the dtype: complex128, float64 or int64."""
-    if tensor.is_complex():
-        return tensor.to(torch.complex128)
-    if tensor.is_floating_point():
-        return tensor.to(torch.float64)
-    return tensor.to(torch.int64)
-
-
-def _differs(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Element by element, exactly; int64 against float64 without rounding through the other."""
-    if old.dtype is torch.int64 and new.dtype is torch.float64:
-        # 2**63 does not fit int64: a float that large is no int64's value.
-        fits = (new >= -(2.0**63)) & (new < 2.0**63)
-        back = torch.where(fits, new, torch.zeros_like(new)).to(torch.int64)
-        return ~fits | (back != old)
-    if old.dtype is torch.float64 and new.dtype is torch.int64:
-        return _differs(new, old)
-    if old.is_complex() != new.is_complex():
-        old, new = old.to(torch.complex128), new.to(torch.complex128)
-    both_nan = (
-        old.isnan() & new.isnan() if old.dtype is not torch.int64 else torch.zeros_like(old, dtype=torch.bool)
-    )
-    return (old != new) & ~both_nan
-
-
-def number_text(value: torch.Tensor) -> str:
-    """One element as a person writes it: ``2.87`` for the float32 nearest to it."""
-    if value.dtype is torch.bool or value.is_complex():
-        return str(value.item())
-    if value.is_floating_point():
-        return f"{value.to(torch.float64).item():.7g}"
-    return str(value.item())
-
-
-def describe_values(tensor: torch.Tensor) -> str:
-    """What a tensor holds, in a few words: ``0..168`` or ``NaN``."""
-    if tensor.is_meta:
-        return "no data (meta)"
-    if tensor.numel() == 0:
-        return "nothing (empty)"
-    flat = tensor.detach().cpu().reshape(-1)
-    if flat.is_complex():
-        flat = flat.abs()
-    if flat.dtype is torch.bool:
-        return f"{int(flat.sum())} of {flat.numel()} true"
-    wide = flat.to(torch.float64) if flat.is_floating_point() else flat.to(torch.int64)
-    if wide.dtype is torch.float64:
-        nan = int(wide.isnan().sum())
-        if nan == wide.numel():
-            return "NaN"
-        wide = wide[~wide.isnan()]
-        suffix = f" and {nan} NaN" if nan else ""
-    else:
-        suffix = ""
-    low, high = number_text(wide.min()), number_text(wide.max())
-    return (low if low == high else f"{low}..{high}") + suffix

@@ -1,0 +1,214 @@
+"""``ckpttool verify``: does a checkpoint load into its model, and is the loaded model right."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckpttool.errors import CkptToolError
+
+if TYPE_CHECKING:
+    from ckpttool.analysis.fingerprints import Fingerprint
+    from ckpttool.analysis.verification import Plan, Verification
+    from ckpttool.checkpoint import Checkpoint, Root
+    from ckpttool.render.progress import Steps
+
+EXAMPLES = (
+    "ckpttool verify model.safetensors --model model.py:build",
+    "ckpttool verify run.pt --model model.py:build --load copy,to-empty --device cpu --json",
+)
+
+_MAX_REFERENCE_NBYTES = 64 << 20  # a fingerprint takes 200 bytes; nobody has 300,000 buffers
+_MOST_BRANCHES = 8
+
+
+def command(
+    path: Annotated[str, typer.Argument(metavar="CKPT", help="A file, or a folder of shards.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="M",
+            help="package.module:factory, path/to/file.py:factory, or hf (config.json). Its code runs.",
+        ),
+    ],
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option("--root", metavar="KEY.PATH", help="The state_dict to load, such as model.state_dict."),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", metavar="D,...", help="cpu, cuda, cuda:1. Default: cpu, and cuda if any."),
+    ] = None,
+    load: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--load",
+            metavar="WAY,...",
+            help="copy, assign, to-empty, round-trip; those named decide. Default: all, copy decides.",
+        ),
+    ] = None,
+    allow_cast: Annotated[
+        bool, typer.Option("--allow-cast", help="Values changed by a cast to the model's dtype are fine.")
+    ] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="FILE", help="Check rebuilt buffers against fingerprints kept."),
+    ] = None,
+    write_reference: Annotated[
+        str | None,
+        typer.Option("--write-reference", metavar="FILE", help="Keep fingerprints of rebuilt buffers."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
+) -> int:
+    """Load a checkpoint into its model for real, and tell whether the loaded model is right.
+
+    Also where the file is silent: non-persistent buffers are compared with those of a normal build,
+    in each way of loading. Status 0: right; 1: wrong; 2: could not be told. docs/verify.md has more.
+    """
+    from ckpttool.analysis.verification import LOADS
+
+    loads = _split(load, "--load")
+    for way in loads:
+        if way not in LOADS:
+            raise typer.BadParameter(f"{way} is not one of {', '.join(LOADS)}", param_hint="--load")
+    kept = _read_reference(reference) if reference is not None else None
+    if write_reference is not None and os.path.isdir(write_reference):
+        raise CkptToolError("a folder, not a file to write", path=write_reference)
+
+    from ckpttool.commands.model_source import find_model
+    from ckpttool.formats import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    state_root, found = _choose_root(checkpoint, root)
+    source = find_model(model, model_arg or (), checkpoint_path=path)
+
+    from ckpttool.render.progress import Steps
+    from ckpttool.torch_bridge.verify import Options, verify
+
+    options = Options(_split(device, "--device"), loads, allow_cast, kept)
+    with Steps(quiet=quiet) as steps:
+        result = verify(checkpoint, state_root, source, options, _Watcher(steps, quiet))
+    if write_reference is not None:
+        _write_reference(write_reference, result, quiet)
+    if json:
+        from ckpttool.render.json import dump
+        from ckpttool.render.verify_document import verify_document
+
+        sys.stdout.writelines(dump(verify_document(result, allow_cast)))
+    elif not quiet:
+        _write_text(result, found)
+    return int(not result.ok)
+
+
+def _split(texts: Sequence[str] | None, option: str) -> tuple[str, ...]:
+    """``["cpu,cuda", "cuda:1"]`` -> ``("cpu", "cuda", "cuda:1")``."""
+    parts = tuple(part.strip() for text in texts or () for part in text.split(","))
+    if "" in parts:
+        raise typer.BadParameter("an item is empty", param_hint=option)
+    return tuple(dict.fromkeys(parts))
+
+
+def _choose_root(checkpoint: Checkpoint, text: str | None) -> tuple[Root, bool]:
+    """The root of the state_dict, and whether it was found rather than given.
+
+    Raises:
+        CkptToolError: it cannot be told, or there are no tensors at it.
+    """
+    from ckpttool.render.units import format_root
+
+    owners = dict.fromkeys(entry.root for entry in checkpoint.entries)
+    branches = [format_root(root) for root in owners if root][:_MOST_BRANCHES]
+    hint = f"--root takes one of: {', '.join(branches)}" if branches else None
+    if text is not None:
+        from ckpttool.analysis.roots import resolve_root
+
+        root = resolve_root(checkpoint, text)
+        if root not in owners:
+            raise CkptToolError(f"--root {text} holds no tensors itself", path=checkpoint.path, hint=hint)
+        return root, False
+    from ckpttool.analysis.inspect import inspect_checkpoint
+
+    weights = inspect_checkpoint(checkpoint).weights_root
+    if weights is None or weights not in owners:
+        what = "no tensors to load" if not owners else "which state_dict to load is not clear"
+        raise CkptToolError(what, path=checkpoint.path, hint=hint)
+    return weights, True
+
+
+class _Watcher:
+    """Says what will be held, once, and what is being done where a person watches."""
+
+    def __init__(self, steps: Steps, quiet: bool) -> None:
+        self._steps = steps
+        self._quiet = quiet
+
+    def announce(self, plan: Plan) -> None:
+        """Say what will be held and written, before it is."""
+        if not self._quiet:
+            from ckpttool.render.verify import plan_line
+
+            self._steps.clear()
+            sys.stderr.write(plan_line(plan) + "\n")
+            sys.stderr.flush()
+
+    def step(self, doing: str, done: int, total: int) -> None:
+        """Draw the line for a step that begins."""
+        self._steps.show(doing, done, total)
+
+
+def _read_reference(path: str) -> dict[str, Fingerprint]:
+    from ckpttool.analysis.fingerprints import parse_reference
+    from ckpttool.formats.base import open_source
+
+    with open_source(path) as source:
+        data = source.read_at(0, min(source.size, _MAX_REFERENCE_NBYTES))
+    return parse_reference(data.decode("utf-8", "replace"), path)
+
+
+def _write_reference(path: str, result: Verification, quiet: bool) -> None:
+    """Write beside the target and rename: there is the old file or the new one, never half of one."""
+    from ckpttool.analysis.fingerprints import reference_text
+
+    folder = os.path.dirname(os.path.abspath(path))
+    fd, beside = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(reference_text(result.model, result.fingerprints))
+            file.flush()
+            os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.fchmod(file.fileno(), 0o666 & ~umask)
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+    if not quiet:
+        from ckpttool.render.units import plural, safe
+
+        said = f"fingerprints of {plural(len(result.fingerprints), 'rebuilt buffer')}"
+        sys.stderr.write(f"wrote {safe(path)}: {said}\n")
+
+
+def _write_text(result: Verification, root_found: bool) -> None:
+    from ckpttool.render.console import Screen
+    from ckpttool.render.verify import iter_pipe, iter_suggestion_lines, iter_verification
+
+    screen = Screen(sys.stdout)
+    if screen.is_terminal:
+        screen.write_lines(iter_verification(result, screen.width, root_found=root_found))
+        return
+    sys.stdout.writelines(iter_pipe(result))
+    sys.stdout.flush()  # what to do comes after what it is about, also where both streams are one
+    sys.stderr.writelines(iter_suggestion_lines(result))

@@ -1,0 +1,376 @@
+"""The view of ``verify``: the answer, a line per way of loading, what is wrong, what to do."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ckpttool.analysis.fold import fold_rows
+from ckpttool.analysis.inspection import Row
+from ckpttool.analysis.verification import Plan, Run, Verification
+from ckpttool.checkpoint import UNCLASSIFIED, Entry
+from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.units import (
+    NAME_LIMIT,
+    format_count,
+    format_nbytes,
+    format_percent,
+    format_root,
+    format_shape,
+    join_facts,
+    plural,
+    safe,
+)
+
+_MAX_LINES = 12  # of one list on a screen; the rest is counted
+_MAX_SENTENCE = 600
+_SHORT = 28  # cells of what an entry holds: "would keep its initial value"
+
+
+class Item(NamedTuple):
+    """One entry of a list: what it holds, and what it should."""
+
+    name: str
+    found: str = ""
+    expected: str = ""
+
+
+class Problem(NamedTuple):
+    """A list of a run: its field in the document, what it means, and whether it is a fault."""
+
+    field: str
+    title: str  # "{n}" stands for the number of entries
+    items: tuple[Item, ...]
+
+
+def plan_line(plan: Plan) -> str:
+    """What will be held and written, for stderr."""
+    facts = [f"model {format_nbytes(plan.model_nbytes)}", f"one copy of it in memory, {_mapped(plan)}"]
+    if plan.temporary_nbytes:
+        facts.append(f"round-trip writes {format_nbytes(plan.temporary_nbytes)} below {safe(plan.folder)}")
+    return join_facts(facts)
+
+
+def _mapped(plan: Plan) -> str:
+    if not plan.copied_nbytes:
+        return f"the file ({format_nbytes(plan.file_nbytes)}) is mapped"
+    return f"and {format_nbytes(plan.copied_nbytes)} of the file, which cannot be mapped"
+
+
+def problems(run: Run) -> list[Problem]:
+    """Every list of a run that is not empty and says that something is wrong, the gravest first."""
+    lost = [item for item in run.missing if item.becomes != "tied"]
+    tied = [item for item in run.missing if item.becomes == "tied"]
+    found = [
+        Problem(
+            "missing", "{n} missing from the file", tuple(Item(m.name, _BECOMES[m.becomes]) for m in lost)
+        ),
+        Problem("unexpected", "{n} in the file that the model does not have", _named(run.unexpected)),
+        Problem(
+            "mismatched",
+            "{n} of another shape",
+            tuple(
+                Item(m.name, format_shape(m.file_shape), format_shape(m.model_shape)) for m in run.mismatched
+            ),
+        ),
+        Problem(
+            "unfilled",
+            '{n} that nothing filled, though strict=True says "All keys matched"',
+            _named(run.unfilled),
+        ),
+        Problem("wrong", "{n} not equal to the file", tuple(Item(w.name, w.reason) for w in run.wrong)),
+        Problem("lossy", "{n} changed by a silent cast", tuple(_lossy_item(run))),
+        Problem(
+            "not_restored",
+            "{n} not restored" + _although(run),
+            tuple(Item(r.name, r.holds, r.expected) for r in run.not_restored),
+        ),
+        Problem(
+            "untied",
+            "{n} broken: these no longer share memory",
+            tuple(Item(" = ".join(group)) for group in run.untied),
+        ),
+        Problem("unmoved", "{n} left behind", _named(run.unmoved)),
+        Problem("errors", "{n} from load_state_dict", tuple(Item("", text) for text in run.errors)),
+        Problem("tied", "{n} missing, but filled through a tie", tuple(Item(m.name) for m in tied)),
+        Problem("uncompared", "{n} that could not be compared by bytes", _named(run.uncompared)),
+    ]
+    return [problem for problem in found if problem.items]
+
+
+_BECOMES = {
+    "random": "would stay random",
+    "default": "would keep its initial value",
+    "rebuilt": "the constructor makes it",
+    "unknown": "would stay as it is",
+    "tied": "filled through a tie",
+}
+_NOUNS = {
+    "not_restored": "non-persistent buffer",
+    "untied": "tie",
+    "unmoved": "tensor",
+    "errors": "message",
+}
+_MINOR = frozenset({"tied", "uncompared"})  # worth a line, and no fault
+
+
+def _named(names: Iterable[str]) -> tuple[Item, ...]:
+    return tuple(Item(name) for name in names)
+
+
+def _although(run: Run) -> str:
+    silent = not (run.missing or run.unexpected or run.mismatched or run.errors)
+    return ', though strict=True says "All keys matched"' if silent else ""
+
+
+def _lossy_item(run: Run) -> Iterator[Item]:
+    for loss in run.lossy:
+        more = f" ({format_count(loss.changed_numel)} values)" if loss.changed_numel > 1 else ""
+        yield Item(
+            loss.name,
+            f"{loss.model_dtype} {loss.loaded_value}",
+            f"{loss.file_dtype} {loss.file_value}{more}",
+        )
+
+
+# -- on a terminal ----------------------------------------------------------------------------------
+
+
+def iter_verification(result: Verification, width: int, *, root_found: bool = False) -> Iterator[Line]:
+    """Yield what a person sees: the answer first."""
+    yield from _iter_answer(result, width)
+    facts = [f"{safe(result.model, NAME_LIMIT)} is {safe(result.class_name, NAME_LIMIT)}"]
+    if result.root:
+        how = "found by itself; --root chooses" if root_found else "as asked"
+        facts.append(f"weights at {format_root(result.root)} ({how})")
+    if result.mapping:
+        facts.append(safe(result.mapping, NAME_LIMIT))
+    yield from fill([Span(fact, "dim") for fact in facts], width, indent=0)
+    yield ()
+    yield from _iter_runs(result.runs, width)
+    for title, items, runs in _gather(result):
+        yield ()
+        yield from _iter_problem(title, items, runs, width)
+    if result.changed_reference:
+        yield ()
+        items = tuple(Item(item.name, item.holds, item.expected) for item in result.changed_reference)
+        title = f"{plural(len(items), 'rebuilt buffer')} not as in the reference: the configuration changed"
+        yield from _iter_problem(title, items, (), width)
+    remarks = [*result.notes, *_random(result), *_run_notes(result.runs)]
+    if remarks:
+        yield ()
+    for remark in remarks:
+        yield from _iter_sentence("·", "info", remark, width)
+    if result.suggestions:
+        yield ()
+    for suggestion in result.suggestions:
+        yield from _iter_sentence("→", "good", suggestion, width)
+
+
+def _iter_answer(result: Verification, width: int) -> Iterator[Line]:
+    pieces = [Span(text, style) for text, style in answer(result)]
+    yield from fill(pieces, width, indent=0)
+
+
+def answer(result: Verification) -> list[tuple[str, str]]:
+    """The pieces of the first line, each with its style."""
+    deciding = [run for run in result.runs if run.decides]
+    devices = ", ".join(dict.fromkeys(run.device for run in deciding))
+    if result.ok:
+        facts = [(f"loads and is right on {devices}", "good")]
+        buffers = plural(result.persistent_buffers, "persistent buffer")
+        facts.append((f"{plural(result.parameters, 'parameter')}, {buffers} {_how_equal(deciding)}", ""))
+        if result.rebuilt:
+            facts.append((f"{plural(len(result.rebuilt), 'non-persistent buffer')} rebuilt", ""))
+        warned = [run.load for run in result.runs if run.ok is False]
+        if warned:
+            facts.append((f"not with {', '.join(dict.fromkeys(warned))}", "warning"))
+        return facts
+    bad = [run for run in deciding if not run.ok]
+    facts = [(f"wrong{' on ' + ', '.join(dict.fromkeys(run.device for run in bad)) if bad else ''}", "error")]
+    for run in bad[:1]:
+        facts += [(_title(problem), "") for problem in problems(run) if problem.field not in _MINOR]
+        if run.note and not problems(run):
+            facts.append((safe(run.note, NAME_LIMIT), ""))
+        if run.total and run.matched < run.total:
+            share = format_percent(run.matched_nbytes, run.total_nbytes)
+            facts.append((f"{run.matched} of {run.total} matched, {share} of the parameters' bytes", ""))
+    if result.changed_reference:
+        facts.append(
+            (f"{plural(len(result.changed_reference), 'rebuilt buffer')} not as in the reference", "")
+        )
+    return facts
+
+
+def _how_equal(deciding: Sequence[Run]) -> str:
+    cast = max((len(run.cast) + len(run.lossy) for run in deciding), default=0)
+    return f"loaded, {format_count(cast)} of them cast" if cast else "equal by bytes"
+
+
+def _title(problem: Problem) -> str:
+    return problem.title.replace("{n}", plural(len(problem.items), _NOUNS.get(problem.field, "entry")))
+
+
+_COLUMNS = (
+    Column("device"),
+    Column("load"),
+    Column("matched", right=True),
+    Column("missing", right=True),
+    Column("unexpected", right=True),
+    Column("lossy", right=True),
+    Column("not restored", right=True),
+    Column("", floor=9),
+)
+
+
+def _iter_runs(runs: Sequence[Run], width: int) -> Iterator[Line]:
+    rows = []
+    for run in runs:
+        counts = (run.missing, run.unexpected, run.lossy, run.not_restored)
+        cells = [Cell(f"{run.matched}/{run.total}")] if run.total else [Cell("–", "dim")]
+        for listed in counts:
+            cells.append(
+                Cell(format_count(len(listed)), "warning" if listed else "dim")
+                if run.total
+                else Cell("–", "dim")
+            )
+        rows.append((Cell(run.device), Cell(run.load), *cells, _verdict_cell(run)))
+    return iter_table(_COLUMNS, rows, width)
+
+
+def _verdict_cell(run: Run) -> Cell:
+    if run.ok:
+        speed = f" · {run.gb_per_second:.1f} GB/s" if run.gb_per_second else ""
+        return Cell(f"ok{speed}", "good")
+    if run.ok is None or not run.total:
+        return Cell("not possible", "dim")
+    grave = [problem for problem in problems(run) if problem.field not in _MINOR]
+    briefs = dict(_BRIEF, not_restored="on meta") if run.load == "assign" else _BRIEF
+    brief = ", ".join(briefs[problem.field].format(n=len(problem.items)) for problem in grave)
+    return Cell(f"! {brief}", "error" if run.decides else "warning")
+
+
+_BRIEF = {
+    "missing": "entries missing",
+    "unexpected": "unexpected entries",
+    "mismatched": "{n} of another shape",
+    "unfilled": "{n} never filled",
+    "wrong": "{n} unlike the file",
+    "lossy": "values lost in a cast",
+    "not_restored": "garbage",
+    "untied": "untied",
+    "unmoved": "{n} left behind",
+    "errors": "load_state_dict raises",
+}
+
+
+def _gather(result: Verification) -> Iterator[tuple[str, tuple[Item, ...], tuple[Run, ...]]]:
+    """Each problem once, with all the runs that have exactly this one; deciding runs first."""
+    found: dict[tuple[str, tuple[Item, ...]], list[Run]] = {}
+    for run in sorted(result.runs, key=lambda run: not run.decides):
+        for problem in problems(run):
+            found.setdefault((_title(problem), problem.items), []).append(run)
+    for (title, items), runs in found.items():
+        yield title, items, tuple(runs)
+
+
+def _iter_problem(title: str, items: Sequence[Item], runs: Sequence[Run], width: int) -> Iterator[Line]:
+    grave = any(run.decides for run in runs) or not runs
+    where = ", ".join(dict.fromkeys(run.load for run in runs))
+    devices = dict.fromkeys(run.device for run in runs)
+    if len(devices) > 1 or any(device != "cpu" for device in devices):
+        where += f" on {', '.join(devices)}"
+    yield from _iter_sentence(
+        "!", "error" if grave else "warning", f"{where}: {title}" if where else title, width
+    )
+    folded = _fold(items)
+    # A word or a number stays whole and the name gives way; a sentence gives way itself.
+    long = any(row[1].width > _SHORT for row in folded)
+    columns = (Column("name", floor=24), Column("found", floor=_SHORT if long else None), Column("expected"))
+    yield from iter_table(columns, folded[:_MAX_LINES], width, indent=4, head=False)
+    if len(folded) > _MAX_LINES:
+        left = sum(int(row[0].tail.removeprefix(" ×") or 1) for row in folded[_MAX_LINES:])
+        yield (Span(f"    … and {format_count(left)} more: --json lists all", "dim"),)
+
+
+def _fold(items: Sequence[Item]) -> list[Sequence[Cell]]:
+    """Rows of a list: those that differ in indices only, and say the same, share a line."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for item in items:
+        alike.setdefault(item[1:], []).append(item.name)
+    rows: list[Sequence[Cell]] = []
+    for (found, expected), names in alike.items():
+        for folded in fold_rows([Row(Entry((), name, None), UNCLASSIFIED) for name in names]):
+            tail = f" ×{folded.count}" if folded.count > 1 else ""
+            rows.append(
+                (
+                    Cell(safe(folded.pattern, NAME_LIMIT), "", tail),
+                    Cell(safe(found, NAME_LIMIT), "dim" if expected else ""),
+                    Cell(f"expected {safe(expected, NAME_LIMIT)}" if expected else "", "dim"),
+                )
+            )
+    return rows
+
+
+def _random(result: Verification) -> Iterator[str]:
+    if result.random:
+        names = ", ".join(result.random[:3]) + (", …" if len(result.random) > 3 else "")
+        count = plural(len(result.random), "non-persistent buffer")
+        yield f"{count} random by design, so that nothing can tell whether they are right: {names}"
+
+
+def _run_notes(runs: Sequence[Run]) -> Iterator[str]:
+    notes: dict[str, list[str]] = {}
+    for run in runs:
+        if run.note:
+            notes.setdefault(run.note, []).append(run.load)
+    for note, loads in notes.items():
+        yield f"{', '.join(dict.fromkeys(loads))}: {note}"
+    kept = next((run.kept for run in runs if run.kept), ())
+    if kept:
+        yield f"{plural(len(kept), 'buffer')} not in the file, and as built: {', '.join(kept[:3])}"
+    hooked = next((run.hooked for run in runs if run.hooked), ())
+    if hooked:
+        yield (
+            f"{format_count(len(hooked))} filled by the model's own loading code from other names: "
+            f"{', '.join(hooked[:3])}{', …' if len(hooked) > 3 else ''}"
+        )
+
+
+def _iter_sentence(mark: str, style: str, text: str, width: int) -> Iterator[Line]:
+    wrapped = textwrap.wrap(safe(text, _MAX_SENTENCE), max(20, width - 4), break_on_hyphens=False) or [""]
+    for position, line in enumerate(wrapped):
+        yield (Span(f"  {mark} " if not position else "    ", style), Span(line))
+
+
+# -- in a pipe --------------------------------------------------------------------------------------
+
+PIPE_COLUMNS = ("what", "device", "load", "name", "found", "expected")
+"""Fields of a line, in this order, with a tab between; ``-`` where there is none. Only ever added to."""
+
+
+def iter_pipe(result: Verification) -> Iterator[str]:
+    """Yield the verdict, then per run a line and one for each item of its lists."""
+    said = join_facts(text for text, _ in answer(result))
+    yield _pipe_line("verdict", "", "", "ok" if result.ok else "wrong", said, "")
+    for run in result.runs:
+        state = "ok" if run.ok else "none" if run.ok is None else "wrong" if run.decides else "warned"
+        yield _pipe_line("run", run.device, run.load, state, f"{run.matched}/{run.total}", run.note)
+        for problem in problems(run):
+            for item in problem.items:
+                yield _pipe_line(problem.field, run.device, run.load, *item)
+    for changed in result.changed_reference:
+        yield _pipe_line("changed_reference", "", "", changed.name, changed.holds, changed.expected)
+
+
+def _pipe_line(*fields: str) -> str:
+    return "\t".join([safe(field) or "-" for field in fields]) + "\n"
+
+
+def iter_suggestion_lines(result: Verification) -> Iterator[str]:
+    """Yield ``hint: sentence`` per suggestion and note, for stderr."""
+    for note in result.notes:
+        yield f"note: {safe(note, _MAX_SENTENCE)}\n"
+    for suggestion in result.suggestions:
+        yield f"hint: {safe(suggestion, _MAX_SENTENCE)}\n"
