@@ -77,7 +77,7 @@ def apply_model(checkpoint: Checkpoint, spec: ModelSpec, root: Root | None = Non
     differences = Differences()
     classifications: dict[int, Classification] = {}
     unexpected: dict[int, Entry] = {}
-    met = {match.to_model[name] for name in _extra_names(checkpoint, at)}
+    met = {match.to_model[name] for name in _extra_names(checkpoint, spec, at)}
     for position, entry in enumerate(checkpoint.entries):
         if entry.root != at or entry.value is None:
             continue
@@ -125,7 +125,7 @@ def model_facts(spec: ModelSpec, match: NameMatch | None = None) -> ModelFacts:
     )
 
 
-# ------------------------------------------------------------------------------------------- which state_dict
+# ---------------------------------------- which state_dict
 
 
 def _find_root(checkpoint: Checkpoint, spec: ModelSpec, above: Root) -> tuple[Root, NameMatch]:
@@ -148,7 +148,9 @@ def _find_root(checkpoint: Checkpoint, spec: ModelSpec, above: Root) -> tuple[Ro
     likely = [root for root, those in names.items() if len(those) * 2 >= min(most, len(saved))][
         :_MOST_COMPARED
     ]
-    matches = {root: match_names([*names[root], *_extra_names(checkpoint, root)], saved) for root in likely}
+    matches = {
+        root: match_names([*names[root], *_extra_names(checkpoint, spec, root)], saved) for root in likely
+    }
     best = max(match.matched for match in matches.values())
     equal = [root for root, match in matches.items() if match.matched == best]
     chosen = equal[0]
@@ -161,8 +163,9 @@ def _find_root(checkpoint: Checkpoint, spec: ModelSpec, above: Root) -> tuple[Ro
     return chosen, matches[chosen]
 
 
-def _extra_names(checkpoint: Checkpoint, root: Root) -> list[str]:
-    """Keys of extra state in a state_dict that are no tensors: plain values, mappings, objects."""
+def _extra_names(checkpoint: Checkpoint, spec: ModelSpec, root: Root) -> list[str]:
+    """Keys of a state_dict that are no tensors here nor in the model: extra state, a hook's string."""
+    endings = {str(entry.name).rpartition(".")[2] for entry in spec.checkpoint.entries if entry.value is None}
     depth = len(root)
     paths: Iterable[Root] = (
         *((*value.root, value.name) for value in checkpoint.values),
@@ -171,15 +174,15 @@ def _extra_names(checkpoint: Checkpoint, root: Root) -> list[str]:
         *(entry.root for entry in checkpoint.entries if len(entry.root) > depth),
     )
     found: dict[str, None] = {}
-    for path in paths:
+    for path in paths if endings else ():
         if len(path) > depth and path[:depth] == root:
             key = path[depth]
-            if isinstance(key, str) and key.rpartition(".")[2] == "_extra_state":
+            if isinstance(key, str) and key.rpartition(".")[2] in endings:
                 found[key] = None
     return list(found)
 
 
-# ---------------------------------------------------------------------------------------------------- missing
+# ---------------------------------------- missing
 
 
 def _iter_missing(spec: ModelSpec, root: Root, met: set[str]) -> Iterator[Entry]:

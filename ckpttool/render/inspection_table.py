@@ -41,11 +41,13 @@ _COLUMNS = (
     Column("note", floor=12),
 )
 _MODEL_COLUMNS = (
-    *_COLUMNS[:4],
+    *_COLUMNS[:2],
+    Column("dtype", optional=1),
+    Column("shape", right=True, optional=1),
     Column("size", right=True, optional=2),
     Column("in file", optional=1),
     Column("in model", optional=1),
-    Column("note", floor=40),
+    Column("note", floor=24),
 )
 """Where a live model was laid against the file."""
 

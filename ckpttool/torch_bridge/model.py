@@ -128,7 +128,11 @@ def _find_factory(module: Any, name: str) -> Any:
 
 def _public_callables(module: Any) -> list[str]:
     """Names of what could be meant: first what the module defines, then what it imports."""
-    names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+    names = [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and not isinstance(value, nn.Module) and not name.startswith("_")
+    ]
     own = getattr(module, "__name__", None)
     return sorted(names, key=lambda name: (getattr(vars(module)[name], "__module__", None) != own, name))
 
