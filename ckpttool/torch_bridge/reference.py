@@ -34,6 +34,7 @@ from ckpttool.errors import ModelImportFailed, UnsupportedFeature
 from ckpttool.torch_bridge.model import foreign_code
 
 MODEL_FILE = "<model>"
+ROOT_IN_WORDS = "the model"  # the module that has no path
 _EXTRA_STATE = "_extra_state"  # torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX
 
 
@@ -295,7 +296,7 @@ def _custom_load(module: nn.Module) -> Iterator[str]:
             if any(not _is_of_torch_nn(hook) for hook in getattr(child, attribute, {}).values())
         ]
         if found:
-            yield f"{path or 'the model'} ({', '.join(found)})"
+            yield f"{path or ROOT_IN_WORDS} ({', '.join(found)})"
 
 
 def _is_of_torch_nn(function: Any) -> bool:
