@@ -1,7 +1,7 @@
 """Executes a ``ConversionPlan``: streams every byte to its place, checks what was written, renames.
 
 The output of a file is one stream in order of offset through one buffer: headers, padding and
-tensors, small ones together, in writes of 8 MiB. Bytes that lie in the source as they will in the
+tensors, small ones together, in writes of 1 MiB. Bytes that lie in the source as they will in the
 destination go straight from ``preadv`` into that buffer; CRC-32 and digest are taken while they are in
 the cache. Gathered tensors come in chunks from ``TensorReader``, cast ones through a ``Caster``.
 
@@ -35,9 +35,7 @@ from ckpttool.staging import created_file, refuse_overwriting, staged_file, stag
 from ckpttool.tensor_bytes import TensorReader
 from ckpttool.writers.layout import FileLayout, Segment
 
-# Fastest of 256 KiB to 64 MiB on ext4 and tmpfs.
-_BUFFER_NBYTES = 8 << 20
-# What has a checksum or is compared is looked at in blocks that stay in the L2 cache.
+# Read, summed, compared and written while it is in the L2 cache; more made no system call cheaper.
 _BLOCK_NBYTES = 1 << 20
 # A gather holds 8 chunks (tensor_bytes), and all of it must stay far below 64 MiB.
 _GATHER_NBYTES = 2 << 20
@@ -205,9 +203,8 @@ class _Run:
         piece = self._plan.pieces[position]
         meaning = self._wholes.get(position)
         digester = TensorDigest(*meaning) if meaning is not None else None
-        watched = with_crc or digester is not None
         crc, crc32, advance = 0, self._crc32, self._effort.advance
-        for block in self._iter_into(piece, writer, _BLOCK_NBYTES if watched else _BUFFER_NBYTES, position):
+        for block in self._iter_into(piece, writer, position):
             if with_crc:
                 crc = crc32(block, crc)
             if digester is not None:
@@ -225,13 +222,11 @@ class _Run:
             if segment.piece < 0:
                 checker.append(segment.literal)
                 continue
-            for block in self._iter_into(self._plan.pieces[segment.piece], checker, _BLOCK_NBYTES):
+            for block in self._iter_into(self._plan.pieces[segment.piece], checker):
                 advance(len(block))
         checker.flush()
 
-    def _iter_into(
-        self, piece: Piece, stream: _Stream, block_nbytes: int, position: int | None = None
-    ) -> Iterator[memoryview]:
+    def _iter_into(self, piece: Piece, stream: _Stream, position: int | None = None) -> Iterator[memoryview]:
         """Append a piece to ``stream``, yielding what was appended block by block.
 
         ``position`` is where to count what a cast loses; None if it was counted before.
@@ -242,14 +237,14 @@ class _Run:
         if piece.method == "copied":
             offset, end = piece.source.byte_span
             while offset < end:
-                room = stream.room(min(block_nbytes, end - offset))
+                room = stream.room(min(_BLOCK_NBYTES, end - offset))
                 self._reader.read_into(storage, offset, room)
                 offset += len(room)
                 yield room
             return
         for chunk in self._iter_elements(piece, position):
-            for at in range(0, len(chunk), block_nbytes):
-                block = chunk[at : at + block_nbytes]
+            for at in range(0, len(chunk), _BLOCK_NBYTES):
+                block = chunk[at : at + _BLOCK_NBYTES]
                 stream.append(block)
                 yield block
 
@@ -271,8 +266,8 @@ class _Run:
 class _Stream:
     """Bytes in order of offset, collected in one buffer that ``_take`` gets whenever it is full."""
 
-    def __init__(self, nbytes: int) -> None:
-        self._buffer = bytearray(nbytes)
+    def __init__(self) -> None:
+        self._buffer = bytearray(_BLOCK_NBYTES)
         self._view = memoryview(self._buffer)
         self._filled = 0
         self._offset = 0
@@ -308,7 +303,7 @@ class _Writer(_Stream):
     """Writes the stream to a file."""
 
     def __init__(self, fd: int) -> None:
-        super().__init__(_BUFFER_NBYTES)
+        super().__init__()
         self._fd = fd
 
     def _take(self, data: memoryview, offset: int) -> None:
@@ -319,7 +314,7 @@ class _Checker(_Stream):
     """Compares the stream with a file."""
 
     def __init__(self, fd: int, name: str, hash_bytes: Callable[[bytearray], None] | None) -> None:
-        super().__init__(_BLOCK_NBYTES)
+        super().__init__()
         self._fd = fd
         self._name = name
         self._hash = hash_bytes

@@ -1,4 +1,4 @@
-"""One definition of content hashes: of a tensor, and of a set of named tensors; and the manifest that keeps them.
+"""Content hashes of a tensor and of a set of named tensors, and the manifest that keeps them.
 
 - A *tensor digest* is SHA-256 over dtype, shape and the SHA-256 of each 64 MiB of its elements,
   packed, little-endian, in row-major order: what ``TensorReader.iter_chunks`` gives. It does not

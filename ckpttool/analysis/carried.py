@@ -5,7 +5,8 @@ A safetensors file has names, tensors and strings. The keys below carry the rest
 - ``ckpttool.root``: the keys above the state_dict, so that it comes back at its place.
 - ``ckpttool.values``: ``[[path, value], …]``: epoch, lr, strings, lists of them.
 - ``ckpttool.module_versions``: ``[[path, {module: {"version": 1, …}}], …]``: ``_metadata``.
-- ``ckpttool.order``: positions in the sorted names (aliases included) in the order of the source.
+- ``ckpttool.order``: positions in the sorted names (aliases included) in the order of the source;
+  ``[]`` if that is sorted.
 - ``ckpttool.paths``: ``{name: path}`` where a name stands for a path of several keys.
 - ``ckpttool.lists``: ``[[path, type], …]``: containers that are not plain dicts.
 - ``ckpttool.parameters``: names of those that were saved as ``nn.Parameter``.
@@ -49,7 +50,8 @@ _MAX_DEPTH = 64  # of a value; files of torch have 4 at most
 _JSON_INT_BITS = 4096  # Python converts up to 4300 digits
 _PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_PARAMETER)
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+# ASCII, for strings of a pickle may hold lone surrogates, which a header cannot.
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -79,11 +81,11 @@ def carry_versions(
     return _encode(found)
 
 
-def carry_order(names: Sequence[str]) -> str | None:
-    """The order of ``names`` as positions among the sorted ones; None if they are sorted already."""
+def carry_order(names: Sequence[str]) -> str:
+    """The order of ``names`` as positions among the sorted ones; empty if they are sorted already."""
     positions = {name: position for position, name in enumerate(sorted(names))}
     order = [positions[name] for name in names]
-    return None if order == list(range(len(order))) else _encode(order)
+    return _encode([] if order == list(range(len(order))) else order)
 
 
 def carry_json(value: object) -> str:
@@ -143,6 +145,7 @@ class _Expansion:
         self.checkpoint = checkpoint
         self.aliases = aliases
         self.findings: list[Finding] = []
+        self.is_ordered = checkpoint.ordered
 
     def run(self) -> Checkpoint:
         """Put everything back."""
@@ -180,6 +183,7 @@ class _Expansion:
             module_versions={**checkpoint.module_versions, **versions},
             module_extras={**checkpoint.module_extras, **extras},
             findings=(*checkpoint.findings, *self.findings),
+            ordered=self.is_ordered,
         )
 
     def read(self, key: str, decode: Any, default: Any) -> Any:
@@ -206,9 +210,12 @@ class _Expansion:
         if order is None:
             return entries
         ranked = sorted(entries, key=lambda entry: str(entry.name))
+        if not order:
+            order = list(range(len(ranked)))
         if len(order) != len(ranked) or sorted(order) != list(range(len(ranked))):
             self.findings.append(_finding("order", "tensors were added or removed since"))
             return entries
+        self.is_ordered = True
         return [ranked[position] for position in order]
 
 

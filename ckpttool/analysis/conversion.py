@@ -29,6 +29,10 @@ ContainerName: TypeAlias = Literal["safetensors", "pt"]
 Method: TypeAlias = Literal["copied", "gathered", "cast"]
 
 
+WRITABLE_CONTAINERS = frozenset(("dict", "OrderedDict", "list", "tuple", "set"))
+"""Types of containers that a ``.pt`` is written with; every other one becomes a dict."""
+
+
 class Options(NamedTuple):
     """What was asked for. Globs are ``fnmatch``'s and apply to names and to dotted paths."""
 

@@ -29,7 +29,8 @@ class Wanted(NamedTuple):
     def view(self) -> tuple[object, ...]:
         """What is equal for two that are one tensor under two names."""
         info = self.info
-        place = info.storage[:3] if info.storage is not None and info.numel else id(self)
+        # Tensors without elements share nothing: each is a place of its own.
+        place = info.storage[:3] if info.storage is not None and info.numel else object()
         return (
             place,
             info.dtype.name,

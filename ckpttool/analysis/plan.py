@@ -19,6 +19,7 @@ from ckpttool.analysis.carried import (
     encode_path,
 )
 from ckpttool.analysis.conversion import (
+    WRITABLE_CONTAINERS,
     Cast,
     ConversionPlan,
     Dropped,
@@ -340,21 +341,11 @@ class _Planner:
             if selection.values
             else None,
             "module_versions": carry_versions(versions, extras) if versions else None,
-            "order": carry_order([name for name, _ in named]),
+            "order": carry_order([name for name, _ in named]) if self.checkpoint.ordered else None,
             "paths": _json_or_none(
                 {name: encode_path(path) for name, path in paths.items() if path != (name,)}
             ),
-            "lists": _json_or_none(
-                [
-                    [encode_path(container.path[len(selection.base) :]), container.type_name]
-                    for container in selection.containers
-                    if container.type_name in ("list", "tuple", "set", "OrderedDict")
-                    and (
-                        container.type_name != "OrderedDict"
-                        or container.path not in self.checkpoint.module_versions
-                    )
-                ]
-            ),
+            "lists": _json_or_none(_unusual_containers(selection)),
             "parameters": _json_or_none(
                 [name for name, item in named if item.row.entry.declared.basis is Basis.PICKLED_PARAMETER]
             ),
@@ -454,6 +445,17 @@ _WORDS = {
     Kind.NON_PERSISTENT_BUFFER: "buffers",
     Kind.UNKNOWN: "of unknown kind",
 }
+
+
+def _unusual_containers(selection: Selection) -> list[list[object]]:
+    """Containers that are not what they would be made: a mapping of tensors an OrderedDict, others a dict."""
+    holding = {row.entry.root for row in selection.rows}
+    return [
+        [encode_path(container.path[len(selection.base) :]), container.type_name]
+        for container in selection.containers
+        if container.type_name in WRITABLE_CONTAINERS
+        and container.type_name != ("OrderedDict" if container.path in holding else "dict")
+    ]
 
 
 def _planned(item: _Item, root: Root, name: Key, placed: Placed | PlacedComposite) -> Planned:

@@ -229,6 +229,8 @@ def _parse_metadata(text: str) -> tuple[str, str]:
         raise typer.BadParameter(f"{text} is not KEY=VALUE", param_hint="--metadata")
     if key.startswith("ckpttool."):
         raise typer.BadParameter("keys that begin with ckpttool. are its own", param_hint="--metadata")
+    if any(0xD800 <= ord(character) < 0xE000 for character in text):
+        raise typer.BadParameter("a safetensors header holds Unicode text only", param_hint="--metadata")
     return key, value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias, Union
 
-from ckpttool.analysis.conversion import Planned
+from ckpttool.analysis.conversion import WRITABLE_CONTAINERS, Planned
 from ckpttool.checkpoint import Container, Key, ModuleExtras, Opaque, Root, Value
 from ckpttool.writers.pickle_writer import PickleWriter
 
@@ -24,8 +24,6 @@ class Branch:
 
 
 Node: TypeAlias = Union[Branch, Leaf]  # noqa: UP007 (a forward reference)
-
-_KINDS = frozenset(("dict", "OrderedDict", "list", "tuple", "set"))
 
 
 def build_tree(
@@ -57,7 +55,7 @@ def build_tree(
     for path, branch in known.items():
         kind = kinds.get(path, "")
         holds_tensors = any(isinstance(child, Planned) for child in branch.children.values())
-        branch.kind = kind if kind in _KINDS else "OrderedDict" if holds_tensors else "dict"
+        branch.kind = kind if kind in WRITABLE_CONTAINERS else "OrderedDict" if holds_tensors else "dict"
     return top
 
 

@@ -1,0 +1,183 @@
+"""`ckpttool convert` against cp, torch and safetensors: CPU seconds, wall seconds and memory, as ratios.
+
+    python -m benchmarks.convert [--gib 2] [--folder DIR] [--rounds 5] [--sparse-gib 0]
+
+Every contender runs in a process of its own, all of them once a round, in turn; the table has the
+best CPU and the best wall time of the rounds. Sources are read once before each run, so that they are in
+the page cache. `cp + fsync` is what the file costs when it must be on disk, as ckpttool's must.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+TENSOR_NUMEL = 1 << 20  # float32: 4 MiB each
+CKPTTOOL = [sys.executable, "-m", "ckpttool"]
+TO_SAFETENSORS = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "save_file(torch.load(sys.argv[1], weights_only=True{}), sys.argv[2])"
+)
+TO_PT = "import sys, torch; from safetensors.torch import load_file; torch.save(load_file(sys.argv[1]), sys.argv[2])"
+CAST = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "save_file({k: v.bfloat16() for k, v in torch.load(sys.argv[1], weights_only=True, mmap=True).items()}, "
+    "sys.argv[2])"
+)
+
+
+class Job(NamedTuple):
+    name: str
+    command: list[str]
+    source: Path
+    output: Path
+    against: str = "cp"
+
+
+class Cost(NamedTuple):
+    cpu: float
+    wall: float
+    rss_mib: float
+
+
+def measure(job: Job) -> Cost:
+    """Run once, with the source in the page cache."""
+    if job.output.exists():
+        job.output.unlink()
+    warm(job.source)
+    script = (
+        "import resource, subprocess, sys, time\n"
+        "begin = time.monotonic()\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "wall = time.monotonic() - begin\n"
+        "r = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(r.ru_utime + r.ru_stime, wall, r.ru_maxrss / 1024)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, *job.command], check=True, capture_output=True, text=True
+    )
+    job.output.unlink()
+    return Cost(*map(float, run.stdout.split()))
+
+
+def warm(path: Path) -> None:
+    if path.stat().st_blocks * 512 < path.stat().st_size // 2:
+        return  # a sparse file
+    buffer = bytearray(8 << 20)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
+def write_sources(folder: Path, gib: float) -> dict[str, Path]:
+    """One model of 4 MiB tensors in both containers, and 20,000 small tensors."""
+    count = max(1, int(gib * (1 << 30)) // (4 * TENSOR_NUMEL))
+    state = {f"layers.{i}.weight": torch.randn(1024, TENSOR_NUMEL // 1024) for i in range(count)}
+    paths = {"pt": folder / "a.pt", "safetensors": folder / "a.safetensors", "many": folder / "many.pt"}
+    torch.save(state, paths["pt"])
+    save_file(state, paths["safetensors"], metadata={"format": "pt"})
+    torch.save({f"m.{i}.weight": torch.randn(8, 8) for i in range(20_000)}, paths["many"])
+    return paths
+
+
+def write_sparse(path: Path, gib: int) -> None:
+    """A `.pt` of many GiB that takes no room."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        state = {f"l.{i}.weight": torch.empty(1 << 28, dtype=torch.float32) for i in range(gib)}
+    with torch.serialization.skip_data():
+        torch.save(state, path)
+
+
+def jobs(paths: dict[str, Path], folder: Path) -> list[Job]:
+    pt, safetensors, many = paths["pt"], paths["safetensors"], paths["many"]
+    to_st, to_pt = folder / "out.safetensors", folder / "out.pt"
+
+    def ours(source: Path, output: Path, *options: str) -> list[str]:
+        return [*CKPTTOOL, "convert", str(source), str(output), "--quiet", *options]
+
+    def python(code: str, source: Path, output: Path) -> list[str]:
+        return [sys.executable, "-c", code, str(source), str(output)]
+
+    out = folder / "out.cp"
+    return [
+        Job("cp", ["cp", str(pt), str(out)], pt, out),
+        Job("cp + fsync", ["sh", "-c", f"cp '{pt}' '{out}' && sync '{out}'"], pt, out),
+        Job("pt to safetensors, --no-check", ours(pt, to_st, "--no-check"), pt, to_st),
+        Job("pt to safetensors", ours(pt, to_st), pt, to_st),
+        Job("pt to safetensors, --manifest", ours(pt, to_st, "--manifest", str(folder / "m")), pt, to_st),
+        Job("safetensors to pt, --no-check", ours(safetensors, to_pt, "--no-check"), safetensors, to_pt),
+        Job("safetensors to pt", ours(safetensors, to_pt), safetensors, to_pt),
+        Job(
+            "pt to safetensors, --dtype bf16 --no-check",
+            ours(pt, to_st, "--dtype", "bf16", "--no-check"),
+            pt,
+            to_st,
+        ),
+        Job("save_file(torch.load)", python(TO_SAFETENSORS.format(""), pt, to_st), pt, to_st),
+        Job(
+            "save_file(torch.load(mmap))", python(TO_SAFETENSORS.format(", mmap=True"), pt, to_st), pt, to_st
+        ),
+        Job("torch.save(load_file)", python(TO_PT, safetensors, to_pt), safetensors, to_pt),
+        Job("save_file(torch.load(mmap) to bf16)", python(CAST, pt, to_st), pt, to_st),
+        Job(
+            "inspect, 20,000 tensors",
+            ["sh", "-c", f"{' '.join(CKPTTOOL)} inspect '{many}' --json > '{out}'"],
+            many,
+            out,
+        ),
+        Job("convert, 20,000 tensors", ours(many, to_st), many, to_st),
+    ]
+
+
+def report(costs: dict[str, list[Cost]], show: Callable[[str], None]) -> None:
+    base = [min(cost[i] for cost in costs["cp"]) for i in (0, 1)]
+    show("| | CPU s | × cp | wall s | × cp | peak MiB |")
+    show("|---|---|---|---|---|---|")
+    for name, runs in costs.items():
+        cpu, wall, rss = (min(cost[i] for cost in runs) for i in (0, 1, 2))
+        if "20,000" in name:
+            show(f"| {name} | {cpu:.2f} | | {wall:.2f} | | {rss:.0f} |")
+        else:
+            show(
+                f"| {name} | {cpu:.2f} | {cpu / base[0]:.2f} | {wall:.2f} | {wall / base[1]:.2f} | {rss:.0f} |"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gib", type=float, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder")
+    parser.add_argument("--sparse-gib", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        todo = jobs(write_sources(folder, options.gib), folder)
+        costs: dict[str, list[Cost]] = {job.name: [] for job in todo}
+        for _ in range(options.rounds):
+            for job in todo:
+                costs[job.name].append(measure(job))
+        if options.sparse_gib:
+            sparse, output = folder / "sparse.pt", folder / "sparse.safetensors"
+            write_sparse(sparse, options.sparse_gib)
+            command = [*CKPTTOOL, "convert", str(sparse), str(output), "--quiet", "--no-check"]
+            costs[f"{options.sparse_gib} GiB, sparse source, --no-check"] = [
+                measure(Job("sparse", command, sparse, output))
+            ]
+        report(costs, lambda line: print(line, flush=True))
+    os.sync()
+
+
+if __name__ == "__main__":
+    main()
