@@ -23,6 +23,7 @@ from ckpttool.render.units import safe
 
 COMMANDS = (
     ("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),
+    ("diff", "Compare two checkpoints: what changed, where, and by how much."),
     ("convert", "Write a checkpoint in another container: the same bytes, nothing lost in silence."),
     ("verify", "Load a checkpoint into its model for real, and tell whether the loaded model is right."),
     ("lint", "Find traps of Parameter and Buffer in a model, and prove what each tensor is."),

@@ -17,12 +17,11 @@ a tied tensor is read once and its numbers are repeated.
 - Complex numbers are examined by their absolute value, quantized ones as the integers that are
   stored; ``note`` says so.
 
-numpy is imported by the first call and nowhere else in the package.
+numpy is imported by the first call.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -30,7 +29,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from ckpttool.checkpoint import CompositeTensor, Entry, Finding, Tensor, TensorInfo
 from ckpttool.dtypes import DType
 from ckpttool.errors import UnsupportedFeature
-from ckpttool.float_bits import number_bits, number_table
+from ckpttool.float_bits import number_bits
+from ckpttool.number_arrays import NUMPY_CODES, bit_patterns, import_numpy, value_table
 from ckpttool.strides import stored_view
 from ckpttool.tensor_bytes import TensorReader
 
@@ -47,8 +47,6 @@ SAMPLE_NUMEL = 1 << 16
 _BLOCK_NBYTES = 1 << 20
 # From here on 16-bit patterns are counted: about as fast as looking the values up, and exact.
 _COUNTED_NUMEL = SAMPLE_NUMEL
-# Dtypes of 32 and 64 bits as numpy codes them.
-_NUMPY_CODES = {"float": "f", "int": "i", "uint": "u", "quantized": "i"}
 _NOTES = {"complex": "absolute values", "quantized": "the stored integers", "bits": "bit patterns"}
 _MASK_NOTE = "nothing but 0 and -inf: an attention mask"
 
@@ -120,7 +118,7 @@ def iter_stats(entries: Iterable[Entry], reader: TensorReader) -> Iterator[Entry
         MalformedCheckpoint: a file changed since its header was read, or is damaged.
         UnsupportedFeature: numpy is not installed.
     """
-    numpy = _import_numpy()
+    numpy = import_numpy("statistics", "leave out --stats and --fail-on")
     seen: dict[TensorInfo, EntryStats] = {}
     for entry in entries:
         for part, info in _iter_named_parts(entry):
@@ -155,16 +153,6 @@ def iter_value_findings(stats: EntryStats, fail_on: Iterable[str]) -> Iterator[F
         yield finding("inf", "warning", message)
     if stats.all_zero:
         yield finding("zero", "info", f"all {stats.numel:,} values are zero")
-
-
-def _import_numpy() -> Any:
-    try:
-        import numpy
-    except ImportError:
-        raise UnsupportedFeature(
-            "statistics without numpy", hint="install numpy, or leave out --stats and --fail-on"
-        ) from None
-    return numpy
 
 
 def _iter_named_parts(entry: Entry) -> Iterator[tuple[str, TensorInfo]]:
@@ -210,9 +198,7 @@ class _Counts:
         if self._width < 8:  # what pads the last byte is no number
             numbers = min(self._left, len(chunk) * 8 // self._width)
             self._left -= numbers
-            bits = np.unpackbits(np.frombuffer(chunk, np.uint8), bitorder="little")
-            fields = bits[: numbers * self._width].reshape(numbers, self._width)
-            patterns = np.packbits(fields, axis=1, bitorder="little")[:, 0]
+            patterns = bit_patterns(np, self._dtype, chunk, numbers)
         elif self._width == 8 and len(chunk) == _BLOCK_NBYTES:  # two at a time take half as long
             pairs = np.bincount(np.frombuffer(chunk, "<u2"), minlength=1 << 16).reshape(256, 256)
             self._counts += pairs.sum(axis=0) + pairs.sum(axis=1)
@@ -224,7 +210,7 @@ class _Counts:
     def result(self) -> dict[str, Any]:
         """Fields of ``EntryStats``."""
         np, counts = self._np, self._counts
-        table = _value_table(self._dtype)
+        table = value_table(self._dtype)
         used = np.flatnonzero((counts > 0) & np.isfinite(table))
         values, weights = table[used], counts[used]
         found = {
@@ -296,9 +282,9 @@ class _Moments:
             halves = np.frombuffer(chunk, f"<f{dtype.nbytes // 2}").astype(np.float64)
             values: Array = np.hypot(halves[::2], halves[1::2])
         elif dtype.nbytes == 2:
-            values = _value_table(dtype)[np.frombuffer(chunk, "<u2")]
+            values = value_table(dtype)[np.frombuffer(chunk, "<u2")]
         else:
-            values = np.frombuffer(chunk, f"<{_NUMPY_CODES[dtype.kind]}{dtype.nbytes}")
+            values = np.frombuffer(chunk, f"<{NUMPY_CODES[dtype.kind]}{dtype.nbytes}")
         return values
 
     def _take_out_nonfinite(self, values: Array) -> Array:
@@ -357,11 +343,3 @@ def _sample_step(numel: int) -> int:
     while math.gcd(step, 2 * 3 * 5 * 7) > 1:
         step += 1
     return step
-
-
-@functools.cache
-def _value_table(dtype: DType) -> Array:
-    """``float_bits.number_table`` as float64."""
-    import numpy as np
-
-    return np.array(number_table(dtype), dtype=np.float64)

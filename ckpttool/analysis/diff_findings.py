@@ -1,0 +1,155 @@
+"""What a person should know of a difference: one sentence each, that ends in what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ckpttool.analysis.difference import SAME, DiffEntry, Side, Status
+from ckpttool.analysis.sides import is_buffer
+from ckpttool.checkpoint import Finding, Key, Kind, Root
+
+_MOST_NAMED = 3
+_STATISTICS = ("running_mean", "running_var")
+
+
+def find_differences(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    """All findings of a comparison."""
+    yield from _buffer_dtypes(entries)
+    yield from _ties(a, b, entries)
+    yield from _non_persistent(entries)
+    yield from _statistics(entries)
+    yield from _nonfinite(entries)
+
+
+def _about(code: str, severity: str, entries: Sequence[DiffEntry], one: str, many: str) -> Iterator[Finding]:
+    if entries:
+        names = [_cut(str(entry.name)) for entry in entries[:_MOST_NAMED]]
+        more = ", …" if len(entries) > _MOST_NAMED else ""
+        text = one if len(entries) == 1 else f"{len(entries):,} {many} ({', '.join(names)}{more})"
+        yield Finding(code, severity, str(entries[0].name) if len(entries) == 1 else "", text)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 80 else f"{name[:40]}…{name[-39:]}"
+
+
+def _buffer_dtypes(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    found = [entry for entry in entries if entry.status is Status.DTYPE and is_buffer(entry.kind)]
+    why = (
+        "statistics and tables lose what they need; cast parameters alone, as `ckpttool convert --dtype` does"
+    )
+    yield from _about(
+        "buffer-dtype",
+        "warning",
+        found,
+        f"a buffer changed its dtype: {why}",
+        f"buffers changed their dtype: {why}",
+    )
+
+
+def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    """Names that shared bytes on one side and do not on the other."""
+    pairs = [(entry.a, entry.b, entry) for entry in entries if entry.a is not None and entry.b is not None]
+    lost: list[DiffEntry] = []
+    gained: list[DiffEntry] = []
+    for row_a, row_b, entry in pairs:
+        if (row_a.tied_to is None) != (row_b.tied_to is None):
+            (gained if row_a.tied_to is None else lost).append(entry)
+    if a.has_bytes and b.has_bytes:
+        yield from _about(
+            "lost-tie",
+            "warning",
+            lost,
+            "shares its bytes with another name in A and has bytes of its own in B: the tie is lost, and "
+            "training moves the two apart; tie them again in the model",
+            "names share bytes with another in A and not in B: the ties are lost; tie them in the model",
+        )
+        yield from _about(
+            "new-tie",
+            "info",
+            gained,
+            "has bytes of its own in A and shares them with another name in B",
+            "names have bytes of their own in A and share them in B",
+        )
+    there = {(entry.root, entry.name) for entry in entries if entry.b is not None}
+    first_names = {id(row.entry): row for row in a.rows}
+    dropped = [
+        entry
+        for entry in entries
+        if entry.status is Status.REMOVED
+        and entry.a is not None
+        and entry.a.tied_to is not None
+        and id(entry.a.tied_to) in first_names
+        and (entry.a.tied_to.root, entry.a.tied_to.name) in there
+    ]
+    yield from _about(
+        "tied-name-dropped",
+        "info",
+        dropped,
+        "is tied to a name that B keeps: a model that ties the two finds everything in B",
+        "removed names are tied to names that B keeps: a model that ties them finds everything in B",
+    )
+
+
+def _non_persistent(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    for status, code, what in (
+        (Status.ADDED, "non-persistent-entered", "came into the file"),
+        (Status.REMOVED, "non-persistent-left", "left the file"),
+    ):
+        found = [
+            entry for entry in entries if entry.status is status and entry.kind is Kind.NON_PERSISTENT_BUFFER
+        ]
+        said = (
+            "saved by one version of the library and not by the other; "
+            "no weight changed, and strict=True may name it"
+        )
+        yield from _about(
+            code,
+            "info",
+            found,
+            f"a non-persistent buffer {what}: {said}",
+            f"non-persistent buffers {what}: {said}",
+        )
+
+
+def _statistics(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    """Running statistics that moved in a module whose own weights did not."""
+    modules: dict[tuple[Root, str], list[DiffEntry]] = {}
+    for entry in entries:
+        if isinstance(entry.name, str) and entry.a is not None and entry.b is not None:
+            path, _, leaf = entry.name.rpartition(".")
+            if leaf in _STATISTICS or leaf in ("weight", "bias"):
+                modules.setdefault((entry.root, path), []).append(entry)
+    moved: list[DiffEntry] = []
+    for those in modules.values():
+        statistics = [entry for entry in those if _leaf(entry.name) in _STATISTICS]
+        weights = [entry for entry in those if _leaf(entry.name) not in _STATISTICS]
+        if weights and all(entry.status in SAME for entry in weights):
+            moved += [entry for entry in statistics if entry.status is Status.CHANGED][:1]
+    why = "the module ran in train mode while it was frozen; call .eval() on it"
+    yield from _about(
+        "batch-norm-moved",
+        "warning",
+        moved,
+        f"running statistics moved while the module's own weights did not: {why}",
+        f"modules have other running statistics and the same weights: {why}",
+    )
+
+
+def _leaf(name: Key) -> str:
+    return str(name).rpartition(".")[2]
+
+
+def _nonfinite(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    numbered = [entry for entry in entries if entry.numbers is not None]
+    nan = [entry for entry in numbered if entry.numbers and entry.numbers.nan_appeared]
+    inf = [entry for entry in numbered if entry.numbers and entry.numbers.inf_appeared]
+    look = "`ckpttool inspect B --stats` shows where"
+    for code, found, what in (("nan-appeared", nan, "NaN"), ("inf-appeared", inf, "infinite")):
+        yield from _about(
+            code,
+            "error" if code == "nan-appeared" else "warning",
+            found,
+            f"values became {what} that were not in A; {look}",
+            f"tensors hold values that became {what}; {look}",
+        )
