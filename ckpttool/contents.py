@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+from ckpttool.analysis.alignment import Content
 from ckpttool.checkpoint import (
     Basis,
     Checkpoint,
@@ -25,6 +26,7 @@ from ckpttool.checkpoint import (
 from ckpttool.digests import Manifest, digest_tensor
 from ckpttool.tensor_bytes import TensorReader
 
+_CONSTANT = b"constant "
 _SAMPLE_NBYTES = 2048  # at the start, in the middle and at the end
 # An expanded tensor claims more than it stores: up to this many times its bytes it is looked at, and up to
 # this much in any case.
@@ -37,7 +39,7 @@ def find_contents(
     items_b: Sequence[Any],
     files: tuple[Sequence[FileInfo], Sequence[FileInfo]],
     value_of: Callable[[Any], Tensor | None],
-) -> dict[int, Hashable]:
+) -> dict[int, Content]:
     """Content, by ``id``, of the items of either side that another of the other side may equal."""
     readers = TensorReader(files[0]), TensorReader(files[1])
     sides = (items_a, items_b)
@@ -58,7 +60,7 @@ def find_contents(
             for reader, side in zip(readers, left, strict=True)
         ]
         alike = {key for _, key in sampled[0]} & {key for _, key in sampled[1]}
-        contents: dict[int, Hashable] = {}
+        contents: dict[int, Content] = {}
         known: dict[Tensor, str] = {}
         for reader, side in zip(readers, sampled, strict=True):
             known.clear()
@@ -67,7 +69,9 @@ def find_contents(
                 if key in alike and value is not None:
                     if value not in known:
                         known[value] = digest_tensor(reader, value)
-                    contents[id(item)] = key[0], known[value]
+                    contents[id(item)] = Content(
+                        key[0], known[value], key[1] is not None and key[1].startswith(_CONSTANT)
+                    )
     return contents
 
 
@@ -119,6 +123,7 @@ def _is_plain(value: Tensor | None) -> bool:
 
 
 def _sample(reader: TensorReader, value: Tensor | None) -> bytes:
+    """A digest of a few bytes; ``_CONSTANT`` where these are one byte or one number again and again."""
     if not isinstance(value, TensorInfo) or value.storage is None:
         return b""
     start, end = value.byte_span
@@ -127,9 +132,12 @@ def _sample(reader: TensorReader, value: Tensor | None) -> bytes:
     else:
         middle = (start + end - _SAMPLE_NBYTES) // 2
         offsets = [(at, _SAMPLE_NBYTES) for at in (start, middle, end - _SAMPLE_NBYTES)]
-    sample = hashlib.blake2b(digest_size=16)
+    sample = bytearray()
     for at, nbytes in offsets:
         data = bytearray(nbytes)
         reader.read_into(value.storage, at, memoryview(data))
-        sample.update(data)
-    return sample.digest()
+        sample += data
+    first = sample[: value.dtype.nbytes]
+    if sample == first * (len(sample) // len(first)):
+        return _CONSTANT + first
+    return hashlib.blake2b(sample, digest_size=16).digest()

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from ckpttool.analysis.alignment import Alignment, Pair, align, find_cycles, pair_by_content, pair_by_suffix
+from ckpttool.analysis.alignment import (
+    Alignment,
+    Content,
+    Pair,
+    align,
+    find_cycles,
+    pair_by_content,
+    pair_by_suffix,
+)
 from ckpttool.analysis.diff_findings import find_differences
 from ckpttool.analysis.difference import Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
 from ckpttool.analysis.inspection import Row
@@ -190,12 +198,12 @@ class _Digests:
         return found
 
     def content_pairs(self, only_a: Sequence[Placed], only_b: Sequence[Placed]) -> list[Pair]:
-        contents = {
-            id(item): (item.row.entry.value.dtype, item.row.entry.value.shape, digest(item))
-            for digest, items in zip(self._digests, (only_a, only_b), strict=True)
-            for item in items
-            if item.row.entry.value is not None
-        }
+        contents: dict[int, Content] = {}
+        for digest, items in zip(self._digests, (only_a, only_b), strict=True):
+            for item in items:
+                value, found = item.row.entry.value, digest(item)
+                if value is not None and found is not None:
+                    contents[id(item)] = Content((value.dtype, value.shape), found)
         return pair_by_content(only_a, only_b, contents)
 
 

@@ -23,6 +23,17 @@ _MOST_PARTS = 8  # of a name that are looked at for a common end
 _MOST_CANDIDATES = 8  # parts that are tried as the one that is too many
 
 
+class Content(NamedTuple):
+    """What a tensor holds: equal contents are equal tensors.
+
+    ``says_little``: it is all zero or one, as many an untrained tensor is.
+    """
+
+    shape: Hashable
+    digest: str
+    says_little: bool = False
+
+
 class Pair(NamedTuple):
     """Two rows that are one entry, and why."""
 
@@ -70,21 +81,21 @@ def align(
 
 
 def pair_by_content(
-    only_a: Sequence[Placed], only_b: Sequence[Placed], contents: Mapping[int, Hashable]
+    only_a: Sequence[Placed], only_b: Sequence[Placed], contents: Mapping[int, Content]
 ) -> list[Pair]:
     """Pairs of equal content, by ``id`` of the item; the nearest names first where several are equal.
 
-    A parameter is not taken for a buffer.
+    A parameter is not taken for a buffer where the content says little.
     """
-    groups: dict[Hashable, tuple[list[Placed], list[Placed]]] = {}
+    groups: dict[Content, tuple[list[Placed], list[Placed]]] = {}
     for side, items in enumerate((only_a, only_b)):
         for item in items:
             content = contents.get(id(item))
             if content is not None:
                 groups.setdefault(content, ([], []))[side].append(item)
     pairs: list[Pair] = []
-    for group_a, group_b in groups.values():
-        pairs += _pair_nearest(group_a, group_b)
+    for content, (group_a, group_b) in groups.items():
+        pairs += _pair_nearest(group_a, group_b, same_kind=content.says_little)
     return pairs
 
 
@@ -211,7 +222,8 @@ def _match_parts(
             met = len(_without_part(rest, there, part, in_a))
             best = max(best, (met, part, in_a))
     met, part, in_a = best
-    if not met:
+    # One part too many is a habit of one side, not a likeness between two names.
+    if met < 2 or 2 * met < min(len(rest), len(there)):
         return
     found = _without_part(rest, there, part, in_a)
     gone = set()
@@ -236,12 +248,17 @@ def _without_part(
     taken = set()
     for item, name in rest:
         key = (item.root, _drop(name, part) if in_a else name)
-        if key in shorter:
+        if key in shorter and _shape(item) == _shape(shorter[key]):
             if key in taken:
                 return []
             taken.add(key)
             found.append((item, shorter[key]))
     return found
+
+
+def _shape(item: Placed) -> tuple[int, ...] | None:
+    value = item.row.entry.value
+    return None if value is None else value.shape
 
 
 def _drop(name: Key, part: str) -> Key:
@@ -258,7 +275,7 @@ def _count_parts(names: Iterable[Key]) -> Counter[str]:
     return counts
 
 
-def _pair_nearest(group_a: list[Placed], group_b: list[Placed]) -> list[Pair]:
+def _pair_nearest(group_a: list[Placed], group_b: list[Placed], *, same_kind: bool) -> list[Pair]:
     """Pair equals: those whose names end alike first, then in order."""
     pairs: list[Pair] = []
     for length in range(_MOST_PARTS, -1, -1):
@@ -270,7 +287,7 @@ def _pair_nearest(group_a: list[Placed], group_b: list[Placed]) -> list[Pair]:
         left = []
         for item in group_a:
             others = by_end.get(_end(item, length), [])
-            if others and _kinds_agree(item, others[-1]):
+            if others and (not same_kind or _kinds_agree(item, others[-1])):
                 pairs.append(Pair(item, others.pop(), NameBasis.CONTENT))
             else:
                 left.append(item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -114,6 +114,8 @@ class Numbers(NamedTuple):
 def join_numbers(parts: Iterable[Numbers]) -> Numbers:
     """Numbers of several runs of one tensor, or of several tensors, together."""
     parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
     maxima = [part.max_abs for part in parts if part.max_abs is not None]
     counts = {
         field: sum(getattr(part, field) for part in parts)
@@ -123,17 +125,16 @@ def join_numbers(parts: Iterable[Numbers]) -> Numbers:
     return Numbers(
         **counts,
         max_abs=max(maxima, default=None),
-        outside=_joined([part.outside for part in parts], sum),
-        max_ulp=_joined([part.max_ulp for part in parts], max),
-        unrounded=_joined([part.unrounded for part in parts], sum),
+        outside=_known(sum, [part.outside for part in parts]),
+        max_ulp=_known(max, [part.max_ulp for part in parts]),
+        unrounded=_known(sum, [part.unrounded for part in parts]),
     )
 
 
-def _joined(counts: Sequence[int | None], how: object) -> int | None:
+def _known(how: Callable[[Sequence[int]], int], counts: Sequence[int | None]) -> int | None:
+    """``how`` over the counts that are known, None if none is."""
     known = [count for count in counts if count is not None]
-    if not known:
-        return None
-    return max(known) if how is max else sum(known)
+    return how(known) if known else None
 
 
 class DiffEntry(NamedTuple):

@@ -73,10 +73,7 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
     if root_a is not None or root_b is not None:
         base_a = root_a if root_a is not None else _counterpart(a, root_b)
         base_b = root_b if root_b is not None else _counterpart(b, root_a)
-        left = (
-            [*_outside(a, base_a, "A"), *_outside(b, base_b, "B")] if a.checkpoint is not b.checkpoint else []
-        )
-        return Scope(_under(a.rows, base_a), _under(b.rows, base_b), base_a, base_b, False, tuple(left))
+        return Scope(_under(a.rows, base_a), _under(b.rows, base_b), base_a, base_b, False, ())
     home_a, home_b = a.weights_root, b.weights_root
     if home_a is None or home_b is None:
         return Scope(_under(a.rows, ()), _under(b.rows, ()), (), (), True, ())
@@ -85,7 +82,7 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
         if home_a == home_b:
             return Scope(_under(a.rows, ()), _under(b.rows, ()), (), (), True, ())
         if not more_a:
-            return Scope(_under(a.rows, home_a), _under(b.rows, home_b), home_a, home_b, False, ())
+            return Scope(_at(a.rows, home_a), _at(b.rows, home_b), home_a, home_b, False, ())
         # Both have more than weights, at other places: only the weights' own place is moved.
         moved = tuple(
             Placed(home_b if item.root == home_a else item.root, item.name, item.row)
@@ -93,7 +90,7 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
         )
         return Scope(moved, _under(b.rows, ()), (), (), True, ())
     left = [*_outside(a, home_a, "A"), *_outside(b, home_b, "B")]
-    return Scope(_under(a.rows, home_a), _under(b.rows, home_b), home_a, home_b, False, tuple(left))
+    return Scope(_at(a.rows, home_a), _at(b.rows, home_b), home_a, home_b, False, tuple(left))
 
 
 def select(items: Sequence[Placed], include: Sequence[str], exclude: Sequence[str]) -> tuple[Placed, ...]:
@@ -139,9 +136,8 @@ def _counterpart(side: Side, other: Root | None) -> Root:
 
 
 def _under(rows: Iterable[Row], base: Root) -> tuple[Placed, ...]:
+    """Rows at or below ``base``."""
     depth = len(base)
-    if not depth:
-        return tuple([Placed(row.entry.root, row.entry.name, row) for row in rows])
     return tuple(
         [
             Placed(row.entry.root[depth:], row.entry.name, row)
@@ -151,16 +147,24 @@ def _under(rows: Iterable[Row], base: Root) -> tuple[Placed, ...]:
     )
 
 
+def _at(rows: Iterable[Row], root: Root) -> tuple[Placed, ...]:
+    """Rows of one mapping."""
+    return tuple([Placed((), row.entry.name, row) for row in rows if row.entry.root == root])
+
+
 def _outside(side: Side, base: Root, which: str) -> list[str]:
-    """What of ``side`` is not at or below ``base``, in words."""
+    """What of ``side`` is not in the mapping at ``base``, in words."""
     depth = len(base)
     branches: dict[str, int] = {}
     for row in side.rows:
         root = row.entry.root
-        if root[:depth] != base:
+        if root != base:
             first = str(root[0]) if root else "top"
             branches[first] = branches.get(first, 0) + 1
-    facts = [f"{count:,} tensors of {name}" for name, count in list(branches.items())[:_MOST_NAMED]]
+    facts = [
+        f"{count:,} tensor{'s' if count > 1 else ''} of {name}"
+        for name, count in list(branches.items())[:_MOST_NAMED]
+    ]
     if len(branches) > _MOST_NAMED:
         facts.append(f"{len(branches) - _MOST_NAMED:,} more branches")
     values = sum(value.root[:depth] != base for value in side.checkpoint.values)

@@ -16,7 +16,7 @@ _MOST_NAMED = 3
 def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueChange, ...], list[str]]:
     """What changed, and in words what only one side has and the other's container may not hold.
 
-    A side that has no value (no version, no metadata) at all counts as one that cannot hold any.
+    A side that has no value (no metadata) at all counts as one that cannot hold any.
     """
     said: list[str] = []
     values: list[_Facts] = [
@@ -26,8 +26,8 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
     metadata: list[_Facts] = [_metadata(side) for side in (a, b)]
     changes = [
         *_changes("value", values, "plain values", said, same_layout=scope.whole and _same_layout(a, b)),
-        *_changes("version", versions, "module versions (_metadata)", said),
-        *_changes("metadata", metadata, "metadata", said),
+        *_changed_versions(versions[0], versions[1], said),
+        *_changes("metadata", metadata, "entries of metadata", said),
     ]
     objects_a, objects_b = (
         {(item.root, item.name): item.type_name for item in values_under(side, base, scope.whole)[1]}
@@ -83,8 +83,23 @@ def _versions(side: Side, base: Root) -> dict[tuple[Root, Key], Plain]:
     return found
 
 
+def _changed_versions(a: _Facts, b: _Facts, said: list[str]) -> Iterable[ValueChange]:
+    """Versions of modules that both sides name: those of others come and go with their entries.
+
+    Without ``_metadata`` every module counts as version 1 or older, which only matters to those above.
+    """
+    for mine, other, which in ((a, b, "A"), (b, a, "B")):
+        above = sum(isinstance(version, int) and version > 1 for version in mine.values())
+        if above and not other:
+            said.append(f"only in {which}: _metadata, with {above:,} modules above version 1")
+    for key, version in a.items():
+        if key in b and version != b[key]:
+            yield ValueChange("version", *key, Status.CHANGED, version, b[key])
+
+
 def _metadata(side: Side) -> dict[tuple[Root, Key], Plain]:
-    return {((), key): text for key, text in side.checkpoint.metadata.items()}
+    """What safetensors' ``__metadata__`` says, but for ``format``: that is about the container."""
+    return {((), key): text for key, text in side.checkpoint.metadata.items() if key != "format"}
 
 
 def _changes(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ckpttool.analysis.difference import Diff, Side
     from ckpttool.checkpoint import Root
     from ckpttool.diff import Request
-    from ckpttool.render.diff import View
+    from ckpttool.render.diff_table import View
 
 EXAMPLES = (
     "ckpttool diff base.pt tuned.safetensors",
@@ -92,7 +92,7 @@ def command(
     same, 1 if they differ, 2 if one cannot be read. A side may also be a manifest of convert, or a
     model (package.module:factory), which has a structure and no values. docs/diff.md says more.
     """
-    from ckpttool.render.diff import View
+    from ckpttool.render.diff_table import View
 
     if only is not None and only not in _KINDS:
         raise typer.BadParameter(f"{only} is not one of {', '.join(_KINDS)}", param_hint="--only")
@@ -109,7 +109,7 @@ def command(
     )._replace(only=only, align=not no_align, structure_only=headers)
     diff = _compare(side_a, side_b, request, quiet=quiet)
     if json:
-        from ckpttool.render.diff import diff_document
+        from ckpttool.render.diff_data import diff_document
         from ckpttool.render.json import dump
 
         sys.stdout.writelines(dump(diff_document(diff)))
@@ -218,12 +218,13 @@ def _compare(a: Side, b: Side, request: Request, *, quiet: bool) -> Diff:
 
 def _write_text(diff: Diff, view: View) -> None:
     from ckpttool.render.console import Screen
-    from ckpttool.render.diff import iter_diff, iter_pipe, summary_line
+    from ckpttool.render.diff import iter_diff, summary_line
 
     screen = Screen(sys.stdout)
     if screen.is_terminal:
         screen.write_lines(iter_diff(diff, screen.width, view))
         return
+    from ckpttool.render.diff_data import iter_pipe
     from ckpttool.render.inspection import iter_finding_lines
     from ckpttool.render.units import safe
 

@@ -1,0 +1,163 @@
+"""``diff`` for programs: a line per entry for a pipe, and the JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ckpttool.analysis.difference import SAME, Diff, DiffEntry, Numbers, Status
+from ckpttool.render.diff_table import View, dtype_text, pair_text, sort_rank
+from ckpttool.render.json import finding_object, key_value, plain_value, root_keys
+from ckpttool.render.units import NAME_LIMIT, format_int, format_name, format_root, format_value, safe
+
+DIFF_SCHEMA = "ckpttool/diff/1"
+
+PIPE_COLUMNS = (
+    "status",
+    "kind",
+    "root",
+    "name",
+    "renamed_from",
+    "dtype",
+    "shape",
+    "numel",
+    "changed",
+    "max_abs",
+    "mean_abs",
+    "rel_l2",
+    "cosine",
+    "basis",
+    "note",
+)
+"""Fields of a line, ``-`` where there is none; that of a value is ``value``, section, root, name, A, B."""
+
+
+def iter_pipe(diff: Diff, view: View) -> Iterator[str]:
+    """Yield a line per entry that is not equal, in the order of the file; then one per value."""
+    rows = [entry for entry in diff.entries if view.everything or entry.status is not Status.EQUAL]
+    if view.top is not None:
+        rows = sorted(rows, key=lambda entry: sort_rank(entry.status, entry.numbers))[: view.top]
+    for entry in rows:
+        numbers = entry.numbers
+        figures: list[object] = [None] * 6
+        if numbers is not None:
+            figures = [
+                numbers.numel,
+                numbers.changed,
+                numbers.max_abs,
+                numbers.mean_abs,
+                numbers.rel_l2,
+                numbers.cosine,
+            ]
+        old = entry.renamed_from
+        fields = [
+            entry.status.value,
+            entry.kind.value,
+            format_root(entry.root) or "-",
+            format_name(entry.name, None),
+            "-" if old is None else format_name(old[1], None),
+            dtype_text(entry).replace(" ", "") or "-",
+            _pipe_shape(entry),
+            *("-" if figure is None else repr(figure) for figure in figures),
+            entry.basis.value or "-",
+            safe(entry.note) or "-",
+        ]
+        yield "\t".join(fields) + "\n"
+    for change in diff.values:
+        sides = [
+            "-" if change.status is gone else format_value(value, NAME_LIMIT)
+            for gone, value in ((Status.ADDED, change.a), (Status.REMOVED, change.b))
+        ]
+        fields = [
+            "value",
+            change.section,
+            format_root(change.root) or "-",
+            format_name(change.name, None) or "-",
+            *sides,
+        ]
+        yield "\t".join(fields) + "\n"
+
+
+def _pipe_shape(entry: DiffEntry) -> str:
+    return pair_text(
+        entry,
+        lambda value: "-" if value.shape is None else f"[{','.join(map(format_int, value.shape))}]",
+        "→",
+    )
+
+
+def diff_document(diff: Diff) -> dict[str, object]:
+    """Return the document of ``diff``: every entry, equal ones too."""
+    counts: dict[str, object] = {status.value: count for status, count in diff.counts.items()}
+    kinds: dict[str, dict[str, int]] = {}
+    for entry in diff.entries:
+        of_kind = kinds.setdefault(entry.kind.value, {})
+        of_kind[entry.status.value] = of_kind.get(entry.status.value, 0) + 1
+    return {
+        "schema": DIFF_SCHEMA,
+        "a": diff.a.label,
+        "b": diff.b.label,
+        "equal": diff.equal,
+        "structure_only": diff.structure_only,
+        "summary": {**counts, "by_kind": kinds, "values": len(diff.values)},
+        "aligned": list(diff.aligned),
+        "left_out": list(diff.left_out),
+        "entries": [_entry_object(entry, diff.structure_only) for entry in diff.entries],
+        "values": [
+            {
+                "section": change.section,
+                "root": root_keys(change.root),
+                "name": key_value(change.name),
+                "status": change.status.value,
+                "a": plain_value(change.a),
+                "b": plain_value(change.b),
+            }
+            for change in diff.values
+        ],
+        "findings": [finding_object(finding) for finding in diff.findings],
+    }
+
+
+def _entry_object(entry: DiffEntry, structure_only: bool) -> dict[str, object]:
+    numbers = entry.numbers
+    unmoved = entry.status in (*SAME, Status.RENAMED) and not structure_only
+    value = entry.either.value
+    if numbers is None and unmoved and value is not None:
+        numbers = Numbers(numel=value.numel, finite=1, max_abs=0, a_squares=1.0, b_squares=1.0, dot=1.0)
+    item: dict[str, Any] = {
+        "root": root_keys(entry.root),
+        "name": key_value(entry.name),
+        "kind": entry.kind.value,
+        "status": entry.status.value,
+        "max_abs": None,
+        "rel_l2": None,
+        "changed_numel": None,
+        "numel": None if value is None else plain_value(value.numel),
+        "renamed_from": None,
+    }
+    if entry.renamed_from is not None:
+        root, name = entry.renamed_from
+        item["renamed_from"] = {"root": root_keys(root), "name": key_value(name)}
+    item["basis"] = entry.basis.value or None
+    for which, row in (("a", entry.a), ("b", entry.b)):
+        side = None if row is None else row.entry.value
+        item[f"dtype_{which}"] = None if side is None or side.dtype is None else side.dtype.name
+        item[f"shape_{which}"] = None if side is None or side.shape is None else list(side.shape)
+    if numbers is not None:
+        item |= {
+            "max_abs": plain_value(numbers.max_abs),
+            "rel_l2": plain_value(numbers.rel_l2),
+            "changed_numel": numbers.changed,
+            "numel": plain_value(numbers.numel),
+            "mean_abs": plain_value(numbers.mean_abs),
+            "cosine": plain_value(numbers.cosine),
+            "nan_appeared": numbers.nan_appeared,
+            "nan_gone": numbers.nan_gone,
+            "inf_appeared": numbers.inf_appeared,
+            "inf_gone": numbers.inf_gone,
+        }
+        for name in ("outside", "max_ulp", "unrounded"):
+            if getattr(numbers, name) is not None:
+                item[name] = getattr(numbers, name)
+    item["note"] = entry.note
+    return item

@@ -1,0 +1,266 @@
+"""The tables of ``diff``: rows of entries that differ in indices only, and totals by module."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ckpttool.analysis.difference import DiffEntry, NameBasis, Numbers, Status, join_numbers
+from ckpttool.analysis.fold import FoldedRow, fold_rows
+from ckpttool.analysis.inspection import Row
+from ckpttool.analysis.sides import is_buffer
+from ckpttool.checkpoint import Basis, Classification, Kind, Root, Tensor
+from ckpttool.render.kinds import KIND_NAMES
+from ckpttool.render.tables import Cell, Column
+from ckpttool.render.units import (
+    NAME_LIMIT,
+    bar,
+    format_count,
+    format_float,
+    format_int,
+    format_name,
+    format_path,
+    format_percent,
+    format_shape,
+    join_facts,
+    plural,
+    safe,
+)
+
+_BAR_CELLS = 6
+
+STATUS_STYLES = {
+    Status.EQUAL: "dim",
+    Status.WITHIN_TOLERANCE: "dim",
+    Status.CHANGED: "warning",
+    Status.ADDED: "good",
+    Status.REMOVED: "error",
+    Status.RENAMED: "state",
+    Status.DTYPE: "buffer",
+    Status.SHAPE: "error",
+}
+
+_ORDER = (
+    Status.CHANGED,
+    Status.DTYPE,
+    Status.SHAPE,
+    Status.RENAMED,
+    Status.REMOVED,
+    Status.ADDED,
+    Status.WITHIN_TOLERANCE,
+    Status.EQUAL,
+)
+_RANKS = {status: rank for rank, status in enumerate(_ORDER)}
+
+# Names that were brought together one by one; what a rule did to all of them is said once above.
+_GUESSED = (NameBasis.CONTENT, NameBasis.SUFFIX)
+_BASES = {NameBasis.CONTENT: "by content", NameBasis.SUFFIX: "by shape and ending"}
+
+COLUMNS = (
+    Column("status"),
+    Column("kind", optional=2),
+    Column("name", floor=20),
+    Column("dtype", optional=1),
+    Column("rel L2", right=True),
+    Column(""),
+    Column("max |Δ|", right=True),
+    Column("changed", right=True, optional=1),
+    Column("note", floor=16),
+)
+
+_GROUP_STATUSES = (Status.EQUAL, Status.CHANGED, Status.ADDED, Status.REMOVED)
+
+GROUP_COLUMNS = (
+    Column("module", floor=20),
+    Column("tensors", right=True),
+    *(Column(status.value, right=True) for status in _GROUP_STATUSES),
+    Column("other", right=True),
+    Column("rel L2", right=True),
+    Column(""),
+    Column("max |Δ|", right=True),
+)
+
+
+class View(NamedTuple):
+    """How a difference is listed: ``top`` rows at most, ``everything`` with what is equal too."""
+
+    everything: bool = False
+    top: int | None = None
+    group_depth: int | None = None
+
+
+class _Fold(NamedTuple):
+    """Entries that share a line: they differ in indices only."""
+
+    name: str
+    entries: Sequence[DiffEntry]
+    numbers: Numbers | None
+
+    @property
+    def rel_l2(self) -> float | None:
+        return self.numbers.rel_l2 if self.numbers is not None else None
+
+
+def sort_rank(status: Status, numbers: Numbers | None) -> tuple[int, float]:
+    """Order of rows: by status, then the largest relative change first."""
+    rel = numbers.rel_l2 if numbers is not None else None
+    if rel is None:  # numbers without a norm: nothing finite is left, the gravest of all
+        return _RANKS[status], 0.0 if numbers is None else -math.inf
+    return _RANKS[status], -rel
+
+
+def iter_rows(entries: Iterable[DiffEntry], *, base: Root) -> Iterator[tuple[Cell, ...]]:
+    """Yield folded rows, the largest relative change first; roots are shown without ``base``."""
+    folds = list(_fold(entries, len(base)))
+    folds.sort(key=lambda fold: sort_rank(fold.entries[0].status, fold.numbers))
+    largest = _largest(folds)
+    for fold in folds:
+        yield _cells(fold, largest)
+
+
+def iter_group_rows(
+    entries: Iterable[DiffEntry], depth: int, *, base: Root, everything: bool
+) -> Iterator[tuple[Cell, ...]]:
+    """Yield totals by the first ``depth`` parts of names, the largest relative change first."""
+    groups: dict[str, list[DiffEntry]] = {}
+    for entry in entries:
+        parts = [*map(str, entry.root[len(base) :]), *str(entry.name).split(".")]
+        # The last part is a tensor's, not a module's.
+        groups.setdefault(".".join(parts[: min(depth, len(parts) - 1)]), []).append(entry)
+    folds = [
+        _Fold(safe(name, NAME_LIMIT) or "(top)", those, _pool(those))
+        for name, those in groups.items()
+        if everything or any(entry.status is not Status.EQUAL for entry in those)
+    ]
+    folds.sort(key=lambda fold: sort_rank(Status.CHANGED, fold.numbers))
+    largest = _largest(folds)
+    for fold in folds:
+        counts = Counter([entry.status for entry in fold.entries])
+        shown = [counts[status] for status in _GROUP_STATUSES]
+        total = len(fold.entries)
+        yield (
+            Cell(fold.name),
+            Cell(format_count(total)),
+            *(
+                Cell(format_count(count) if count else "", STATUS_STYLES[status])
+                for status, count in zip(_GROUP_STATUSES, shown, strict=True)
+            ),
+            Cell(format_count(total - sum(shown)) if total > sum(shown) else ""),
+            *_size_cells(fold, largest),
+        )
+
+
+def dtype_text(entry: DiffEntry) -> str:
+    """Return the dtype, or both: ``float32 → bfloat16``."""
+    return pair_text(entry, lambda value: value.dtype.name if value.dtype is not None else "?")
+
+
+def shape_text(entry: DiffEntry) -> str:
+    """Return the shape, or both: ``4×3 → 5×3``."""
+    return pair_text(entry, lambda value: format_shape(value.shape))
+
+
+def pair_text(entry: DiffEntry, text_of: Callable[[Tensor], str], arrow: str = " → ") -> str:
+    """Return what ``text_of`` says of either side, once if it is the same."""
+    values = [row.entry.value for row in (entry.a, entry.b) if row is not None]
+    return arrow.join(dict.fromkeys(["-" if value is None else text_of(value) for value in values]))
+
+
+def _pool(entries: Iterable[DiffEntry]) -> Numbers | None:
+    numbers = [entry.numbers for entry in entries if entry.numbers is not None]
+    return join_numbers(numbers) if numbers else None
+
+
+def _fold(entries: Iterable[DiffEntry], depth: int) -> Iterator[_Fold]:
+    """Fold entries that agree in all that a line says of them."""
+    alike: dict[object, list[DiffEntry]] = {}
+    for entry in entries:
+        alone = id(entry) if entry.basis in _GUESSED else 0  # its line has the old name, too
+        key = (entry.status, entry.kind, dtype_text(entry), shape_text(entry), entry.basis, entry.note, alone)
+        alike.setdefault(key, []).append(entry)
+    for those in alike.values():
+        owners: dict[int, DiffEntry] = {}
+        rows = []
+        for entry in those:
+            shown = entry.either._replace(root=entry.root[depth:], name=entry.name)
+            row = Row(shown, Classification(entry.kind, Basis.NONE))
+            owners[id(row)] = entry
+            rows.append(row)
+        for folded in fold_rows(rows):
+            members = [owners[id(row)] for row in folded.rows]
+            yield _Fold(_fold_name(folded, members[0]), members, _pool(members))
+
+
+def _fold_name(folded: FoldedRow, entry: DiffEntry) -> str:
+    if folded.count == 1:
+        name = format_path(folded.rows[0].entry.root, folded.rows[0].entry.name)
+        old = entry.renamed_from if entry.basis in _GUESSED else None
+        return name if old is None else f"{format_name(old[1])} → {name}"
+    root, pattern = safe(folded.root_pattern, NAME_LIMIT), safe(folded.pattern, NAME_LIMIT)
+    return f"{root}.{pattern}" if root else pattern
+
+
+def _largest(folds: Iterable[_Fold]) -> float:
+    known = [fold.rel_l2 for fold in folds]
+    return max((rel for rel in known if rel is not None and math.isfinite(rel)), default=0.0)
+
+
+def _cells(fold: _Fold, largest: float) -> tuple[Cell, ...]:
+    entry, numbers = fold.entries[0], fold.numbers
+    kind = "" if entry.kind is Kind.PARAMETER else KIND_NAMES[entry.kind]
+    rel_l2, drawn, max_abs = _size_cells(fold, largest)
+    return (
+        Cell(entry.status.value.replace("_", " "), STATUS_STYLES[entry.status]),
+        Cell(kind, "buffer" if is_buffer(entry.kind) else "dim"),
+        Cell(fold.name, "", f" ×{len(fold.entries)}" if len(fold.entries) > 1 else ""),
+        Cell(dtype_text(entry)),
+        rel_l2,
+        drawn,
+        max_abs,
+        Cell("" if numbers is None else format_percent(numbers.changed, numbers.numel)),
+        Cell(_note(fold), "dim"),
+    )
+
+
+def _size_cells(fold: _Fold, largest: float) -> tuple[Cell, Cell, Cell]:
+    """Relative change as a number and as a bar, and the largest absolute one."""
+    rel = fold.rel_l2
+    max_abs = fold.numbers.max_abs if fold.numbers is not None else None
+    drawn = "" if not rel else bar(rel / largest if largest and math.isfinite(rel) else 1.0, _BAR_CELLS)
+    return (
+        Cell("" if rel is None else f"{rel:.1e}"),
+        Cell(drawn, "warning"),
+        Cell(
+            ""
+            if max_abs is None
+            else format_int(max_abs)
+            if isinstance(max_abs, int)
+            else format_float(max_abs)
+        ),
+    )
+
+
+def _note(fold: _Fold) -> str:
+    entry, numbers = fold.entries[0], fold.numbers
+    facts = [shape_text(entry)] if entry.status is Status.SHAPE else []
+    if entry.basis in _GUESSED:
+        facts.append(_BASES[entry.basis])
+    if numbers is not None:
+        facts += [
+            f"{format_count(count)} {what}"
+            for count, what in (
+                (numbers.nan_appeared, "became NaN"),
+                (numbers.nan_gone, "NaN gone"),
+                (numbers.inf_appeared, "became inf"),
+                (numbers.inf_gone, "inf gone"),
+                (numbers.outside, "outside tolerance"),
+            )
+            if count
+        ]
+        if numbers.max_ulp is not None:
+            facts.append(f"max {plural(numbers.max_ulp, 'ulp')}")
+    if entry.note:
+        facts.append(safe(entry.note, NAME_LIMIT))
+    return join_facts(facts)
