@@ -353,6 +353,7 @@ def test_a_model_with_nothing_in_a_rotary_module_is_not_said_to_miss_something()
 def test_what_a_model_leaves_open_is_said() -> None:
     model = nn.Sequential(nn.LazyLinear(2), nn.BatchNorm1d(2, affine=False), Renames(2, 2))
     found = {each.code: each.message for each in inspect_model(describe_model(model, "m")).findings}
+    assert sum("0.weight, 0.bias" in sentence for sentence in found.values()) == 1
     assert "(0.weight, 0.bias)" in found["uninitialized"]
     assert "(1.weight, 1.bias)" in found["none-slot"]
     assert "2 (_load_from_state_dict)" in found["custom-load"]

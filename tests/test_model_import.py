@@ -160,7 +160,7 @@ def test_what_the_users_code_raises_is_one_sentence_and_its_own_lines(
 def test_a_missing_factory_lists_what_is_there(net: str) -> None:
     error = failure(f"{net}:biuld")
     assert str(error).endswith("some_net.py has no biuld")
-    assert error.hint == "it has: Family, Net, build, Linear"  # its own first, nothing private
+    assert error.hint == "it has: build, Family, Net, Linear"  # the likely one, its own, no private ones
 
 
 @pytest.mark.parametrize(

@@ -240,14 +240,6 @@ def model_findings(spec: ModelSpec) -> Iterator[Finding]:
             f"{count_of(len(spec.none_names), 'slot')} registered as None ({_named(spec.none_names)}): "
             "no key until something is assigned, and then a fresh model calls that key unexpected",
         )
-    if spec.lazy_names:
-        yield Finding(
-            "uninitialized",
-            "info",
-            spec.lazy_names[0],
-            f"{count_of(len(spec.lazy_names), 'entry', 'entries')} without a shape yet "
-            f"({_named(spec.lazy_names)}): run one forward before you save",
-        )
     if spec.custom_load:
         yield Finding(
             "custom-load",

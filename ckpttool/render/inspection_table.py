@@ -284,9 +284,8 @@ def _note(item: FoldedRow, *, compared: bool = False) -> str:
     if row.tied_to is not None:
         facts.append(f"tied to {format_path((), row.tied_to.name)}" if item.count == 1 else "tied")
     if isinstance(value, CompositeTensor):
-        facts.append(
-            f"{safe(value.layout, 40)}: {', '.join(safe(part.name, 40) for part in value.parts[:4])}"
-        )
+        parts = ", ".join(safe(part.name, 40) for part in value.parts[:4])
+        facts.append(f"{safe(value.layout, 40)}: {parts}" if parts else safe(value.layout, 40))
     elif isinstance(value, TensorInfo) and not value.is_contiguous:
         facts.append("strided")
     return join_facts(facts)

@@ -8,6 +8,7 @@ checkpoint). The user named it, so whatever it does is theirs: anything it raise
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import importlib.util
 import json
@@ -86,7 +87,7 @@ def import_model(
         module = _import_file(where) if where.endswith(".py") else _import_module(where)
         factory = _find_factory(module, name)
     if factory is None:
-        public = _public_callables(module)
+        public = _public_callables(module, name)
         raise ModelImportFailed(
             f"{where} has no {name}", hint=f"it has: {', '.join(public[:12])}" if public else None
         )
@@ -126,15 +127,17 @@ def _find_factory(module: Any, name: str) -> Any:
     return found
 
 
-def _public_callables(module: Any) -> list[str]:
-    """Names of what could be meant: first what the module defines, then what it imports."""
+def _public_callables(module: Any, wanted: str) -> list[str]:
+    """Names of what could be meant: what is spelled alike, what the module defines, what it imports."""
     names = [
         name
         for name, value in vars(module).items()
         if callable(value) and not isinstance(value, nn.Module) and not name.startswith("_")
     ]
     own = getattr(module, "__name__", None)
-    return sorted(names, key=lambda name: (getattr(vars(module)[name], "__module__", None) != own, name))
+    names.sort(key=lambda name: (getattr(vars(module)[name], "__module__", None) != own, name))
+    close = difflib.get_close_matches(wanted, names)
+    return [*close, *(name for name in names if name not in close)]
 
 
 def _import_file(path: str) -> Any:
