@@ -1,4 +1,4 @@
-# make demo     write sample checkpoints and look into five of them
+# make demo     write sample checkpoints, look into five of them, and verify one
 # make test     the fast tests
 # make check    format, lint, types, layers, and every test but cuda, real and fuzz
 # make fuzz     long random search for a file that breaks a reader
@@ -35,6 +35,8 @@ demo: venv
 	    printf '\n$$ ckpttool inspect %s\n' "$(DEMO)/$$name"; \
 	    $(BIN)/ckpttool inspect "$(DEMO)/$$name" || exit $$?; \
 	done
+	@set -- "$(DEMO)/swin_ddp_compiled.pt" --model sample_models.swin_window_attention:build; \
+	    printf '\n$$ ckpttool verify %s\n' "$$*"; $(BIN)/ckpttool verify "$$@"
 
 # Tests for a CUDA device or for published files skip by themselves, and say why.
 test: venv
