@@ -53,7 +53,10 @@ from ckpttool.pickle_nodes import (
 
 _FREE_REVISITS = 10_000  # children of shared containers that may always be walked again
 _STEPS_PER_ENTRY = 4  # children looked at; real files have little more than one for each entry
-_FREE_REPEATS = 1_000_000  # scalars of shared lists (and pieces of shared strings) that are shown again
+_FREE_REPEATS = 250_000  # scalars of shared lists (and pieces of shared strings) that are shown again
+_MAX_REPEATS = 100_000  # names whose values are no more shown than that they are shared
+_LONG_KEY = 256  # longer keys are counted: their paths are written out for every entry below them
+_MAX_TEXT = 64 << 20  # characters of long keys and of the joined names of modules
 _SMALL_VALUE = 4  # values of at most as many scalars are not asked whether they are shared
 _TEXT_PIECE = 64  # characters that count as one scalar
 _MAX_PLAIN_DEPTH = 4  # a list of lists of numbers is one value; deeper ones are containers
@@ -132,10 +135,12 @@ class _Walk:
         self.steps = 0  # children looked at so far, and how many of them for the first time
         self.first_steps = 0
         self.path_keys = 0  # of all paths made so far
-        self.joined = 0  # characters of all names put together so far
+        self.text = 0  # characters of joined names, and of paths with long keys in them
+        self.has_long_keys = False
         self.odd_keys = 0
         self.seen_values: set[int] = set()  # larger plain values, by identity
-        self.repeats = 0
+        self.repeats = 0  # scalars shown again so far, and names of which that was too much
+        self.unshown = 0
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
         self.metadata: dict[int, tuple[dict[str, int | None], dict[str, ModuleExtras]]] = {}
         self.plain = _PlainReader()
@@ -194,14 +199,15 @@ class _Walk:
                 self.add_module(path, node)
                 return False
             self.add_opaque(root, name, node)
-            children, inside_object = self.object_children(node), True
+            children, inside_object, expected = self.object_children(node), True, 0
         else:
-            children = self.container_children(path, node)
+            children = in_order = self.container_children(path, node)
+            expected = 0 if inside_object else len(in_order)  # not everything in an object is recorded
             if not inside_object:
-                self.containers.append(Container(path, type_name(node), len(children)))
+                self.containers.append(Container(path, type_name(node), len(in_order)))
         if len(frames) >= self.limits.depth:
             raise LimitExceeded("nesting of containers", limit=self.limits.depth)
-        recorded = len(self.entries) + len(self.values) + len(self.opaque) + len(self.containers)
+        recorded = len(self.entries) + len(self.values) + len(self.opaque) + len(self.containers) + expected
         if recorded > self.limits.entries:
             raise LimitExceeded("number of tensors, values and containers", limit=self.limits.entries)
         frames.append(_Frame(path, iter(children), inside_object, id(node)))
@@ -229,6 +235,18 @@ class _Walk:
         limit = _STEPS_PER_ENTRY * self.limits.entries
         if self.steps > limit or self.path_keys > limit:
             raise LimitExceeded("number of items in containers and their paths", limit=limit)
+        if self.has_long_keys:
+            self.count_text((1 + steps) * sum(len(key) for key in path if type(key) is str))
+
+    def count_text(self, characters: int) -> None:
+        """Count what names take when they are written out.
+
+        Raises:
+            LimitExceeded: far more than any file that torch wrote.
+        """
+        self.text += characters
+        if self.text > _MAX_TEXT:
+            raise LimitExceeded("length of all names", limit=_MAX_TEXT)
 
     # -- containers ---------------------------------------------------------------------------
 
@@ -253,8 +271,11 @@ class _Walk:
         for key, value in items:
             if type(key) is not str:
                 key = self.key(key)
-            elif len(key) > longest:
-                raise LimitExceeded("length of a key", limit=longest, actual=len(key))
+            elif len(key) > _LONG_KEY:
+                if len(key) > longest:
+                    raise LimitExceeded("length of a key", limit=longest, actual=len(key))
+                self.has_long_keys = True
+                self.count_text(len(key))
             children[key] = value
         return list(children.items())
 
@@ -289,6 +310,8 @@ class _Walk:
                 known = self.metadata.get(id(value))
                 if known is None:
                     known = self.metadata[id(value)] = self.versions_and_extras(value)
+                else:
+                    self.spend(len(known[0]), ())
                 self.module_versions[path] = known[0]
                 if known[1]:
                     self.module_extras[path] = known[1]
@@ -410,14 +433,8 @@ class _Walk:
         return known
 
     def join(self, prefix: str, name: str) -> str:
-        """The dotted name of a member.
-
-        Raises:
-            LimitExceeded: all names together are longer than a pickle may be.
-        """
-        self.joined += len(prefix) + len(name)
-        if self.joined > self.limits.pickle_nbytes:
-            raise LimitExceeded("length of all names of modules", limit=self.limits.pickle_nbytes)
+        """The dotted name of a member."""
+        self.count_text(len(prefix) + len(name))
         return prefix + name
 
     def key_text(self, node: Node) -> str:
@@ -437,6 +454,9 @@ class _Walk:
             if id(node) in self.seen_values:
                 self.repeats += size
                 if self.repeats > _FREE_REPEATS:
+                    self.unshown += 1
+                    if self.unshown > _MAX_REPEATS:
+                        raise LimitExceeded("number of names for one value", limit=_MAX_REPEATS)
                     what = "the same value as an earlier one"
                     self.opaque.append(Opaque(root, name, type_name(node), what))
                     return

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 INSPECT_SCHEMA = "ckpttool/inspect/1"
 
 _MAX_ITEMS = 1_000_000  # of one nested list; shared lists can stand for more than the file holds
+_ITEMS_AT_A_TIME = 1000  # of a list, written together
 _MAX_BITS = 4096  # below sys.int_info.default_max_str_digits (4300 digits)
 
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(", ", ": ")).encode
@@ -49,7 +50,11 @@ def dump(document: Mapping[str, object]) -> Iterator[str]:
         yield f"{separator}\n{_encode(name)}: "
         separator = ","
         if isinstance(field, list) and field and isinstance(field[0], dict):
-            yield "[\n" + ",\n".join(map(_encode, field)) + "\n]"
+            yield "[\n"
+            for start in range(0, len(field), _ITEMS_AT_A_TIME):
+                yield ",\n" if start else ""
+                yield ",\n".join(map(_encode, field[start : start + _ITEMS_AT_A_TIME]))
+            yield "\n]"
         else:
             yield _encode(field)
     yield "\n}\n"
