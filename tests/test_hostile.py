@@ -6,6 +6,7 @@ and by each view of ``inspect``, for a pipe and for a terminal.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -13,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +43,25 @@ OURS = re.compile(r"\x1b\[[0-9;]*m|\r\x1b\[K")
 
 
 def runs_of(name: str) -> list[tuple[list[str], bool]]:
-    """(arguments, whether for a terminal): text is what terminals are asked about, the rest is run once there."""
+    """(arguments, for a terminal or not): terminals are asked about text; of the rest they see one view."""
     if name.startswith("bomb:"):
         return PIPES[:2]
     return PIPES + (TERMINALS if name.startswith("text:") else TERMINALS[:1])
 
 
-def run_child(names: list[str]) -> dict[str, dict[str, Any]]:
+def run_alone(name: str) -> dict[str, Any]:
+    """One case, in one child for the reader and one for each view: none inherits the memory of another."""
+    result = run_child([name], [])[name]
+    for run in runs_of(name):
+        more = run_child([name], [run], read=False)[name]
+        result["runs"] = [*result.get("runs", []), *more.pop("runs", [])]
+        result = {**more, **result, "created": result["created"] + more["created"]}
+    return result
+
+
+def run_child(
+    names: list[str], runs: list[tuple[list[str], bool]] | None = None, *, read: bool = True
+) -> dict[str, dict[str, Any]]:
     """Build cases in a folder of their own and read them in one child."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -60,7 +74,8 @@ def run_child(names: list[str]) -> dict[str, dict[str, Any]]:
         for number, case in enumerate(names):
             home = folder / str(number)
             home.mkdir()
-            jobs.append({"name": case, "path": CASES[case].build(home), "runs": runs_of(case)})
+            wanted = runs_of(case) if runs is None else runs
+            jobs.append({"name": case, "path": CASES[case].build(home), "read": read, "runs": wanted})
         request = {"memory": MEMORY, "seconds": SECONDS, "canary": str(canary), "jobs": jobs}
         before = set(folder.rglob("*"))
         child = subprocess.run(
@@ -78,14 +93,31 @@ def run_child(names: list[str]) -> dict[str, dict[str, Any]]:
             result = results.setdefault(
                 job["name"], {"died": f"status {child.returncode}: {child.stderr[-600:]}"}
             )
-            result["path"] = job["path"]
+            for run in result.get("runs", ()):
+                run["path"] = job["path"]
             result["created"] = sorted(str(path) for path in set(folder.rglob("*")) - before)
         return results
 
 
-@functools.cache
-def batch(number: int) -> dict[str, dict[str, Any]]:
-    return run_child(TOGETHER[number * BATCH : (number + 1) * BATCH])
+@pytest.fixture(scope="session")
+def result_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """Results by name; a batch is read once, also where several workers share the tests."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    @functools.cache
+    def batch(number: int) -> dict[str, dict[str, Any]]:
+        path = shared / f"hostile-{number}.json"
+        with open(path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                names = TOGETHER[number * BATCH : (number + 1) * BATCH]
+                path.write_text(json.dumps(run_child(names)))
+        results: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        return results
+
+    return lambda name: batch(TOGETHER.index(name) // BATCH)[name]
 
 
 def check(case: Case, result: dict[str, Any]) -> None:
@@ -115,7 +147,7 @@ def check(case: Case, result: dict[str, Any]) -> None:
         if case.error:
             assert run["status"] == 2, run
             assert out == ""
-            check_error_lines(err, result["path"])
+            check_error_lines(err, run["path"])
         else:
             # A check that finds something is a result.
             assert run["status"] in ((0, 1) if "--check" in run["argv"] else (0,)), run
@@ -139,14 +171,14 @@ def check_error_lines(err: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_case(name: str) -> None:
-    check(CASES[name], batch(TOGETHER.index(name) // BATCH)[name])
+def test_case(name: str, result_of: Callable[[str], dict[str, Any]]) -> None:
+    check(CASES[name], result_of(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALONE)
 def test_bomb(name: str) -> None:
-    check(CASES[name], run_child([name])[name])
+    check(CASES[name], run_alone(name))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")

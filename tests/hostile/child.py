@@ -1,8 +1,10 @@
 """Reads hostile files under watch, in a process of its own: ``python -m tests.hostile.child < jobs.json``.
 
-Standard input is ``{"memory": bytes, "seconds": n, "canary": path, "jobs": [{"name", "path",
-"runs": [[argv, terminal]]}]}``. One JSON line per job goes to standard output: what the reader raised, and per command line its
-status and its two streams. An audit hook records every event that reading a file has no business to raise.
+Standard input is ``{"memory": bytes, "seconds": n, "canary": folder, "jobs": [{"name", "path", "read",
+"runs"}]}``: ``read`` says whether the reader itself is asked, ``runs`` are pairs of arguments for the
+command line and whether a terminal listens. One JSON line per job goes to standard output: what the reader
+raised, and per command line its status and its two streams. An audit hook records every event that reading
+a file has no business to raise.
 """
 
 from __future__ import annotations
@@ -191,9 +193,10 @@ def read(path: str) -> dict[str, object]:
 
 def run(job: dict[str, Any], watch: Watch, seconds: float) -> dict[str, object]:
     """One file through the reader and through every command line."""
-    result: dict[str, object] = {"name": job["name"]}
-    with watched(watch, seconds, result):
-        result["read"] = read(job["path"])
+    result: dict[str, object] = {"name": job["name"], "events": []}
+    if job["read"]:
+        with watched(watch, seconds, result):
+            result["read"] = read(job["path"])
     runs: list[dict[str, object]] = []
     for argv, terminal in job["runs"]:
         done: dict[str, object] = {"argv": argv, "terminal": terminal}
