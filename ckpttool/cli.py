@@ -26,6 +26,7 @@ COMMANDS = (
     ("diff", "Compare two checkpoints: what changed, where, and by how much."),
     ("convert", "Write a checkpoint in another container: the same bytes, nothing lost in silence."),
     ("verify", "Load a checkpoint into its model for real, and tell whether the loaded model is right."),
+    ("git-textconv", "Print a checkpoint as stable text, for `git diff` and `git log -p`."),
     ("lint", "Find traps of Parameter and Buffer in a model, and prove what each tensor is."),
 )
 """Every command with one line of help. Its module in ``ckpttool.commands`` has ``command``, which returns the
@@ -141,7 +142,7 @@ def _build_app(chosen: str | None) -> typer.Typer:
     for name, summary in COMMANDS:
         # Only the command that runs is imported; the others are here for the list of commands.
         if name == chosen:
-            module = import_module(f"ckpttool.commands.{name}")
+            module = import_module(f"ckpttool.commands.{name.replace('-', '_')}")
             epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES)
             app.command(name, cls=_Command, short_help=summary, epilog=epilog)(_deferred(module.command))
         else:

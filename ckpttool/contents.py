@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from ckpttool.analysis.alignment import Content
+from ckpttool.analysis.sides import Placed
 from ckpttool.checkpoint import (
     Basis,
     Checkpoint,
@@ -23,7 +24,7 @@ from ckpttool.checkpoint import (
     TensorInfo,
     iter_parts,
 )
-from ckpttool.digests import Manifest, digest_tensor
+from ckpttool.digests import Manifest, NamedDigest, digest_tensor
 from ckpttool.tensor_bytes import TensorReader
 
 _CONSTANT = b"constant "
@@ -73,6 +74,32 @@ def find_contents(
                         key[0], known[value], key[1] is not None and key[1].startswith(_CONSTANT)
                     )
     return contents
+
+
+def digest_rows(
+    items: Sequence[Placed], files: Sequence[FileInfo], watch: Callable[[int], None] = lambda nbytes: None
+) -> list[NamedDigest]:
+    """Digests of the tensors that have bytes, under the places where they are compared; ties are read once.
+
+    Raises:
+        LimitExceeded: a tensor claims far more elements than its file stores.
+        CkptToolError: a file changed since its header was read, or is damaged.
+    """
+    found: list[NamedDigest] = []
+    known: dict[Tensor, str] = {}
+    with TensorReader(files) as reader:
+        for root, name, row in items:
+            value = row.entry.value
+            if value is None or any(
+                part.storage is None and 0 not in part.shape for part in iter_parts(value)
+            ):
+                continue
+            sha256 = known.get(value)
+            if sha256 is None:
+                sha256 = known[value] = digest_tensor(reader, value)
+                watch(value.nbytes)
+            found.append(NamedDigest(root, name, row.classification.kind, value.dtype, value.shape, sha256))
+    return found
 
 
 def manifest_checkpoint(manifest: Manifest) -> tuple[Checkpoint, dict[tuple[Key, ...], str]]:

@@ -10,7 +10,7 @@ from ckpttool.analysis.carried import expand
 from ckpttool.analysis.classify import classify
 from ckpttool.analysis.difference import Side
 from ckpttool.analysis.globs import Globs
-from ckpttool.analysis.inspection import Row
+from ckpttool.analysis.inspection import Inspection, Row
 from ckpttool.analysis.summary import choose_weights_root, tally_rows
 from ckpttool.checkpoint import Checkpoint, Key, Kind, Opaque, Root, Value
 
@@ -91,6 +91,20 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
         return Scope(moved, _under(b.rows, ()), (), (), True, ())
     left = [*_outside(a, home_a, "A"), *_outside(b, home_b, "B")]
     return Scope(_at(a.rows, home_a), _at(b.rows, home_b), home_a, home_b, False, tuple(left))
+
+
+def digest_scope(inspection: Inspection) -> tuple[Placed, ...]:
+    """Entries that a content hash is over: the weights by name, tied names that metadata lists included.
+
+    Where it is not clear which are the weights, or they are not in the selection, every entry by path.
+    """
+    expanded = expand(inspection.checkpoint)
+    if expanded is not inspection.checkpoint and len(inspection.rows) == len(inspection.checkpoint.entries):
+        side = make_side(expanded, inspection.checkpoint.path)
+        rows, root = side.rows, side.weights_root
+    else:
+        rows, root = inspection.rows, inspection.weights_root
+    return _under(rows, ()) if root is None else _at(rows, root) or _under(rows, ())
 
 
 def select(items: Sequence[Placed], include: Sequence[str], exclude: Sequence[str]) -> tuple[Placed, ...]:

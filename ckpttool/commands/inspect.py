@@ -98,6 +98,12 @@ def command(
     check: Annotated[
         bool, typer.Option("--check", help="Verify the checksums of a zip; exit 1 if one does not match.")
     ] = False,
+    digest: Annotated[
+        bool,
+        typer.Option(
+            "--digest", help="Hash the weights' content, whatever the container, instead of entries."
+        ),
+    ] = False,
     show_globals: Annotated[
         bool, typer.Option("--globals", help="What an unpickler would import and call, instead of entries.")
     ] = False,
@@ -125,7 +131,9 @@ def command(
         found = _with_stats(found, asked, quiet=quiet)
     if check:
         found = _with_check(found, quiet=quiet)
-    if json:
+    if digest:
+        _write_digest(found.inspection, json=json, quiet=quiet)
+    elif json:
         _write_json(found)
     elif not quiet and show_globals:
         _write_globals(found.inspection)
@@ -276,6 +284,30 @@ def _with_check(found: _Found, *, quiet: bool) -> _Found:
         findings.append(Finding("checksum", "error", bad.name, bad.message + holds))
     inspection = inspection._replace(findings=(*inspection.findings, *findings))
     return found._replace(inspection=inspection, check=report)
+
+
+def _write_digest(inspection: Inspection, *, json: bool, quiet: bool) -> None:
+    """Digests of the weights, or of the branch or entries that were asked for."""
+    from ckpttool.analysis.sides import digest_scope
+    from ckpttool.contents import digest_rows
+    from ckpttool.digests import digest_set
+    from ckpttool.render.progress import Progress
+
+    checkpoint = inspection.checkpoint
+    with Progress("digest", inspection.summary.tensor_nbytes, quiet=quiet) as progress:
+        digests = digest_set(digest_rows(digest_scope(inspection), checkpoint.files, progress.add))
+    if json:
+        from ckpttool.render.json import dump
+
+        fields = {"schema": "ckpttool/digest/1", "path": checkpoint.path, "digest": digests._asdict()}
+        sys.stdout.writelines(dump(fields))
+    elif not quiet:
+        for name, value, count in (
+            ("all", digests.all, digests.tensors),
+            ("parameters", digests.parameters, digests.parameter_tensors),
+            ("buffers", digests.buffers, digests.buffer_tensors),
+        ):
+            sys.stdout.write(f"{value}\t{name}\t{count}\n")
 
 
 def _write_json(found: _Found) -> None:

@@ -1,0 +1,40 @@
+"""``ckpttool git-textconv``: a checkpoint as text, for git's diff."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ckpttool.errors import CkptToolError
+
+EXAMPLES = (
+    "ckpttool git-textconv model.safetensors",
+    "git config diff.ckpt.textconv 'ckpttool git-textconv'",
+)
+
+
+def command(
+    path: Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint, or what git has in its place.")],
+) -> int:
+    """Print a checkpoint as stable text: values, versions, and a digest of every tensor.
+
+    Equal contents give equal text, whatever the order in the file. What is no checkpoint (a git-lfs
+    pointer, a truncated file) is described in one line with status 0: git gives up on a whole
+    `git log -p` when a textconv fails. docs/git.md has the three lines of configuration.
+    """
+    from ckpttool.analysis.sides import Placed, make_side
+    from ckpttool.contents import digest_rows
+    from ckpttool.formats import read_checkpoint
+    from ckpttool.render.textconv import iter_textconv
+    from ckpttool.render.units import safe
+
+    try:
+        side = make_side(read_checkpoint(path), path)
+        items = [Placed(row.entry.root, row.entry.name, row) for row in side.rows]
+        lines = list(iter_textconv(side, digest_rows(items, side.checkpoint.files)))
+    except CkptToolError as error:
+        lines = [f"not readable\t{safe(error.describe())}\n"]
+    sys.stdout.writelines(lines)
+    return 0
