@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
+
+from benchmarks.measure import Cost, Task, run_once, table
 
 TENSOR_NUMEL = 1 << 20  # float32: 4 MiB each
 CKPTTOOL = [sys.executable, "-m", "ckpttool"]
@@ -27,7 +27,10 @@ TO_SAFETENSORS = (
     "import sys, torch; from safetensors.torch import save_file; "
     "save_file(torch.load(sys.argv[1], weights_only=True{}), sys.argv[2])"
 )
-TO_PT = "import sys, torch; from safetensors.torch import load_file; torch.save(load_file(sys.argv[1]), sys.argv[2])"
+TO_PT = (
+    "import sys, torch; from safetensors.torch import load_file; "
+    "torch.save(load_file(sys.argv[1]), sys.argv[2])"
+)
 CAST = (
     "import sys, torch; from safetensors.torch import save_file; "
     "save_file({k: v.bfloat16() for k, v in torch.load(sys.argv[1], weights_only=True, mmap=True).items()}, "
@@ -43,30 +46,13 @@ class Job(NamedTuple):
     against: str = "cp"
 
 
-class Cost(NamedTuple):
-    cpu: float
-    wall: float
-    rss_mib: float
-
-
 def measure(job: Job) -> Cost:
-    """Run once, with the source in the page cache."""
-    if job.output.exists():
-        job.output.unlink()
+    """Run once, with the source in the page cache and no output there."""
+    job.output.unlink(missing_ok=True)
     warm(job.source)
-    script = (
-        "import resource, subprocess, sys, time\n"
-        "begin = time.monotonic()\n"
-        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
-        "wall = time.monotonic() - begin\n"
-        "r = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
-        "print(r.ru_utime + r.ru_stime, wall, r.ru_maxrss / 1024)\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script, *job.command], check=True, capture_output=True, text=True
-    )
+    cost = run_once(Task(job.name, job.command))
     job.output.unlink()
-    return Cost(*map(float, run.stdout.split()))
+    return cost
 
 
 def warm(path: Path) -> None:
@@ -93,10 +79,8 @@ def write_sparse(path: Path, gib: int) -> None:
     """A `.pt` of many GiB that takes no room."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode():
-        state = {f"l.{i}.weight": torch.empty(1 << 28, dtype=torch.float32) for i in range(gib)}
-    with torch.serialization.skip_data():
-        torch.save(state, path)
+    with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
+        torch.save({f"l.{i}.weight": torch.empty(1 << 28, dtype=torch.float32) for i in range(gib)}, path)
 
 
 def jobs(paths: dict[str, Path], folder: Path) -> list[Job]:
@@ -140,18 +124,18 @@ def jobs(paths: dict[str, Path], folder: Path) -> list[Job]:
     ]
 
 
-def report(costs: dict[str, list[Cost]], show: Callable[[str], None]) -> None:
-    base = [min(cost[i] for cost in costs["cp"]) for i in (0, 1)]
-    show("| | CPU s | × cp | wall s | × cp | peak MiB |")
-    show("|---|---|---|---|---|---|")
+def report(costs: dict[str, list[Cost]]) -> str:
+    """The best of the rounds: what else runs on the machine only ever adds."""
+    cp = costs["cp"]
+    cp_cpu, cp_wall = min(cost.cpu for cost in cp), min(cost.wall for cost in cp)
+    rows = []
     for name, runs in costs.items():
-        cpu, wall, rss = (min(cost[i] for cost in runs) for i in (0, 1, 2))
-        if "20,000" in name:
-            show(f"| {name} | {cpu:.2f} | | {wall:.2f} | | {rss:.0f} |")
-        else:
-            show(
-                f"| {name} | {cpu:.2f} | {cpu / base[0]:.2f} | {wall:.2f} | {wall / base[1]:.2f} | {rss:.0f} |"
-            )
+        cpu, wall = min(cost.cpu for cost in runs), min(cost.wall for cost in runs)
+        peak = min(cost.peak_nbytes for cost in runs) >> 20
+        comparable = "20,000" not in name and "sparse" not in name
+        ratios = [f"{cpu / cp_cpu:.2f}", f"{wall / cp_wall:.2f}"] if comparable else ["", ""]
+        rows.append([name, f"{cpu:.2f}", ratios[0], f"{wall:.2f}", ratios[1], str(peak)])
+    return table(["", "CPU s", "x cp", "wall s", "x cp", "peak MiB"], rows)
 
 
 def main() -> None:
@@ -175,7 +159,7 @@ def main() -> None:
             costs[f"{options.sparse_gib} GiB, sparse source, --no-check"] = [
                 measure(Job("sparse", command, sparse, output))
             ]
-        report(costs, lambda line: print(line, flush=True))
+        print(report(costs))
     os.sync()
 
 

@@ -114,10 +114,10 @@ def _select_rows(inspection: Inspection, options: Options, selection: Selection,
     for row in inspection.rows:
         entry = row.entry
         reason, asked = "", True
-        if root is not None and (entry.root != root if exact else entry.root[: len(root)] != root):
-            reason, asked = "outside the branch that is converted", asked_root
-        elif drop.match(entry.root, entry.name):
+        if drop.match(entry.root, entry.name):
             reason = "--drop"
+        elif root is not None and (entry.root != root if exact else entry.root[: len(root)] != root):
+            reason, asked = "outside the branch that is converted", asked_root
         elif keep and not keep.match(entry.root, entry.name):
             reason = "not among --keep"
         elif options.drop_known_buffers and row.classification.kind is Kind.NON_PERSISTENT_BUFFER:
@@ -144,7 +144,9 @@ def _select_rest(inspection: Inspection, options: Options, selection: Selection,
     """Values, objects and containers. What is not a tensor stands for itself or goes with one."""
     checkpoint, root = inspection.checkpoint, selection.root
     drop = Globs(options.drop)
-    gone = {item.root for item in selection.dropped} - {row.entry.root for row in selection.rows}
+    gone = {item.root: item.asked for item in selection.dropped}
+    for row in selection.rows:
+        gone.pop(row.entry.root, None)
     asked_root = options.root is not None or options.weights_only or options.prefer_ema
     tensors_only = options.weights_only or options.sharded
 
@@ -157,7 +159,7 @@ def _select_rest(inspection: Inspection, options: Options, selection: Selection,
         if bare and root is not None and at[: len(root)] != root:
             return "outside the branch that is converted", asked_root
         if at in gone:
-            return "stands beside tensors that are dropped", asked_root
+            return "stands beside tensors that are dropped", gone[at]
         if not _is_writable_path((*at, name)):
             return "its key is an object", False
         return "", False
