@@ -410,3 +410,43 @@ def test_wrong_usage_is_one_sentence(run: Any, tmp_path: Path, options: list[str
 def test_a_suffix_that_tells_nothing_is_refused(run: Any, tmp_path: Path) -> None:
     done = run(save(tmp_path / "a.pt", weights()), tmp_path / "b.weights")
     assert done.status == 2 and "--to" in done.err
+
+
+# -- with a model -------------------------------------------------------------------------------------
+
+MODEL = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, persistent=False):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(3))
+        self.register_buffer("scale_table", torch.full((3,), 2.5))
+        self.register_buffer("table", torch.arange(5.0), persistent=persistent)
+"""
+
+
+def test_buffers_of_the_model_can_be_added_and_dropped(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(MODEL)
+    namespace: dict[str, Any] = {}
+    exec(MODEL, namespace)
+    source = save(tmp_path / "a.pt", namespace["Net"]().state_dict())
+    model = ["--model", f"{tmp_path}/net.py:Net"]
+    assert run(source, tmp_path / "b.pt", *model, "--add-known-buffers").status == 0
+    back = torch.load(tmp_path / "b.pt", weights_only=True)
+    old = namespace["Net"](persistent=True)
+    assert str(old.load_state_dict(back)) == "<All keys matched successfully>"
+    assert torch.equal(old.table, torch.arange(5.0))
+    assert run(tmp_path / "b.pt", tmp_path / "c.pt", *model, "--drop-known-buffers").status == 0
+    assert set(torch.load(tmp_path / "c.pt", weights_only=True)) == {"shift", "scale_table"}
+
+
+def test_a_model_decides_what_is_cast(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(MODEL)
+    source = save(tmp_path / "a.pt", {"shift": torch.ones(3), "scale_table": torch.ones(3)})
+    done = run(
+        source, tmp_path / "b.safetensors", "--dtype", "bf16", "--model", f"{tmp_path}/net.py:Net", "--json"
+    )
+    read = load_file(tmp_path / "b.safetensors")
+    assert (read["shift"].dtype, read["scale_table"].dtype) == (torch.bfloat16, torch.float32)
+    assert any("1 module" in note for note in done.document["notes"])

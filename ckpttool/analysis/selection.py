@@ -120,7 +120,7 @@ def _select_rows(inspection: Inspection, options: Options, selection: Selection,
             reason, asked = "outside the branch that is converted", asked_root
         elif keep and not keep.match(entry.root, entry.name):
             reason = "not among --keep"
-        elif options.drop_known_buffers and row.classification.kind is Kind.NON_PERSISTENT_BUFFER:
+        elif options.drop_known_buffers and _is_rebuilt(row):
             reason = "--drop-known-buffers"
         elif entry.root in modules and not options.non_persistent:
             # What follows is in the pickled module, and its state_dict() would leave it out.
@@ -132,6 +132,15 @@ def _select_rows(inspection: Inspection, options: Options, selection: Selection,
             selection.dropped.append(dropped_tensor(entry.root, entry.name, entry.value, reason, asked))
         else:
             selection.rows.append(row)
+
+
+def _is_rebuilt(row: Row) -> bool:
+    """Whether today's libraries build the buffer themselves: a model says so, or the table of names."""
+    kind = row.classification.kind
+    if kind is Kind.NON_PERSISTENT_BUFFER:
+        return True
+    # known_names.toml: "not saved since X" is said of buffers that newer code leaves out of files.
+    return kind is Kind.PERSISTENT_BUFFER and "not saved" in row.classification.note
 
 
 def dropped_tensor(root: Root, name: Key, value: Tensor | None, reason: str, asked: bool) -> Dropped:

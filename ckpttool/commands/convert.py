@@ -6,8 +6,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -17,6 +17,7 @@ from ckpttool.errors import CkptToolError
 if TYPE_CHECKING:
     from ckpttool.analysis.conversion import ContainerName, Conversion, ConversionPlan, Options
     from ckpttool.analysis.inspection import Inspection
+    from ckpttool.analysis.model_spec import ModelSpec
     from ckpttool.checkpoint import Checkpoint
     from ckpttool.convert import Caster, Target
     from ckpttool.dtypes import DType
@@ -89,6 +90,22 @@ def command(
         bool,
         typer.Option("--drop-known-buffers", help="No buffers that today's libraries rebuild themselves."),
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="M",
+            help="Exact kinds from a model: package.module:factory, FILE.py:factory, or hf. Runs its code.",
+        ),
+    ] = None,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
+    ] = None,
+    add_known_buffers: Annotated[
+        bool,
+        typer.Option("--add-known-buffers", help="Also the buffers that only --model has, for older code."),
+    ] = False,
     non_persistent: Annotated[
         bool,
         typer.Option("--non-persistent", help="Of a pickled module also what its state_dict leaves out."),
@@ -151,6 +168,10 @@ def command(
         raise typer.BadParameter(f"{shared} is not one of {', '.join(_SHARED)}", param_hint="--shared")
     if prefer not in (None, "ema"):
         raise typer.BadParameter("only ema is known", param_hint="--prefer")
+    if (model_arg or add_known_buffers) and model is None:
+        raise typer.BadParameter("--model-arg and --add-known-buffers go with --model", param_hint="--model")
+    if add_known_buffers and drop_known_buffers:
+        raise typer.BadParameter("it contradicts --drop-known-buffers", param_hint="--add-known-buffers")
     options = options._replace(
         keep=tuple(keep or ()),
         drop=tuple(drop or ()),
@@ -162,20 +183,30 @@ def command(
         add_prefix=add_prefix or "",
         renames=tuple(rename or ()),
         drop_known_buffers=drop_known_buffers,
-        non_persistent=non_persistent,
+        non_persistent=non_persistent or add_known_buffers,
         dtype=None if dtype is None else _parse_dtype(dtype),
         keep_dtype=tuple(keep_dtype or ()),
         metadata=tuple(map(_parse_metadata, metadata or ())),
         sharded=is_folder and shard_nbytes is not None,
     )
-    plan = plan_conversion(_inspect(checkpoint), options)
-    _refuse_loss(plan, strict=strict)
-    layouts, target = _lay_out(plan, destination, is_folder=is_folder, shard_nbytes=shard_nbytes, force=force)
-    conversion = (
-        _plan_only(plan, layouts, target)
-        if dry_run
-        else _run(plan, layouts, target, check=not no_check, digests=manifest is not None, quiet=quiet)
-    )
+    with ExitStack() as stack:
+        if model is None:
+            inspection = _inspect(checkpoint, None)
+        else:
+            from tempfile import TemporaryDirectory
+
+            scratch = stack.enter_context(TemporaryDirectory()) if add_known_buffers else None
+            inspection = _inspect_with_model(checkpoint, source, model, model_arg or (), scratch)
+        plan = plan_conversion(inspection, options)
+        _refuse_loss(plan, strict=strict)
+        layouts, target = _lay_out(
+            plan, destination, is_folder=is_folder, shard_nbytes=shard_nbytes, force=force
+        )
+        conversion = (
+            _plan_only(plan, layouts, target)
+            if dry_run
+            else _run(plan, layouts, target, check=not no_check, digests=manifest is not None, quiet=quiet)
+        )
     if manifest is not None and conversion.written:
         _write_manifest(conversion, manifest)
     if json:
@@ -245,10 +276,36 @@ def _read(path: str, root: str | None, container: ContainerName) -> tuple[Checkp
     return checkpoint, Options(container, None if root is None else resolve_root(checkpoint, root))
 
 
-def _inspect(checkpoint: Checkpoint) -> Inspection:
+def _inspect(checkpoint: Checkpoint, spec: ModelSpec | None) -> Inspection:
     from ckpttool.analysis.inspect import inspect_checkpoint
 
-    return inspect_checkpoint(checkpoint)
+    return inspect_checkpoint(checkpoint, model=spec)
+
+
+def _inspect_with_model(
+    checkpoint: Checkpoint, path: str, model: str, arguments: Sequence[str], scratch: str | None
+) -> Inspection:
+    """Kinds as the model has them; with a ``scratch`` folder also the buffers that only the model has."""
+    from ckpttool.commands.model_source import find_model, read_model
+
+    spec = read_model(model, arguments, checkpoint_path=path)
+    inspection = _inspect(checkpoint, spec)
+    if scratch is None:
+        return inspection
+    from ckpttool.checkpoint import Kind
+    from ckpttool.formats import read_checkpoint
+    from ckpttool.torch_bridge.known_buffers import save_buffers
+
+    missing = [row for row in inspection.missing if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
+    known = {str(row.entry.name): row.entry for row in missing}
+    made = os.path.join(scratch, "buffers.pt")
+    save_buffers(find_model(model, arguments, checkpoint_path=path), known, made)
+    added = read_checkpoint(made)
+    entries = [known[str(entry.name)]._replace(value=entry.value) for entry in added.entries]
+    both = checkpoint._replace(
+        entries=(*checkpoint.entries, *entries), files=(*checkpoint.files, *added.files)
+    )
+    return _inspect(both, spec)
 
 
 def _refuse_loss(plan: ConversionPlan, *, strict: bool) -> None:
