@@ -71,3 +71,9 @@ def test_names_left_over_keep_what_the_mapping_makes_of_them() -> None:
     found = match_names([*put("module."), "module.extra"], MODEL)
     assert found.matched == 4
     assert found.to_model["module.extra"] == "extra"
+
+
+def test_two_models_with_little_in_common_are_not_forced_together() -> None:
+    names = ["blocks.0.norm.weight", "blocks.0.proj.weight", "blocks.0.qkv.weight", "head.weight"]
+    found = match_names(names, ["norm.weight", "embed.weight", "layers.0.q.weight", "layers.0.k.weight"])
+    assert (found.matched, found.description) == (0, "")

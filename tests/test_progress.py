@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ckpttool.render import progress
-from ckpttool.render.progress import Progress
+from ckpttool.render.progress import Progress, Steps
 
 
 class Terminal(io.StringIO):
@@ -62,3 +62,18 @@ def test_more_than_was_expected_is_all(clock: list[float], monkeypatch: pytest.M
         clock[0] += 1
         line.add(5)
         assert " 100 % · 5 B/s" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("stream", "quiet", "draws"),
+    [(Terminal, False, True), (Terminal, True, False), (io.StringIO, False, False)],
+)
+def test_steps_are_drawn_where_somebody_watches_and_go_away(
+    stream: type[io.StringIO], quiet: bool, draws: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream())
+    with Steps(quiet=quiet) as steps:
+        steps.show("copy on cpu", 1, 4)
+    drawn = "\r\x1b[K██████                   1 of 4 · copy on cpu\r\x1b[K"
+    assert sys.stderr.getvalue() == (drawn if draws else "")  # type: ignore[attr-defined]

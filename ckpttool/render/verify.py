@@ -240,29 +240,20 @@ def _iter_runs(runs: Sequence[Run], width: int) -> Iterator[Line]:
 
 
 def _verdict_cell(run: Run) -> Cell:
+    """The end of a line, short: what the columns before it do not count, or why they do."""
     if run.ok:
         speed = f" · {run.gb_per_second:.1f} GB/s" if run.gb_per_second else ""
         return Cell(f"ok{speed}", "good")
     if run.ok is None or not run.total:
-        return Cell("not possible", "dim")
-    grave = [problem for problem in problems(run) if problem.field not in _MINOR]
-    briefs = dict(_BRIEF, not_restored="on meta") if run.load == "assign" else _BRIEF
-    brief = ", ".join(briefs[problem.field].format(n=len(problem.items)) for problem in grave)
-    return Cell(f"! {brief}", "error" if run.decides else "warning")
+        return Cell("wrong" if run.decides else "skipped", "error" if run.decides else "dim")
+    if run.decides:
+        return Cell("wrong", "error")
+    grave = [problem.field for problem in problems(run) if problem.field not in _MINOR]
+    first = _BRIEF.get(grave[0], "wrong") if grave else "wrong"
+    return Cell("! on meta" if first == "garbage" and run.load == "assign" else f"! {first}", "warning")
 
 
-_BRIEF = {
-    "missing": "entries missing",
-    "unexpected": "unexpected entries",
-    "mismatched": "{n} of another shape",
-    "unfilled": "{n} never filled",
-    "wrong": "{n} unlike the file",
-    "lossy": "values lost in a cast",
-    "not_restored": "garbage",
-    "untied": "untied",
-    "unmoved": "{n} left behind",
-    "errors": "load_state_dict raises",
-}
+_BRIEF = {"not_restored": "garbage", "untied": "untied", "unmoved": "left behind", "unfilled": "unfilled"}
 
 
 def _gather(result: Verification) -> Iterator[tuple[str, tuple[Item, ...], tuple[Run, ...]]]:
