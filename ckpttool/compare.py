@@ -397,11 +397,12 @@ class _Sums:
         part = self._finite_sums(a, b, delta)
         if part is None:
             part = self._sums_around_nonfinite(a, b, count)
-        elif self._exact and part.max_abs:
-            part = part._replace(max_abs=_exact_max(np, raw_a, raw_b))
+        distance = _exact_distance(np, raw_a, raw_b) if self._exact else None
+        if distance is not None and count:
+            part = part._replace(max_abs=int(distance.max()))
         part = part._replace(numel=count, changed=int(np.count_nonzero(changed)))
         if self._tolerance.is_asked:
-            part = self._with_tolerance(part, chunk_a, chunk_b, a, b, count)
+            part = self._with_tolerance(part, chunk_a, chunk_b, a, b, distance)
         if self._narrow is not None:
             part = part._replace(unrounded=self._unrounded(raw_a, raw_b))
         self._parts.append(part)
@@ -473,10 +474,11 @@ class _Sums:
         )
 
     def _with_tolerance(
-        self, part: Numbers, chunk_a: memoryview, chunk_b: memoryview, a: Any, b: Any, count: int
+        self, part: Numbers, chunk_a: memoryview, chunk_b: memoryview, a: Any, b: Any, exact: Any
     ) -> Numbers:
         """Count elements that are too far apart; equal infinities and two NaN are not."""
         np, (atol, rtol, ulp) = self._np, self._tolerance
+        count = part.numel
         delta = a - b
         inside = (a == b) | (np.isnan(a) & np.isnan(b))
         if self._pairs:
@@ -485,6 +487,8 @@ class _Sums:
             distance = np.hypot(delta[::2], delta[1::2])
         else:
             sizes, distance = [np.abs(a), np.abs(b)], np.abs(delta)
+        if exact is not None:
+            inside, distance = exact == 0, exact
         inside |= np.isfinite(distance) & (distance <= atol + rtol * np.maximum(*sizes))
         if ulp is not None and self._ordered:
             steps = _steps_apart(
@@ -524,11 +528,10 @@ def _round_to(np: Any, dtype: DType | None, values: Any) -> Any:
     return np.where(np.isnan(single), single, rounded.astype(np.uint32).view(np.float32))
 
 
-def _exact_max(np: Any, a: Any, b: Any) -> int:
-    """The largest distance of two arrays of 64-bit integers; it may need all 64 bits."""
-    return int(
-        np.where(a > b, a.view(np.uint64) - b.view(np.uint64), b.view(np.uint64) - a.view(np.uint64)).max()
-    )
+def _exact_distance(np: Any, a: Any, b: Any) -> Any:
+    """How far apart 64-bit integers are; that may need all 64 bits."""
+    first, second = a.view(np.uint64), b.view(np.uint64)
+    return np.where(a > b, first - second, second - first)
 
 
 def _steps_apart(np: Any, dtype: DType, a: Any, b: Any) -> Any:
