@@ -444,6 +444,7 @@ def test_a_tie_of_which_safetensors_keeps_one_name_is_filled(tmp_path: Path) -> 
     assert result.ok
     [missing] = the_run(result).missing
     assert missing.becomes == "tied"
+    assert all(run.hooked == () for run in result.runs)
     assert the_run(result, "assign").ok is False
     assert any("tied to an entry that it has" in text for text in result.suggestions)
 

@@ -149,14 +149,17 @@ def iter_verification(result: Verification, width: int, *, root_found: bool = Fa
     yield from fill([Span(fact, "dim") for fact in facts], width, indent=0)
     yield ()
     yield from _iter_runs(result.runs, width)
-    for title, items, runs in _gather(result):
+    for problem, runs in _gather(result):
         yield ()
-        yield from _iter_problem(title, items, runs, width)
+        grave = "error" if any(run.decides for run in runs) else "warning"
+        style = "info" if problem.field in _MINOR else grave
+        where = f"{_where(runs)}: {_title(problem)}"
+        yield from _iter_problem(where, problem.items, style, width)
     if result.changed_reference:
         yield ()
         items = tuple(Item(item.name, item.holds, item.expected) for item in result.changed_reference)
         title = f"{plural(len(items), 'rebuilt buffer')} not as in the reference: the configuration changed"
-        yield from _iter_problem(title, items, (), width)
+        yield from _iter_problem(title, items, "error", width)
     remarks = [*result.notes, *_random(result), *_run_notes(result.runs)]
     if remarks:
         yield ()
@@ -256,25 +259,24 @@ def _verdict_cell(run: Run) -> Cell:
 _BRIEF = {"not_restored": "garbage", "untied": "untied", "unmoved": "left behind", "unfilled": "unfilled"}
 
 
-def _gather(result: Verification) -> Iterator[tuple[str, tuple[Item, ...], tuple[Run, ...]]]:
+def _gather(result: Verification) -> Iterator[tuple[Problem, tuple[Run, ...]]]:
     """Each problem once, with all the runs that have exactly this one; deciding runs first."""
-    found: dict[tuple[str, tuple[Item, ...]], list[Run]] = {}
+    found: dict[Problem, list[Run]] = {}
     for run in sorted(result.runs, key=lambda run: not run.decides):
         for problem in problems(run):
-            found.setdefault((_title(problem), problem.items), []).append(run)
-    for (title, items), runs in found.items():
-        yield title, items, tuple(runs)
+            found.setdefault(problem, []).append(run)
+    for problem, runs in found.items():
+        yield problem, tuple(runs)
 
 
-def _iter_problem(title: str, items: Sequence[Item], runs: Sequence[Run], width: int) -> Iterator[Line]:
-    grave = any(run.decides for run in runs) or not runs
+def _where(runs: Sequence[Run]) -> str:
     where = ", ".join(dict.fromkeys(run.load for run in runs))
     devices = dict.fromkeys(run.device for run in runs)
-    if len(devices) > 1 or any(device != "cpu" for device in devices):
-        where += f" on {', '.join(devices)}"
-    yield from _iter_sentence(
-        "!", "error" if grave else "warning", f"{where}: {title}" if where else title, width
-    )
+    return where if list(devices) == ["cpu"] else f"{where} on {', '.join(devices)}"
+
+
+def _iter_problem(title: str, items: Sequence[Item], style: str, width: int) -> Iterator[Line]:
+    yield from _iter_sentence("·" if style == "info" else "!", style, title, width)
     folded = _fold(items)
     # A word or a number stays whole and the name gives way; a sentence gives way itself.
     long = any(row[1].width > _SHORT for row in folded)

@@ -105,6 +105,11 @@ class Judge:
         for name, tensor in loaded.items():
             if name in self.in_file or name in missing or is_lazy(tensor):
                 continue
+            partners = [
+                loaded[other] for other in self._tied_to(name) if other in self.in_file and other in loaded
+            ]
+            if any(share_memory(tensor, partner) for partner in partners):
+                continue  # filled through its tie
             if not tensor.is_meta and not poison.survives(name, tensor):
                 hooked.append(name)
             elif load in NORMAL_BUILDS and self._is_buffer(name) and self.builds.agrees(name):
