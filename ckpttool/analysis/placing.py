@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ckpttool.analysis.carried import packed_stride
 from ckpttool.analysis.conversion import Piece, Placed
 from ckpttool.checkpoint import StorageRef, TensorInfo
-from ckpttool.dtypes import DType
+from ckpttool.dtypes import BY_NAME, DType
 
 _SPARSE_SPAN = 2  # a span that holds more than this many times the elements of its views is packed
 
@@ -112,6 +112,11 @@ class Placing:
             Placed(piece, i.dtype, i.shape, i.stride, i.storage_offset - start // item, i.conj, i.neg)
             for i, _ in members
         ]
+
+
+def as_bytes(placed: Placed, placing: Placing) -> Placed:
+    """The same piece as a flat tensor of uint8."""
+    return Placed(placed.piece, BY_NAME["uint8"], (placing.pieces[placed.piece].nbytes,), (1,))
 
 
 def overlapping(wanted: Sequence[Wanted]) -> list[list[int]]:

@@ -38,10 +38,20 @@ class Progress:
             return
         self._last = now
         share = min(1.0, self._done / self._total) if self._total else 1.0
-        speed = format_nbytes(int(self._done / (now - self._start)))
+        speed = self._done / (now - self._start)
         drawn = bar(share, _CELLS).ljust(_CELLS)
-        sys.stderr.write(f"\r\x1b[K{self._what} {drawn} {100 * share:3.0f} % · {speed}/s")
+        left = _format_seconds(max(0, self._total - self._done) / speed) if speed else "?"
+        text = f"{self._what} {drawn} {100 * share:3.0f} % · {format_nbytes(int(speed))}/s · {left} left"
+        sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()
+
+
+def _format_seconds(seconds: float) -> str:
+    """Return ``7 s``, ``2 min 05 s`` or ``3 h 20 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class Steps:
