@@ -85,7 +85,7 @@ def run_child(
             text=True,
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-            timeout=60 + SECONDS * sum(1 + len(job["runs"]) for job in jobs),
+            timeout=60 + 6 * SECONDS * sum(1 + len(job["runs"]) for job in jobs),
         )
         results = {result["name"]: result for result in map(json.loads, child.stdout.splitlines())}
         for job in jobs:

@@ -225,7 +225,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
             + op.DICT
             + op.STOP
         ),
-        "names for one value",
+        "number of tensors, values",
     ),
     "one megabyte of text by many names": (
         lambda: torch_zip(op.PROTO(2) + _stored(op.push("x" * MIB)) + _keys(100_000, op.BINGET(0)) + op.STOP),
