@@ -164,7 +164,7 @@ def _sample(reader: TensorReader, value: Tensor | None) -> bytes:
         data = bytearray(nbytes)
         reader.read_into(value.storage, at, memoryview(data))
         sample += data
-    first = sample[: value.dtype.nbytes]
+    first = sample[: value.dtype.nbytes] or b"\0"
     if sample == first * (len(sample) // len(first)):
         return _CONSTANT + first
     return hashlib.blake2b(sample, digest_size=16).digest()

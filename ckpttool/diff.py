@@ -18,7 +18,7 @@ from ckpttool.analysis.diff_findings import find_differences
 from ckpttool.analysis.difference import Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
 from ckpttool.analysis.inspection import Row
 from ckpttool.analysis.renames import Rule
-from ckpttool.analysis.sides import Placed, choose_scope, is_buffer, select
+from ckpttool.analysis.sides import Placed, choose_scope, is_buffer, is_rebuilt, select
 from ckpttool.analysis.surroundings import compare_surroundings
 from ckpttool.checkpoint import Basis, Kind, Root, Tensor, iter_parts
 from ckpttool.compare import Comparer, Outcome, Tolerance, Watch
@@ -313,7 +313,7 @@ def _rounding(status: Status, numbers: Numbers | None) -> str:
 def _single(item: Placed, status: Status) -> DiffEntry:
     row = item.row
     a, b = (row, None) if status is Status.REMOVED else (None, row)
-    note = row.classification.note if row.classification.kind is Kind.NON_PERSISTENT_BUFFER else ""
+    note = row.classification.note if is_rebuilt(row) else ""
     return DiffEntry(row.entry.root, item.name, row.classification.kind, status, a, b, note=note)
 
 

@@ -102,20 +102,21 @@ def pair_by_content(
 def pair_by_suffix(only_a: Sequence[Placed], only_b: Sequence[Placed]) -> list[Pair]:
     """Pairs of equal shape whose names end alike, where no other name of that shape ends so.
 
-    The longest end that is unambiguous counts; ``layers.0.weight`` is not ``layers.1.weight``'s match
-    while a better one is there.
+    The longest end that is unambiguous counts. What has become the only one left because others found
+    better matches is not unambiguous.
     """
     pairs: list[Pair] = []
-    left_a, left_b = dict(enumerate(only_a)), dict(enumerate(only_b))
+    done: set[int] = set()
     for length in range(_MOST_PARTS, 0, -1):
-        ends_a, ends_b = _ends(left_a, length), _ends(left_b, length)
-        for end, positions in ends_a.items():
+        ends_a, ends_b = _ends(only_a, length), _ends(only_b, length)
+        for end, mine in ends_a.items():
             others = ends_b.get(end, ())
-            if len(positions) == 1 and len(others) == 1:
-                first, second = left_a[positions[0]], left_b[others[0]]
-                if _kinds_agree(first, second):
-                    pairs.append(Pair(first, second, NameBasis.SUFFIX))
-                    del left_a[positions[0]], left_b[others[0]]
+            if len(mine) != 1 or len(others) != 1:
+                continue
+            ids = id(mine[0]), id(others[0])
+            if done.isdisjoint(ids) and _kinds_agree(mine[0], others[0]):
+                pairs.append(Pair(mine[0], others[0], NameBasis.SUFFIX))
+                done.update(ids)
     return pairs
 
 
@@ -305,16 +306,16 @@ def _end(item: Placed, length: int) -> Hashable:
     return tuple(parts[-length:]) if length else None
 
 
-def _ends(items: Mapping[int, Placed], length: int) -> dict[Hashable, list[int]]:
-    """Positions by shape and the last ``length`` parts, for names that have so many."""
-    found: dict[Hashable, list[int]] = {}
-    for position, item in items.items():
+def _ends(items: Sequence[Placed], length: int) -> dict[Hashable, list[Placed]]:
+    """Items by root, shape and the last ``length`` parts of their names, where a name has so many."""
+    found: dict[Hashable, list[Placed]] = {}
+    for item in items:
         value = item.row.entry.value
         if not isinstance(item.name, str) or value is None or value.shape is None:
             continue
         parts = item.name.rsplit(".", length)
         if len(parts) >= length:
-            found.setdefault((value.shape, item.root, tuple(parts[-length:])), []).append(position)
+            found.setdefault((item.root, value.shape, tuple(parts[-length:])), []).append(item)
     return found
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ckpttool.analysis.difference import SAME, DiffEntry, Side, Status
-from ckpttool.analysis.sides import is_buffer
-from ckpttool.checkpoint import Finding, Key, Kind, Root
+from ckpttool.analysis.sides import is_buffer, is_rebuilt
+from ckpttool.checkpoint import Finding, Key, Root
 
 _MOST_NAMED = 3
 _STATISTICS = ("running_mean", "running_var")
@@ -92,23 +92,20 @@ def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
 
 
 def _non_persistent(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    """Buffers that a library saves in some versions only."""
     for status, code, what in (
         (Status.ADDED, "non-persistent-entered", "came into the file"),
         (Status.REMOVED, "non-persistent-left", "left the file"),
     ):
-        found = [
-            entry for entry in entries if entry.status is status and entry.kind is Kind.NON_PERSISTENT_BUFFER
-        ]
-        said = (
-            "saved by one version of the library and not by the other; "
-            "no weight changed, and strict=True may name it"
-        )
+        found = []
+        for entry in entries:
+            row = entry.b or entry.a
+            if entry.status is status and row is not None and is_rebuilt(row):
+                found.append(entry)
+        said = "versions of the library differ in whether they save it; its constructor makes it"
+        many = "versions of the library differ in whether they save them; their constructor makes them"
         yield from _about(
-            code,
-            "info",
-            found,
-            f"a non-persistent buffer {what}: {said}",
-            f"non-persistent buffers {what}: {said}",
+            code, "info", found, f"a buffer that {what}: {said}", f"buffers that {what}: {many}"
         )
 
 

@@ -15,6 +15,7 @@ from ckpttool.analysis.summary import choose_weights_root, tally_rows
 from ckpttool.checkpoint import Checkpoint, Key, Kind, Opaque, Root, Value
 
 _MOST_NAMED = 4
+_NOT_SAVED = "not saved"  # in the notes of known_names.toml, as its head says
 
 
 class Placed(NamedTuple):
@@ -139,6 +140,12 @@ def values_under(side: Side, base: Root, whole: bool) -> tuple[list[Value], list
 def is_buffer(kind: Kind) -> bool:
     """Whether an entry of this kind is a buffer of either persistence."""
     return kind in (Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER)
+
+
+def is_rebuilt(row: Row) -> bool:
+    """Whether an entry is one that some versions of its library leave out of files and build anew."""
+    kind, _, _, note = row.classification
+    return kind is Kind.NON_PERSISTENT_BUFFER or (is_buffer(kind) and _NOT_SAVED in note)
 
 
 def _counterpart(side: Side, other: Root | None) -> Root:
