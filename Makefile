@@ -37,6 +37,9 @@ demo: venv
 	done
 	@set -- "$(DEMO)/swin_ddp_compiled.pt" --model sample_models.swin_window_attention:build; \
 	    printf '\n$$ ckpttool verify %s\n' "$$*"; $(BIN)/ckpttool verify "$$@"
+	@cd $(DEMO) && run() { printf '\n$$ ckpttool %s\n' "$$*"; $(abspath $(BIN))/ckpttool "$$@"; }; \
+	    run convert decoder_training.pt there.safetensors --force && run convert there.safetensors back.pt --force && \
+	    run diff decoder_training.pt back.pt
 
 # Tests for a CUDA device or for published files skip by themselves, and say why.
 test: venv

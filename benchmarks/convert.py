@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
-from safetensors.torch import save_file
 
 from benchmarks.measure import Cost, Task, run_once, table
 
@@ -43,7 +42,6 @@ class Job(NamedTuple):
     command: list[str]
     source: Path
     output: Path
-    against: str = "cp"
 
 
 def measure(job: Job) -> Cost:
@@ -64,27 +62,29 @@ def warm(path: Path) -> None:
             pass
 
 
-def write_sources(folder: Path, gib: float) -> dict[str, Path]:
+def write_sources(folder: Path, gib: float) -> None:
     """One model of 4 MiB tensors in both containers, and 20,000 small tensors."""
+    import torch
+    from safetensors.torch import save_file
+
     count = max(1, int(gib * (1 << 30)) // (4 * TENSOR_NUMEL))
     state = {f"layers.{i}.weight": torch.randn(1024, TENSOR_NUMEL // 1024) for i in range(count)}
-    paths = {"pt": folder / "a.pt", "safetensors": folder / "a.safetensors", "many": folder / "many.pt"}
-    torch.save(state, paths["pt"])
-    save_file(state, paths["safetensors"], metadata={"format": "pt"})
-    torch.save({f"m.{i}.weight": torch.randn(8, 8) for i in range(20_000)}, paths["many"])
-    return paths
+    torch.save(state, folder / "a.pt")
+    save_file(state, folder / "a.safetensors", metadata={"format": "pt"})
+    torch.save({f"m.{i}.weight": torch.randn(8, 8) for i in range(20_000)}, folder / "many.pt")
 
 
 def write_sparse(path: Path, gib: int) -> None:
     """A `.pt` of many GiB that takes no room."""
+    import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
         torch.save({f"l.{i}.weight": torch.empty(1 << 28, dtype=torch.float32) for i in range(gib)}, path)
 
 
-def jobs(paths: dict[str, Path], folder: Path) -> list[Job]:
-    pt, safetensors, many = paths["pt"], paths["safetensors"], paths["many"]
+def jobs(folder: Path) -> list[Job]:
+    pt, safetensors, many = folder / "a.pt", folder / "a.safetensors", folder / "many.pt"
     to_st, to_pt = folder / "out.safetensors", folder / "out.pt"
 
     def ours(source: Path, output: Path, *options: str) -> list[str]:
@@ -143,18 +143,29 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder")
+    parser.add_argument("--write-into", help=argparse.SUPPRESS)
     parser.add_argument("--sparse-gib", type=int, default=0)
     options = parser.parse_args()
+    if options.write_into:
+        write_sources(Path(options.write_into), options.gib)
+        if options.sparse_gib:
+            write_sparse(Path(options.write_into) / "sparse.pt", options.sparse_gib)
+        return
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        todo = jobs(write_sources(folder, options.gib), folder)
+        # By a child: the peak of a process counts what its parent held when it forked.
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.convert", *sys.argv[1:], "--write-into", name], check=True
+        )
+        todo = jobs(folder)
         costs: dict[str, list[Cost]] = {job.name: [] for job in todo}
+        order = random.Random(0)
         for _ in range(options.rounds):
-            for job in todo:
+            # What ran before decides which memory the kernel has at hand: never the same neighbour twice.
+            for job in order.sample(todo, len(todo)):
                 costs[job.name].append(measure(job))
         if options.sparse_gib:
             sparse, output = folder / "sparse.pt", folder / "sparse.safetensors"
-            write_sparse(sparse, options.sparse_gib)
             command = [*CKPTTOOL, "convert", str(sparse), str(output), "--quiet", "--no-check"]
             costs[f"{options.sparse_gib} GiB, sparse source, --no-check"] = [
                 measure(Job("sparse", command, sparse, output))

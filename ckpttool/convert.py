@@ -37,6 +37,8 @@ from ckpttool.writers.layout import FileLayout, Segment
 
 # Read, summed, compared and written while it is in the L2 cache; more made no system call cheaper.
 _BLOCK_NBYTES = 1 << 20
+# Written back while the rest is still being copied: fsync at the end then has nothing left to wait for.
+_WRITE_BACK_NBYTES = 8 << 20
 # A gather holds 8 chunks (tensor_bytes), and all of it must stay far below 64 MiB.
 _GATHER_NBYTES = 2 << 20
 
@@ -305,9 +307,15 @@ class _Writer(_Stream):
     def __init__(self, fd: int) -> None:
         super().__init__()
         self._fd = fd
+        self._started = 0  # up to where write-back has begun
 
     def _take(self, data: memoryview, offset: int) -> None:
         write_at(self._fd, data, offset)
+        end = offset + len(data)
+        if end - self._started >= _WRITE_BACK_NBYTES and hasattr(os, "posix_fadvise"):
+            # Linux starts to write dirty pages out here, and keeps them: only clean ones go (mm/fadvise.c).
+            os.posix_fadvise(self._fd, self._started, end - self._started, os.POSIX_FADV_DONTNEED)
+            self._started = end
 
 
 class _Checker(_Stream):

@@ -14,6 +14,7 @@ from ckpttool.render.tables import Line, Span
 from ckpttool.render.units import (
     NAME_LIMIT,
     format_float,
+    format_key,
     format_nbytes,
     format_path,
     format_root,
@@ -57,7 +58,8 @@ def _headline(conversion: Conversion) -> str:
     size = format_nbytes(nbytes)
     if conversion.written:
         seconds = max(conversion.seconds, 1e-6)
-        size = f"{size} in {conversion.seconds:.1f} s ({format_nbytes(int(nbytes / seconds))}/s)"
+        took = f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+        size = f"{size} in {took} ({format_nbytes(int(nbytes / seconds))}/s)"
     return join_facts(
         (
             arrow,
@@ -152,11 +154,16 @@ def _loss_text(loss: CastLoss | None) -> str:
 def _carried(conversion: Conversion) -> str:
     """What of the surroundings goes along."""
     plan = conversion.plan
-    names = [format_path(value.root, value.name, 40) for value in plan.values]
-    shown = names[:_MOST_SHOWN]
-    facts = [", ".join(shown)] if shown else []
-    if len(names) > len(shown):
-        facts.append(f"{len(names) - len(shown):,} more values")
+    branches: Counter[str] = Counter()
+    for value in plan.values:
+        branches[format_key((*value.root, value.name)[0]).removeprefix(".")] += 1
+    nested = {format_key(value.root[0]).removeprefix(".") for value in plan.values if value.root}
+    names = [
+        f"{name} ({plural(count, 'value')})" if name in nested else name for name, count in branches.items()
+    ]
+    facts = names[:_MOST_SHOWN]
+    if len(names) > len(facts):
+        facts.append(f"{len(names) - len(facts):,} more")
     modules = sum(map(len, plan.module_versions.values()))
     if modules:
         facts.append(f"_metadata ({plural(modules, 'module')})")
