@@ -30,15 +30,26 @@ from ckpttool.checkpoint import (
     OddKey,
     Opaque,
     Plain,
-    PlainList,
     Root,
     Value,
 )
-from ckpttool.dtypes import parse_torch_name
 from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import Limits
-from ckpttool.formats.python_objects import describe_call, plain_of_call, shorten, without_type_tag
+from ckpttool.formats.plain_values import PlainReader
+from ckpttool.formats.python_objects import without_type_tag
 from ckpttool.formats.torch_tensors import TENSOR_GLOBALS, StoredTensor, TensorReader
+from ckpttool.formats.tree_nodes import (
+    has_module_state,
+    is_mapping,
+    iter_mapping,
+    named_state,
+    set_items,
+    state_items,
+    summarize,
+    type_name,
+    width_of,
+)
+from ckpttool.formats.walk_budget import WalkBudget
 from ckpttool.pickle_nodes import (
     BigInt,
     Call,
@@ -51,17 +62,7 @@ from ckpttool.pickle_nodes import (
     iter_items,
 )
 
-_FREE_REVISITS = 10_000  # children of shared containers that may always be walked again
-_STEPS_PER_ENTRY = 4  # children looked at; real files have little more than one for each entry
-_FREE_REPEATS = 250_000  # scalars of shared lists (and pieces of shared strings) that are shown again
-_MAX_REPEATS = 100_000  # names whose values are no more shown than that they are shared
 _LONG_KEY = 256  # longer keys are counted: their paths are written out for every entry below them
-_MAX_TEXT = 64 << 20  # characters of long keys and of the joined names of modules
-_SMALL_VALUE = 4  # values of at most as many scalars are not asked whether they are shared
-_TEXT_PIECE = 64  # characters that count as one scalar
-_MAX_PLAIN_DEPTH = 4  # a list of lists of numbers is one value; deeper ones are containers
-_MAX_NESTED_SCALARS = 10_000  # numbers in one nested list
-_MAX_FLAT_SCALARS = 12_000_000  # in a flat one: as many as a pickle has opcodes; more only by sharing text
 _MAX_PLACES = 4
 _MAX_PLACE = 240  # characters of a place, for people
 _MAX_KEY_SCALARS = 100  # a tuple that is a key is written out up to here
@@ -131,19 +132,11 @@ class _Walk:
         self.module_versions: dict[Root, dict[str, int | None]] = {}
         self.module_extras: dict[Root, dict[str, ModuleExtras]] = {}
         self.places: dict[int, list[str]] = {}  # id(Global) -> where an object of it stands
-        self.first_path: dict[int, Root] = {}  # containers already walked, by identity
-        self.steps = 0  # children looked at so far, and how many of them for the first time
-        self.first_steps = 0
-        self.path_keys = 0  # of all paths made so far
-        self.text = 0  # characters of joined names, and of paths with long keys in them
-        self.has_long_keys = False
         self.odd_keys = 0
-        self.seen_values: set[int] = set()  # larger plain values, by identity
-        self.repeats = 0  # scalars shown again so far, and names of which that was too much
-        self.unshown = 0
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
         self.metadata: dict[int, tuple[dict[str, int | None], dict[str, ModuleExtras]]] = {}
-        self.plain = _PlainReader()
+        self.plain = PlainReader()
+        self.budget = WalkBudget(limits)
 
     def run(self, top: Node, root: Root) -> None:
         """Visit everything under ``top``."""
@@ -189,12 +182,12 @@ class _Walk:
                 self.opaque.append(Opaque(root, _leaf(name), type_name(node), "contains itself"))
             return False
         path = _path(root, name)
-        if self.is_shared_too_often(node, path):
-            first = _place(self.first_path[id(node)])
+        if self.budget.is_shared_too_often(node, path):
+            first = _place(self.budget.first_path[id(node)])
             self.opaque.append(Opaque(root, _leaf(name), type_name(node), f"the same object as {first}"))
             return False
         children: Iterable[tuple[Key, Node]]
-        if isinstance(node, Call) and not _is_mapping(node):
+        if isinstance(node, Call) and not is_mapping(node):
             if self.is_module(node):
                 self.add_module(path, node)
                 return False
@@ -212,41 +205,6 @@ class _Walk:
             raise LimitExceeded("number of tensors, values and containers", limit=self.limits.entries)
         frames.append(_Frame(path, iter(children), inside_object, id(node)))
         return True
-
-    def is_shared_too_often(self, node: Node, path: Root) -> bool:
-        """Count a visit; true when shared containers make far more paths than there are objects."""
-        width = 1 + _width(node)
-        if id(node) not in self.first_path:
-            self.first_path[id(node)] = path
-            self.first_steps += width
-        elif self.steps + width > _FREE_REVISITS + 3 * self.first_steps:
-            return True
-        self.spend(width, path)
-        return False
-
-    def spend(self, steps: int, path: Root) -> None:
-        """Count children that are looked at, and the keys of the path that they share.
-
-        Raises:
-            LimitExceeded: far more than any file that torch wrote.
-        """
-        self.steps += steps
-        self.path_keys += len(path)
-        limit = _STEPS_PER_ENTRY * self.limits.entries
-        if self.steps > limit or self.path_keys > limit:
-            raise LimitExceeded("number of items in containers and their paths", limit=limit)
-        if self.has_long_keys:
-            self.count_text((1 + steps) * sum(len(key) for key in path if type(key) is str))
-
-    def count_text(self, characters: int) -> None:
-        """Count what names take when they are written out.
-
-        Raises:
-            LimitExceeded: far more than any file that torch wrote.
-        """
-        self.text += characters
-        if self.text > _MAX_TEXT:
-            raise LimitExceeded("length of all names", limit=_MAX_TEXT)
 
     # -- containers ---------------------------------------------------------------------------
 
@@ -274,8 +232,8 @@ class _Walk:
             elif len(key) > _LONG_KEY:
                 if len(key) > longest:
                     raise LimitExceeded("length of a key", limit=longest, actual=len(key))
-                self.has_long_keys = True
-                self.count_text(len(key))
+                self.budget.has_long_keys = True
+                self.budget.count_text(len(key))
             children[key] = value
         return list(children.items())
 
@@ -294,7 +252,7 @@ class _Walk:
         """Attributes that a mapping object carries besides its items (not ``_metadata``)."""
         children = []
         for state in node.states or ():
-            for key, value in _state_items(state):
+            for key, value in state_items(state):
                 if isinstance(value, (Call, DictNode, list)) and not (
                     type(key) is str and key == "_metadata"
                 ):
@@ -304,14 +262,14 @@ class _Walk:
     def read_module_metadata(self, path: Root, node: Call) -> None:
         """``_metadata`` of a state_dict: ``{module path: {"version": 1, …}}``."""
         for state in node.states or ():
-            for key, value in _state_items(state):
+            for key, value in state_items(state):
                 if type(key) is not str or key != "_metadata" or not isinstance(value, (Call, DictNode)):
                     continue
                 known = self.metadata.get(id(value))
                 if known is None:
                     known = self.metadata[id(value)] = self.versions_and_extras(value)
                 else:
-                    self.spend(len(known[0]), ())
+                    self.budget.spend(len(known[0]), ())
                 self.module_versions[path] = known[0]
                 if known[1]:
                     self.module_extras[path] = known[1]
@@ -323,7 +281,7 @@ class _Walk:
         for module, local in iter_mapping(metadata):
             if type(module) is not str or not isinstance(local, (DictNode, Call)):
                 continue
-            self.spend(_width(local), ())
+            self.budget.spend(width_of(local), ())
             facts = dict(self.local_metadata(local))
             version = facts.pop(("version",), None)
             versions[module] = version if type(version) is int else None
@@ -340,7 +298,7 @@ class _Walk:
             if is_plain:
                 yield (key,), plain
             if not is_plain:
-                self.spend(_width(value), ())
+                self.budget.spend(width_of(value), ())
             for inner_key, inner in iter_mapping(value) if not is_plain else ():
                 plain, is_plain = self.plain.read(inner)
                 if is_plain and type(inner_key) is str:
@@ -353,7 +311,7 @@ class _Walk:
             if isinstance(argument, (Call, DictNode, SetNode, list, tuple, PersistentId)):
                 yield f"args[{index}]", argument
         for state in node.states or ():
-            for key, value in _state_items(state):
+            for key, value in state_items(state):
                 yield (key if type(key) is str else self.key(key)), value
         for index, item in enumerate(node.appended or ()):
             yield index, item
@@ -377,12 +335,12 @@ class _Walk:
                 raise LimitExceeded("nesting of modules", limit=self.limits.depth)
             if len(self.entries) + len(self.opaque) > self.limits.entries:
                 raise LimitExceeded("number of modules and tensors", limit=self.limits.entries)
-            self.spend(1 + _width(module), path)
+            self.budget.spend(1 + width_of(module), path)
             above.append(id(module))
             self.note_place(module.function, path)
-            state = dict(_named_state(module))
+            state = dict(named_state(module))
             for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-                self.spend(_width(state.get(name)), ())
+                self.budget.spend(width_of(state.get(name)), ())
             self.containers.append(Container(path, type_name(module), len(state)))
             self.add_registered(root, prefix, state)
             children = []
@@ -399,7 +357,7 @@ class _Walk:
     def add_registered(self, root: Root, prefix: str, state: dict[str, Node]) -> None:
         """Parameters, then buffers, then plain tensor attributes of one module."""
         non_persistent = {
-            name for name in _set_items(state.get("_non_persistent_buffers_set")) if type(name) is str
+            name for name in set_items(state.get("_non_persistent_buffers_set")) if type(name) is str
         }
         for name, node in iter_mapping(state.get("_parameters")):
             self.add_member(root, self.join(prefix, self.key_text(name)), node, _MODULE_PARAMETER)
@@ -427,14 +385,14 @@ class _Walk:
         """Whether the object's state is that of an ``nn.Module``, whatever its class; asked once of each."""
         known = self.modules.get(id(node))
         if known is None:
-            known = _is_module(node)
+            known = has_module_state(node)
             if node.states:
                 self.modules[id(node)] = known
         return known
 
     def join(self, prefix: str, name: str) -> str:
         """The dotted name of a member."""
-        self.count_text(len(prefix) + len(name))
+        self.budget.count_text(len(prefix) + len(name))
         return prefix + name
 
     def key_text(self, node: Node) -> str:
@@ -450,18 +408,10 @@ class _Walk:
 
     def add_value(self, root: Root, name: Key, node: Node, plain: Plain, size: int) -> None:
         """A plain leaf; of one that many names share, the later ones say so once it becomes much."""
-        if size > _SMALL_VALUE:
-            if id(node) in self.seen_values:
-                self.repeats += size
-                if self.repeats > _FREE_REPEATS:
-                    self.unshown += 1
-                    if self.unshown > _MAX_REPEATS:
-                        raise LimitExceeded("number of names for one value", limit=_MAX_REPEATS)
-                    what = "the same value as an earlier one"
-                    self.opaque.append(Opaque(root, name, type_name(node), what))
-                    return
-            self.seen_values.add(id(node))
-        self.values.append(Value(root, name, plain))
+        if self.budget.shows_value(node, size):
+            self.values.append(Value(root, name, plain))
+        else:
+            self.opaque.append(Opaque(root, name, type_name(node), "the same value as an earlier one"))
 
     def add_opaque(self, root: Root, name: Key | None, node: Node) -> None:
         """A leaf, or an object, that is described and not built."""
@@ -477,199 +427,6 @@ class _Walk:
 
 
 _UNDECLARED = Entry((), "", None).declared
-
-
-class _PlainReader:
-    """Scalars, strings and (nested) lists of them as values.
-
-    Results for nested lists are kept by identity, with their expanded size: lists that share their
-    items ("billion laughs") are judged once each, and refused when they would print as too much.
-    """
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[int, int], tuple[Plain, int]] = {}  # by identity and depth
-
-    def read(self, node: Node) -> tuple[Plain, bool]:
-        """(value, True) if ``node`` is plain, else (None, False)."""
-        if node is None or isinstance(node, (bool, int, float, str)):
-            return node, True
-        plain, size = self.sized(node, 0)
-        return plain, size >= 0
-
-    def sized(self, node: Node, depth: int) -> tuple[Plain, int]:
-        """(value, number of scalars in it), or (None, -1). Long text counts as several scalars."""
-        if node is None or isinstance(node, (bool, int, float)):
-            return node, 1
-        if isinstance(node, (str, bytes)):
-            return node, 1 + len(node) // _TEXT_PIECE
-        if isinstance(node, Call):
-            untagged = without_type_tag(node)
-            if untagged is not node and depth < _MAX_PLAIN_DEPTH:
-                return self.sized(untagged, depth + 1)
-            return self.of_call(node)
-        if not isinstance(node, (list, tuple)) or depth >= _MAX_PLAIN_DEPTH:
-            return None, -1
-        # By depth, too: what is too deep here may stand higher elsewhere.
-        known = self.known.get((id(node), depth))
-        if known is None:
-            known, nested = self.of_list(node, depth)
-            if nested or len(node) > _SMALL_VALUE:
-                self.known[id(node), depth] = known
-        return known
-
-    def of_list(self, node: Node, depth: int) -> tuple[tuple[Plain, int], bool]:
-        """``sized`` of a list or tuple, and whether a list stands in it."""
-        items, total, nested = [], 0, False
-        for item in node:
-            plain, size = self.sized(item, depth + 1)
-            if size < 0:
-                return (None, -1), nested
-            items.append(plain)
-            total += size
-            nested = nested or isinstance(plain, tuple)
-            if total > (_MAX_NESTED_SCALARS if nested else _MAX_FLAT_SCALARS):
-                return (None, -1), nested
-        plain_items: Plain = PlainList(items) if isinstance(node, list) else tuple(items)
-        return (plain_items, total), nested
-
-    def of_call(self, node: Call) -> tuple[Plain, int]:
-        """``sized`` of a call that stands for a plain value; kept, because it makes a new one."""
-        known = self.known.get((id(node), 0))
-        if known is None:
-            plain, is_plain = plain_of_call(node)
-            if not is_plain:
-                return None, -1
-            known = plain, 1 + len(plain) // _TEXT_PIECE if isinstance(plain, (bytes, tuple)) else 1
-            self.known[id(node), 0] = known
-        return known
-
-
-def iter_mapping(node: Node) -> Iterable[tuple[Node, Node]]:
-    """(key, value) pairs of a dict or of an OrderedDict call, however its items were given."""
-    if isinstance(node, DictNode):
-        yield from iter_items(node.items)
-    elif isinstance(node, Call):
-        args = node.args if isinstance(node.args, tuple) else ()
-        for argument in args[:1]:
-            # Python 2 and Counter give the items as the argument: [[key, value], …] or a dict.
-            if isinstance(argument, DictNode):
-                yield from iter_items(argument.items)
-            elif isinstance(argument, (list, tuple)):
-                for pair in argument:
-                    if isinstance(pair, (list, tuple)) and len(pair) == 2:
-                        yield pair[0], pair[1]
-        yield from iter_items(node.items)
-
-
-def type_name(node: Node) -> str:
-    """The class a leaf or container would have, as ``module.name`` for globals."""
-    if isinstance(node, Call):
-        name = node.function.full_name if isinstance(node.function, Global) else "a computed callable"
-        return _SHORT_NAMES.get(name) or shorten(name)
-    if isinstance(node, Global):
-        return "torch.dtype" if _is_dtype(node) else "global"
-    return _NODE_NAMES.get(type(node), type(node).__name__)
-
-
-def summarize(node: Node) -> str:
-    """A few words on a leaf that is not built."""
-    if isinstance(node, Call):
-        return describe_call(node)
-    if isinstance(node, Global):
-        return shorten(node.full_name)
-    if isinstance(node, BigInt):
-        return f"{node.nbits} bits"
-    if isinstance(node, PersistentId):
-        pid = node.pid
-        if isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], Global) and type(pid[4]) is int:
-            return shorten(f"{pid[1].full_name} of {pid[4]} elements")
-        return "persistent id"
-    return f"{len(node)} items" if isinstance(node, (list, tuple)) else ""
-
-
-_SHORT_NAMES = {"collections.OrderedDict": "OrderedDict", "collections.defaultdict": "defaultdict"}
-_NODE_NAMES: dict[type, str] = {
-    DictNode: "dict",
-    SetNode: "set",
-    BigInt: "int",
-    PersistentId: "storage",
-}
-_MAPPINGS = frozenset(
-    {
-        ("collections", "OrderedDict"),
-        ("collections", "defaultdict"),
-        ("collections", "Counter"),
-        ("builtins", "dict"),
-    }
-)
-
-
-def _is_mapping(node: Call) -> bool:
-    function = node.function
-    return isinstance(function, Global) and (function.module, function.name) in _MAPPINGS
-
-
-def _is_dtype(node: Global) -> bool:
-    return node.module == "torch" and parse_torch_name(node.name) is not None
-
-
-def _state_items(state: Node) -> Iterable[tuple[Node, Node]]:
-    """Attributes in a BUILD state: a dict, ``(dict, slots)``, or something else under ``state``."""
-    if isinstance(state, DictNode):
-        yield from iter_items(state.items)
-    elif (
-        type(state) is tuple and len(state) == 2 and all(isinstance(h, (DictNode, type(None))) for h in state)
-    ):
-        for half in state:
-            if half is not None:
-                yield from iter_items(half.items)
-    elif state is not None:
-        yield "state", state
-
-
-def _named_state(node: Call) -> Iterable[tuple[str, Node]]:
-    for state in node.states or ():
-        for key, value in _state_items(state):
-            if type(key) is str:
-                yield key, value
-
-
-def _is_module(node: Call) -> bool:
-    """Whether the object's state is that of an ``nn.Module``, whatever its class."""
-    return {"_parameters", "_buffers", "_modules"} <= {name for name, _ in _named_state(node)}
-
-
-def _set_items(node: Node) -> list[Node]:
-    """Items of a set, as SetNode or as the call ``set([…])`` of protocol 2."""
-    if isinstance(node, SetNode):
-        return node.items
-    if isinstance(node, Call) and isinstance(node.args, tuple) and len(node.args) == 1:
-        return list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else []
-    return []
-
-
-def _width(node: Node) -> int:
-    """How many things are looked at to walk ``node``, not counting what lies below them."""
-    if isinstance(node, DictNode):
-        return len(node.items) // 2
-    if isinstance(node, SetNode):
-        return len(node.items)
-    if isinstance(node, (list, tuple)):
-        return len(node)
-    if not isinstance(node, Call):
-        return 0
-    width = len(node.items or ()) // 2 + len(node.appended or ()) + len(node.states or ())
-    for state in node.states or ():
-        for half in state if isinstance(state, tuple) and len(state) == 2 else (state,):
-            width += len(half.items) // 2 if isinstance(half, DictNode) else 1
-    if isinstance(node.args, (tuple, list)):
-        width += len(node.args)
-        first = node.args[0] if node.args else None
-        if isinstance(first, (list, tuple)):  # the items of an OrderedDict or a set
-            width += len(first)
-        elif isinstance(first, DictNode):
-            width += len(first.items) // 2
-    return width
 
 
 def _place(path: Root) -> str:

@@ -11,10 +11,11 @@ from ckpttool.checkpoint import Basis, Checkpoint, Classification, Container, En
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
 from ckpttool.formats.base import FileSource, Limits
 from ckpttool.formats.pickled_members import merge_globals
-from ckpttool.formats.torch_objects import Contents, iter_mapping, read_objects, type_name
+from ckpttool.formats.torch_objects import Contents, read_objects
 from ckpttool.formats.torch_tensors import TensorReader
 from ckpttool.formats.torch_zip import TorchArchive, assemble, open_torch_archive
 from ckpttool.formats.torchscript_code import ClassHeader, ClassHeaders
+from ckpttool.formats.tree_nodes import iter_mapping, type_name
 from ckpttool.formats.zip_records import ZipArchive
 from ckpttool.pickle_nodes import Call, DictNode, Global, Node, PickleTree
 
