@@ -38,8 +38,10 @@ demo: venv
 	@set -- "$(DEMO)/swin_ddp_compiled.pt" --model sample_models.swin_window_attention:build; \
 	    printf '\n$$ ckpttool verify %s\n' "$$*"; $(BIN)/ckpttool verify "$$@"
 	@cd $(DEMO) && run() { printf '\n$$ ckpttool %s\n' "$$*"; $(abspath $(BIN))/ckpttool "$$@"; }; \
-	    run convert decoder_training.pt there.safetensors --force && run convert there.safetensors back.pt --force && \
-	    run diff decoder_training.pt back.pt
+	    run convert tied.pt there.safetensors --force && run convert there.safetensors back.pt --force && \
+	    run diff tied.pt back.pt
+	@printf '\n$$ ckpttool diff %s %s\n' "$(DEMO)/base.pt" "$(DEMO)/tuned.safetensors"; \
+	    $(BIN)/ckpttool diff "$(DEMO)/base.pt" "$(DEMO)/tuned.safetensors"; test $$? -eq 1 # they differ
 
 # Tests for a CUDA device or for published files skip by themselves, and say why.
 test: venv

@@ -18,7 +18,8 @@ from torch import nn
 from ckpttool.analysis.difference import Diff, DiffEntry, NameBasis, Side, Status
 from ckpttool.analysis.roots import resolve_root
 from ckpttool.analysis.sides import make_side
-from ckpttool.checkpoint import Kind
+from ckpttool.analysis.surroundings import same_plain
+from ckpttool.checkpoint import Kind, Plain
 from ckpttool.compare import Tolerance
 from ckpttool.diff import Request, diff_sides
 from ckpttool.formats import read_checkpoint
@@ -445,3 +446,14 @@ def test_a_hundred_thousand_against_three(save: Save) -> None:
     few = save({"a": torch.ones(2), "layer.5.weight": torch.ones(1), "c": torch.ones(3)})
     assert counts(diff(many, few)) == {"equal": 1, "removed": 99_999, "added": 2}
     assert counts(diff(few, many)) == {"equal": 1, "removed": 2, "added": 99_999}
+
+
+def test_lists_that_stand_for_more_than_they_are() -> None:
+    def nest() -> Plain:
+        value: Plain = (1.0, math.nan)
+        for _ in range(60):
+            value = (value, value)
+        return value
+
+    assert same_plain(nest(), nest())
+    assert not same_plain(nest(), (nest(), 1))

@@ -51,12 +51,14 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
 def same_plain(a: Plain, b: Plain) -> bool:
     """Equality of plain values: of one type, NaN equal to NaN, lists and tuples alike."""
     stack = [(a, b)]
+    seen: set[tuple[int, int]] = set()  # lists may be shared: what nests 50 deep may stand for 2**50 items
     while stack:
         first, second = stack.pop()
         if isinstance(first, tuple) and isinstance(second, tuple):
             if len(first) != len(second):
                 return False
-            if first is not second:
+            if first is not second and (id(first), id(second)) not in seen:
+                seen.add((id(first), id(second)))
                 stack.extend(zip(first, second, strict=True))
         elif not (type(first) is type(second) and (first == second or (first != first and second != second))):
             return False  # what is not itself is NaN

@@ -137,8 +137,8 @@ def _facts(entries: Sequence[DiffEntry], total: int) -> str:
     kinds = {Kind.PERSISTENT_BUFFER if is_buffer(entry.kind) else entry.kind for entry in entries}
     buffers = sum(is_buffer(entry.kind) for entry in entries)
     facts = []
-    if len(kinds) == 1:
-        facts.append(plural(2, KIND_NOUNS[kinds.pop()]).partition(" ")[2])
+    if len(kinds) == 1 and Kind.UNKNOWN not in kinds:
+        facts.append(plural(len(entries), KIND_NOUNS[kinds.pop()]).partition(" ")[2])
     elif buffers:
         facts.append(f"{plural(buffers, 'buffer')} among them")
     places = _places(entries) if len(entries) < total else []

@@ -67,7 +67,7 @@ COLUMNS = (
     Column(""),
     Column("max |Δ|", right=True),
     Column("changed", right=True, optional=1),
-    Column("note", floor=16),
+    Column("note", floor=24),
 )
 
 _GROUP_STATUSES = (Status.EQUAL, Status.CHANGED, Status.ADDED, Status.REMOVED)
@@ -215,7 +215,7 @@ def _cells(fold: _Fold, largest: float) -> tuple[Cell, ...]:
         Cell(entry.status.value.replace("_", " "), STATUS_STYLES[entry.status]),
         Cell(kind, "buffer" if is_buffer(entry.kind) else "dim"),
         Cell(fold.name, "", f" ×{len(fold.entries)}" if len(fold.entries) > 1 else ""),
-        Cell(dtype_text(entry)),
+        Cell("" if entry.status is Status.DTYPE else dtype_text(entry)),
         rel_l2,
         drawn,
         max_abs,
@@ -244,7 +244,8 @@ def _size_cells(fold: _Fold, largest: float) -> tuple[Cell, Cell, Cell]:
 
 def _note(fold: _Fold) -> str:
     entry, numbers = fold.entries[0], fold.numbers
-    facts = [shape_text(entry)] if entry.status is Status.SHAPE else []
+    texts = {Status.SHAPE: shape_text, Status.DTYPE: dtype_text}  # also where their column has no room
+    facts = [texts[entry.status](entry)] if entry.status in texts else []
     if entry.basis in _GUESSED:
         facts.append(_BASES[entry.basis])
     if numbers is not None:
