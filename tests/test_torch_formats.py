@@ -340,3 +340,25 @@ def test_a_sparse_file_of_5_gib_reads_its_header_only(tmp_path: Path) -> None:
     expected = torch.load(path, map_location="meta")
     assert big.storage.byte_offset == expected["big"].untyped_storage()._checkpoint_offset
     assert after.storage.byte_offset == expected["after"].untyped_storage()._checkpoint_offset
+
+
+class Hoarder(torch.nn.Module):
+    """Keeps tensors and modules where ``state_dict`` does not look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(2, 2)
+        self.cache = [torch.arange(3), {"deep": (torch.ones(2, 2),)}]
+        self.unregistered = [torch.nn.Linear(2, 5)]
+        self.owner = {"me": self, "head": [self.head]}
+
+
+def test_tensors_in_lists_of_a_pickled_module_are_not_lost(tmp_path: Path) -> None:
+    checkpoint = read_one(tmp_path / "hoarder.pt", Hoarder())
+    found = {(entry.root, entry.name): entry for entry in checkpoint.entries}
+    assert {name for root, name in found if root == ()} == {"head.weight", "head.bias"}
+    assert tensor_of(found[("cache",), 0]).shape == (3,)
+    assert tensor_of(found[("cache", 1, "deep"), 0]).shape == (2, 2)
+    assert tensor_of(found[("unregistered", 0), "weight"]).shape == (5, 2)
+    # What points back to the module itself does not list it again.
+    assert len(checkpoint.entries) == 6

@@ -25,9 +25,9 @@ class Limits(NamedTuple):
     pickle_ops: int = 12_000_000  # 20,000 tensors take 0.9 million
     pickle_nodes: int = 2_000_000  # containers and calls; 20,000 tensors take 0.1 million
     depth: int = 512  # nesting of containers
-    entries: int = 1_000_000  # tensors, values and opaque leaves
+    entries: int = 500_000  # tensors, values and opaque leaves
     name_nbytes: int = 1 << 20  # one key
-    records: int = 1_000_000  # members of a zip
+    records: int = 500_000  # members of a zip
     code_nbytes: int = 16 << 20  # one source or JSON member of an archive after inflation
 
 

@@ -67,6 +67,9 @@ _MAX_PLACES = 4
 _MAX_PLACE = 240  # characters of a place, for people
 _MAX_KEY_SCALARS = 100  # a tuple that is a key is written out up to here
 
+# What torch.nn.Module itself keeps in a module's __dict__ and fills by registration.
+_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
+
 _PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_PARAMETER)
 _MODULE_PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_MODULE)
 _MODULE_BUFFER = Classification(Kind.PERSISTENT_BUFFER, Basis.PICKLED_MODULE)
@@ -135,6 +138,9 @@ class _Walk:
         self.odd_keys = 0
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
         self.metadata: dict[int, tuple[dict[str, int | None], dict[str, ModuleExtras]]] = {}
+        self.held: list[tuple[Root, str, Node]] = []  # attributes of modules, to be walked last
+        self.held_ids: set[int] = set()
+        self.walked_modules: set[int] = set()
         self.plain = PlainReader()
         self.budget = WalkBudget(limits)
 
@@ -142,7 +148,11 @@ class _Walk:
         """Visit everything under ``top``."""
         frames: list[_Frame] = []
         self.enter(frames, root, None, top, False)
-        while frames:
+        while frames or self.held:
+            if not frames:
+                path, name, node = self.held.pop()
+                self.enter(frames, path, name, node, True)
+                continue
             path, children, inside_object, _ = frames[-1]
             for key, node in children:
                 if type(node) is Call:
@@ -189,7 +199,9 @@ class _Walk:
         children: Iterable[tuple[Key, Node]]
         if isinstance(node, Call) and not is_mapping(node):
             if self.is_module(node):
-                self.add_module(path, node)
+                # An attribute of a module often points back to one whose entries are there already.
+                if not (inside_object and id(node) in self.walked_modules):
+                    self.add_module(path, node)
                 return False
             self.add_opaque(root, name, node)
             children, inside_object, expected = self.object_children(node), True, 0
@@ -337,12 +349,14 @@ class _Walk:
                 raise LimitExceeded("number of modules and tensors", limit=self.limits.entries)
             self.budget.spend(1 + width_of(module), path)
             above.append(id(module))
+            self.walked_modules.add(id(module))
             self.note_place(module.function, path)
             state = dict(named_state(module))
             for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
                 self.budget.spend(width_of(state.get(name)), ())
             self.containers.append(Container(path, type_name(module), len(state)))
             self.add_registered(root, prefix, state)
+            self.hold_attributes(path, state)
             children = []
             for key, child in iter_mapping(state.get("_modules")):
                 name = self.key_text(key)
@@ -368,6 +382,18 @@ class _Walk:
         for name, node in state.items():
             if isinstance(node, Call) and name not in ("_parameters", "_buffers", "_modules"):
                 self.add_member(root, self.join(prefix, name), node, _PLAIN_ATTRIBUTE, described=False)
+
+    def hold_attributes(self, path: Root, state: dict[str, Node]) -> None:
+        """Put off lists, dicts and objects among a module's attributes: a tensor may be in one.
+
+        They are walked after the module, not from within it, so that nothing here recurses.
+        """
+        for name, node in state.items():
+            if name in _REGISTRIES or not isinstance(node, (Call, DictNode, SetNode, list, tuple)):
+                continue
+            if width_of(node) and id(node) not in self.held_ids and not self.plain.read(node)[1]:
+                self.held_ids.add(id(node))
+                self.held.append((path, name, node))
 
     def add_member(
         self, root: Root, name: str, node: Node, kind: Classification, *, described: bool = True
