@@ -108,7 +108,7 @@ def _branches(inspection: Inspection) -> str:
 def _select_rows(inspection: Inspection, options: Options, selection: Selection, *, exact: bool) -> None:
     """Sort the rows into kept and dropped."""
     keep, drop = Globs(options.keep), Globs(options.drop)
-    modules = {row.entry.root for row in inspection.rows if row.entry.declared.basis is Basis.PICKLED_MODULE}
+    modules = _module_roots(inspection)
     asked_root = options.root is not None or options.weights_only or options.prefer_ema
     root = selection.root
     for row in inspection.rows:
@@ -132,6 +132,11 @@ def _select_rows(inspection: Inspection, options: Options, selection: Selection,
             selection.dropped.append(dropped_tensor(entry.root, entry.name, entry.value, reason, asked))
         else:
             selection.rows.append(row)
+
+
+def _module_roots(inspection: Inspection) -> set[Root]:
+    """Where pickled modules stand: what lies below is their state_dict, by dotted names."""
+    return {row.entry.root for row in inspection.rows if row.entry.declared.basis is Basis.PICKLED_MODULE}
 
 
 def _is_rebuilt(row: Row) -> bool:
@@ -189,8 +194,11 @@ def _select_rest(inspection: Inspection, options: Options, selection: Selection,
         else:
             selection.objects.append(item)
     inside = set(_ancestors(selection)) if tensors_only or bare or root is not None else None
+    modules = _module_roots(inspection)
     for container in checkpoint.containers:
         path = container.path
+        if modules and any(path[:depth] in modules for depth in range(len(path))):
+            continue
         if drop.match_branch(path) or (inside is not None and path not in inside):
             continue
         if path[: len(selection.base)] == selection.base:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -202,6 +203,8 @@ def command(
         layouts, target = _lay_out(
             plan, destination, is_folder=is_folder, shard_nbytes=shard_nbytes, force=force
         )
+        if manifest is not None:
+            _refuse_manifest(plan, manifest, layouts, target)
         conversion = (
             _plan_only(plan, layouts, target)
             if dry_run
@@ -372,12 +375,26 @@ def _signals_as_interrupts() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _refuse_manifest(
+    plan: ConversionPlan, manifest: str, layouts: Sequence[FileLayout], target: Target
+) -> None:
+    """The manifest may overwrite neither a source nor what is about to be written."""
+    from ckpttool.staging import refuse_overwriting
+
+    refuse_overwriting(manifest, force=target.force, sources=plan.source.files)
+    if os.path.abspath(manifest) in {os.path.abspath(target.path_of(layout)) for layout in layouts}:
+        raise CkptToolError("--manifest is DST itself", path=manifest)
 
 
 def _write_manifest(conversion: Conversion, path: str) -> None:

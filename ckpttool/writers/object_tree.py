@@ -7,6 +7,7 @@ from typing import TypeAlias, Union
 
 from ckpttool.analysis.conversion import WRITABLE_CONTAINERS, Planned
 from ckpttool.checkpoint import Container, Key, ModuleExtras, Opaque, Root, Value
+from ckpttool.errors import MalformedCheckpoint
 from ckpttool.writers.pickle_writer import PickleWriter
 
 Leaf: TypeAlias = Planned | Value | Opaque
@@ -32,7 +33,11 @@ def build_tree(
     objects: Sequence[Opaque],
     containers: Sequence[Container],
 ) -> Branch:
-    """One tree of everything. A mapping of tensors is an OrderedDict unless the source says otherwise."""
+    """One tree of everything. A mapping of tensors is an OrderedDict unless the source says otherwise.
+
+    Raises:
+        MalformedCheckpoint: two things stand at one path, or one stands inside a leaf.
+    """
     top = Branch((), "")
     known: dict[Root, Branch] = {(): top}
     kinds = {container.path: container.type_name for container in containers}
@@ -41,15 +46,18 @@ def build_tree(
         found = known.get(path)
         if found is None:
             found = known[path] = Branch(path, "")
-            branch_at(path[:-1]).children[path[-1]] = found
+            put(path[:-1], path[-1], found)
         return found
 
-    for value in values:
-        branch_at(value.root).children[value.name] = value
-    for tensor in tensors:
-        branch_at(tensor.root).children[tensor.name] = tensor
-    for item in objects:
-        branch_at(item.root).children[item.name] = item
+    def put(root: Root, name: Key, node: Node) -> None:
+        siblings = branch_at(root).children
+        if name in siblings:
+            raise MalformedCheckpoint("two things stand at one path", name=".".join(map(str, (*root, name))))
+        siblings[name] = node
+
+    leaves: list[Leaf] = [*values, *tensors, *objects]
+    for leaf in leaves:
+        put(leaf.root, leaf.name, leaf)
     for container in containers:  # those that are empty
         branch_at(container.path)
     for path, branch in known.items():

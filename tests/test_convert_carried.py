@@ -1,0 +1,107 @@
+"""What a header carries for us is anybody's text: it comes back exactly, or it is left out and named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from safetensors.torch import save_file
+
+from ckpttool.analysis.carried import (
+    PREFIX,
+    carry_order,
+    carry_values,
+    encode_plain,
+    expand,
+)
+from ckpttool.checkpoint import Checkpoint, OddKey, Plain, PlainList, Value
+from ckpttool.cli import main
+from ckpttool.formats import read_checkpoint
+
+KEYS = ("root", "values", "module_versions", "order", "paths", "lists", "parameters", "as_bytes")
+
+plains = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.lists(inner, max_size=3).map(PlainList),
+    max_leaves=8,
+)
+
+
+def identical(a: Plain, b: Plain) -> bool:
+    """Equal with types, NaN and signs of zero."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(identical, a, b))
+    return type(a) is type(b) and repr(a) == repr(b)
+
+
+@given(plains, st.lists(st.text() | st.integers() | st.just(OddKey("1.5", True)), min_size=1, max_size=3))
+def test_values_come_back_as_they_were(value: Plain, path: list[Any]) -> None:
+    text = carry_values([Value(tuple(path[:-1]), path[-1], value)])
+    assert text.isascii()
+    empty = Checkpoint("x", "safetensors", "", (), (), metadata={PREFIX + "values": text})
+    (back,) = expand(empty).values
+    assert (*back.root, back.name) == tuple(path)
+    assert identical(back.value, value), (back.value, value)
+    json.dumps(encode_plain(value), allow_nan=False)
+
+
+@given(st.lists(st.text(), unique=True))
+def test_order_is_a_permutation_of_the_sorted_names(names: list[str]) -> None:
+    order = json.loads(carry_order(names)) or range(len(names))
+    assert [sorted(names)[position] for position in order] == names
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.text(max_size=3) | st.sampled_from(["a", "b", "F32"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2) | st.just("tuple"), inner)
+    ),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=80)
+@given(st.dictionaries(st.sampled_from(KEYS), json_values.map(json.dumps) | st.text(max_size=5), min_size=1))
+def test_forged_keys_never_break_a_conversion(tmp_path_factory: pytest.TempPathFactory, forged: Any) -> None:
+    folder = tmp_path_factory.mktemp("forged")
+    state = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    save_file(state, folder / "a.safetensors", metadata={PREFIX + key: text for key, text in forged.items()})
+    checkpoint = expand(read_checkpoint(str(folder / "a.safetensors")))
+    assert len(checkpoint.entries) == 2
+    for target in ("b.pt", "c.safetensors"):
+        status = main(
+            ["convert", str(folder / "a.safetensors"), str(folder / target), "--quiet", "--root", ""]
+        )
+        assert status in (0, 2)
+    if (folder / "b.pt").exists():
+        torch.load(folder / "b.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '{"a":' * 3000, "not json", "NaN"])
+def test_text_that_breaks_parsers_is_left_out(text: str) -> None:
+    metadata = {PREFIX + key: text for key in KEYS}
+    back = expand(Checkpoint("x", "safetensors", "", (), (), metadata=metadata))
+    assert not back.values and not back.entries
+    assert {finding.code for finding in back.findings} == {"carried-malformed"}
+
+
+def test_odd_keys_come_back_and_others_are_refused(tmp_path: Path) -> None:
+    odd = {1.5: 1, None: 2, True: 3, (1, "x"): 4, b"k": 5}
+    torch.save({"odd": odd, "model": {"a.weight": torch.ones(2)}}, tmp_path / "a.pt")
+    for name in ("b.safetensors", "c.pt"):
+        source = "a.pt" if name == "b.safetensors" else "b.safetensors"
+        assert main(["convert", str(tmp_path / source), str(tmp_path / name), "--quiet"]) == 0
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["odd"] == odd
+
+
+def test_a_pickled_module_becomes_a_bare_state_dict(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sequential(torch.nn.BatchNorm1d(3)))
+    torch.save({"model": model, "epoch": 3}, tmp_path / "a.pt")
+    assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), "--quiet"]) == 0
+    back = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert list(back["model"]) == list(model.state_dict()) and back["epoch"] == 3
