@@ -187,8 +187,8 @@ class _Bytes:
 class _Digests:
     """Digests that one side lacks the bytes for; the other's are made by reading it."""
 
-    def __init__(self, a: Side, b: Side, digest_a: _Digest, digest_b: _Digest) -> None:
-        self._digests = digest_a, digest_b
+    def __init__(self, a: _Digest, b: _Digest) -> None:
+        self._digests = a, b
 
     def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
         found = []
@@ -214,7 +214,7 @@ def _by_digest(a: Side, b: Side) -> _Digests | None:
     """A comparison by digests if one side is a manifest."""
     if a.has_bytes and b.has_bytes:
         return None
-    return _Digests(a, b, _digest_of(a), _digest_of(b))
+    return _Digests(_digest_of(a), _digest_of(b))
 
 
 def _digest_of(side: Side) -> _Digest:

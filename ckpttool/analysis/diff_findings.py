@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ckpttool.analysis.difference import SAME, DiffEntry, Side, Status
+from ckpttool.analysis.inspection import Row
 from ckpttool.analysis.sides import is_buffer, is_rebuilt
 from ckpttool.checkpoint import Finding, Key, Root
 
@@ -48,13 +49,9 @@ def _buffer_dtypes(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
 
 
 def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
-    """Names that shared bytes on one side and do not on the other."""
-    pairs = [(entry.a, entry.b, entry) for entry in entries if entry.a is not None and entry.b is not None]
-    lost: list[DiffEntry] = []
-    gained: list[DiffEntry] = []
-    for row_a, row_b, entry in pairs:
-        if (row_a.tied_to is None) != (row_b.tied_to is None):
-            (gained if row_a.tied_to is None else lost).append(entry)
+    """Names that share bytes on one side and do not on the other."""
+    lost = list(_untied([(entry.a, entry.b, entry) for entry in entries]))
+    gained = list(_untied([(entry.b, entry.a, entry) for entry in entries]))
     if a.has_bytes and b.has_bytes:
         yield from _about(
             "lost-tie",
@@ -89,6 +86,19 @@ def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
         "is tied to a name that B keeps: a model that ties the two finds everything in B",
         "removed names are tied to names that B keeps: a model that ties them finds everything in B",
     )
+
+
+def _untied(rows: Iterable[tuple[Row | None, Row | None, DiffEntry]]) -> Iterator[DiffEntry]:
+    """Entries that share bytes with an earlier one in the first file, and not with that one in the second."""
+    groups: dict[
+        int, int
+    ] = {}  # what a group of ties is in the first file -> and its first one in the second
+    for first, second, entry in rows:
+        if first is None or second is None:
+            continue
+        there = id(second.tied_to or second.entry)
+        if groups.setdefault(id(first.tied_to or first.entry), there) != there:
+            yield entry
 
 
 def _non_persistent(entries: Sequence[DiffEntry]) -> Iterator[Finding]:

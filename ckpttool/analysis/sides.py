@@ -15,6 +15,7 @@ from ckpttool.analysis.summary import choose_weights_root, tally_rows
 from ckpttool.checkpoint import Checkpoint, Key, Kind, Opaque, Root, Value
 
 _MOST_NAMED = 4
+_MOST_SHOWN = 40  # characters of a name in a sentence
 _NOT_SAVED = "not saved"  # in the notes of known_names.toml, as its head says
 
 
@@ -180,7 +181,7 @@ def _outside(side: Side, base: Root, which: str) -> list[str]:
     for row in side.rows:
         root = row.entry.root
         if root != base:
-            first = str(root[0]) if root else "top"
+            first = str(root[0])[:_MOST_SHOWN] if root else "top"
             branches[first] = branches.get(first, 0) + 1
     facts = [
         f"{count:,} tensor{'s' if count > 1 else ''} of {name}"
@@ -197,4 +198,4 @@ def _outside(side: Side, base: Root, which: str) -> list[str]:
 def _first_value(side: Side, base: Root) -> str:
     outside = [value for value in side.checkpoint.values if value.root[: len(base)] != base]
     first = min(outside, key=lambda value: len(value.root))
-    return str(first.name)[:40]
+    return str(first.name)[:_MOST_SHOWN]

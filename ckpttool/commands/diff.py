@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -147,7 +148,7 @@ def _read_side(text: str, which: str, model_args: Sequence[str], *, beside: str)
     from ckpttool.commands.model_source import names_model
 
     try:
-        if names_model(text):
+        if names_model(text) or (text == "hf" and not os.path.lexists(text)):
             from ckpttool.commands.model_source import read_model
 
             return make_declared_side(read_model(text, model_args, checkpoint_path=beside).checkpoint, text)
@@ -167,8 +168,6 @@ def _read_side(text: str, which: str, model_args: Sequence[str], *, beside: str)
 
 def _is_manifest(path: str) -> bool:
     """Whether a file begins as a manifest does; what cannot be read is for the reader to say."""
-    import os
-
     from ckpttool.formats.base import open_source
 
     if not os.path.isfile(path):
