@@ -99,7 +99,12 @@ def jobs(folder: Path) -> list[Job]:
         Job("cp + fsync", ["sh", "-c", f"cp '{pt}' '{out}' && sync '{out}'"], pt, out),
         Job("pt to safetensors, --no-check", ours(pt, to_st, "--no-check"), pt, to_st),
         Job("pt to safetensors", ours(pt, to_st), pt, to_st),
-        Job("pt to safetensors, --manifest", ours(pt, to_st, "--manifest", str(folder / "m")), pt, to_st),
+        Job(
+            "pt to safetensors, --manifest",
+            ours(pt, to_st, "--manifest", str(folder / "m"), "--force"),
+            pt,
+            to_st,
+        ),
         Job("safetensors to pt, --no-check", ours(safetensors, to_pt, "--no-check"), safetensors, to_pt),
         Job("safetensors to pt", ours(safetensors, to_pt), safetensors, to_pt),
         Job(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickletools
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,35 @@ def test_a_pickled_module_becomes_a_bare_state_dict(tmp_path: Path) -> None:
     assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), "--quiet"]) == 0
     back = torch.load(tmp_path / "b.pt", weights_only=True)
     assert list(back["model"]) == list(model.state_dict()) and back["epoch"] == 3
+
+
+def test_a_written_pickle_names_nothing_that_runs(tmp_path: Path) -> None:
+    state = {
+        "a": torch.ones(2, dtype=torch.bfloat16),
+        "b": torch.ones(2, dtype=torch.uint16),
+        "c": torch.nn.Parameter(torch.ones(2)),
+        "os\nsystem": torch.ones(1),
+        "raw": b"cos\nsystem\n(S'true'\ntR.",
+        "dtype": torch.float16,
+    }
+    torch.save(state, tmp_path / "a.pt")
+    assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), "--quiet"]) == 0
+    with zipfile.ZipFile(tmp_path / "b.pt") as archive:
+        opcodes = list(pickletools.genops(archive.read("archive/data.pkl")))
+    assert {opcode.name for opcode, _, _ in opcodes}.isdisjoint(
+        {"STACK_GLOBAL", "INST", "OBJ", "EXT1", "NEWOBJ"}
+    )
+    assert {argument for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"} == {
+        "_codecs encode",
+        "collections OrderedDict",
+        "torch BFloat16Storage",
+        "torch FloatStorage",
+        "torch float16",
+        "torch uint16",
+        "torch._utils _rebuild_parameter",
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_tensor_v3",
+        "torch.storage UntypedStorage",
+    }
+    back = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert back["raw"] == state["raw"] and back["dtype"] is torch.float16
