@@ -450,3 +450,18 @@ def test_a_model_decides_what_is_cast(run: Any, tmp_path: Path) -> None:
     read = load_file(tmp_path / "b.safetensors")
     assert (read["shift"].dtype, read["scale_table"].dtype) == (torch.bfloat16, torch.float32)
     assert any("1 module" in note for note in done.document["notes"])
+
+
+def test_facts_of_modules_survive_shards_and_containers(run: Any, tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.utils.spectral_norm(torch.nn.Linear(4, 4)), torch.nn.BatchNorm1d(4))
+    source = save(tmp_path / "a.pt", model.state_dict())
+    for steps in (["b.safetensors"], ["shards"], ["b.safetensors", "shards2"]):
+        at = source
+        for step in steps:
+            options = ["--max-shard-size", "20B", "--to", "pt"] if step.startswith("shards") else []
+            assert run(at, tmp_path / step, "--force", *options).status == 0
+            at = tmp_path / step
+        assert run(at, tmp_path / "c.pt", "--force").status == 0
+        back = torch.load(tmp_path / "c.pt", weights_only=True)
+        assert back._metadata == model.state_dict()._metadata
+        assert any("spectral_norm" in facts for facts in back._metadata.values())

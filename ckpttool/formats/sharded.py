@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from ckpttool.checkpoint import (
     Checkpoint,
@@ -46,6 +47,7 @@ from ckpttool.formats.foreign import describe_foreign
 from ckpttool.formats.foreign_folders import describe_empty_folder, describe_foreign_folder
 from ckpttool.formats.strict_json import JSON_SPACE, describe_json_type, parse_json
 
+_Fact = TypeVar("_Fact")
 ReadFile = Callable[[str, Limits], Checkpoint]
 _HEAD_NBYTES = 4096
 _SHOWN_FINDINGS = 20  # of one code; the rest is counted
@@ -215,7 +217,8 @@ def _read_shards(
         opaque=tuple(item for part in parts for item in part.opaque),
         containers=_merge_containers(parts),
         metadata=metadata,
-        module_versions=_merge_versions(parts),
+        module_versions=_merge_modules(part.module_versions for part in parts),
+        module_extras=_merge_modules(part.module_extras for part in parts),
         globals=merge_globals(part.globals for part in parts),
         records=tuple(item for part in parts for item in part.records),
         findings=(*findings, *differing),
@@ -299,11 +302,12 @@ def _merge_containers(parts: Iterable[Checkpoint]) -> tuple[Container, ...]:
     return tuple(Container(path, type_name, length) for (path, type_name), length in lengths.items())
 
 
-def _merge_versions(parts: Iterable[Checkpoint]) -> dict[Root, dict[str, int | None]]:
-    merged: dict[Root, dict[str, int | None]] = {}
+def _merge_modules(parts: Iterable[Mapping[Root, Mapping[str, _Fact]]]) -> dict[Root, dict[str, _Fact]]:
+    """What ``_metadata`` says of modules in all shards; the last word on a module counts."""
+    merged: dict[Root, dict[str, _Fact]] = {}
     for part in parts:
-        for root, versions in part.module_versions.items():
-            merged.setdefault(root, {}).update(versions)
+        for root, modules in part.items():
+            merged.setdefault(root, {}).update(modules)
     return merged
 
 
