@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ckpttool.analysis.alignment import (
@@ -52,8 +52,8 @@ def diff_sides(a: Side, b: Side, request: Request, watch: Watch = lambda nbytes:
     scope = choose_scope(a, b, request.root_a, request.root_b)
     left_out = list(scope.left_out)
     alignment = align(
-        select(_own(scope.a, a, b), request.include, request.exclude),
-        select(_own(scope.b, b, a), request.include, request.exclude),
+        select(_savable(scope.a, b, "A", left_out), request.include, request.exclude),
+        select(_savable(scope.b, a, "B", left_out), request.include, request.exclude),
         rule=request.rule,
         guess=request.align,
     )
@@ -106,16 +106,25 @@ def _comparable(a: Side, b: Side) -> bool:
     return all(side.has_bytes or side.digests for side in (a, b))
 
 
-def _own(items: Iterable[Placed], side: Side, other: Side) -> list[Placed]:
-    """The items that take part: a model's non-persistent buffers only where the file has them too."""
-    if side.has_bytes or side.digests:
+def _savable(items: Sequence[Placed], other: Side, which: str, left_out: list[str]) -> list[Placed]:
+    """The items without non-persistent buffers that the other side lacks because it is a state_dict.
+
+    Models, pickled modules and programs have them; a state_dict has none by design.
+    """
+    if any(_is_non_persistent(row) for row in other.rows):
         return list(items)
     there = {row.entry.name for row in other.rows}
-    return [
-        item
-        for item in items
-        if item.row.classification.kind is not Kind.NON_PERSISTENT_BUFFER or item.name in there
-    ]
+    kept = [item for item in items if not _is_non_persistent(item.row) or item.name in there]
+    count = len(items) - len(kept)
+    if count:
+        noun = "buffer" if count == 1 else "buffers"
+        left_out.append(f"only in {which}: {count:,} non-persistent {noun}, which no state_dict holds")
+    return kept
+
+
+def _is_non_persistent(row: Row) -> bool:
+    """Whether an entry is a non-persistent buffer for sure."""
+    return row.classification.kind is Kind.NON_PERSISTENT_BUFFER and row.classification.exact
 
 
 def _keep_only(alignment: Alignment, only: str) -> tuple[Alignment, int]:

@@ -413,6 +413,25 @@ def test_a_non_persistent_buffer_that_came_or_went(save: Save) -> None:
     assert "non-persistent-entered" in codes(diff(new, old))
 
 
+class Transient(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Linear(2, 2)
+        self.register_buffer("table", torch.ones(2), persistent=False)
+
+
+def test_a_state_dict_has_no_non_persistent_buffers_by_design(save: Save) -> None:
+    module = Transient()
+    whole, bare = save(module), save(module.state_dict())
+    for a, b, which in ((whole, bare, "A"), (bare, whole, "B")):
+        found = diff(a, b)
+        assert found.equal and not found.findings
+        assert f"only in {which}: 1 non-persistent buffer, which no state_dict holds" in found.left_out
+    assert counts(diff(whole, whole)) == {"equal": 3}
+    stale = save({**module.state_dict(), "table": torch.zeros(2)})
+    assert counts(diff(whole, stale)) == {"equal": 2, "changed": 1}
+
+
 def test_statistics_that_moved_alone(save: Save) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     a = save(model.state_dict())
