@@ -18,12 +18,13 @@ from ckpttool.analysis.diff_findings import find_differences
 from ckpttool.analysis.difference import Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
 from ckpttool.analysis.inspection import Row
 from ckpttool.analysis.renames import Rule
-from ckpttool.analysis.sides import Placed, choose_scope, is_buffer, is_rebuilt, select
+from ckpttool.analysis.sides import Placed, Scope, choose_scope, is_buffer, is_rebuilt, select
 from ckpttool.analysis.surroundings import compare_surroundings
 from ckpttool.checkpoint import Basis, Kind, Root, Tensor, iter_parts
-from ckpttool.compare import Comparer, Outcome, Tolerance, Watch
+from ckpttool.compare import Comparer, Outcome, Watch
 from ckpttool.contents import find_contents
 from ckpttool.digests import digest_tensor
+from ckpttool.sums import Tolerance
 from ckpttool.tensor_bytes import TensorReader
 
 _EVIDENCE = {basis: rank for rank, basis in enumerate(Basis)}
@@ -51,16 +52,7 @@ def diff_sides(a: Side, b: Side, request: Request, watch: Watch = lambda nbytes:
     """
     scope = choose_scope(a, b, request.root_a, request.root_b)
     left_out = list(scope.left_out)
-    alignment = align(
-        select(_savable(scope.a, b, "A", left_out), request.include, request.exclude),
-        select(_savable(scope.b, a, "B", left_out), request.include, request.exclude),
-        rule=request.rule,
-        guess=request.align,
-    )
-    if request.only is not None:
-        alignment, unknown = _keep_only(alignment, request.only)
-        if unknown:
-            left_out.append(f"{unknown:,} entries of unknown kind, neither parameters nor buffers for sure")
+    alignment = _align(a, b, scope, request, left_out)
     structure_only = request.structure_only or not _comparable(a, b)
     compare = _Structure() if structure_only else _by_digest(a, b) or _Bytes(a, b, request.tolerance, watch)
     pairs, only_a, only_b = list(alignment.pairs), list(alignment.only_a), list(alignment.only_b)
@@ -70,28 +62,36 @@ def diff_sides(a: Side, b: Side, request: Request, watch: Watch = lambda nbytes:
         outcomes += compare.outcomes(found)
         pairs += found
     entries = [
-        _judge(pair, outcome, request.tolerance) for pair, outcome in zip(pairs, outcomes, strict=True)
+        *(_judge(pair, outcome, request.tolerance) for pair, outcome in zip(pairs, outcomes, strict=True)),
+        *(_single(item, Status.REMOVED) for item in only_a),
+        *(_single(item, Status.ADDED) for item in only_b),
     ]
-    entries += [_single(item, Status.REMOVED) for item in only_a]
-    entries += [_single(item, Status.ADDED) for item in only_b]
     unread = sum(outcome.equal is None for outcome in outcomes)
     if unread and not structure_only:
-        left_out.append(f"{unread:,} tensors without values in a file")
+        left_out.append(f"{unread:,} tensors without values in either file")
     values: tuple[ValueChange, ...] = ()
     if request.only is None and not request.include and not request.exclude:
         values, said = compare_surroundings(a, b, scope)
         left_out += said
-    entries = _in_order(entries, b, a)
-    return Diff(
-        a,
-        b,
-        tuple(entries),
-        values,
-        tuple(find_differences(a, b, entries)),
-        alignment.said,
-        tuple(left_out),
-        structure_only,
+    entries = _in_order(entries, a, b)
+    findings = tuple(find_differences(a, b, entries))
+    return Diff(a, b, tuple(entries), values, findings, alignment.said, tuple(left_out), structure_only)
+
+
+def _align(a: Side, b: Side, scope: Scope, request: Request, left_out: list[str]) -> Alignment:
+    """Pair by name what was asked for."""
+    alignment = align(
+        select(_savable(scope.a, b, "A", left_out), request.include, request.exclude),
+        select(_savable(scope.b, a, "B", left_out), request.include, request.exclude),
+        rule=request.rule,
+        guess=request.align,
     )
+    if request.only is None:
+        return alignment
+    kept, unknown = _keep_only(alignment, request.only)
+    if unknown:
+        left_out.append(f"{unknown:,} entries of unknown kind, neither parameters nor buffers for sure")
+    return kept
 
 
 def total_nbytes(a: Side, b: Side) -> int:
@@ -203,7 +203,7 @@ class _Digests:
         found = []
         for pair in pairs:
             a, b = (digest(item) for digest, item in zip(self._digests, (pair.a, pair.b), strict=True))
-            found.append(Outcome(None if a is None or b is None else a == b))
+            found.append(Outcome(None if a is None and b is None else a == b))
         return found
 
     def content_pairs(self, only_a: Sequence[Placed], only_b: Sequence[Placed]) -> list[Pair]:
@@ -326,7 +326,7 @@ def _single(item: Placed, status: Status) -> DiffEntry:
     return DiffEntry(row.entry.root, item.name, row.classification.kind, status, a, b, note=note)
 
 
-def _in_order(entries: Sequence[DiffEntry], b: Side, a: Side) -> list[DiffEntry]:
+def _in_order(entries: Sequence[DiffEntry], a: Side, b: Side) -> list[DiffEntry]:
     """Entries in the order of B's file, removed ones where they stood in A's."""
     places = {id(row): (place, 0) for place, row in enumerate(b.rows)}
     before = (-1, 0)

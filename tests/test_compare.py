@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from ckpttool import compare
 from ckpttool.analysis.difference import Numbers
 from ckpttool.checkpoint import CompositeTensor, FileInfo, Part, StorageRef, Tensor, TensorInfo
-from ckpttool.compare import Comparer, Outcome, Tolerance
+from ckpttool.compare import Comparer, Outcome
 from ckpttool.dtypes import BY_NAME
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
+from ckpttool.sums import Tolerance
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 
@@ -247,6 +248,19 @@ def test_strides_do_not_matter(files: Files, first: str) -> None:
     check(outcome.numbers, a, b)
 
 
+def test_what_lies_between_the_elements_of_a_view_does_not_count(files: Files) -> None:
+    base = torch.arange(20.0)
+    for shape, stride in (((2, 3), (3, 2)), ((4, 3), (5, 2)), ((3, 4), (2, 2))):
+        touched = torch.arange(20).as_strided(shape, stride).flatten().tolist()
+        for place in range(20):
+            other = base.clone()
+            other[place] += 1
+            outcome = files.one(base.as_strided(shape, stride), other.as_strided(shape, stride))
+            assert outcome.equal is (place not in touched)
+            if outcome.numbers is not None and len(set(touched)) == len(touched):
+                assert outcome.numbers.changed == 1
+
+
 def test_lazy_conj_and_neg_are_resolved(files: Files) -> None:
     a = torch.randn(50, dtype=torch.complex64)
     assert files.one(a.conj(), a.conj().resolve_conj().clone()).equal is True
@@ -339,3 +353,10 @@ def test_packed_numbers_below_a_byte(files: Files) -> None:
     assert outcomes[0].equal is True
     assert outcomes[1].numbers is not None
     assert (outcomes[1].numbers.numel, outcomes[1].numbers.changed) == (32, 16)
+
+
+def test_a_tensor_without_values_is_not_called_equal_to_one_that_has_some(files: Files) -> None:
+    full = files.info(torch.ones(3))
+    meta = full._replace(storage=None)
+    outcomes = files.compare((full, meta), (meta, full), (meta, meta))
+    assert [outcome.equal for outcome in outcomes] == [False, False, None]

@@ -20,12 +20,12 @@ from torch import nn
 
 from ckpttool import cli
 from ckpttool.analysis.sides import make_side
-from ckpttool.compare import Tolerance
 from ckpttool.diff import Request, diff_sides
 from ckpttool.errors import MalformedCheckpoint
 from ckpttool.formats import read_checkpoint
 from ckpttool.render.diff import iter_diff
 from ckpttool.render.diff_table import View
+from ckpttool.sums import Tolerance
 
 GOLDEN = Path(__file__).parent / "golden"
 

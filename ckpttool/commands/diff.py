@@ -190,8 +190,8 @@ def _make_request(
 ) -> Request:
     from ckpttool.analysis.renames import make_rule
     from ckpttool.analysis.roots import resolve_root
-    from ckpttool.compare import Tolerance
     from ckpttool.diff import Request
+    from ckpttool.sums import Tolerance
 
     branches: list[Root | None] = [
         None if root is None else resolve_root(side.checkpoint, root)
