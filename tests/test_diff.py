@@ -348,6 +348,15 @@ def test_weights_alone_are_compared_with_the_weights(save: Save) -> None:
     assert counts(diff(full, full)) == {"equal": 8}
 
 
+def test_values_at_the_same_place_are_compared_even_if_a_branch_is_missing(save: Save) -> None:
+    weights, moments = {"w.weight": torch.ones(2)}, {"exp_avg": {"x": torch.ones(2)}}
+    full = save({"state_dict": weights, "optimizer": moments, "epoch": 3})
+    found = diff(full, save({"state_dict": weights, "epoch": 4}))
+    assert [(change.name, change.a, change.b) for change in found.values] == [("epoch", 3, 4)]
+    assert found.left_out == ("only in A: 1 tensor of optimizer",)
+    assert diff(full, save({"state_dict": weights, "epoch": 3})).equal
+
+
 def test_two_copies_in_one_file(save: Save) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     ema = {name: value.clone() for name, value in model.state_dict().items()}

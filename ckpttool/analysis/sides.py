@@ -30,8 +30,7 @@ class Placed(NamedTuple):
 class Scope(NamedTuple):
     """What is compared of each side. ``left_out`` says what is not.
 
-    ``base_a`` and ``base_b`` are the branches that were laid upon each other, () for the whole;
-    values outside of them are compared only if ``whole``.
+    ``base_a`` and ``base_b`` are the branches whose values are compared. ``whole``: nothing is left out.
     """
 
     a: tuple[Placed, ...]
@@ -91,8 +90,10 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
             for item in _under(a.rows, ())
         )
         return Scope(moved, _under(b.rows, ()), (), (), True, ())
-    left = [*_outside(a, home_a, "A"), *_outside(b, home_b, "B")]
-    return Scope(_at(a.rows, home_a), _at(b.rows, home_b), home_a, home_b, False, tuple(left))
+    # Where the weights stand at the same place, so do the values around them.
+    base_a, base_b = ((), ()) if home_a == home_b else (home_a, home_b)
+    left = [*_outside(a, home_a, base_a, "A"), *_outside(b, home_b, base_b, "B")]
+    return Scope(_at(a.rows, home_a), _at(b.rows, home_b), base_a, base_b, False, tuple(left))
 
 
 def digest_scope(inspection: Inspection) -> tuple[Placed, ...]:
@@ -174,13 +175,13 @@ def _at(rows: Iterable[Row], root: Root) -> tuple[Placed, ...]:
     return tuple([Placed((), row.entry.name, row) for row in rows if row.entry.root == root])
 
 
-def _outside(side: Side, base: Root, which: str) -> list[str]:
-    """What of ``side`` is not in the mapping at ``base``, in words."""
+def _outside(side: Side, home: Root, base: Root, which: str) -> list[str]:
+    """Tensors of ``side`` that are not in the mapping at ``home`` and values not below ``base``, in words."""
     depth = len(base)
     branches: dict[str, int] = {}
     for row in side.rows:
         root = row.entry.root
-        if root != base:
+        if root != home:
             first = str(root[0])[:_MOST_SHOWN] if root else "top"
             branches[first] = branches.get(first, 0) + 1
     facts = [
