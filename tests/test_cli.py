@@ -151,13 +151,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_has_two_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
     for name, _ in cli.COMMANDS:
-        module = __import__(f"ckpttool.commands.{name}", fromlist=["EXAMPLES"])
+        module = __import__(f"ckpttool.commands.{name.replace('-', '_')}", fromlist=["EXAMPLES"])
         assert len(module.EXAMPLES) >= 2
         assert cli.main([name, "--help"]) == 0
         text = capsys.readouterr().out
         for example in module.EXAMPLES:
             assert example in text
             program, *arguments = example.split()
+            if program == "git":  # git-textconv is set up in git's configuration; docs/git.md is tested
+                continue
             assert program == "ckpttool"
             assert cli.main(arguments) == 2  # there is no such file; had it not parsed, it would say so
             assert "no such file" in capsys.readouterr().err

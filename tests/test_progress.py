@@ -38,8 +38,8 @@ def test_a_line_every_tenth_of_a_second(clock: list[float], monkeypatch: pytest.
     monkeypatch.setenv("TERM", "xterm")
     assert draw(Terminal(), clock, monkeypatch).split("\r\x1b[K") == [
         "",
-        "values ████████████              50 % · 16.7 MiB/s",
-        "values ████████████████████████ 100 % · 16.7 MiB/s",
+        "values ████████████              50 % · 16.7 MiB/s · 0 s left",
+        "values ████████████████████████ 100 % · 16.7 MiB/s · 0 s left",
         "",
     ]
 
