@@ -21,16 +21,34 @@ pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 4265146304\n"
 
 
+DOCS = Path(__file__).parent.parent / "docs" / "git.md"
+
+
 class Repository:
-    """A git repository that is configured as docs/git.md says."""
+    """A git repository that is configured by the lines of docs/git.md, with ``ckpttool`` on the path."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder / "repository"
+        self.folder.mkdir()
+        program = folder / "bin" / "ckpttool"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m ckpttool \"$@\"\n")
+        program.chmod(0o755)
+        self.env = {
+            **os.environ,
+            "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(DOCS.parent.parent),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+        }
         self.git("init", "-q", "-b", "main")
         self.git("config", "user.email", "somebody@example.org")
         self.git("config", "user.name", "Somebody")
-        self.git("config", "diff.ckpt.textconv", f"'{sys.executable}' -m ckpttool git-textconv")
-        (folder / ".gitattributes").write_text("*.pt diff=ckpt\n*.safetensors diff=ckpt\n")
+        block = DOCS.read_text("utf-8").partition("```console\n")[2].partition("```")[0]
+        lines = [line.removeprefix("$ ") for line in block.splitlines()]
+        assert len(lines) == 3
+        for line in lines:
+            subprocess.run(["sh", "-c", line], cwd=self.folder, env=self.env, check=True, timeout=60)
 
     def git(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -39,12 +57,7 @@ class Repository:
             capture_output=True,
             encoding="utf-8",
             timeout=120,
-            env={
-                **os.environ,
-                "GIT_CONFIG_GLOBAL": os.devnull,
-                "GIT_CONFIG_SYSTEM": os.devnull,
-                "PYTHONPATH": os.getcwd(),
-            },
+            env=self.env,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
