@@ -169,8 +169,12 @@ class Comparer:
                 queue.clear()  # what one thread raises ends the other soon
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            for future in [pool.submit(run) for _ in range(_THREADS)]:
-                future.result()
+            futures = [pool.submit(run) for _ in range(_THREADS)]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                queue.clear()  # Ctrl-C comes here, and the pool waits for its threads
 
 
 class _Task(NamedTuple):

@@ -7,8 +7,7 @@ and sample on both sides are worth a digest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from ckpttool.analysis.alignment import Content
 from ckpttool.analysis.sides import Placed
@@ -20,6 +19,7 @@ from ckpttool.checkpoint import (
     Entry,
     FileInfo,
     Key,
+    StorageRef,
     Tensor,
     TensorInfo,
     iter_parts,
@@ -36,44 +36,60 @@ _ALWAYS_NBYTES = 1 << 30
 
 
 def find_contents(
-    items_a: Sequence[Any],
-    items_b: Sequence[Any],
+    items_a: Sequence[Placed],
+    items_b: Sequence[Placed],
     files: tuple[Sequence[FileInfo], Sequence[FileInfo]],
-    value_of: Callable[[Any], Tensor | None],
+    *,
+    differing: bool = False,
 ) -> dict[int, Content]:
-    """Content, by ``id``, of the items of either side that another of the other side may equal."""
-    readers = TensorReader(files[0]), TensorReader(files[1])
-    sides = (items_a, items_b)
-    with readers[0], readers[1]:
-        shapes = [[_shape_of(value_of(item)) for item in items] for items in sides]
+    """Content, by ``id``, of the items of either side that one of the other side may equal.
+
+    ``differing``: items at one position are known to differ from each other, and often in a few
+    elements only, so their samples say nothing.
+    """
+    contents: dict[int, Content] = {}
+    with TensorReader(files[0]) as reader_a, TensorReader(files[1]) as reader_b:
+        shapes = [[_shape_of(item.row.entry.value) for item in items] for items in (items_a, items_b)]
         shared = set(shapes[0]) & set(shapes[1]) - {None}
-        left = [
-            [(item, key) for item, key in zip(items, keys, strict=True) if key in shared]
-            for items, keys in zip(sides, shapes, strict=True)
-        ]
-        # A sample means the same on both sides only where elements lie in order on both.
-        unordered = {key for side in left for item, key in side if not _is_plain(value_of(item))}
-        sampled = [
-            [
-                (item, (key, None if key in unordered else _sample(reader, value_of(item))))
-                for item, key in side
-            ]
-            for reader, side in zip(readers, left, strict=True)
-        ]
-        alike = {key for _, key in sampled[0]} & {key for _, key in sampled[1]}
-        contents: dict[int, Content] = {}
-        known: dict[Tensor, str] = {}
-        for reader, side in zip(readers, sampled, strict=True):
-            known.clear()
-            for item, key in side:
-                value = value_of(item)
+        # The end of a run of bytes is the end of the elements only where these lie in order.
+        unordered = {
+            shape
+            for items, keys in zip((items_a, items_b), shapes, strict=True)
+            for item, shape in zip(items, keys, strict=True)
+            if shape in shared and not _is_plain(item.row.entry.value)
+        }
+        sides: list[tuple[TensorReader, list[tuple[int, Placed, tuple[Hashable, bytes]]]]] = []
+        for reader, items, keys in ((reader_a, items_a, shapes[0]), (reader_b, items_b, shapes[1])):
+            sampled = []
+            for position, (item, shape) in enumerate(zip(items, keys, strict=True)):
+                if shape in shared:
+                    sample = _sample(reader, item.row.entry.value, head_only=shape in unordered)
+                    sampled.append((position, item, (shape, sample)))
+            sides.append((reader, sampled))
+        alike = _alike(*(sampled for _, sampled in sides), differing=differing)
+        for reader, sampled in sides:
+            known: dict[Tensor, str] = {}
+            for _, item, key in sampled:
+                value = item.row.entry.value
                 if key in alike and value is not None:
                     if value not in known:
                         known[value] = digest_tensor(reader, value)
-                    contents[id(item)] = Content(
-                        key[0], known[value], key[1] is not None and key[1].startswith(_CONSTANT)
-                    )
+                    contents[id(item)] = Content(key[0], known[value], key[1].startswith(_CONSTANT))
     return contents
+
+
+def _alike(
+    a: Iterable[tuple[int, Placed, Hashable]], b: Iterable[tuple[int, Placed, Hashable]], *, differing: bool
+) -> set[Hashable]:
+    """The keys that occur on both sides, and at more than one position if ``differing``."""
+    positions: tuple[dict[Hashable, set[int]], dict[Hashable, set[int]]] = ({}, {})
+    for side, found in zip((a, b), positions, strict=True):
+        for position, _, key in side:
+            found.setdefault(key, set()).add(position)
+    both = positions[0].keys() & positions[1].keys()
+    if not differing:
+        return set(both)
+    return {key for key in both if len(positions[0][key] | positions[1][key]) > 1}
 
 
 def digest_rows(
@@ -149,22 +165,27 @@ def _is_plain(value: Tensor | None) -> bool:
     return storage is None or not (flagged or storage.big_endian or storage.compressed_nbytes is not None)
 
 
-def _sample(reader: TensorReader, value: Tensor | None) -> bytes:
-    """A digest of a few bytes; ``_CONSTANT`` where these are one byte or one number again and again."""
+def _sample(reader: TensorReader, value: Tensor | None, *, head_only: bool) -> bytes:
+    """A digest of a few elements; ``_CONSTANT`` and the element where they are one again and again."""
     if not isinstance(value, TensorInfo) or value.storage is None:
         return b""
-    start, end = value.byte_span
-    if end - start <= 3 * _SAMPLE_NBYTES:
-        offsets = [(start, end - start)]
+    if head_only:
+        sample = bytes(next(reader.iter_chunks(value, chunk_nbytes=_SAMPLE_NBYTES), b""))
     else:
-        middle = (start + end - _SAMPLE_NBYTES) // 2
-        offsets = [(at, _SAMPLE_NBYTES) for at in (start, middle, end - _SAMPLE_NBYTES)]
-    sample = bytearray()
-    for at, nbytes in offsets:
-        data = bytearray(nbytes)
-        reader.read_into(value.storage, at, memoryview(data))
-        sample += data
+        sample = b"".join(_iter_samples(reader, value.storage, *value.byte_span))
     first = sample[: value.dtype.nbytes] or b"\0"
     if sample == first * (len(sample) // len(first)):
         return _CONSTANT + first
     return hashlib.blake2b(sample, digest_size=16).digest()
+
+
+def _iter_samples(reader: TensorReader, storage: StorageRef, start: int, end: int) -> Iterator[bytes]:
+    """The start, the middle and the end of a run of bytes, or all of a short one."""
+    runs = [(start, end - start)]
+    if end - start > 3 * _SAMPLE_NBYTES:
+        middle = (start + end - _SAMPLE_NBYTES) // 2
+        runs = [(at, _SAMPLE_NBYTES) for at in (start, middle, end - _SAMPLE_NBYTES)]
+    for at, nbytes in runs:
+        data = bytearray(nbytes)
+        reader.read_into(storage, at, memoryview(data))
+        yield bytes(data)

@@ -160,7 +160,9 @@ class _Structure:
     def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
         return [Outcome(None) for _ in pairs]
 
-    def content_pairs(self, only_a: Sequence[Placed], only_b: Sequence[Placed]) -> list[Pair]:
+    def content_pairs(
+        self, only_a: Sequence[Placed], only_b: Sequence[Placed], *, differing: bool = False
+    ) -> list[Pair]:
         return []
 
 
@@ -186,10 +188,12 @@ class _Bytes:
             outcomes[place] = outcome
         return outcomes
 
-    def content_pairs(self, only_a: Sequence[Placed], only_b: Sequence[Placed]) -> list[Pair]:
+    def content_pairs(
+        self, only_a: Sequence[Placed], only_b: Sequence[Placed], *, differing: bool = False
+    ) -> list[Pair]:
         if not only_a or not only_b:
             return []
-        contents = find_contents(only_a, only_b, self._files, lambda item: item.row.entry.value)
+        contents = find_contents(only_a, only_b, self._files, differing=differing)
         return pair_by_content(only_a, only_b, contents)
 
 
@@ -206,7 +210,9 @@ class _Digests:
             found.append(Outcome(None if a is None and b is None else a == b))
         return found
 
-    def content_pairs(self, only_a: Sequence[Placed], only_b: Sequence[Placed]) -> list[Pair]:
+    def content_pairs(
+        self, only_a: Sequence[Placed], only_b: Sequence[Placed], *, differing: bool = False
+    ) -> list[Pair]:
         contents: dict[int, Content] = {}
         for digest, items in zip(self._digests, (only_a, only_b), strict=True):
             for item in items:
@@ -265,7 +271,9 @@ def _find_renames(
     found: list[Pair] = []
     if len(changed) > 1:
         swapped = find_cycles(
-            compare.content_pairs([pairs[p].a for p in changed], [pairs[p].b for p in changed])
+            compare.content_pairs(
+                [pairs[p].a for p in changed], [pairs[p].b for p in changed], differing=True
+            )
         )
         gone = {id(pair.a) for pair in swapped}
         for place in reversed(changed):

@@ -303,6 +303,30 @@ def test_swapped_contents_are_renames(save: Save) -> None:
     assert entry(found, "x").renamed_from == ((), "y")
 
 
+def test_one_changed_element_each_needs_no_digest(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = {f"layers.{place}.weight": torch.randn(100, 100) for place in range(4)}
+    tuned = {name: value.clone() for name, value in base.items()}
+    for value in tuned.values():
+        value[25, 1] += 1  # not where a sample is taken
+    a, b = save(base), save(tuned)
+    monkeypatch.setattr("ckpttool.contents.digest_tensor", None)
+    assert counts(diff(a, b)) == {"changed": 4}
+
+
+def test_a_permuted_tensor_has_changed(save: Save) -> None:
+    values = torch.randn(100)
+    assert counts(diff(save({"w": values}), save({"w": values.flip(0)}))) == {"changed": 1}
+
+
+def test_renames_are_found_whatever_the_strides(save: Save) -> None:
+    values = torch.randn(40, 30)
+    a = save({"old.title": values, "k": torch.ones(1), "flat": values[:, 3]})
+    b = save({"other": values.t().contiguous().t(), "k": torch.ones(1), "name": values[:, 3].clone()})
+    found = diff(a, b)
+    assert counts(found) == {"renamed": 2, "equal": 1}
+    assert entry(found, "other").renamed_from == ((), "old.title")
+
+
 # ---------------------------------------------------------------------------------------- what surrounds
 
 

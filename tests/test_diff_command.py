@@ -6,10 +6,12 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +389,28 @@ def test_golden(
 def test_what_is_on_a_terminal(pair: tuple[Path, Path]) -> None:
     text = terminal("diff", *pair)
     assert "different: identical 7 of 15" in text and "layers.{2..3}.weight ×2" in text and "█" in text
+
+
+def test_ctrl_c_ends_it_soon(tmp_path: Path) -> None:
+    # Sparse files of 64 GiB each: comparing them takes a quarter of a minute at least.
+    header = {"w": {"dtype": "U8", "shape": [64 << 30], "data_offsets": [0, 64 << 30]}}
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path in paths:
+        with path.open("wb") as file:
+            file.write(struct.pack("<Q", len(raw)) + raw)
+            file.truncate(8 + len(raw) + (64 << 30))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ckpttool", "diff", *map(str, paths)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    time.sleep(1.5)
+    child.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (130, "", "interrupted\n")
+    assert time.monotonic() - begin < 5
