@@ -62,7 +62,7 @@ COLUMNS = (
     Column("status"),
     Column("kind", optional=2),
     Column("name", floor=20),
-    Column("dtype", optional=1),
+    Column("dtype", optional=2),
     Column("rel L2", right=True),
     Column(""),
     Column("max |Δ|", right=True),
