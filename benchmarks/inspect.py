@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import Cost, Task, run_interleaved, table
+from benchmarks.measure import Cost, Task, compile_package, run_interleaved, table
 
 PYTHON = sys.executable
 # As the console script does it: `python -m` would add what finding the module costs.
@@ -128,6 +128,7 @@ def main() -> None:
     if arguments.make:
         make_torch_files(arguments.make)
         return
+    compile_package()
     with tempfile.TemporaryDirectory() as scratch:
         files = make_files(arguments.folder or Path(scratch))
         costs = run_interleaved(make_tasks(files), arguments.rounds)

@@ -27,6 +27,17 @@ class Task(NamedTuple):
     statuses: tuple[int, ...] = (0,)
 
 
+def compile_package() -> None:
+    """Write the package's bytecode, as pip does when it installs: no run may pay for compiling source."""
+    import compileall
+    from importlib.util import find_spec
+
+    spec = find_spec("ckpttool")
+    assert spec is not None and spec.submodule_search_locations
+    if not all(compileall.compile_dir(folder, quiet=1) for folder in spec.submodule_search_locations):
+        sys.exit("the package does not compile")
+
+
 def run_once(task: Task) -> Cost:
     """Run a command with its output thrown away."""
     started = time.perf_counter()
