@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.measure import Cost, Task, run_once, table
+from benchmarks.measure import Cost, Task, compile_package, run_once, table
 
 TENSOR_NUMEL = 1 << 20  # float32: 4 MiB each
 CKPTTOOL = [sys.executable, "-m", "ckpttool"]
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--write-into", help=argparse.SUPPRESS)
     parser.add_argument("--sparse-gib", type=int, default=0)
     options = parser.parse_args()
+    compile_package()
     if options.write_into:
         write_sources(Path(options.write_into), options.gib)
         if options.sparse_gib:

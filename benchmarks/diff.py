@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import Cost, Task, run_interleaved, table
+from benchmarks.measure import Cost, Task, compile_package, run_interleaved, table
 
 PYTHON = sys.executable
 # As the console script does it: `python -m` would add what finding the module costs.
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--mebibytes", type=int, default=1024, help="size of one file")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    compile_package()
     if arguments.make:
         make_files(arguments.make, arguments.mebibytes)
         return

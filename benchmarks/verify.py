@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.measure import compile_package
+
 LAYERS = 24
 
 MODEL = '''
@@ -103,6 +105,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--init", action="store_true", help="with torch's random initialisation")
     options = parser.parse_args()
+    compile_package()
     dim = int((options.gib * 2**30 / (LAYERS * 12 * 4)) ** 0.5)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "bench_model.py").write_text(MODEL)
