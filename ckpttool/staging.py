@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from ckpttool.checkpoint import FileInfo
 from ckpttool.errors import CkptToolError, DestinationExists, NotEnoughSpace
 
 PARTIAL_SUFFIX = ".ckpttool-partial"
+_ENDING_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -44,8 +46,14 @@ def staged_file(target: str, nbytes: int) -> Iterator[int]:
         OSError: the folder cannot be written.
     """
     partial = partial_path(target)
-    fd = _open_locked(partial, target)
+    unmasked = _hold_signals()
     try:
+        fd = _open_locked(partial, target)
+    except BaseException:
+        _release_signals(unmasked)
+        raise
+    try:
+        _release_signals(unmasked)  # one that came meanwhile raises here, where the file is removed
         os.ftruncate(fd, 0)
         _take_mode(fd, target)
         reserve(fd, nbytes, target)
@@ -88,8 +96,14 @@ def staged_folder(target: str, names: Sequence[str], nbytes: int) -> Iterator[st
         OSError: the folder above cannot be written.
     """
     partial = partial_path(target.rstrip("/"))
-    fd = _lock_folder(partial, target)
+    unmasked = _hold_signals()
     try:
+        fd = _lock_folder(partial, target)
+    except BaseException:
+        _release_signals(unmasked)
+        raise
+    try:
+        _release_signals(unmasked)
         _empty(partial)
         check_space(partial, nbytes, target)
         yield partial
@@ -163,6 +177,16 @@ def sync_folder(path: str) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def _hold_signals() -> set[signal.Signals]:
+    """Let no signal that ends the process come between making a file and being ready to remove it."""
+    return set(map(signal.Signals, signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)))
+
+
+def _release_signals(unmasked: set[signal.Signals]) -> None:
+    """Back to the signals that were let through before; what was held is delivered now."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
 
 
 def _open_locked(partial: str, target: str) -> int:
