@@ -168,3 +168,13 @@ def test_published_checkpoints(real_dir: Path, name: str) -> None:
     assert found.summary.tensors == tensors
     assert found.summary.tensor_nbytes == found.summary.storage_nbytes == nbytes
     assert found.weights_root == root
+
+
+def test_a_glob_may_name_a_branch(tmp_path: Path) -> None:
+    state = {"model": {"w": torch.zeros(2)}, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}}
+    torch.save(state, tmp_path / "train.pt")
+    checkpoint = read_checkpoint(str(tmp_path / "train.pt"))
+    only = inspect_checkpoint(checkpoint, include=("optimizer",))
+    assert [row.entry.name for row in only.rows] == ["exp_avg"]
+    without = inspect_checkpoint(checkpoint, exclude=("optimizer",))
+    assert [row.entry.name for row in without.rows] == ["w"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ def inspect_checkpoint(
 ) -> Inspection:
     """Classify, count and look for what is odd, in all entries or in those selected.
 
-    Globs (``fnmatch``, case matters) apply to an entry's name and to its dotted path; ``root``
+    Globs apply to an entry's name, its dotted path and the branches above it (``globs``); ``root``
     selects what lies at or below it. Kinds rest on the whole checkpoint; totals, ties and findings
     are those of the selection, except that what the reader found always stays. With a ``model``, the
     kinds of the state_dict that is laid against it are its own.
@@ -90,20 +89,12 @@ def _matching(entries: Sequence[Entry], include: Sequence[str], exclude: Sequenc
     """Positions of the entries that some ``include`` glob (if any) and no ``exclude`` glob matches."""
     if not include and not exclude:
         return list(range(len(entries)))
-    included, excluded = _any_of(include), _any_of(exclude)
-    found = []
-    for position, entry in enumerate(entries):
-        name = str(entry.name)
-        spellings = (name, ".".join([*map(str, entry.root), name])) if entry.root else (name,)
-        if include and not any(map(included.match, spellings)):
-            continue
-        if not any(map(excluded.match, spellings)):
-            found.append(position)
-    return found
+    from ckpttool.analysis.globs import Globs
 
-
-def _any_of(globs: Sequence[str]) -> re.Pattern[str]:
-    from fnmatch import translate
-
-    # Without a glob: a pattern that matches nothing.
-    return re.compile("|".join(map(translate, globs)) or r"(?!)")
+    included, excluded = Globs(include), Globs(exclude)
+    return [
+        position
+        for position, entry in enumerate(entries)
+        if (not included or included.match(entry.root, entry.name))
+        and not excluded.match(entry.root, entry.name)
+    ]
