@@ -15,12 +15,12 @@ without a word. What can be known depends on the container:
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
 from ckpttool.checkpoint import Checkpoint, Entry, Record, iter_parts
-from ckpttool.crc import load_crc32
 from ckpttool.errors import MalformedCheckpoint
 from ckpttool.tensor_bytes import TensorReader
 
@@ -133,10 +133,10 @@ def _check_record(reader: TensorReader, record: Record) -> CheckResult:
     """Hold one member against its checksum, or at least against its size."""
     if record.crc32 is None and record.compressed_nbytes is None:
         return CheckResult(record.name, record.file, record.nbytes, Status.NOT_RECORDED)
-    actual, crc32 = 0, load_crc32()
+    actual = 0
     try:
         for chunk in reader.iter_record_chunks(record, chunk_nbytes=_CHUNK_NBYTES):
-            actual = crc32(chunk, actual)
+            actual = zlib.crc32(chunk, actual)
     except MalformedCheckpoint as error:
         if error.name is None:  # the file, not the member: it changed or shrank
             raise
