@@ -103,11 +103,6 @@ def number_bits(dtype: DType) -> int:
     return dtype.bits // dtype.packed
 
 
-def count_numbers(dtype: DType, nbytes: int) -> int:
-    """How many whole numbers ``nbytes`` packed bytes hold."""
-    return nbytes * 8 // number_bits(dtype)
-
-
 @functools.cache
 def number_table(dtype: DType) -> tuple[Number, ...]:
     """The number that each bit pattern stands for, for dtypes whose numbers take 16 bits or fewer."""

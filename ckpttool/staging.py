@@ -195,17 +195,8 @@ def _open_locked(partial: str, target: str) -> int:
         # Readable by nobody else until it has the mode of what it replaces.
         private = os.path.lexists(target)
         fd = os.open(partial, _OPEN, 0o600 if private else 0o666)
-        try:
-            _lock(fd, target)
-            # Its owner may have renamed or removed it between open and lock: then this is another file.
-            if os.path.samestat(os.fstat(fd), os.stat(partial)):
-                return fd
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
+        if _holds(fd, partial, target):
+            return fd
 
 
 def _lock_folder(partial: str, target: str) -> int:
@@ -217,16 +208,26 @@ def _lock_folder(partial: str, target: str) -> int:
             fd = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue
-        try:
-            _lock(fd, target)
-            if os.path.samestat(os.fstat(fd), os.stat(partial)):
-                return fd
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(fd)
-            raise
+        if _holds(fd, partial, target):
+            return fd
+
+
+def _holds(fd: int, partial: str, target: str) -> bool:
+    """Lock what was opened; false, and closed again, if it is not what ``partial`` names by now.
+
+    Its owner may have renamed or removed it between open and lock.
+    """
+    try:
+        _lock(fd, target)
+        if os.path.samestat(os.fstat(fd), os.stat(partial)):
+            return True
+    except FileNotFoundError:
+        pass
+    except BaseException:
         os.close(fd)
+        raise
+    os.close(fd)
+    return False
 
 
 def _lock(fd: int, target: str) -> None:

@@ -21,4 +21,3 @@ class ModelSpec(NamedTuple):
     none_names: tuple[str, ...]  # registered as None: no key until something is assigned
     lazy_names: tuple[str, ...]  # uninitialised parameters and buffers
     custom_load: tuple[str, ...]  # modules whose loading is overridden or hooked: "path (what)"
-    module_types: tuple[tuple[str, str], ...]  # module path -> class, for messages

@@ -145,8 +145,3 @@ class Plan(NamedTuple):
     temporary_nbytes: int
     folder: str
     note: str = ""  # e.g. why the model was not built on meta
-
-    @property
-    def peak_nbytes(self) -> int:
-        """Bytes of memory that will be needed, without pages of the file that the system may drop."""
-        return self.model_nbytes + self.copied_nbytes

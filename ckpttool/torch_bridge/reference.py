@@ -130,7 +130,6 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
         registered = tuple(iter_registered(module))
         transient = non_persistent_names(module, state)
         custom_load = tuple(_custom_load(module))
-        types = tuple((path, type(child)) for path, child in module.named_modules(remove_duplicate=False))
     slots = _Slots(registered)
     storages = _Storages()
     entries = [
@@ -159,7 +158,6 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
         tuple(slot.full_name for slot in registered if slot.tensor is None),
         tuple(name for name, value in state.items() if _is_lazy(value)),
         custom_load,
-        tuple((path, _class_name(kind)) for path, kind in types),
     )
 
 
