@@ -26,6 +26,7 @@ from ckpttool.checkpoint import (
 from ckpttool.dtypes import DType
 
 ContainerName: TypeAlias = Literal["safetensors", "pt"]
+SharedWay: TypeAlias = Literal["alias", "duplicate", "fail"]
 Method: TypeAlias = Literal["copied", "gathered", "cast"]
 
 
@@ -42,7 +43,7 @@ class Options(NamedTuple):
     drop: tuple[str, ...] = ()
     weights_only: bool = False
     prefer_ema: bool = False
-    shared: Literal["alias", "duplicate", "fail"] = "alias"
+    shared: SharedWay = "alias"
     as_bytes: bool = False
     strip_prefix: str | None = None
     add_prefix: str = ""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckpttool.commands.convert_values import (
+    SHARED_WAYS,
+    parse_dtype,
+    parse_metadata,
+    parse_size,
+    parse_target,
+)
+from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, parse_choice
 from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
@@ -21,7 +28,6 @@ if TYPE_CHECKING:
     from ckpttool.analysis.model_spec import ModelSpec
     from ckpttool.checkpoint import Checkpoint
     from ckpttool.convert import Caster, Target
-    from ckpttool.dtypes import DType
     from ckpttool.writers.layout import FileLayout
 
 EXAMPLES = (
@@ -30,30 +36,6 @@ EXAMPLES = (
     "ckpttool convert model.pt shards/ --max-shard-size 5GB",
 )
 
-_CONTAINERS: dict[str, ContainerName] = {
-    ".safetensors": "safetensors",
-    ".pt": "pt",
-    ".pth": "pt",
-    ".bin": "pt",
-    ".ckpt": "pt",
-}
-_DTYPES = {
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "fp32": "float32",
-    "fp64": "float64",
-    "fp8": "float8_e4m3fn",
-    "fp8_e4m3": "float8_e4m3fn",
-    "fp8_e5m2": "float8_e5m2",
-}
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-_SIZE = re.compile(r"([0-9]{1,15})([KMGT]?I?B?)", re.IGNORECASE)
-_SHARED: dict[str, Literal["alias", "duplicate", "fail"]] = {
-    "alias": "alias",
-    "duplicate": "duplicate",
-    "fail": "fail",
-}
 _UNLIMITED = 1 << 62
 
 
@@ -91,18 +73,8 @@ def command(
         bool,
         typer.Option("--drop-known-buffers", help="No buffers that today's libraries rebuild themselves."),
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="M",
-            help="Exact kinds from a model: package.module:factory, FILE.py:factory, or hf. Runs its code.",
-        ),
-    ] = None,
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
-    ] = None,
+    model: KindsModel = None,
+    model_arg: ModelArgs = None,
     add_known_buffers: Annotated[
         bool,
         typer.Option("--add-known-buffers", help="Also the buffers that only --model has, for older code."),
@@ -151,8 +123,8 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace DST if it is there.")] = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not read back what was written.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """Write a checkpoint in another container, with the same bytes wherever that is possible.
 
@@ -162,11 +134,9 @@ def command(
     """
     from ckpttool.analysis.plan import plan_conversion
 
-    shard_nbytes = None if max_shard_size is None else _parse_size(max_shard_size)
-    container, is_folder = _parse_target(destination, to, sharded=shard_nbytes is not None)
+    shard_nbytes = None if max_shard_size is None else parse_size(max_shard_size)
+    container, is_folder = parse_target(destination, to, sharded=shard_nbytes is not None)
     checkpoint, options = _read(source, root, container)
-    if shared not in _SHARED:
-        raise typer.BadParameter(f"{shared} is not one of {', '.join(_SHARED)}", param_hint="--shared")
     if prefer not in (None, "ema"):
         raise typer.BadParameter("only ema is known", param_hint="--prefer")
     if (model_arg or add_known_buffers) and model is None:
@@ -178,16 +148,16 @@ def command(
         drop=tuple(drop or ()),
         weights_only=weights_only,
         prefer_ema=prefer is not None,
-        shared=_SHARED[shared],
+        shared=parse_choice(shared, SHARED_WAYS, "--shared"),
         as_bytes=as_bytes,
         strip_prefix=strip_prefix,
         add_prefix=add_prefix or "",
         renames=tuple(rename or ()),
         drop_known_buffers=drop_known_buffers,
         non_persistent=non_persistent or add_known_buffers,
-        dtype=None if dtype is None else _parse_dtype(dtype),
+        dtype=None if dtype is None else parse_dtype(dtype),
         keep_dtype=tuple(keep_dtype or ()),
-        metadata=tuple(map(_parse_metadata, metadata or ())),
+        metadata=tuple(map(parse_metadata, metadata or ())),
         sharded=is_folder and shard_nbytes is not None,
     )
     with ExitStack() as stack:
@@ -217,55 +187,6 @@ def command(
     elif not quiet:
         _write_text(conversion)
     return 0
-
-
-def _parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[ContainerName, bool]:
-    """(container, whether DST is a folder)."""
-    is_folder = destination.endswith("/") or sharded or os.path.isdir(destination)
-    if to is not None:
-        if to not in ("safetensors", "pt"):
-            raise typer.BadParameter(f"{to} is not one of safetensors, pt", param_hint="--to")
-        return ("pt" if to == "pt" else "safetensors"), is_folder
-    if is_folder:
-        return "safetensors", True
-    suffix = os.path.splitext(destination)[1].lower()
-    if suffix not in _CONTAINERS:
-        raise typer.BadParameter(
-            f"the suffix of {destination} tells no format: use {', '.join(_CONTAINERS)}, or --to",
-            param_hint="DST",
-        )
-    return _CONTAINERS[suffix], False
-
-
-def _parse_size(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    unit = match[2].upper() if match else "?"
-    unit = unit if unit in _UNITS else f"{unit}B"
-    if match is None or unit not in _UNITS or int(match[1]) == 0:
-        raise typer.BadParameter(f"{text} is not a size such as 5GB or 500MiB", param_hint="--max-shard-size")
-    return int(match[1]) * _UNITS[unit]
-
-
-def _parse_dtype(text: str) -> DType:
-    from ckpttool.dtypes import parse_torch_name
-
-    found = parse_torch_name(_DTYPES.get(text.lower(), text))
-    if found is None or not found.is_floating_point or found.packed > 1 or found.bits < 8:
-        raise typer.BadParameter(
-            f"{text} is no floating dtype: {', '.join(_DTYPES)} or torch's name of one", param_hint="--dtype"
-        )
-    return found
-
-
-def _parse_metadata(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise typer.BadParameter(f"{text} is not KEY=VALUE", param_hint="--metadata")
-    if key.startswith("ckpttool."):
-        raise typer.BadParameter("keys that begin with ckpttool. are its own", param_hint="--metadata")
-    if any(0xD800 <= ord(character) < 0xE000 for character in text):
-        raise typer.BadParameter("a safetensors header holds Unicode text only", param_hint="--metadata")
-    return key, value
 
 
 def _read(path: str, root: str | None, container: ContainerName) -> tuple[Checkpoint, Options]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckpttool.commands.options import Exclude, Include, Json, ModelArgs, Quiet, parse_choice, parse_count
 from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def command(
         str | None,
         typer.Argument(metavar="B", help="The other one; A again if --root-a and --root-b differ."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
     headers: Annotated[
         bool, typer.Option("--headers", help="Names, dtypes and shapes only: reads no tensor.")
     ] = False,
@@ -47,14 +48,8 @@ def command(
     root_b: Annotated[
         str | None, typer.Option("--root-b", metavar="KEY.PATH", help="The branch of B to compare.")
     ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option("--include", metavar="GLOB", help="Only entries with such a name. May be repeated."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option("--exclude", metavar="GLOB", help="No entries with such a name. May be repeated."),
-    ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
     only: Annotated[
         str | None, typer.Option("--only", metavar="KIND", help="Only parameters, or only buffers.")
     ] = None,
@@ -82,10 +77,7 @@ def command(
     top: Annotated[
         str | None, typer.Option("--top", metavar="N", help="Only the N largest relative changes.")
     ] = None,
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the model's factory."),
-    ] = None,
+    model_arg: ModelArgs = None,
 ) -> int:
     """Compare two checkpoints of any formats: bytes first, then numbers where bytes differ.
 
@@ -95,8 +87,8 @@ def command(
     """
     from ckpttool.render.diff_table import View
 
-    if only is not None and only not in _KINDS:
-        raise typer.BadParameter(f"{only} is not one of {', '.join(_KINDS)}", param_hint="--only")
+    if only is not None:
+        parse_choice(only, _KINDS, "--only")
     if b is None and (root_a is None or root_b is None):
         raise typer.BadParameter("one file needs both --root-a and --root-b", param_hint="B")
     view = View(show_all, _count(top, "--top"), _count(group_depth, "--group-depth"))
@@ -120,11 +112,7 @@ def command(
 
 
 def _count(text: str | None, option: str) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise typer.BadParameter(f"{text} is not a count", param_hint=option)
-    return int(text)
+    return None if text is None else parse_count(text, option)
 
 
 def _number(text: str, option: str) -> float:

@@ -8,14 +8,30 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from ckpttool.commands.inspected import (
+    FAIL_ON,
+    FAIL_ON_VALUES,
+    Found,
+    fails,
+    pick_one,
+    with_check,
+    with_stats,
+)
 from ckpttool.commands.model_source import names_model, read_model
+from ckpttool.commands.options import (
+    Exclude,
+    Include,
+    Json,
+    KindsModel,
+    ModelArgs,
+    Quiet,
+    parse_choice,
+    parse_count,
+)
 from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
-    from ckpttool.analysis.inspection import Inspection, Row
-    from ckpttool.check import CheckReport
-    from ckpttool.checkpoint import Finding
-    from ckpttool.float_bits import Number
+    from ckpttool.analysis.inspection import Inspection
     from ckpttool.stats import EntryStats
 
 EXAMPLES = (
@@ -24,19 +40,7 @@ EXAMPLES = (
     "ckpttool inspect model.pt --model net.py:build --model-arg depth=12",
 )
 
-_FAIL_ON_VALUES = ("nan", "inf", "zero")
-_FAIL_ON = (*_FAIL_ON_VALUES, "findings")
 _SORTS = ("file", "name", "size")
-_MOST_SUGGESTED = 3
-
-
-class _Found(NamedTuple):
-    """An inspection with what was read of the tensors' bytes: statistics by row, first values of one."""
-
-    inspection: Inspection
-    stats: Sequence[Sequence[EntryStats]] | None = None
-    first_values: Sequence[Number] | None = None
-    check: CheckReport | None = None
 
 
 def command(
@@ -47,33 +51,17 @@ def command(
             help="A file, a folder of shards, or a model: package.module:factory, FILE.py:factory.",
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="M",
-            help="Exact kinds from a model: package.module:factory, FILE.py:factory, or hf. Runs its code.",
-        ),
-    ] = None,
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
+    model: KindsModel = None,
+    model_arg: ModelArgs = None,
+    json: Json = False,
+    quiet: Quiet = False,
     flat: Annotated[bool, typer.Option("--flat", help="Every entry of every branch, unfolded.")] = False,
     root: Annotated[
         str | None,
         typer.Option("--root", metavar="KEY.PATH", help="One branch only, such as model.state_dict."),
     ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option("--include", metavar="GLOB", help="Only entries with such a name. May be repeated."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option("--exclude", metavar="GLOB", help="No entries with such a name. May be repeated."),
-    ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
     sort: Annotated[
         str, typer.Option("--sort", metavar="ORDER", help="Order of the table: file, name or size.")
     ] = "file",
@@ -116,21 +104,20 @@ def command(
 
     With --model, kinds are the model's own, and entries that are missing or unexpected are listed.
     """
-    if sort not in _SORTS:
-        raise typer.BadParameter(f"{sort} is not one of {', '.join(_SORTS)}", param_hint="--sort")
-    asked, count = _parse_fail_on(fail_on), _parse_count(values)
+    sort = parse_choice(sort, _SORTS, "--sort")
+    asked, count = _parse_fail_on(fail_on), parse_count(values, "--values")
     selection = _Selection(root, include or (), exclude or ())
     if names_model(path):
-        reads = stats or check or show_globals or any(what in _FAIL_ON_VALUES for what in asked)
-        found = _Found(_inspect_model(path, model, model_arg or (), selection, reads_file=reads))
+        reads = stats or check or show_globals or any(what in FAIL_ON_VALUES for what in asked)
+        found = Found(_inspect_model(path, model, model_arg or (), selection, reads_file=reads))
     else:
-        found = _Found(_inspect(path, selection, model, model_arg or ()))
+        found = Found(_inspect(path, selection, model, model_arg or ()))
     if tensor is not None:
-        found = _pick(found.inspection, tensor, count)
-    if stats or any(what in _FAIL_ON_VALUES for what in asked):
-        found = _with_stats(found, asked, quiet=quiet)
+        found = pick_one(found.inspection, tensor, count)
+    if stats or any(what in FAIL_ON_VALUES for what in asked):
+        found = with_stats(found, asked, quiet=quiet)
     if check:
-        found = _with_check(found, quiet=quiet)
+        found = with_check(found, quiet=quiet)
     if digest:
         _write_digest(found.inspection, json=json, quiet=quiet)
     elif json:
@@ -140,22 +127,11 @@ def command(
     elif not quiet:
         table = (flat, root is not None, sort)
         _write_text(found, table, one=tensor is not None, show_stats=stats)
-    return int(_fails(found, asked))
+    return int(fails(found, asked))
 
 
 def _parse_fail_on(text: str | None) -> tuple[str, ...]:
-    asked = tuple(text.split(",")) if text is not None else ()
-    for what in asked:
-        if what not in _FAIL_ON:
-            message = f"{what} is not one of {', '.join(_FAIL_ON)}"
-            raise typer.BadParameter(message, param_hint="--fail-on")
-    return asked
-
-
-def _parse_count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise typer.BadParameter(f"{text} is not a count", param_hint="--values")
-    return int(text)
+    return () if text is None else tuple(parse_choice(what, FAIL_ON, "--fail-on") for what in text.split(","))
 
 
 class _Selection(NamedTuple):
@@ -194,98 +170,6 @@ def _inspect_model(
     return inspect_model(read_model(text, arguments), include=selection.include, exclude=selection.exclude)
 
 
-def _pick(inspection: Inspection, name: str, count: int) -> _Found:
-    """The one row that is called ``name``, with its first ``count`` values."""
-    from ckpttool.checkpoint import Presence, TensorInfo
-    from ckpttool.tensor_bytes import TensorReader, first_values
-
-    row = _find_row(inspection, name)
-    value = row.entry.value
-    numbers: Sequence[Number] | None = None
-    if isinstance(value, TensorInfo) and value.storage is not None and count:
-        with TensorReader(inspection.checkpoint.files) as reader:
-            numbers = first_values(reader, value, count)
-    missing = row.classification.presence is Presence.MISSING
-    one = inspection._replace(rows=() if missing else (row,), missing=(row,) if missing else ())
-    return _Found(one, first_values=numbers)
-
-
-def _find_row(inspection: Inspection, name: str) -> Row:
-    """The row with this name or path, as it is or as it is shown; the weights' own goes first."""
-    from ckpttool.render.units import format_name, format_path
-
-    rows = (*inspection.rows, *inspection.missing)
-    found = []
-    for row in rows:
-        entry = row.entry
-        if name == entry.name or name in (
-            format_name(entry.name, None),
-            format_path(entry.root, entry.name, None),
-        ):
-            found.append(row)
-    if len(found) > 1:
-        found = [row for row in found if row.entry.root == inspection.weights_root] or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        paths = [format_path(row.entry.root, row.entry.name) for row in found[:_MOST_SUGGESTED]]
-        what = f"{name!r} names {len(found)} tensors"
-        raise CkptToolError(what, path=inspection.checkpoint.path, hint=f"say which: {', '.join(paths)}")
-    import difflib
-
-    names = [str(row.entry.name) for row in rows]
-    close = difflib.get_close_matches(name[:200], names, _MOST_SUGGESTED) if len(names) <= 20_000 else []
-    hint = f"did you mean {', '.join(close)}" if close else "ckpttool inspect CKPT --flat lists every name"
-    raise CkptToolError(f"no tensor is called {name!r}", path=inspection.checkpoint.path, hint=hint)
-
-
-def _with_stats(found: _Found, asked: Sequence[str], *, quiet: bool) -> _Found:
-    """Read every value of the rows once."""
-    from ckpttool.render.progress import Progress
-    from ckpttool.stats import iter_stats, iter_value_findings
-    from ckpttool.tensor_bytes import TensorReader
-
-    inspection = found.inspection
-    entries = [row.entry for row in inspection.rows]
-    positions = {id(entry): position for position, entry in enumerate(entries)}
-    by_row: list[list[EntryStats]] = [[] for _ in entries]
-    findings: list[Finding] = []
-    total = inspection.summary.tensor_nbytes
-    with (
-        TensorReader(inspection.checkpoint.files) as reader,
-        Progress("values", total, quiet=quiet) as progress,
-    ):
-        for item in iter_stats(entries, reader):
-            by_row[positions[id(item.entry)]].append(item)
-            if item.tied_to is None:
-                findings += iter_value_findings(item, asked)
-                progress.add(item.entry.value.nbytes if item.entry.value is not None else 0)
-    inspection = inspection._replace(findings=(*inspection.findings, *findings))
-    return found._replace(inspection=inspection, stats=by_row)
-
-
-def _with_check(found: _Found, *, quiet: bool) -> _Found:
-    """Verify every checksum; what does not match becomes a finding."""
-    from ckpttool.check import iter_checks, summarize
-    from ckpttool.checkpoint import Finding
-    from ckpttool.render.progress import Progress
-
-    inspection = found.inspection
-    records = inspection.checkpoint.records
-    results = []
-    with Progress("checksums", sum(record.nbytes for record in records), quiet=quiet) as progress:
-        for result in iter_checks(inspection.checkpoint):
-            results.append(result)
-            progress.add(result.nbytes)
-    report = summarize(results)
-    findings = []
-    for bad in report.bad:
-        holds = f" (holds {', '.join(str(entry.name) for entry in bad.entries[:3])})" if bad.entries else ""
-        findings.append(Finding("checksum", "error", bad.name, bad.message + holds))
-    inspection = inspection._replace(findings=(*inspection.findings, *findings))
-    return found._replace(inspection=inspection, check=report)
-
-
 def _write_digest(inspection: Inspection, *, json: bool, quiet: bool) -> None:
     """Digests of the weights, or of the branch or entries that were asked for."""
     from ckpttool.analysis.sides import digest_scope
@@ -310,7 +194,7 @@ def _write_digest(inspection: Inspection, *, json: bool, quiet: bool) -> None:
             sys.stdout.write(f"{value}\t{name}\t{count}\n")
 
 
-def _write_json(found: _Found) -> None:
+def _write_json(found: Found) -> None:
     from ckpttool.render.json import dump, inspect_document
 
     extra: dict[int, dict[str, Any]] = {}
@@ -344,7 +228,7 @@ def _write_globals(inspection: Inspection) -> None:
         sys.stdout.writelines(iter_globals_pipe(inspection.checkpoint))
 
 
-def _write_text(found: _Found, table: tuple[bool, bool, str], *, one: bool, show_stats: bool) -> None:
+def _write_text(found: Found, table: tuple[bool, bool, str], *, one: bool, show_stats: bool) -> None:
     from ckpttool.render.console import Screen
 
     screen = Screen(sys.stdout)
@@ -367,7 +251,7 @@ def _write_text(found: _Found, table: tuple[bool, bool, str], *, one: bool, show
         _write_pipe(inspection, stats, _check_facts(found))
 
 
-def _check_facts(found: _Found) -> list[str]:
+def _check_facts(found: Found) -> list[str]:
     if found.check is None:
         return []
     from ckpttool.render.check import check_fact
@@ -389,16 +273,3 @@ def _write_pipe(
     sys.stdout.flush()  # the findings come after what they are about, also where both streams are one
     sys.stderr.writelines(iter_finding_lines(inspection.findings))
     sys.stderr.writelines(f"{fact}\n" for fact in facts)
-
-
-def _fails(found: _Found, asked: Sequence[str]) -> bool:
-    """Whether something was found that the user asked to fail on."""
-    if found.check is not None and not found.check.ok:
-        return True
-    codes = {f"value_{what}" for what in asked if what in _FAIL_ON_VALUES}
-    for finding in found.inspection.findings:
-        if finding.code in codes and finding.severity == "error":
-            return True
-        if finding.severity != "info" and "findings" in asked:
-            return True
-    return False

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckpttool.commands.options import Json, ModelArgs, Quiet
+
 if TYPE_CHECKING:
     from ckpttool.analysis.lint_report import LintReport
 
@@ -24,10 +26,7 @@ def command(
         str,
         typer.Argument(metavar="M", help="package.module:factory or path/to/file.py:factory; its code runs."),
     ],
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
-    ] = None,
+    model_arg: ModelArgs = None,
     example_input: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,8 +38,8 @@ def command(
     prove: Annotated[
         bool, typer.Option("--prove", help="What happens to each tensor: trained, moved, saved, restored.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """Find the traps of nn.Parameter and register_buffer in a model; no checkpoint is needed.
 

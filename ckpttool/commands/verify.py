@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckpttool.commands.options import Json, ModelArgs, Quiet, parse_choice
 from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
@@ -37,10 +38,7 @@ def command(
             help="package.module:factory, path/to/file.py:factory, or hf (config.json). Its code runs.",
         ),
     ],
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
-    ] = None,
+    model_arg: ModelArgs = None,
     root: Annotated[
         str | None,
         typer.Option("--root", metavar="KEY.PATH", help="The state_dict to load, such as model.state_dict."),
@@ -68,8 +66,8 @@ def command(
         str | None,
         typer.Option("--write-reference", metavar="FILE", help="Keep fingerprints of rebuilt buffers."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """Load a checkpoint into its model for real, and tell whether the loaded model is right.
 
@@ -80,8 +78,7 @@ def command(
 
     loads = _split(load, "--load")
     for way in loads:
-        if way not in LOADS:
-            raise typer.BadParameter(f"{way} is not one of {', '.join(LOADS)}", param_hint="--load")
+        parse_choice(way, LOADS, "--load")
     kept = _read_reference(reference) if reference is not None else None
     if write_reference is not None and os.path.isdir(write_reference):
         raise CkptToolError("a folder, not a file to write", path=write_reference)

@@ -1,0 +1,50 @@
+"""Options that several commands share, and the values of options that Typer leaves as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
+
+import typer
+
+_MOST_DIGITS = 9
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="GLOB", help="Only entries with such a name. May be repeated."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="No entries with such a name. May be repeated."),
+]
+KindsModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="M",
+        help="Exact kinds from a model: package.module:factory, FILE.py:factory, or hf. Runs its code.",
+    ),
+]
+ModelArgs = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
+]
+
+_Choice = TypeVar("_Choice", bound=str)
+
+
+def parse_choice(text: str, choices: Sequence[_Choice], option: str) -> _Choice:
+    """Return the one of ``choices`` that ``text`` is."""
+    for choice in choices:
+        if text == choice:
+            return choice
+    raise typer.BadParameter(f"{text} is not one of {', '.join(choices)}", param_hint=option)
+
+
+def parse_count(text: str, option: str) -> int:
+    """Return a count that was typed: decimal digits and nothing else."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        raise typer.BadParameter(f"{text} is not a count", param_hint=option)
+    return int(text)
