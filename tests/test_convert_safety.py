@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ckpttool import convert as convert_module
+from ckpttool import converting as convert_module
 from ckpttool import staging
 from ckpttool.cli import main
 from ckpttool.staging import partial_path

@@ -20,7 +20,7 @@ from ckpttool.analysis.roots import resolve_root
 from ckpttool.analysis.sides import make_side
 from ckpttool.analysis.surroundings import same_plain
 from ckpttool.checkpoint import Kind, Plain
-from ckpttool.diff import Request, diff_sides
+from ckpttool.diffing import Request, diff_sides
 from ckpttool.formats import read_checkpoint
 from ckpttool.sums import Tolerance
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from ckpttool import cli
 from ckpttool.analysis.sides import make_side
-from ckpttool.diff import Request, diff_sides
+from ckpttool.diffing import Request, diff_sides
 from ckpttool.errors import MalformedCheckpoint
 from ckpttool.formats import read_checkpoint
 from ckpttool.render.diff import iter_diff

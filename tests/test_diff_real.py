@@ -12,7 +12,7 @@ import torch
 from ckpttool.analysis.difference import Diff, NameBasis, Side, Status
 from ckpttool.analysis.roots import resolve_root
 from ckpttool.analysis.sides import make_side
-from ckpttool.diff import Request, diff_sides
+from ckpttool.diffing import Request, diff_sides
 from ckpttool.formats import read_checkpoint
 
 pytestmark = pytest.mark.real

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ckpttool.analysis.inspection import Inspection
     from ckpttool.analysis.model_spec import ModelSpec
     from ckpttool.checkpoint import Checkpoint
-    from ckpttool.convert import Caster, Target
+    from ckpttool.converting import Caster, Target
     from ckpttool.writers.layout import FileLayout
 
 EXAMPLES = (
@@ -248,7 +248,7 @@ def _refuse_loss(plan: ConversionPlan, *, strict: bool) -> None:
 def _lay_out(
     plan: ConversionPlan, destination: str, *, is_folder: bool, shard_nbytes: int | None, force: bool
 ) -> tuple[list[FileLayout], Target]:
-    from ckpttool.convert import Target, check_target
+    from ckpttool.converting import Target, check_target
     from ckpttool.writers.sharded import lay_out_file, lay_out_folder
 
     if is_folder:
@@ -276,7 +276,7 @@ def _run(
     digests: bool,
     quiet: bool,
 ) -> Conversion:
-    from ckpttool.convert import Effort, convert
+    from ckpttool.converting import Effort, convert
     from ckpttool.render.progress import Progress
 
     cast: Caster | None = None
@@ -319,7 +319,7 @@ def _refuse_manifest(
 
 
 def _write_manifest(conversion: Conversion, path: str) -> None:
-    from ckpttool.convert import write_at
+    from ckpttool.converting import write_at
     from ckpttool.digests import manifest_document
     from ckpttool.render.convert import named_digests
     from ckpttool.render.json import dump

@@ -16,7 +16,7 @@ from ckpttool.errors import CkptToolError
 if TYPE_CHECKING:
     from ckpttool.analysis.difference import Diff, Side
     from ckpttool.checkpoint import Root
-    from ckpttool.diff import Request
+    from ckpttool.diffing import Request
     from ckpttool.render.diff_table import View
 
 EXAMPLES = (
@@ -178,7 +178,7 @@ def _make_request(
 ) -> Request:
     from ckpttool.analysis.renames import make_rule
     from ckpttool.analysis.roots import resolve_root
-    from ckpttool.diff import Request
+    from ckpttool.diffing import Request
     from ckpttool.sums import Tolerance
 
     branches: list[Root | None] = [
@@ -196,7 +196,7 @@ def _make_request(
 
 
 def _compare(a: Side, b: Side, request: Request, *, quiet: bool) -> Diff:
-    from ckpttool.diff import diff_sides, total_nbytes
+    from ckpttool.diffing import diff_sides, total_nbytes
     from ckpttool.render.progress import Progress
 
     with Progress("compare", total_nbytes(a, b), quiet=quiet or request.structure_only) as progress:
