@@ -1,6 +1,7 @@
 """All opcodes but those that fill real checkpoints, which ``pickle_tree`` has in its loop.
 
-Each is a function (machine, position of its argument) -> position after it.
+Each is a function (machine, position of its argument) -> position after it. They stand together, although
+that makes a long file: a reader compares them with ``pickletools`` one by one, down to the table at the end.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from ckpttool.checkpoint import GlobalRef, Record, StorageRef
 from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
 from ckpttool.formats.base import ByteSource, Limits, RangeSource
 from ckpttool.formats.pickle_stream import PickleStream
+from ckpttool.formats.rebuild_arguments import StorageClaim
 from ckpttool.formats.torch_objects import Contents, read_objects
-from ckpttool.formats.torch_tensors import StorageClaim, StorageResolver, TensorReader
+from ckpttool.formats.torch_tensors import StorageResolver, TensorReader
 from ckpttool.formats.torch_zip import TorchArchive, open_torch_archive
 from ckpttool.formats.zip_records import LOCAL_MAGIC, read_archive
 from ckpttool.pickle_nodes import PickleTree

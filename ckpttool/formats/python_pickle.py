@@ -14,9 +14,10 @@ from ckpttool.dtypes import DType
 from ckpttool.errors import CkptToolError, UnsupportedFeature
 from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits, merge_globals
 from ckpttool.formats.pickle_stream import PickleStream
+from ckpttool.formats.rebuild_arguments import StorageClaim
 from ckpttool.formats.torch_legacy import resolve_embedded
 from ckpttool.formats.torch_objects import read_objects
-from ckpttool.formats.torch_tensors import StorageClaim, TensorReader
+from ckpttool.formats.torch_tensors import TensorReader
 from ckpttool.formats.torch_zip import assemble
 
 _TEXT_STARTS = b"(]}c"  # opcodes that protocols 0 and 1 begin a container or object with

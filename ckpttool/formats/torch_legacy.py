@@ -23,8 +23,9 @@ from ckpttool.dtypes import DType
 from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
 from ckpttool.formats.base import ByteSource, FileSource, Limits, RangeSource, merge_globals
 from ckpttool.formats.pickle_stream import PickleStream
+from ckpttool.formats.rebuild_arguments import StorageClaim, parse_storage_id
 from ckpttool.formats.torch_objects import read_objects
-from ckpttool.formats.torch_tensors import StorageClaim, TensorReader, parse_storage_id
+from ckpttool.formats.torch_tensors import TensorReader
 from ckpttool.formats.torch_zip import assemble
 from ckpttool.pickle_nodes import LocatedBytes, PersistentId, PickleTree
 

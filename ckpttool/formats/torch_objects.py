@@ -35,6 +35,7 @@ from ckpttool.checkpoint import (
 )
 from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import Limits
+from ckpttool.formats.module_metadata import MetadataReader
 from ckpttool.formats.plain_values import PlainReader
 from ckpttool.formats.python_objects import without_type_tag
 from ckpttool.formats.torch_tensors import TENSOR_GLOBALS, StoredTensor, TensorReader
@@ -137,12 +138,12 @@ class _Walk:
         self.places: dict[int, list[str]] = {}  # id(Global) -> where an object of it stands
         self.odd_keys = 0
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
-        self.metadata: dict[int, tuple[dict[str, int | None], dict[str, ModuleExtras]]] = {}
         self.held: list[tuple[Root, str, Node]] = []  # attributes of modules, to be walked last
         self.held_ids: set[int] = set()
         self.walked_modules: set[int] = set()
         self.plain = PlainReader()
         self.budget = WalkBudget(limits)
+        self.metadata = MetadataReader(self.plain, self.budget)
 
     def run(self, top: Node, root: Root) -> None:
         """Visit everything under ``top``."""
@@ -228,7 +229,10 @@ class _Walk:
             return list(enumerate(node.items))
         if isinstance(node, Call):
             self.note_place(node.function, path)
-            self.read_module_metadata(path, node)
+            for versions, extras in self.metadata.read(node):
+                self.module_versions[path] = versions
+                if extras:
+                    self.module_extras[path] = extras
             children = self.keyed(iter_mapping(node))
             children += self.attributes_beside(node)
             return children
@@ -270,51 +274,6 @@ class _Walk:
                 ):
                     children.append((self.key(key) if type(key) is not str else key, value))
         return children
-
-    def read_module_metadata(self, path: Root, node: Call) -> None:
-        """``_metadata`` of a state_dict: ``{module path: {"version": 1, …}}``."""
-        for state in node.states or ():
-            for key, value in state_items(state):
-                if type(key) is not str or key != "_metadata" or not isinstance(value, (Call, DictNode)):
-                    continue
-                known = self.metadata.get(id(value))
-                if known is None:
-                    known = self.metadata[id(value)] = self.versions_and_extras(value)
-                else:
-                    self.budget.spend(len(known[0]), ())
-                self.module_versions[path] = known[0]
-                if known[1]:
-                    self.module_extras[path] = known[1]
-
-    def versions_and_extras(self, metadata: Node) -> tuple[dict[str, int | None], dict[str, ModuleExtras]]:
-        """What a ``_metadata`` says: version of each module, and what else its local metadata holds."""
-        versions: dict[str, int | None] = {}
-        extras: dict[str, ModuleExtras] = {}
-        for module, local in iter_mapping(metadata):
-            if type(module) is not str or not isinstance(local, (DictNode, Call)):
-                continue
-            self.budget.spend(width_of(local), ())
-            facts = dict(self.local_metadata(local))
-            version = facts.pop(("version",), None)
-            versions[module] = version if type(version) is int else None
-            if facts:
-                extras[module] = tuple(facts.items())
-        return versions, extras
-
-    def local_metadata(self, local: Node) -> Iterable[tuple[tuple[str, ...], Plain]]:
-        """Plain facts of one module's local metadata, which nests one deep (``spectral_norm``)."""
-        for key, value in iter_mapping(local):
-            if type(key) is not str:
-                continue
-            plain, is_plain = self.plain.read(value)
-            if is_plain:
-                yield (key,), plain
-            if not is_plain:
-                self.budget.spend(width_of(value), ())
-            for inner_key, inner in iter_mapping(value) if not is_plain else ():
-                plain, is_plain = self.plain.read(inner)
-                if is_plain and type(inner_key) is str:
-                    yield (key, inner_key), plain
 
     def object_children(self, node: Call) -> Iterable[tuple[Key, Node]]:
         """Everything an unknown object carries: arguments, state, appended and set items."""

@@ -8,40 +8,31 @@ as ``torch.`` is no reason for trust. Sources: ``torch/_utils.py``, ``torch/_ten
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from typing import NamedTuple
 
 from ckpttool.checkpoint import CompositeTensor, Part, Plain, StorageRef, Tensor, TensorInfo
-from ckpttool.dtypes import BY_NAME, BY_STORAGE_CLASS, DType, parse_torch_name
+from ckpttool.dtypes import DType
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
-from ckpttool.pickle_nodes import Call, DictNode, Global, Node, PersistentId, iter_items
+from ckpttool.formats.rebuild_arguments import (
+    MAX_INT64,
+    StorageClaim,
+    dict_items,
+    element_type,
+    layout_name,
+    malformed,
+    parse_storage_id,
+    read_dtype,
+    read_flag,
+    read_ints,
+    read_sizes,
+)
+from ckpttool.pickle_nodes import Call, Global, Node, PersistentId, iter_items
 
 _MAX_NESTED_REBUILDS = 16  # a subclass of a subclass …: real files have 2
-_MAX_DIMS = 1024  # torch itself sets no limit that matters; this bounds the work for one tensor
 # Tensors may share their sizes, and tensors inside tensors their parts: a small file can ask for any amount
 # of work. 100,000 tensors of rank 4 have 800,000 sizes and strides.
 _MAX_ALL_DIMS = 16_000_000
 _MAX_ALL_PARTS = 500_000
-_MAX_INT64 = 2**63 - 1  # torch keeps sizes, strides, offsets and numel as int64
-# Where a storage class may stand (torch/storage.py, torch/__init__.py, torch/cuda/__init__.py).
-_STORAGE_MODULES = frozenset(("torch", "torch.storage", "torch.cuda"))
-
-
-class StorageClaim(NamedTuple):
-    """What a persistent id says of a storage. ``dtype`` None: untyped, ``numel`` counts bytes."""
-
-    key: str
-    dtype: DType | None
-    numel: int
-    location: str
-    view_offset: int = 0  # elements; only in legacy files, where a storage may view another
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes claimed (exact integers: cannot wrap)."""
-        return self.numel if self.dtype is None else (self.numel * self.dtype.bits + 7) // 8
-
-
 StorageResolver = Callable[[StorageClaim], StorageRef]
 """Where the container holds a claimed storage; raises MalformedCheckpoint if it does not."""
 
@@ -55,45 +46,6 @@ class StoredTensor(NamedTuple):
     tensor: Tensor
     requires_grad: bool | None = None
     is_parameter: bool = False
-
-
-def parse_storage_id(pid: Node) -> StorageClaim:
-    """The persistent id ``("storage", class, key, location, numel[, view])`` of torch.save.
-
-    Raises:
-        MalformedCheckpoint: any other shape or type of id.
-    """
-    if type(pid) is str:
-        raise MalformedCheckpoint(
-            "a storage's persistent id is text, as pickle protocol 0 writes it: torch cannot load that either"
-        )
-    if type(pid) is not tuple or len(pid) not in (5, 6) or type(pid[0]) is not str or pid[0] != "storage":
-        raise MalformedCheckpoint("not a storage's persistent id")
-    _, cls, key, location, numel = pid[:5]
-    if type(key) is int:  # seen in files of torch 0.3
-        key = str(key)
-    if type(key) is not str or type(location) is not str or type(numel) is not int or numel < 0:
-        raise MalformedCheckpoint("a storage's persistent id has parts of the wrong type")
-    if not isinstance(cls, Global) or cls.module not in _STORAGE_MODULES:
-        raise MalformedCheckpoint("a storage's persistent id does not name a storage class", name=key)
-    view_offset = 0
-    if len(pid) == 6 and pid[5] is not None:
-        key, view_offset, numel = _parse_view(pid[5], key)
-    if cls.name == "UntypedStorage":
-        return StorageClaim(key, None, numel, location, view_offset)
-    dtype = BY_STORAGE_CLASS.get(cls.name)
-    if dtype is None:
-        raise MalformedCheckpoint("unknown storage class", name=key, actual=cls.full_name)
-    return StorageClaim(key, dtype, numel, location, view_offset)
-
-
-def _parse_view(view: Node, key: str) -> tuple[str, int, int]:
-    """View metadata ``(view_key, offset, view_size)``: the id's own key is the root storage's."""
-    if type(view) is not tuple or len(view) != 3 or type(view[1]) is not int or type(view[2]) is not int:
-        raise MalformedCheckpoint("a storage view has parts of the wrong type", name=key)
-    if view[1] < 0 or view[2] < 0:
-        raise MalformedCheckpoint("a storage view has a negative offset or size", name=key)
-    return key, view[1], view[2]
 
 
 class TensorReader:
@@ -129,11 +81,11 @@ class TensorReader:
                 )
         args = call.args
         if type(args) is not tuple:
-            raise _bad(function.name, "its arguments are not a tuple")
+            raise malformed(function.name, "its arguments are not a tuple")
         try:
             return rebuild(self, args, depth)
         except IndexError:
-            raise _bad(function.name, f"{len(args)} arguments are too few") from None
+            raise malformed(function.name, f"{len(args)} arguments are too few") from None
 
     # -- plain tensors ----------------------------------------------------------------------
 
@@ -150,7 +102,7 @@ class TensorReader:
     def tensor_v3(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_tensor_v3(…, requires_grad, hooks, dtype[, metadata])`` over an untyped storage."""
         info = self.strided(args, read_dtype(args[6]), args[7] if len(args) > 7 else None)
-        return StoredTensor(info, _flag(args[4]))
+        return StoredTensor(info, read_flag(args[4]))
 
     def strided(self, args: tuple[Node, ...], dtype: DType | None, metadata: Node) -> TensorInfo:
         """The first four arguments of every strided rebuild."""
@@ -159,15 +111,15 @@ class TensorReader:
         if dtype is None:
             dtype = claim.dtype
             if dtype is None:
-                raise _bad("_rebuild_tensor_v2", "an untyped storage without a dtype")
+                raise malformed("_rebuild_tensor_v2", "an untyped storage without a dtype")
         shape, stride = self.geometry(size, stride)
         if type(offset) is not int or offset < 0:
-            raise _bad("tensor", "its storage_offset is not a non-negative integer")
-        if offset > _MAX_INT64:
-            raise _bad("tensor", "its storage_offset does not fit in 63 bits")
+            raise malformed("tensor", "its storage_offset is not a non-negative integer")
+        if offset > MAX_INT64:
+            raise malformed("tensor", "its storage_offset does not fit in 63 bits")
         conj = neg = False
         if metadata is not None:
-            bits = {key: value for key, value in iter_items(_items(metadata)) if type(key) is str}
+            bits = {key: value for key, value in iter_items(dict_items(metadata)) if type(key) is str}
             conj, neg = bits.get("conj") is True, bits.get("neg") is True
         return TensorInfo(dtype, shape, stride, offset + claim.view_offset, ref, conj, neg)
 
@@ -175,7 +127,7 @@ class TensorReader:
         """Sizes and strides of one tensor."""
         shape, strides = read_sizes(size), read_ints(stride)
         if len(shape) != len(strides):
-            raise _bad("tensor", f"{len(shape)} sizes but {len(strides)} strides")
+            raise malformed("tensor", f"{len(shape)} sizes but {len(strides)} strides")
         self.dims += 2 * len(shape)
         if self.dims > _MAX_ALL_DIMS:
             raise LimitExceeded("number of dimensions of all tensors", limit=_MAX_ALL_DIMS)
@@ -193,7 +145,7 @@ class TensorReader:
         first = self.first_claims.setdefault(claim.key, claim)
         # torch takes type and size from whichever it meets first; it writes no file in which they differ.
         # (An untyped storage is one of uint8 there.)
-        if first is not claim and _element_type(first) != _element_type(claim):
+        if first is not claim and element_type(first) != element_type(claim):
             raise MalformedCheckpoint("a storage is given two types", name=claim.key)
         ref = self.resolve(claim)
         itembits = claim.dtype.bits if claim.dtype else 8
@@ -220,12 +172,12 @@ class TensorReader:
         ):
             ref, dtype = self.resolve_nested(node.args[0])
             return ref, StorageClaim(ref.key, dtype, ref.nbytes // dtype.nbytes, ref.location or "cpu")
-        raise _bad("tensor", "its first argument is not a storage")
+        raise malformed("tensor", "its first argument is not a storage")
 
     def meta(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_meta_tensor_no_storage(dtype, size, stride, requires_grad)``."""
         shape, stride = self.geometry(args[1], args[2])
-        return StoredTensor(TensorInfo(read_dtype(args[0]), shape, stride, 0, None), _flag(args[3]))
+        return StoredTensor(TensorInfo(read_dtype(args[0]), shape, stride, 0, None), read_flag(args[3]))
 
     # -- wrappers around one tensor -----------------------------------------------------------
 
@@ -233,23 +185,23 @@ class TensorReader:
         """``_rebuild_parameter(data, requires_grad, hooks)``; also ``_with_state`` and ``Parameter``."""
         data = self.inner(args[0], depth)
         requires_grad = args[1] if len(args) > 1 else True
-        return StoredTensor(data.tensor, _flag(requires_grad), is_parameter=True)
+        return StoredTensor(data.tensor, read_flag(requires_grad), is_parameter=True)
 
     def uninitialized(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``UninitializedParameter(requires_grad)`` of a lazy module: no shape, no data."""
         composite = CompositeTensor(
             "uninitialized", "torch.nn.parameter.UninitializedParameter", None, None, ()
         )
-        return StoredTensor(composite, _flag(args[0] if args else None), is_parameter=True)
+        return StoredTensor(composite, read_flag(args[0] if args else None), is_parameter=True)
 
     def uninitialized_buffer(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``UninitializedBuffer(requires_grad)`` of a lazy module: no shape, no data."""
         composite = CompositeTensor("uninitialized", "torch.nn.parameter.UninitializedBuffer", None, None, ())
-        return StoredTensor(composite, _flag(args[0] if args else None))
+        return StoredTensor(composite, read_flag(args[0] if args else None))
 
     def from_cpu(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)``."""
-        return self.inner(args[0], depth)._replace(requires_grad=_flag(args[3]))
+        return self.inner(args[0], depth)._replace(requires_grad=read_flag(args[3]))
 
     def from_numpy(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_device_tensor_from_numpy(data, dtype, device, requires_grad)``: described only."""
@@ -257,7 +209,7 @@ class TensorReader:
             (("device", str(args[2])[:64]),) if type(args[2]) is str else ()
         )
         composite = CompositeTensor("numpy", "torch.Tensor", read_dtype(args[1]), None, (), details)
-        return StoredTensor(composite, _flag(args[3]))
+        return StoredTensor(composite, read_flag(args[3]))
 
     def from_type(self, args: tuple[Node, ...], depth: int) -> StoredTensor | None:
         """``_rebuild_from_type(_v2)(func, type, args, state)``: a subclass, or a tensor with attributes.
@@ -266,7 +218,7 @@ class TensorReader:
         """
         function, cls, inner_args, state = args[0], args[1], args[2], args[3]  # IndexError: see read
         if not isinstance(function, Global) or not isinstance(cls, Global):
-            raise _bad("_rebuild_from_type", "its function or type is not a global")
+            raise malformed("_rebuild_from_type", "its function or type is not a global")
         inner = self.read(Call("reduce", function, inner_args, function.byte_offset), depth + 1)
         if inner is None:
             return None
@@ -286,7 +238,7 @@ class TensorReader:
         """Tensors among the attributes of a subclass's state: ``dict`` or ``(dict, slots)``."""
         parts = []
         for half in state if type(state) is tuple else (state,):
-            for key, value in iter_items(_items(half)):
+            for key, value in iter_items(dict_items(half)):
                 if isinstance(value, Call):
                     stored = self.read(value, depth + 1)
                     if stored is not None:
@@ -297,10 +249,10 @@ class TensorReader:
         """``_rebuild_wrapper_subclass(cls, dtype, size, stride, offset, layout, device, requires_grad)``."""
         cls = args[0]
         if not isinstance(cls, Global):
-            raise _bad("_rebuild_wrapper_subclass", "its class is not a global")
+            raise malformed("_rebuild_wrapper_subclass", "its class is not a global")
         shape = read_sizes(args[2])
         composite = CompositeTensor("subclass", cls.full_name, read_dtype(args[1]), shape, ())
-        return StoredTensor(composite, _flag(args[7]))
+        return StoredTensor(composite, read_flag(args[7]))
 
     # -- layouts ------------------------------------------------------------------------------
 
@@ -309,7 +261,7 @@ class TensorReader:
         info = self.strided(args, None, None)
         quantizer = args[4]
         if type(quantizer) is not tuple or not quantizer or not isinstance(quantizer[0], Global):
-            raise _bad("_rebuild_qtensor", "its quantizer has no scheme")
+            raise malformed("_rebuild_qtensor", "its quantizer has no scheme")
         names = ("scale", "zero_point", "axis")
         parts = [Part("int_repr", info)]
         details: list[tuple[str, Plain]] = [("qscheme", quantizer[0].full_name)]
@@ -321,14 +273,14 @@ class TensorReader:
         composite = CompositeTensor(
             "quantized", quantizer[0].full_name, info.dtype, info.shape, tuple(parts), tuple(details)
         )
-        return StoredTensor(composite, _flag(args[5]))
+        return StoredTensor(composite, read_flag(args[5]))
 
     def sparse(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_sparse_tensor(layout, data)``: COO (indices, values, size) or compressed."""
-        layout = _layout_name(args[0])
+        layout = layout_name(args[0])
         data = args[1]
         if type(data) is not tuple or len(data) < 3:
-            raise _bad("_rebuild_sparse_tensor", "its data is not a tuple of tensors and a size")
+            raise malformed("_rebuild_sparse_tensor", "its data is not a tuple of tensors and a size")
         names: tuple[str, ...]
         if layout in ("sparse_csr", "sparse_bsr"):
             names, size = ("crow_indices", "col_indices", "values"), data[3]
@@ -354,90 +306,8 @@ class TensorReader:
         """A tensor that must stand as an argument of another rebuild."""
         stored = self.read(node, depth + 1) if isinstance(node, Call) else None
         if stored is None:
-            raise _bad("a tensor inside a tensor", "it is not a tensor")
+            raise malformed("a tensor inside a tensor", "it is not a tensor")
         return stored
-
-
-def read_dtype(node: Node) -> DType:
-    """A dtype argument: the global ``torch.float32``.
-
-    Raises:
-        MalformedCheckpoint: not a dtype that is known here.
-    """
-    if isinstance(node, Global) and node.module == "torch":
-        dtype = parse_torch_name(node.name)
-        if dtype is not None:
-            return dtype
-    raise _bad("tensor", "its dtype is not one of torch's")
-
-
-def read_sizes(node: Node) -> tuple[int, ...]:
-    """Sizes, whose product must be a number of elements that torch can count.
-
-    Raises:
-        MalformedCheckpoint: not sizes, or a product beyond 63 bits.
-    """
-    shape = read_ints(node)
-    if prod(shape) > _MAX_INT64:
-        raise _bad("tensor", "its number of elements does not fit in 63 bits")
-    return shape
-
-
-def read_ints(node: Node) -> tuple[int, ...]:
-    """Sizes or strides: a tuple, list or ``torch.Size`` of non-negative integers (bool is none).
-
-    Raises:
-        MalformedCheckpoint: anything else.
-    """
-    if (
-        isinstance(node, Call)
-        and isinstance(node.function, Global)
-        and node.function.full_name == "torch.Size"
-    ):
-        node = node.args[0] if type(node.args) is tuple and len(node.args) == 1 else ()
-    if type(node) is list:
-        node = tuple(node)
-    if type(node) is not tuple or len(node) > _MAX_DIMS:
-        raise _bad("tensor", "its sizes or strides are not a tuple")
-    for number in node:
-        if type(number) is not int or number < 0:
-            raise _bad("tensor", "its sizes or strides are not non-negative integers")
-        if number > _MAX_INT64:
-            raise _bad("tensor", "its sizes or strides do not fit in 63 bits")
-    return node
-
-
-def _element_type(claim: StorageClaim) -> DType:
-    return claim.dtype or BY_NAME["uint8"]
-
-
-def _items(node: Node) -> list[Node] | None:
-    """The flat items of a dict or OrderedDict node."""
-    if isinstance(node, (DictNode, Call)):
-        return node.items
-    return None
-
-
-def _flag(node: Node) -> bool | None:
-    return node if type(node) is bool else None
-
-
-def _layout_name(node: Node) -> str:
-    """``torch.serialization._get_layout("torch.sparse_coo")`` -> ``sparse_coo``."""
-    if (
-        isinstance(node, Call)
-        and type(node.args) is tuple
-        and len(node.args) == 1
-        and type(node.args[0]) is str
-    ):
-        return node.args[0].removeprefix("torch.")[:64]
-    if isinstance(node, Global):
-        return node.name[:64]
-    return "sparse"
-
-
-def _bad(what: str, why: str) -> MalformedCheckpoint:
-    return MalformedCheckpoint(f"malformed {what} in the pickle: {why}")
 
 
 _Rebuild = Callable[[TensorReader, "tuple[Node, ...]", int], "StoredTensor | None"]

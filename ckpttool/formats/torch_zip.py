@@ -22,8 +22,9 @@ from typing import NamedTuple
 from ckpttool.checkpoint import Checkpoint, Finding, Record, StorageRef
 from ckpttool.errors import CkptToolError, MalformedCheckpoint
 from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits
+from ckpttool.formats.rebuild_arguments import StorageClaim
 from ckpttool.formats.torch_objects import Contents, read_objects
-from ckpttool.formats.torch_tensors import StorageClaim, StorageResolver, TensorReader
+from ckpttool.formats.torch_tensors import StorageResolver, TensorReader
 from ckpttool.formats.zip_records import LOCAL_MAGIC, ZipArchive, read_archive, read_record
 from ckpttool.pickle_nodes import PickleTree
 from ckpttool.pickle_tree import parse_pickle
