@@ -88,11 +88,6 @@ class EntryStats(NamedTuple):
         return self.posinf + self.neginf
 
     @property
-    def zero_share(self) -> float:
-        """Share of the examined values that are zero, of either sign."""
-        return self.zero / self.numel if self.numel else 0.0
-
-    @property
     def all_zero(self) -> bool:
         """True when there are values and each is zero."""
         return 0 < self.numel == self.zero

@@ -13,7 +13,7 @@ little-endian, with the conj and neg bits resolved.
   compressed storage costs at most one pass over it a block. torch never writes such a storage.
 - Numbers narrower than a byte have no address: read only when contiguous and byte-aligned.
 - A logical size is not a stored one: an expanded tensor of a petabyte yields chunks lazily, and
-  ``iter_stored_chunks`` gives each stored element once.
+  those of ``strides.stored_view(info)`` are each stored element once.
 
 ``TensorReader`` opens each file once and holds it to the size and mtime that the header was read
 at, before the first byte and again at the end. One reader belongs to one thread.
@@ -40,7 +40,6 @@ from ckpttool.strides import (
     iter_blocks,
     iter_windows,
     merge_dims,
-    stored_view,
 )
 
 # 8 MiB was fastest of 256 KiB to 64 MiB for reading and writing alike, and stays in a shared L3.
@@ -105,16 +104,6 @@ class TensorReader:
         for chunk in chunks:
             _resolve(chunk, info, storage.big_endian)
             yield chunk
-
-    def iter_stored_chunks(
-        self, info: TensorInfo, *, chunk_nbytes: int = CHUNK_NBYTES
-    ) -> Iterator[memoryview]:
-        """As ``iter_chunks``, but every stored element once and in the order of the storage.
-
-        For what does not depend on order or repetition: it costs no more than the file holds, and
-        reads a permuted tensor in one pass. ``strides.stored_view`` tells the number of elements.
-        """
-        return self.iter_chunks(stored_view(info), chunk_nbytes=chunk_nbytes)
 
     def iter_record_chunks(self, record: Record, *, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[memoryview]:
         """The bytes of a zip member, inflated where it is compressed; what its CRC-32 is over.

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from ckpttool.checkpoint import Basis, Checkpoint, Classification, Entry, Kind, TensorInfo
+from ckpttool.checkpoint import Basis, Checkpoint, Classification, Entry, Kind
 from ckpttool.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
 from ckpttool.formats import read_checkpoint
 from ckpttool.formats.export_schema import _DTYPES, _LAYOUTS
+from tests.stored import elements, raw_bytes
 
 # torch.export itself takes seconds to import and trace; everything here shares one program.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
@@ -74,22 +75,6 @@ def expected_kinds(program: Any) -> dict[str, Kind]:
     kinds.update(dict.fromkeys(signature.non_persistent_buffers, Kind.NON_PERSISTENT_BUFFER))
     kinds.update(dict.fromkeys(signature.lifted_tensor_constants, Kind.UNKNOWN))
     return kinds
-
-
-def elements(info: TensorInfo) -> torch.Tensor:
-    """The tensor that an address gives, read without the code under test."""
-    assert info.storage is not None
-    with open(info.storage.file, "rb") as file:
-        file.seek(info.storage.byte_offset)
-        raw = file.read(info.storage.nbytes)
-    assert len(raw) == info.storage.nbytes
-    dtype = getattr(torch, info.dtype.name)
-    flat = torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
-    return flat.as_strided(info.shape, info.stride, info.storage_offset)
-
-
-def raw_bytes(tensor: torch.Tensor) -> list[int]:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
 
 
 def assert_same_program(checkpoint: Checkpoint, program: Any) -> None:

@@ -13,6 +13,7 @@ from ckpttool.errors import CkptToolError, LimitExceeded, MalformedCheckpoint, U
 from ckpttool.formats import read_checkpoint
 from ckpttool.formats.base import Limits
 from ckpttool.formats.torchscript_code import parse_class_headers
+from tests.stored import elements, raw_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:Lite Interpreter is deprecated")
 
@@ -138,22 +139,6 @@ def scripted_model(folder: Path) -> Path:
 
 def state_dict_entries(checkpoint: Checkpoint) -> dict[str, Entry]:
     return {str(entry.name): entry for entry in checkpoint.entries if entry.root == ()}
-
-
-def elements(info: TensorInfo) -> torch.Tensor:
-    """The tensor that an address gives, read without the code under test."""
-    assert info.storage is not None
-    with open(info.storage.file, "rb") as file:
-        file.seek(info.storage.byte_offset)
-        raw = file.read(info.storage.nbytes)
-    assert len(raw) == info.storage.nbytes
-    dtype = getattr(torch, info.dtype.name)
-    flat = torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
-    return flat.as_strided(info.shape, info.stride, info.storage_offset)
-
-
-def raw_bytes(tensor: torch.Tensor) -> list[int]:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
 
 
 @pytest.mark.parametrize("make", [scripted_model, traced, lite, lstm, containers, frozen])

@@ -46,14 +46,10 @@ def inspect_checkpoint(
     classifications: Sequence[Classification] = kinds.classifications
     missing = kinds.missing
     if include or exclude or root:
-        selected = [
-            pair for pair in zip(entries, classifications, strict=True) if _is_under(pair[0].root, root or ())
-        ]
-        chosen = set(_matching([entry for entry, _ in selected], include, exclude))
-        entries = [entry for position, (entry, _) in enumerate(selected) if position in chosen]
-        classifications = [kind for position, (_, kind) in enumerate(selected) if position in chosen]
-        missing = tuple(entry for entry in missing if _is_under(entry.root, root or ()))
-        missing = tuple(missing[position] for position in _matching(missing, include, exclude))
+        chosen = _matching(entries, root or (), include, exclude)
+        entries = [entries[position] for position in chosen]
+        classifications = [classifications[position] for position in chosen]
+        missing = tuple(missing[at] for at in _matching(missing, root or (), include, exclude))
         aliasing = find_aliases(entries)
     rows = tuple(map(Row, entries, classifications, aliasing.tied_to))
     missing_rows = tuple(Row(entry, entry.declared) for entry in missing)
@@ -81,20 +77,19 @@ def inspect_checkpoint(
     )
 
 
-def _is_under(root: Root, above: Root) -> bool:
-    return root[: len(above)] == above
-
-
-def _matching(entries: Sequence[Entry], include: Sequence[str], exclude: Sequence[str]) -> list[int]:
-    """Positions of the entries that some ``include`` glob (if any) and no ``exclude`` glob matches."""
+def _matching(
+    entries: Sequence[Entry], above: Root, include: Sequence[str], exclude: Sequence[str]
+) -> list[int]:
+    """Positions of the entries at or below ``above`` that some ``include`` glob, if any, and no ``exclude`` matches."""
+    below = [position for position, entry in enumerate(entries) if entry.root[: len(above)] == above]
     if not include and not exclude:
-        return list(range(len(entries)))
+        return below
     from ckpttool.analysis.globs import Globs
 
     included, excluded = Globs(include), Globs(exclude)
     return [
         position
-        for position, entry in enumerate(entries)
-        if (not included or included.match(entry.root, entry.name))
-        and not excluded.match(entry.root, entry.name)
+        for position in below
+        if (not included or included.match(entries[position].root, entries[position].name))
+        and not excluded.match(entries[position].root, entries[position].name)
     ]

@@ -54,12 +54,12 @@ def read_checkpoint(path: str, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
         return read_folder(path, limits, _read_file)
     with open_source(path) as source:
         head = read_head(source)
-    if head.lstrip(b" \t\r\n").startswith(b"{"):  # JSON may follow: only then are indexes asked
-        from ckpttool.formats.sharded import is_index, read_index
+        if head.lstrip(b" \t\r\n").startswith(b"{"):  # JSON may follow: only then are indexes asked
+            from ckpttool.formats.sharded import is_index, read_index
 
-        if is_index(head, path):
-            return read_index(path, limits, _read_file)
-    return _read_file(path, limits)
+            if is_index(head, path):
+                return read_index(path, limits, _read_file)
+        return _read_source(source, path, limits)
 
 
 def read_head(source: FileSource) -> bytes:
@@ -70,16 +70,20 @@ def read_head(source: FileSource) -> bytes:
 def _read_file(path: str, limits: Limits) -> Checkpoint:
     """Read one regular file and prove its addresses."""
     with open_source(path) as source:
-        try:
-            format_ = detect(source)
-            if format_ is None:
-                from ckpttool.formats.foreign import describe_foreign
+        return _read_source(source, path, limits)
 
-                raise describe_foreign(read_head(source), source)
-            checkpoint = format_.read(source, limits)
-            validate(checkpoint)
-        except CkptToolError as error:
-            if error.path is None:
-                error.path = path
-            raise
+
+def _read_source(source: FileSource, path: str, limits: Limits) -> Checkpoint:
+    try:
+        format_ = detect(source)
+        if format_ is None:
+            from ckpttool.formats.foreign import describe_foreign
+
+            raise describe_foreign(read_head(source), source)
+        checkpoint = format_.read(source, limits)
+        validate(checkpoint)
+    except CkptToolError as error:
+        if error.path is None:
+            error.path = path
+        raise
     return checkpoint
