@@ -80,7 +80,7 @@ def inspect_checkpoint(
 def _matching(
     entries: Sequence[Entry], above: Root, include: Sequence[str], exclude: Sequence[str]
 ) -> list[int]:
-    """Positions of the entries at or below ``above`` that some ``include`` glob, if any, and no ``exclude`` matches."""
+    """Positions at or below ``above`` that some ``include`` glob, if any, and no ``exclude`` glob matches."""
     below = [position for position, entry in enumerate(entries) if entry.root[: len(above)] == above]
     if not include and not exclude:
         return below
