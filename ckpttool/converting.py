@@ -30,7 +30,8 @@ from ckpttool.analysis.conversion import (
 from ckpttool.crc import load_crc32
 from ckpttool.digests import TensorDigest, digest_tensor
 from ckpttool.dtypes import DType
-from ckpttool.errors import CkptToolError, MalformedCheckpoint
+from ckpttool.errors import CkptToolError, DestinationExists, MalformedCheckpoint
+from ckpttool.formats.folders import find_leftovers, list_folder, shorten_list
 from ckpttool.staging import created_file, refuse_overwriting, staged_file, staged_folder
 from ckpttool.tensor_bytes import TensorReader
 from ckpttool.writers.layout import FileLayout, Segment
@@ -83,7 +84,7 @@ def convert(
         OSError: as the file system says.
     """
     begin = time.monotonic()
-    check_target(plan, layouts, target)
+    plan = check_target(plan, layouts, target)
     hashes: list[str | None] = []
     if target.is_folder:
         names = [layout.name for layout in layouts]
@@ -116,14 +117,30 @@ def convert(
     )
 
 
-def check_target(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Target) -> None:
-    """Refuse what must not be overwritten, before anything is written.
+def check_target(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Target) -> ConversionPlan:
+    """Refuse what must not be overwritten, before anything is written; note what would stay beside it.
+
+    Shards of an older set, or its index, are not removed: loaders may follow them all the same.
 
     Raises:
         DestinationExists: the target is there, or is a source.
     """
     for layout in layouts:
         refuse_overwriting(target.path_of(layout), force=target.force, sources=plan.source.files)
+    if not (target.is_folder and os.path.isdir(target.path)):
+        return plan
+    leftovers = find_leftovers(list_folder(target.path), [layout.name for layout in layouts])
+    if not leftovers:
+        return plan
+    found = f"{len(leftovers)} of an older set: {shorten_list(leftovers)}"
+    if not target.force:
+        raise DestinationExists(
+            f"files are there already, {found}",
+            path=target.path,
+            hint="write into another folder; --force writes beside them",
+        )
+    note = f"in {target.path} stay {found}; remove them, or a loader may take them for these"
+    return plan._replace(notes=(*plan.notes, note))
 
 
 class _Run:

@@ -465,3 +465,25 @@ def test_facts_of_modules_survive_shards_and_containers(run: Any, tmp_path: Path
         back = torch.load(tmp_path / "c.pt", weights_only=True)
         assert back._metadata == model.state_dict()._metadata
         assert any("spectral_norm" in facts for facts in back._metadata.values())
+
+
+def test_an_older_set_in_the_folder_is_not_left_in_silence(run: Any, tmp_path: Path) -> None:
+    """Loaders take what is named like a shard, or an index that nothing replaced."""
+    source, out = save(tmp_path / "a.pt", weights()), tmp_path / "out"
+    assert run(source, out, "--max-shard-size", "30B").status == 0
+    old = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert len(old) == 3
+    outcome = run(source, f"{out}/")  # one file, of a name that is not there yet
+    assert outcome.status == 2
+    assert "files are there already, 3 of an older set: model-00001-of-00002.safetensors" in outcome.err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == old
+    for arguments in (["--dry-run"], []):
+        outcome = run(source, f"{out}/", "--force", "--json", *arguments)
+        assert outcome.status == 0
+        assert any("stay 3 of an older set" in note for note in outcome.document["notes"])
+    assert {path.name for path in out.iterdir()} == {*old, "model.safetensors"}
+    (out / "notes.safetensors").write_bytes(b"of another model")  # not of this family
+    (out / "model.safetensors.index.json").unlink()
+    for shard in out.glob("model-*"):
+        shard.unlink()
+    assert "note" not in run(source, f"{out}/", "--force").out

@@ -248,21 +248,21 @@ def _refuse_loss(plan: ConversionPlan, *, strict: bool) -> None:
 def _lay_out(
     plan: ConversionPlan, destination: str, *, is_folder: bool, shard_nbytes: int | None, force: bool
 ) -> tuple[list[FileLayout], Target]:
-    from ckpttool.converting import Target, check_target
+    from ckpttool.converting import Target
     from ckpttool.writers.sharded import lay_out_file, lay_out_folder
 
     if is_folder:
         layouts = lay_out_folder(plan, shard_nbytes or _UNLIMITED)
     else:
         layouts = lay_out_file(plan, os.path.basename(destination))
-    target = Target(destination.rstrip("/") or "/" if is_folder else destination, is_folder, force)
-    check_target(plan, layouts, target)
-    return layouts, target
+    return layouts, Target(destination.rstrip("/") or "/" if is_folder else destination, is_folder, force)
 
 
 def _plan_only(plan: ConversionPlan, layouts: list[FileLayout], target: Target) -> Conversion:
     from ckpttool.analysis.conversion import Conversion, FileWritten
+    from ckpttool.converting import check_target
 
+    plan = check_target(plan, layouts, target)
     files = tuple(FileWritten(target.path_of(layout), layout.nbytes) for layout in layouts)
     return Conversion(plan, target.path, files, written=False)
 

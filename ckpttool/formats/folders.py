@@ -213,6 +213,20 @@ def is_same_family(name: str, family: str) -> bool:
     return match is not None and match["stem"] + match["suffix"] == family
 
 
+def find_leftovers(listing: Listing, names: Sequence[str]) -> list[str]:
+    """Files of the checkpoint that ``names`` are (its index, a shard, the whole) that are not among them."""
+    families = {unit.family for unit in find_units(Listing(listing.path, tuple(names), ()))}
+    return [
+        name
+        for name in listing.files
+        if name not in names
+        and any(
+            name == family or family_of_index(name) == family or is_same_family(name, family)
+            for family in families
+        )
+    ]
+
+
 def shorten_list(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     shown = ", ".join(name if len(name) <= 80 else name[:79] + "…" for name in names[:_NAMES_SHOWN])
