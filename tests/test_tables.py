@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpttool.render.console import Screen
-from ckpttool.render.tables import Cell, Column, Heading, Line, Span, cell_width, elide, fill, iter_table
+from ckpttool.render.tables import Cell, Column, Heading, Line, Span, cell_width, cut, elide, fill, iter_table
 
 COLUMNS = (
     Column("name", floor=10),
@@ -172,3 +172,10 @@ def test_a_terminal_that_cannot_say_it_gets_other_characters(encoding: str) -> N
 def test_columns(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert Screen(Stream()).width == width
+
+
+def test_prose_is_cut_at_its_end_and_names_in_their_middle() -> None:
+    columns = (Column("name", floor=8), Column("note", floor=12, prose=True))
+    rows = [(Cell("encoder.layers.weight"), Cell("as designed: rebuilt by the constructor"))]
+    assert text(list(iter_table(columns, rows, 26))[-1]) == "  ….weight    as designed…"
+    assert (cut("wide", 4), cut("wider", 4), cut("wider", 1), cut("w", 0)) == ("wide", "wid…", "…", "")

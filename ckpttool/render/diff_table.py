@@ -67,7 +67,7 @@ COLUMNS = (
     Column(""),
     Column("max |Δ|", right=True),
     Column("changed", right=True, optional=1),
-    Column("note", floor=24),
+    Column("note", floor=24, prose=True),
 )
 
 _GROUP_STATUSES = (Status.EQUAL, Status.CHANGED, Status.ADDED, Status.REMOVED)

@@ -15,7 +15,7 @@ _COLUMNS = (
     Column("verdict"),
     Column("global", floor=24),
     Column("use"),
-    Column("why", floor=16),
+    Column("why", floor=16, prose=True),
     Column("where", floor=12, optional=1),
 )
 

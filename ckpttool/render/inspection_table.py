@@ -38,16 +38,16 @@ _COLUMNS = (
     Column("size", right=True),
     Column("", optional=2),
     Column("basis", optional=1),
-    Column("note", floor=12),
+    Column("note", floor=12, prose=True),
 )
 _MODEL_COLUMNS = (
     *_COLUMNS[:2],
-    Column("dtype", optional=1),
+    Column("dtype", optional=2),
     Column("shape", right=True, optional=1),
     Column("size", right=True, optional=2),
     Column("in file", optional=1),
     Column("in model", optional=1),
-    Column("note", floor=24),
+    Column("note", floor=24, prose=True),
 )
 """Where a live model was laid against the file."""
 
@@ -245,6 +245,8 @@ def _model_cells(item: _Item, largest: int) -> tuple[Cell, ...]:
     notes = {row.classification.note for row in item.folded.rows} if is_known else {"not in the model"}
     note = safe(notes.pop() if len(notes) == 1 else "differs: --flat", NAME_LIMIT) if in_model else ""
     designed = is_missing and kind is Kind.NON_PERSISTENT_BUFFER
+    if designed:  # what follows the colon is the same of all, and said below
+        note = note.partition(":")[0]
     style = "dim" if designed or not note else "error" if is_missing else "warning"
     facts = join_facts((f"! {note}" if note and not designed else note, _note(item.folded, compared=True)))
     return (
@@ -334,7 +336,7 @@ def missing_facts(inspection: Inspection) -> list[Span]:
     return facts + ([Span(f"{_kinds(absent)} missing", "error")] if absent else [])
 
 
-_MISSING_COLUMNS = (Column("name", floor=24), Column("basis"), Column("why", floor=12))
+_MISSING_COLUMNS = (Column("name", floor=24), Column("basis"), Column("why", floor=12, prose=True))
 
 
 def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:

@@ -21,7 +21,7 @@ COLUMNS = (
     Column("NaN", right=True),
     Column("inf", right=True),
     Column("distribution", optional=1),
-    Column("note", floor=12),
+    Column("note", floor=12, prose=True),
 )
 
 PIPE_COLUMNS = ("numel", "min", "max", "mean", "std", "zero", "nan", "posinf", "neginf")

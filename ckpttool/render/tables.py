@@ -32,13 +32,15 @@ class Column(NamedTuple):
     """A column, and what becomes of it when the line is too long.
 
     Those with an ``optional`` of 2 are left out first, then those with a ``floor`` are elided down
-    to it, the last one first, then those with an ``optional`` of 1 are left out.
+    to it, the last one first, then those with an ``optional`` of 1 are left out. Names are elided in
+    their middle, a column of ``prose`` at its end.
     """
 
     title: str
     right: bool = False
     floor: int | None = None
     optional: int = 0
+    prose: bool = False
 
 
 class Cell(NamedTuple):
@@ -79,6 +81,13 @@ def elide(text: str, width: int) -> str:
     head = _take(text, (width - 1) * 3 // 10)
     tail = _take(text[::-1], width - 1 - cell_width(head))[::-1]
     return f"{head}…{tail}"
+
+
+def cut(text: str, width: int) -> str:
+    """Return ``text`` with ``…`` at its end if it is wider than ``width``."""
+    if cell_width(text) <= width:
+        return text
+    return f"{_take(text, max(width - 1, 0)).rstrip()}…"[: max(width, 0)]
 
 
 def _elide_parts(parts: list[str], width: int) -> str:
@@ -190,7 +199,7 @@ def _join(cells: Sequence[Cell], columns: Sequence[Column], layout: _Layout, ind
     for position, (index, width) in enumerate(layout.widths.items()):
         cell = cells[index]
         gap = " " * layout.gap if position else ""
-        text = elide(cell.text, width - cell_width(cell.tail))
+        text = (cut if columns[index].prose else elide)(cell.text, width - cell_width(cell.tail))
         blank = " " * (width - cell_width(text) - cell_width(cell.tail))
         if not text and not cell.tail:
             pending += gap + blank

@@ -24,7 +24,7 @@ _GROUP_COLUMNS = (
     Column("size", right=True),
     Column("what"),
     Column("role"),
-    Column("note", floor=12, optional=1),
+    Column("note", floor=12, optional=1, prose=True),
 )
 
 _MAX_VALUES = 40  # plain values of the top that are shown one by one
