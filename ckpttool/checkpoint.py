@@ -277,13 +277,14 @@ class Container(NamedTuple):
 class GlobalRef(NamedTuple):
     """A global that an ordinary unpickler would import. ``places`` are the first few uses.
 
-    ``called``: a REDUCE, NEWOBJ, OBJ or INST of the pickle applies it.
+    ``called``: a REDUCE, NEWOBJ, OBJ or INST of the pickle applies it, ``calls`` of them in all.
     """
 
     module: str
     name: str
     called: bool
     places: tuple[str, ...] = ()
+    calls: int = 0
 
 
 class Record(NamedTuple):
@@ -325,7 +326,7 @@ class Checkpoint(NamedTuple):
     (None where the module records none); ``module_extras`` holds what else a module's local metadata
     says. ``layout`` says more about the container for people
     ("1.6-2.0 layout"). ``ordered`` is false where the container loses the order of registration
-    (safetensors).
+    (safetensors). ``rare_opcodes`` are those that its pickles use besides what every torch pickle has.
     """
 
     path: str
@@ -343,6 +344,7 @@ class Checkpoint(NamedTuple):
     findings: tuple[Finding, ...] = ()
     ordered: bool = True
     module_extras: Mapping[Root, Mapping[str, ModuleExtras]] = {}
+    rare_opcodes: frozenset[int] = frozenset()
 
     @property
     def file_nbytes(self) -> int:

@@ -22,6 +22,7 @@ class Machine:
         self.memo: dict[int, Node] = {}
         self.globals: dict[tuple[str, str], Global] = {}
         self.persistent_ids: list[PersistentId] = []
+        self.rare_opcodes: set[int] = set()
         self.protocol = 0
 
     def underflow(self, byte_offset: int | None = None) -> MalformedCheckpoint:
@@ -92,9 +93,10 @@ class Machine:
 
     def call(self, op: str, function: Node, args: Node) -> None:
         """Push a call node."""
+        node = Call(op, function, args, self.op_start)
         if isinstance(function, Global):
-            function.called = True
-        self.push_node(Call(op, function, args, self.op_start))
+            function.add_call(node)
+        self.push_node(node)
 
     def misuse(self, opcode: str, target: Node) -> MalformedCheckpoint:
         """The error for an opcode applied to something that cannot take it."""

@@ -20,19 +20,27 @@ class PickleCutOff(MalformedCheckpoint):
 
 # Shorter bytes hold no file, so nobody asks where they lie; a LocatedBytes takes 200 bytes more.
 LOCATED_NBYTES = 128
+LOCATED_CALLS = 4  # calls of one global whose places are kept; the rest are counted
 MAX_INT_NBYTES = 512  # longer integers become BigInt: 100,000-bit ints are legal and useless here
 
 
 class Global:
-    """A name that an unpickler would import."""
+    """A name that an unpickler would import; ``calls`` counts what applies it, ``first_calls`` are some."""
 
-    __slots__ = ("byte_offset", "called", "module", "name")
+    __slots__ = ("byte_offset", "calls", "first_calls", "module", "name")
 
     def __init__(self, module: str, name: str, byte_offset: int) -> None:
         self.module = module
         self.name = name
         self.byte_offset = byte_offset
-        self.called = False
+        self.calls = 0
+        self.first_calls: tuple[Call, ...] = ()
+
+    def add_call(self, call: Call) -> None:
+        """Count a call of it, whether or not its result is kept."""
+        if self.calls < LOCATED_CALLS:
+            self.first_calls += (call,)
+        self.calls += 1
 
     @property
     def full_name(self) -> str:
@@ -107,10 +115,11 @@ class PickleTree:
 
     ``globals`` holds each distinct (module, name) once, in order of appearance, whether or not the
     value reaches it: a call that is popped again still runs in an unpickler. ``persistent_ids`` are all
-    of the pickle's, in order.
+    of the pickle's, in order; ``rare_opcodes`` are those that it uses besides the ones that every torch
+    pickle has. ``base`` and ``within`` tell people what byte offsets count from.
     """
 
-    __slots__ = ("end", "globals", "persistent_ids", "protocol", "value")
+    __slots__ = ("base", "end", "globals", "persistent_ids", "protocol", "rare_opcodes", "value", "within")
 
     def __init__(
         self,
@@ -119,12 +128,16 @@ class PickleTree:
         protocol: int,
         globals_: dict[tuple[str, str], Global],
         persistent_ids: list[PersistentId],
+        rare_opcodes: frozenset[int] = frozenset(),
     ) -> None:
         self.value = value
         self.end = end
         self.protocol = protocol
         self.globals = globals_
         self.persistent_ids = persistent_ids
+        self.rare_opcodes = rare_opcodes
+        self.base = 0
+        self.within = "the pickle"
 
 
 def iter_items(flat: list[Node] | None) -> Iterator[tuple[Node, Node]]:

@@ -21,7 +21,7 @@ from struct import error as StructError
 
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
 from ckpttool.pickle_machine import Machine
-from ckpttool.pickle_nodes import Call, Global, PersistentId, PickleCutOff, PickleTree
+from ckpttool.pickle_nodes import LOCATED_CALLS, Call, Global, PersistentId, PickleCutOff, PickleTree
 from ckpttool.pickle_opcodes import RARE
 
 _U16 = Struct("<H").unpack_from
@@ -59,6 +59,7 @@ def _run(machine: Machine) -> PickleTree:
     data, stack, marks, memo = machine.data, machine.stack, machine.marks, machine.memo
     push, pop = stack.append, stack.pop
     max_nodes, persistent_ids = machine.max_nodes, machine.persistent_ids
+    rare_opcodes = machine.rare_opcodes
     nodes = 0
     pos = machine.start
     try:
@@ -108,9 +109,11 @@ def _run(machine: Machine) -> PickleTree:
                 if len(stack) <= (marks[-1] if marks else 0):
                     raise machine.underflow(pos - 1)
                 function = stack[-1]
+                stack[-1] = call = Call("reduce", function, args, pos - 1)
                 if type(function) is Global:
-                    function.called = True
-                stack[-1] = Call("reduce", function, args, pos - 1)
+                    if function.calls < LOCATED_CALLS:
+                        function.first_calls += (call,)
+                    function.calls += 1
                 nodes += 1
                 if nodes > max_nodes:
                     raise machine.too_many_nodes()
@@ -141,13 +144,16 @@ def _run(machine: Machine) -> PickleTree:
             elif op == 0x2E:  # STOP
                 if marks or not stack:
                     raise machine.underflow(pos - 1)
-                return PickleTree(stack[-1], pos, machine.protocol, machine.globals, persistent_ids)
+                return PickleTree(
+                    stack[-1], pos, machine.protocol, machine.globals, persistent_ids, frozenset(rare_opcodes)
+                )
             else:
                 rare = RARE.get(op)
                 if rare is None:
                     raise MalformedCheckpoint(
                         "not a pickle opcode", byte_offset=pos - 1, actual=f"byte 0x{op:02x}"
                     )
+                rare_opcodes.add(op)
                 machine.op_start = pos - 1
                 pos = rare(machine, pos)
                 if nodes + machine.nodes > max_nodes or len(memo) > max_nodes:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
+import struct
 import subprocess
 import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
+from torch import _weights_only_unpickler
 from torch._weights_only_unpickler import _get_allowed_globals
 
 from ckpttool.analysis.globals import (
@@ -18,9 +22,17 @@ from ckpttool.analysis.globals import (
     REGISTERED_GLOBALS,
     Verdict,
     judge_global,
+)
+from ckpttool.analysis.weights_only import (
+    _REFUSED_OPCODES,
+    plain_load,
+    plain_load_fact,
     weights_only_verdict,
 )
 from ckpttool.checkpoint import Basis, Checkpoint, Classification, Entry, GlobalRef, Kind
+from ckpttool.formats import read_checkpoint
+from tests.hostile import pickles as op
+from tests.hostile.containers import legacy, torch_zip
 
 torch_213 = pytest.mark.skipif(
     not torch.__version__.startswith("2.13."), reason="the list is that of torch 2.13, this is another"
@@ -190,3 +202,127 @@ def test_weights_only_is_no_question_for_other_loaders() -> None:
     )
     assert weights_only_verdict(checkpoint(("__torch__", "Net")))[0] is None
     assert weights_only_verdict(checkpoint(("torch", "Size"), entries=(entry(Basis.EXPORT),)))[0] is None
+
+
+@torch_213
+def test_the_refused_opcodes_are_those_of_torch() -> None:
+    refused = {}
+    for opcode in pickletools.opcodes:
+        code = ord(opcode.code)
+        try:
+            _weights_only_unpickler.load(io.BytesIO(bytes([code])))
+        except pickle.UnpicklingError as error:
+            if str(error) == f"Unsupported operand {code}":
+                refused[code] = opcode.name
+        except (EOFError, LookupError, AttributeError, TypeError, ValueError, struct.error):
+            continue  # it knows the opcode, and finds nothing to work on
+    assert refused == _REFUSED_OPCODES
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "value",
+    [{"w": torch.ones(2)}, {"w": torch.ones(2), "n": 2**3000}, [1, "x", None], {"s": {1, 2}}, {"x": b"b"}],
+)
+def test_weights_only_agrees_with_torch_on_whole_files(
+    value: object, protocol: int, zipped: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    try:
+        torch.load(path, weights_only=True)
+        loads = True
+    except pickle.UnpicklingError:
+        loads = False
+    answer, reason = weights_only_verdict(read_checkpoint(str(path)))
+    assert (answer, bool(reason)) == (loads, not loads)
+
+
+def test_torch_load_reads_no_bare_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"a": 1}, 2))
+    with pytest.raises((pickle.UnpicklingError, RuntimeError)):
+        torch.load(path, weights_only=True)
+    assert weights_only_verdict(read_checkpoint(str(path))) == (False, "torch.load reads no bare pickle")
+
+
+SYSTEM = op.call("posix:system", "true")
+
+
+def fact_of(tmp_path: Path, content: bytes) -> str:
+    path = tmp_path / "f.pt"
+    path.write_bytes(content)
+    return plain_load_fact(*plain_load(read_checkpoint(str(path))))
+
+
+def test_the_fact_says_what_a_plain_load_calls_and_where(tmp_path: Path) -> None:
+    would = "a plain pickle load would "
+    assert fact_of(tmp_path, torch_zip(op.dump({"w": op.tensor()}))) == ""
+    assert (
+        fact_of(tmp_path, torch_zip(op.dump({"w": op.tensor(), "extra": SYSTEM})))
+        == would + "call posix.system (starts programs) at $.extra"
+    )
+    assert (
+        fact_of(tmp_path, torch_zip(op.dump({"a": {"b": [SYSTEM, SYSTEM, SYSTEM]}, "c": op.call("my:F")})))
+        == would + "call posix.system (starts programs) at $.a.b.0, $.a.b.1 and 1 more place, my.F at $.c"
+    )
+    assert (
+        fact_of(tmp_path, torch_zip(op.dump({"c": op.call("functools:partial", op.named("os:system"))})))
+        == would + "call functools.partial at $.c and import os.system (starts programs) at $.c.args[0]"
+    )
+
+
+def test_the_fact_knows_calls_that_no_value_reaches(tmp_path: Path) -> None:
+    popped = op.PROTO(2) + SYSTEM + op.POP + op.push({"x": SYSTEM}) + op.STOP
+    place = f"byte {popped.index(op.REDUCE)} of the pickle"
+    assert fact_of(tmp_path, torch_zip(popped)).endswith(
+        f"call posix.system (starts programs) at {place} and $.x"
+    )
+    for code in (
+        op.dump({"w": op.tensor(hooks=op.ordered([(0, SYSTEM)]))}),  # among a tensor's arguments
+        op.PROTO(2) + op.MARK + SYSTEM + op.NONE + op.DICT + op.STOP,  # a key
+        op.dump({}) + op.dump({"x": SYSTEM}),  # behind STOP
+    ):
+        fact = fact_of(tmp_path, torch_zip(code))
+        assert (
+            f"call posix.system (starts programs) at byte {code.index(op.REDUCE, code.index(b'posix'))} of"
+            in fact
+        )
+
+
+def test_the_fact_covers_every_pickle_of_a_legacy_file(tmp_path: Path) -> None:
+    weight = op.dump({"w": op.tensor(op.storage("0", "torch:FloatStorage", 4, "cpu", None))})
+    content = legacy(weight, sys_info=op.dump({"x": SYSTEM}))
+    place = f"byte {content.index(op.REDUCE, content.index(b'posix'))} of the file"
+    assert (
+        fact_of(tmp_path, content)
+        == f"a plain pickle load would call posix.system (starts programs) at {place}"
+    )
+
+
+def test_pickles_behind_a_bare_pickle_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "two.pkl"
+    path.write_bytes(op.dump({"n": 1}) + op.dump({"x": SYSTEM}) + op.dump(SYSTEM) + b"\xffrest")
+    checkpoint = read_checkpoint(str(path))
+    (ref,) = checkpoint.globals
+    assert (ref.module, ref.name, ref.called, ref.calls) == ("posix", "system", True, 2)
+    content = path.read_bytes()
+    first = content.index(op.REDUCE)
+    assert ref.places == tuple(
+        f"byte {at} of the file" for at in (first, content.index(op.REDUCE, first + 1))
+    )
+    (finding,) = checkpoint.findings
+    assert finding.message == (
+        "2 more pickles follow the first: a loader that reads on would unpickle what is there; "
+        "5 bytes behind are not read"
+    )
+
+
+def test_bytes_behind_a_legacy_file_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "tail.pt"
+    weight = op.dump({"w": op.tensor(op.storage("0", "torch:FloatStorage", 4, "cpu", None))})
+    path.write_bytes(legacy(weight) + op.dump(SYSTEM))
+    (finding,) = read_checkpoint(str(path)).findings
+    assert finding.code == "bytes-after-storages"

@@ -51,6 +51,7 @@ TOP = {
     "opaque": list,
     "metadata": dict,
     "weights_only": dict,
+    "plain_load": dict,
     "globals": list,
     "findings": list,
 }
@@ -107,7 +108,15 @@ ITEMS = {
     },
     "values": {"root": list, "name": (str, int), "value": object},
     "opaque": {"root": list, "name": (str, int), "type": str, "summary": str},
-    "globals": {"module": str, "name": str, "called": bool, "verdict": str, "reason": str, "places": list},
+    "globals": {
+        "module": str,
+        "name": str,
+        "called": bool,
+        "calls": int,
+        "verdict": str,
+        "reason": str,
+        "places": list,
+    },
     "findings": {"code": str, "severity": str, "name": str, "message": str},
 }
 

@@ -28,8 +28,9 @@ from ckpttool.analysis.finding_text import (
     short_name,
     some,
 )
-from ckpttool.analysis.globals import Verdict, judge_global, weights_only_verdict
+from ckpttool.analysis.globals import Verdict
 from ckpttool.analysis.summary import container_bases
+from ckpttool.analysis.weights_only import plain_load, plain_load_fact, weights_only_verdict
 from ckpttool.checkpoint import Basis, Entry, Finding, Kind, Presence
 
 CARRIED = "non-persistent-present"
@@ -41,27 +42,29 @@ def find_all(evidence: Evidence) -> tuple[Finding, ...]:
 
 
 def _globals(evidence: Evidence) -> Iterator[Finding]:
-    checkpoint = evidence.checkpoint
-    loads, reason = weights_only_verdict(checkpoint)
-    if loads is None:
-        return
-    verdicts = [judge_global(ref) for ref in checkpoint.globals]
-    dangerous = [found for found in verdicts if found.verdict is Verdict.DANGEROUS]
+    calls, imports = plain_load(evidence.checkpoint)
+    dangerous, unknown = (
+        plain_load_fact(
+            [item for item in calls if item.verdict is verdict],
+            [item for item in imports if item.verdict is verdict],
+        )
+        for verdict in (Verdict.DANGEROUS, Verdict.UNKNOWN)
+    )
     if dangerous:
-        names = [f"{cut(f'{found.ref.module}.{found.ref.name}')} ({found.reason})" for found in dangerous]
         yield Finding(
             "dangerous-globals",
             "error",
             "",
-            f"an unpickler would import {some(names)}; see where with `ckpttool inspect --globals`",
+            f"{dangerous}; see every global with `ckpttool inspect --globals`",
         )
-    if not loads:
+    loads, reason = weights_only_verdict(evidence.checkpoint)
+    if loads is False:
+        also = f"; {unknown}" if unknown else ""
         yield Finding(
             "weights-only-refuses",
             "warning",
             "",
-            f"torch.load(weights_only=True) refuses it because of {reason}; "
-            "see them all with `ckpttool inspect --globals`",
+            f"torch.load(weights_only=True) refuses it because of {reason}{also}",
         )
 
 

@@ -12,7 +12,7 @@ from enum import Enum
 from itertools import product
 from typing import NamedTuple
 
-from ckpttool.checkpoint import Basis, Checkpoint, GlobalRef
+from ckpttool.checkpoint import GlobalRef
 from ckpttool.dtypes import BY_NAME
 
 
@@ -297,9 +297,6 @@ _REACHED_THROUGH = frozenset(
 )
 """Modules that are as good as imported where another module did: ``torch.os.system``."""
 
-_MAX_NAMED = 3  # globals spelled out in a sentence
-_MAX_PATH = 120  # characters of one of them
-
 
 def judge_global(ref: GlobalRef) -> GlobalVerdict:
     """What is known of one global."""
@@ -310,29 +307,6 @@ def judge_global(ref: GlobalRef) -> GlobalVerdict:
         return GlobalVerdict(ref, Verdict.UNKNOWN, "allowed once torch.distributed.tensor is imported")
     reason = _danger(module, path)
     return GlobalVerdict(ref, Verdict.UNKNOWN if reason is None else Verdict.DANGEROUS, reason or "")
-
-
-def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
-    """Whether ``torch.load(weights_only=True)`` of torch 2.13 accepts the globals, and why.
-
-    None where that question has no answer: nothing is pickled, or the archive is for another
-    loader. The verdict is on globals alone; a damaged file fails for other reasons.
-    """
-    bases = {entry.declared.basis for entry in checkpoint.entries}
-    if Basis.EXPORT in bases:
-        return None, "an exported program: torch.export.load reads it"
-    if Basis.TORCHSCRIPT in bases or any(
-        ref.module.partition(".")[0] == "__torch__" for ref in checkpoint.globals
-    ):
-        return None, "TorchScript: torch.jit.load reads it"
-    if not checkpoint.globals and (checkpoint.entries or checkpoint.metadata):
-        return None, "no pickle in it"
-    refused = [v for v in map(judge_global, checkpoint.globals) if v.verdict is not Verdict.ALLOWED]
-    if not refused:
-        return True, ""
-    names = [f"{verdict.ref.module}.{verdict.ref.name}"[:_MAX_PATH] for verdict in refused[:_MAX_NAMED]]
-    more = len(refused) - len(names)
-    return False, ", ".join(names) + (f" and {more} more" if more else "")
 
 
 def _python3_path(ref: GlobalRef) -> tuple[str, str]:

@@ -219,13 +219,15 @@ def _write_json(found: Found) -> None:
 
 def _write_globals(inspection: Inspection) -> None:
     from ckpttool.render.console import Screen
-    from ckpttool.render.globals import iter_globals, iter_globals_pipe
+    from ckpttool.render.globals import iter_facts, iter_globals, iter_globals_pipe
 
     screen = Screen(sys.stdout)
     if screen.is_terminal:
         screen.write_lines(iter_globals(inspection.checkpoint, screen.width))
     else:
         sys.stdout.writelines(iter_globals_pipe(inspection.checkpoint))
+        sys.stdout.flush()
+        sys.stderr.writelines(f"{fact}\n" for fact in iter_facts(inspection.checkpoint))
 
 
 def _write_text(found: Found, table: tuple[bool, bool, str], *, one: bool, show_stats: bool) -> None:

@@ -156,18 +156,37 @@ def describe_file_type(mode: int) -> str:
     return "a special file"
 
 
-def merge_globals(groups: Iterable[Iterable[GlobalRef]]) -> tuple[GlobalRef, ...]:
-    """Each global of several pickles once: called if any of them calls it, with the first few places."""
-    merged: dict[tuple[str, str], GlobalRef] = {}
-    for group in groups:
-        for ref in group:
+class MergedGlobals:
+    """The globals of several pickles, each once: with all its calls, and the first few places."""
+
+    def __init__(self) -> None:
+        self._refs: dict[tuple[str, str], GlobalRef] = {}
+
+    def add(self, refs: Iterable[GlobalRef]) -> None:
+        """Count what one more pickle names."""
+        merged = self._refs
+        for ref in refs:
             old = merged.get(ref[:2])
             if old is None:
                 merged[ref[:2]] = ref
             else:
-                places = (*old.places, *ref.places)[:_SHOWN_PLACES]
-                merged[ref[:2]] = old._replace(called=old.called or ref.called, places=places)
-    return tuple(merged.values())
+                merged[ref[:2]] = old._replace(
+                    called=old.called or ref.called,
+                    places=(*old.places, *ref.places)[:_SHOWN_PLACES],
+                    calls=old.calls + ref.calls,
+                )
+
+    def refs(self) -> tuple[GlobalRef, ...]:
+        """All of them, in order of appearance."""
+        return tuple(self._refs.values())
+
+
+def merge_globals(groups: Iterable[Iterable[GlobalRef]]) -> tuple[GlobalRef, ...]:
+    """Each global of several pickles once."""
+    merged = MergedGlobals()
+    for group in groups:
+        merged.add(group)
+    return merged.refs()
 
 
 class Format(Protocol):

@@ -88,12 +88,14 @@ class _Reader:
         self.limits = limits
         self.entries: list[Entry] = []
         self.opaque: list[Opaque] = []
+        self.findings: list[Finding] = []
         self.globals: list[tuple[str, tuple[GlobalRef, ...]]] = []
         self.pickled: dict[str, Contents] = {}  # by member
 
     def contents(self) -> Contents:
         """What was collected, as for any other torch file."""
-        return Contents(self.entries, [], self.opaque, [], {}, {}, merge_globals(self.globals))
+        refs = merge_globals(self.globals)
+        return Contents(self.entries, [], self.opaque, [], {}, {}, refs, findings=tuple(self.findings))
 
     # -- layouts ------------------------------------------------------------------------------
 
@@ -220,6 +222,7 @@ class _Reader:
             if record.nbytes:
                 contents = read_torch_member(self.source, record, self.limits)
                 self.globals.append((member, contents.globals))
+                self.findings += contents.findings
             else:
                 contents = Contents([], [], [], [], {}, {}, ())
             self.pickled[member] = contents
@@ -257,8 +260,9 @@ class _Reader:
         record = self.records.get(member)
         if record is None:
             return
-        refs = list_pickled_globals(self.source, record, self.limits)
+        refs, findings = list_pickled_globals(self.source, record, self.limits)
         self.globals.append(("", refs))
+        self.findings += findings
         summary = f"{record.nbytes:,} bytes, run by torch.export.load"
         self.opaque.append(Opaque(root, name, "pickle", summary))
 

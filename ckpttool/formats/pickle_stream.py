@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from ckpttool.checkpoint import Finding
 from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import ByteSource, Limits
+from ckpttool.formats.pickle_globals import absorb_following
 from ckpttool.pickle_nodes import PickleCutOff, PickleTree
 from ckpttool.pickle_tree import parse_pickle
 
 _FIRST_WINDOW = 1 << 20
 _GROWTH = 8
+_MOST_BEHIND = 16 << 20  # bytes behind a pickle that are searched for more pickles
 
 
 class PickleStream:
@@ -57,4 +60,11 @@ class PickleStream:
                 window_nbytes *= _GROWTH
             else:
                 self.position = tree.end
+                tree.base, tree.within = self.source.base, "the file"
                 return tree
+
+    def absorb_following(self, tree: PickleTree) -> tuple[Finding, ...]:
+        """Add the globals of what stands behind the last pickle to ``tree``, and report it."""
+        left = self.source.size - self.position
+        behind = self.source.read_at(self.position, min(left, _MOST_BEHIND))
+        return absorb_following(tree, behind, left, self.limits)

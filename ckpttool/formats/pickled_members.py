@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ckpttool.checkpoint import GlobalRef, Record, StorageRef
+from ckpttool.checkpoint import Finding, GlobalRef, Record, StorageRef
 from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
 from ckpttool.formats.base import ByteSource, Limits, RangeSource
+from ckpttool.formats.pickle_globals import list_globals
 from ckpttool.formats.pickle_stream import PickleStream
 from ckpttool.formats.rebuild_arguments import StorageClaim
+from ckpttool.formats.torch_legacy import MAGIC_NUMBER
 from ckpttool.formats.torch_objects import Contents, read_objects
 from ckpttool.formats.torch_tensors import StorageResolver, TensorReader
 from ckpttool.formats.torch_zip import TorchArchive, open_torch_archive
 from ckpttool.formats.zip_records import LOCAL_MAGIC, read_archive
-from ckpttool.pickle_nodes import PickleTree
+from ckpttool.pickle_nodes import LOCATED_CALLS
 
-_MAX_PLACES = 4
-# torch/serialization.py: MAGIC_NUMBER, first of the five pickles of a legacy file.
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PICKLES = 5
 
 
@@ -48,33 +47,38 @@ def read_torch_member(source: ByteSource, record: Record, limits: Limits) -> Con
         CkptToolError: malformed, compressed, not a torch zip, or beyond ``limits``.
     """
     view = _open_zip(open_member(source, record), record, limits)
-    tree = view.pickle("data.pkl", limits)
-    return read_objects(tree, TensorReader(_name_keys(view.resolver(), record.name)), limits)
+    tree, findings = view.pickle("data.pkl", limits)
+    contents = read_objects(tree, TensorReader(_name_keys(view.resolver(), record.name)), limits)
+    return contents._replace(findings=findings)
 
 
-def list_pickled_globals(source: ByteSource, record: Record, limits: Limits) -> tuple[GlobalRef, ...]:
+def list_pickled_globals(
+    source: ByteSource, record: Record, limits: Limits
+) -> tuple[tuple[GlobalRef, ...], tuple[Finding, ...]]:
     """Globals of a member that a loader unpickles: a torch zip, a legacy file or a bare pickle.
+
+    Beside them: what stands behind the pickle.
 
     Raises:
         CkptToolError: malformed, compressed, or beyond ``limits``.
     """
     if record.nbytes == 0:
-        return ()
+        return (), ()
     member = open_member(source, record)
-    trees: list[PickleTree]
     if member.read_at(0, min(4, member.size)) == LOCAL_MAGIC:
-        trees = [_open_zip(member, record, limits).pickle("data.pkl", limits)]
+        tree, findings = _open_zip(member, record, limits).pickle("data.pkl", limits)
+        trees = [tree]
     else:
         stream = PickleStream(member, limits)
         trees = [stream.next()]
-        if trees[0].value == _LEGACY_MAGIC:
+        if type(trees[0].value) is int and trees[0].value == MAGIC_NUMBER:
             trees += [stream.next() for _ in range(_LEGACY_PICKLES - 1)]
-    refs = [
-        GlobalRef(node.module, node.name, node.called, ("",))
-        for tree in trees
-        for node in tree.globals.values()
-    ]
-    return merge_globals([(record.name, refs)])
+            findings = ()  # storages follow
+        else:
+            findings = stream.absorb_following(trees[0])
+    # A member whose globals stand nowhere in particular is itself their place.
+    refs = [ref._replace(places=ref.places or ("",)) for tree in trees for ref in list_globals(tree)]
+    return merge_globals([(record.name, refs)]), findings
 
 
 def merge_globals(groups: Iterable[tuple[str, Iterable[GlobalRef]]]) -> tuple[GlobalRef, ...]:
@@ -86,8 +90,8 @@ def merge_globals(groups: Iterable[tuple[str, Iterable[GlobalRef]]]) -> tuple[Gl
             known = merged.get((ref.module, ref.name))
             if known is not None:
                 places = (*known.places, *places)
-                ref = ref._replace(called=ref.called or known.called)
-            merged[ref.module, ref.name] = ref._replace(places=tuple(dict.fromkeys(places))[:_MAX_PLACES])
+                ref = ref._replace(called=ref.called or known.called, calls=ref.calls + known.calls)
+            merged[ref.module, ref.name] = ref._replace(places=tuple(dict.fromkeys(places))[:LOCATED_CALLS])
     return tuple(merged.values())
 
 

@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
-from ckpttool.checkpoint import Checkpoint, Finding, GlobalRef, StorageRef
+from ckpttool.checkpoint import Checkpoint, StorageRef
 from ckpttool.dtypes import DType
 from ckpttool.errors import CkptToolError, UnsupportedFeature
-from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits, merge_globals
+from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits, MergedGlobals, merge_globals
 from ckpttool.formats.pickle_stream import PickleStream
 from ckpttool.formats.rebuild_arguments import StorageClaim
 from ckpttool.formats.torch_legacy import resolve_embedded
@@ -45,7 +45,8 @@ class PythonPickleFormat:
         """See ``Format.read``."""
         stream = PickleStream(source, limits)
         tree = stream.next()
-        embedded: dict[GlobalRef, None] = {}  # an ordered set: thousands of storages name the same few
+        findings = stream.absorb_following(tree)
+        embedded = MergedGlobals()  # thousands of storages name the same few
 
         def resolve(_claim: StorageClaim) -> StorageRef:
             raise UnsupportedFeature(
@@ -56,20 +57,9 @@ class PythonPickleFormat:
 
         def resolve_nested(raw: bytes) -> tuple[StorageRef, DType]:
             ref, dtype, inner = resolve_embedded(source, raw, limits)
-            embedded.update(dict.fromkeys(inner))
+            embedded.add(inner)
             return ref, dtype
 
         contents = read_objects(tree, TensorReader(resolve, resolve_nested), limits)
-        contents = contents._replace(globals=merge_globals((contents.globals, embedded)))
-        findings: tuple[Finding, ...] = ()
-        left = source.size - stream.position
-        if left:
-            findings = (
-                Finding(
-                    "bytes-after-pickle",
-                    "warning",
-                    "",
-                    f"{left} bytes follow the first pickle and are not read",
-                ),
-            )
+        contents = contents._replace(globals=merge_globals((contents.globals, embedded.refs())))
         return assemble(source, self.name, f"protocol {tree.protocol}", contents, findings=findings)

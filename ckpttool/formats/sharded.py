@@ -223,6 +223,7 @@ def _read_shards(
         records=tuple(item for part in parts for item in part.records),
         findings=(*findings, *differing),
         ordered=all(part.ordered for part in parts),
+        rare_opcodes=frozenset().union(*(part.rare_opcodes for part in parts)),
     )
 
 

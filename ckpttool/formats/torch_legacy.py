@@ -15,13 +15,13 @@ Source: ``torch/serialization.py`` (``_legacy_save``, ``_legacy_load``), ``torch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from ckpttool.checkpoint import Checkpoint, GlobalRef, StorageRef
+from ckpttool.checkpoint import Checkpoint, Finding, GlobalRef, StorageRef
 from ckpttool.dtypes import DType
 from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
 from ckpttool.formats.base import ByteSource, FileSource, Limits, RangeSource, merge_globals
+from ckpttool.formats.pickle_globals import list_globals
 from ckpttool.formats.pickle_stream import PickleStream
 from ckpttool.formats.rebuild_arguments import StorageClaim, parse_storage_id
 from ckpttool.formats.torch_objects import read_objects
@@ -50,17 +50,22 @@ class TorchLegacyFormat:
         legacy = read_legacy(source, limits)
         contents = read_objects(legacy.tree, legacy.tensors(), limits)
         # Whatever stands in the four pickles around the object runs as well.
-        contents = contents._replace(globals=merge_globals((contents.globals, legacy.globals)))
+        contents = contents._replace(
+            globals=merge_globals((contents.globals, *map(list_globals, legacy.around))),
+            rare_opcodes=contents.rare_opcodes.union(*(tree.rare_opcodes for tree in legacy.around)),
+            findings=legacy.findings,
+        )
         return assemble(source, self.name, "before torch 1.6", contents)
 
 
 class LegacyFile(NamedTuple):
-    """The object's tree, where each storage lies, and the globals of all five pickles."""
+    """The object's tree, the four pickles around it, where each storage lies, and what stands behind."""
 
     tree: PickleTree
+    around: tuple[PickleTree, ...]
     storages: dict[str, StorageRef]
     path: str
-    globals: tuple[GlobalRef, ...]
+    findings: tuple[Finding, ...]
 
     def tensors(self) -> TensorReader:
         """A reader of tensors over these storages."""
@@ -97,15 +102,12 @@ def read_legacy(source: ByteSource, limits: Limits) -> LegacyFile:
     if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
         raise MalformedCheckpoint("the fifth pickle is not a list of storage keys", path=source.name)
     claims = _claims(tree.persistent_ids)
-    storages = _walk_storages(source, [str(key) for key in keys], claims, stream.position)
-    around = (magic, version, sys_info, tree, last)
-    return LegacyFile(tree, storages, source.name, merge_globals(map(_iter_globals, around)))
-
-
-def _iter_globals(tree: PickleTree) -> Iterator[GlobalRef]:
-    """The globals of one pickle; where its entries use them is known to whoever walks it."""
-    for node in tree.globals.values():
-        yield GlobalRef(node.module, node.name, node.called, ())
+    storages, end = _walk_storages(source, [str(key) for key in keys], claims, stream.position)
+    findings: tuple[Finding, ...] = ()
+    if end < source.size:
+        message = f"{source.size - end} bytes follow the last storage and are not read"
+        findings = (Finding("bytes-after-storages", "warning", "", message),)
+    return LegacyFile(tree, (magic, version, sys_info, last), storages, source.name, findings)
 
 
 def resolve_embedded(
@@ -133,7 +135,8 @@ def resolve_embedded(
     if claim is None or claim.dtype is None or ref is None:
         raise MalformedCheckpoint("the bytes of a pickled storage hold no storage", path=source.name)
     # Keys are unique per embedded file only.
-    return ref._replace(key=f"{inside.base}/{ref.key}"), claim.dtype, legacy.globals
+    refs = merge_globals(map(list_globals, (legacy.tree, *legacy.around)))
+    return ref._replace(key=f"{inside.base}/{ref.key}"), claim.dtype, refs
 
 
 def _claims(persistent_ids: list[PersistentId]) -> dict[str, StorageClaim]:
@@ -149,8 +152,8 @@ def _claims(persistent_ids: list[PersistentId]) -> dict[str, StorageClaim]:
 
 def _walk_storages(
     source: ByteSource, keys: list[str], claims: dict[str, StorageClaim], position: int
-) -> dict[str, StorageRef]:
-    """Step over the storages, whose sizes are known only one after the other."""
+) -> tuple[dict[str, StorageRef], int]:
+    """Step over the storages, whose sizes are known only one after the other, to where they end."""
     storages: dict[str, StorageRef] = {}
     for key in keys:
         claim = claims.get(key)
@@ -171,7 +174,7 @@ def _walk_storages(
             raise _cut(source, key, nbytes, position)
         storages[key] = StorageRef(source.name, key, source.base + position, nbytes, claim.location)
         position += nbytes
-    return storages
+    return storages, position
 
 
 def _cut(source: ByteSource, key: str, nbytes: int, position: int) -> MalformedCheckpoint:

@@ -23,6 +23,7 @@ from ckpttool.checkpoint import (
     Classification,
     Container,
     Entry,
+    Finding,
     GlobalRef,
     Key,
     Kind,
@@ -36,9 +37,10 @@ from ckpttool.checkpoint import (
 from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import Limits
 from ckpttool.formats.module_metadata import MetadataReader
+from ckpttool.formats.pickle_globals import list_globals
 from ckpttool.formats.plain_values import PlainReader
 from ckpttool.formats.python_objects import without_type_tag
-from ckpttool.formats.torch_tensors import TENSOR_GLOBALS, StoredTensor, TensorReader
+from ckpttool.formats.torch_tensors import StoredTensor, TensorReader
 from ckpttool.formats.tree_nodes import (
     has_module_state,
     is_mapping,
@@ -52,6 +54,7 @@ from ckpttool.formats.tree_nodes import (
 )
 from ckpttool.formats.walk_budget import WalkBudget
 from ckpttool.pickle_nodes import (
+    LOCATED_CALLS,
     BigInt,
     Call,
     DictNode,
@@ -64,7 +67,6 @@ from ckpttool.pickle_nodes import (
 )
 
 _LONG_KEY = 256  # longer keys are counted: their paths are written out for every entry below them
-_MAX_PLACES = 4
 _MAX_PLACE = 240  # characters of a place, for people
 _MAX_KEY_SCALARS = 100  # a tuple that is a key is written out up to here
 
@@ -92,6 +94,8 @@ class Contents(NamedTuple):
     module_versions: dict[Root, dict[str, int | None]]
     module_extras: dict[Root, dict[str, ModuleExtras]]
     globals: tuple[GlobalRef, ...]
+    rare_opcodes: frozenset[int] = frozenset()
+    findings: tuple[Finding, ...] = ()
 
 
 class _Frame(NamedTuple):
@@ -119,7 +123,8 @@ def read_objects(tree: PickleTree, tensors: TensorReader, limits: Limits, root: 
         walk.containers,
         walk.module_versions,
         walk.module_extras,
-        _global_refs(tree, walk.places),
+        list_globals(tree, walk.places),
+        tree.rare_opcodes,
     )
 
 
@@ -135,7 +140,7 @@ class _Walk:
         self.containers: list[Container] = []
         self.module_versions: dict[Root, dict[str, int | None]] = {}
         self.module_extras: dict[Root, dict[str, ModuleExtras]] = {}
-        self.places: dict[int, list[str]] = {}  # id(Global) -> where an object of it stands
+        self.places: dict[int, dict[int, str]] = {}  # where objects of each global stand
         self.odd_keys = 0
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
         self.held: list[tuple[Root, str, Node]] = []  # attributes of modules, to be walked last
@@ -163,7 +168,7 @@ class _Walk:
                         continue
                     untagged = without_type_tag(node)
                     if untagged is not node:
-                        self.note_place(node.function, _path(path, key))
+                        self.note_place(node, _path(path, key))
                         node = untagged
                 if self.enter(frames, path, key, node, inside_object):
                     break  # depth first: its children come before what follows it here
@@ -187,6 +192,8 @@ class _Walk:
         if not isinstance(node, (Call, DictNode, SetNode, list, tuple)):
             if not inside_object or not isinstance(node, (BigInt, Global)):
                 self.add_opaque(root, name, node)
+            else:
+                self.note_place(node, _path(root, name))
             return False
         if any(frame.identity == id(node) for frame in frames):
             if not inside_object:  # objects often point to their owner: nothing is lost
@@ -228,7 +235,7 @@ class _Walk:
         if isinstance(node, SetNode):
             return list(enumerate(node.items))
         if isinstance(node, Call):
-            self.note_place(node.function, path)
+            self.note_place(node, path)
             for versions, extras in self.metadata.read(node):
                 self.module_versions[path] = versions
                 if extras:
@@ -279,7 +286,7 @@ class _Walk:
         """Everything an unknown object carries: arguments, state, appended and set items."""
         args = node.args if isinstance(node.args, (tuple, list)) else (node.args,)
         for index, argument in enumerate(args):
-            if isinstance(argument, (Call, DictNode, SetNode, list, tuple, PersistentId)):
+            if isinstance(argument, (Call, DictNode, SetNode, list, tuple, PersistentId, Global)):
                 yield f"args[{index}]", argument
         for state in node.states or ():
             for key, value in state_items(state):
@@ -309,7 +316,7 @@ class _Walk:
             self.budget.spend(1 + width_of(module), path)
             above.append(id(module))
             self.walked_modules.add(id(module))
-            self.note_place(module.function, path)
+            self.note_place(module, path)
             state = dict(named_state(module))
             for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
                 self.budget.spend(width_of(state.get(name)), ())
@@ -364,7 +371,7 @@ class _Walk:
         elif node is not None and described:
             self.opaque.append(Opaque(root, name, type_name(node), summarize(node)))
         elif isinstance(node, Call) and isinstance(node.function, Global):
-            self.note_place(node.function, (*root, name))
+            self.note_place(node, (*root, name))
 
     def is_module(self, node: Call) -> bool:
         """Whether the object's state is that of an ``nn.Module``, whatever its class; asked once of each."""
@@ -401,14 +408,15 @@ class _Walk:
     def add_opaque(self, root: Root, name: Key | None, node: Node) -> None:
         """A leaf, or an object, that is described and not built."""
         self.opaque.append(Opaque(root, _leaf(name), type_name(node), summarize(node)))
-        self.note_place(node.function if isinstance(node, Call) else node, _path(root, name))
+        self.note_place(node, _path(root, name))
 
-    def note_place(self, function: Node, path: Root) -> None:
-        """Remember where a global is used, for ``inspect --globals``."""
+    def note_place(self, node: Node, path: Root) -> None:
+        """Remember where a global, or a call of one, stands, for ``inspect --globals``."""
+        function = node.function if isinstance(node, Call) else node
         if isinstance(function, Global):
-            places = self.places.setdefault(id(function), [])
-            if len(places) < _MAX_PLACES:
-                places.append(_place(path))
+            places = self.places.setdefault(id(function), {})
+            if len(places) < LOCATED_CALLS:
+                places.setdefault(id(node), _place(path))
 
 
 _UNDECLARED = Entry((), "", None).declared
@@ -427,14 +435,3 @@ def _path(root: Root, name: Key | None) -> Root:
 def _leaf(name: Key | None) -> Key:
     """The name of a leaf; a file that holds one bare tensor has none."""
     return "" if name is None else name
-
-
-def _global_refs(tree: PickleTree, places: dict[int, list[str]]) -> tuple[GlobalRef, ...]:
-    """Every global of the pickle with where it is used; one that is never reached says so."""
-    refs = []
-    for node in tree.globals.values():
-        where = tuple(places.get(id(node), ()))
-        if not where and node.called and (node.module, node.name) not in TENSOR_GLOBALS:
-            where = (f"byte {node.byte_offset} of the pickle",)
-        refs.append(GlobalRef(node.module, node.name, node.called, where))
-    return tuple(refs)

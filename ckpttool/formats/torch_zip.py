@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ckpttool.checkpoint import Checkpoint, Finding, Record, StorageRef
 from ckpttool.errors import CkptToolError, MalformedCheckpoint
 from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits
+from ckpttool.formats.pickle_globals import absorb_following
 from ckpttool.formats.rebuild_arguments import StorageClaim
 from ckpttool.formats.torch_objects import Contents, read_objects
 from ckpttool.formats.torch_tensors import StorageResolver, TensorReader
@@ -91,8 +92,8 @@ class TorchArchive(NamedTuple):
             .strip()
         )
 
-    def pickle(self, name: str, limits: Limits) -> PickleTree:
-        """The inert tree of a pickled member.
+    def pickle(self, name: str, limits: Limits) -> tuple[PickleTree, tuple[Finding, ...]]:
+        """The inert tree of a pickled member, and what stands in it behind the pickle.
 
         Raises:
             MalformedCheckpoint: the top folder does not hold it, or it is damaged.
@@ -105,13 +106,14 @@ class TorchArchive(NamedTuple):
                 path=self.source.name,
             )
         data = read_record(self.source, record, limits.pickle_nbytes, f"member {name}")
-        return parse_pickle(
+        tree = parse_pickle(
             data,
             max_ops=limits.pickle_ops,
             max_nodes=limits.pickle_nodes,
             max_name=limits.name_nbytes,
             path=self.source.name,
         )
+        return tree, absorb_following(tree, data[tree.end :], len(data) - tree.end, limits)
 
     def resolver(self, folders: Sequence[str] = ("data",)) -> StorageResolver:
         """Finds a storage's member in one of ``folders``."""
@@ -183,8 +185,8 @@ def read_torch_zip(source: FileSource, archive: ZipArchive, limits: Limits) -> C
         CkptToolError: malformed or beyond ``limits``.
     """
     view = open_torch_archive(source, archive)
-    tree = view.pickle("data.pkl", limits)
-    contents = read_objects(tree, TensorReader(view.resolver()), limits)
+    tree, findings = view.pickle("data.pkl", limits)
+    contents = read_objects(tree, TensorReader(view.resolver()), limits)._replace(findings=findings)
     return assemble(
         source, "torch_zip", _layout(view), contents, tuple(archive.records.values()), view.findings
     )
@@ -212,7 +214,8 @@ def assemble(
         module_extras=contents.module_extras,
         globals=contents.globals,
         records=records,
-        findings=findings,
+        findings=findings + contents.findings,
+        rare_opcodes=contents.rare_opcodes,
     )
 
 

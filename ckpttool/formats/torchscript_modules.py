@@ -56,13 +56,16 @@ def read_torchscript(source: FileSource, archive: ZipArchive, limits: Limits) ->
 
 def _read_contents(view: TorchArchive, limits: Limits) -> Contents:
     """The module's entries, then what else its attributes hold, then the constants of the code."""
-    tree = view.pickle("data.pkl", limits)
+    tree, findings = view.pickle("data.pkl", limits)
     tensors = TensorReader(view.resolver())
     walk = _ModuleWalk(tensors, ClassHeaders(view, limits), limits)
     walk.run(tree.value)
     rest = read_objects(walk.rest_of(tree), tensors, limits, _ATTRIBUTES_ROOT)
+    constants_tree, behind = (
+        view.pickle("constants.pkl", limits) if "constants.pkl" in view.records else (_NOTHING, ())
+    )
     constants = read_objects(
-        view.pickle("constants.pkl", limits) if "constants.pkl" in view.records else _NOTHING,
+        constants_tree,
         TensorReader(view.resolver(("constants",))),
         limits,
         _CONSTANTS_ROOT,
@@ -80,6 +83,8 @@ def _read_contents(view: TorchArchive, limits: Limits) -> Contents:
         {},
         {},
         merge_globals([("data.pkl", refs), ("constants.pkl", constants.globals)]),
+        rest.rare_opcodes | constants.rare_opcodes,
+        findings + behind,
     )
 
 
@@ -197,7 +202,9 @@ class _ModuleWalk:
         """What is left of the tree once its modules are gone: one mapping from dotted names."""
         items = [item for pair in self.rest.items() for item in pair]
         value = DictNode(items) if self.visits else tree.value  # a top that is no plain module
-        return PickleTree(value, tree.end, tree.protocol, tree.globals, tree.persistent_ids)
+        return PickleTree(
+            value, tree.end, tree.protocol, tree.globals, tree.persistent_ids, tree.rare_opcodes
+        )
 
 
 def _judge(name: str, header: ClassHeader | None) -> Classification:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpttool.analysis.globals import GlobalVerdict, Verdict, judge_global, weights_only_verdict
+from ckpttool.analysis.globals import GlobalVerdict, Verdict
+from ckpttool.analysis.weights_only import judge_all, plain_load, plain_load_fact, weights_only_verdict
 from ckpttool.checkpoint import Checkpoint
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.render.units import NAME_LIMIT, format_count, plural, safe
@@ -26,9 +27,18 @@ def weights_only_fact(checkpoint: Checkpoint) -> str:
     return "" if loads is None else f"loads with weights_only=True: {'yes' if loads else 'no'}"
 
 
+def iter_facts(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield in a sentence each what ``torch.load(weights_only=True)`` and plain pickle would do."""
+    fact, (_, why) = weights_only_fact(checkpoint), weights_only_verdict(checkpoint)
+    if fact:
+        yield f"{fact}, because of {safe(why)}" if why else fact
+    if would := plain_load_fact(*plain_load(checkpoint)):
+        yield safe(would)
+
+
 def iter_globals(checkpoint: Checkpoint, width: int) -> Iterator[Line]:
     """Yield the verdicts, the gravest first."""
-    verdicts = _judged(checkpoint)
+    verdicts = judge_all(checkpoint)
     if not verdicts:
         yield (Span("nothing would be imported: there is no pickle in it"),)
         return
@@ -39,15 +49,15 @@ def iter_globals(checkpoint: Checkpoint, width: int) -> Iterator[Line]:
         for verdict, count in counts.items()
         if count
     ]
-    if fact := weights_only_fact(checkpoint):
-        head.append(Span(fact))
     yield from fill(head, width, indent=0)
+    for fact in iter_facts(checkpoint):
+        yield from fill([Span(fact)], width, indent=0)
     yield ()
     rows = [
         (
             Cell(item.verdict.value, _STYLES[item.verdict]),
             Cell(_path(item)),
-            Cell("called" if item.ref.called else "named"),
+            Cell(_use(item)),
             Cell(safe(item.reason, NAME_LIMIT)),
             Cell(", ".join(safe(place, NAME_LIMIT) for place in item.ref.places[:3]), "dim"),
         )
@@ -58,15 +68,17 @@ def iter_globals(checkpoint: Checkpoint, width: int) -> Iterator[Line]:
 
 def iter_globals_pipe(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield ``verdict, global, called or named, why, places`` per line, with tabs between."""
-    for item in _judged(checkpoint):
-        use = "called" if item.ref.called else "named"
+    for item in judge_all(checkpoint):
         places = ",".join(map(safe, item.ref.places)) or "-"
-        fields = (item.verdict.value, _path(item, None), use, safe(item.reason) or "-", places)
+        fields = (item.verdict.value, _path(item, None), _use(item), safe(item.reason) or "-", places)
         yield "\t".join(fields) + "\n"
 
 
-def _judged(checkpoint: Checkpoint) -> list[GlobalVerdict]:
-    return sorted(map(judge_global, checkpoint.globals), key=lambda item: _ORDER.index(item.verdict))
+def _use(item: GlobalVerdict) -> str:
+    """``called``, ``called 3 times``, or ``named``."""
+    if not item.ref.called:
+        return "named"
+    return f"called {item.ref.calls:,} times" if item.ref.calls > 1 else "called"
 
 
 def _path(item: GlobalVerdict, limit: int | None = NAME_LIMIT) -> str:

@@ -12,8 +12,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckpttool.analysis.globals import judge_global, weights_only_verdict
+from ckpttool.analysis.globals import GlobalVerdict, judge_global
 from ckpttool.analysis.inspection import Inspection, Row
+from ckpttool.analysis.weights_only import plain_load, weights_only_verdict
 from ckpttool.checkpoint import (
     Checkpoint,
     CompositeTensor,
@@ -85,6 +86,7 @@ def inspect_document(
         "opaque": [opaque_object(opaque) for opaque in checkpoint.opaque],
         "metadata": dict(checkpoint.metadata),
         "weights_only": _weights_only(checkpoint),
+        "plain_load": _plain_load(checkpoint),
         "globals": [global_object(item) for item in checkpoint.globals],
         "findings": [finding_object(finding) for finding in inspection.findings],
         **({} if inspection.model is None else {"model": inspection.model._asdict()}),
@@ -94,6 +96,18 @@ def inspect_document(
 def _weights_only(checkpoint: Checkpoint) -> dict[str, object]:
     loads, why = weights_only_verdict(checkpoint)
     return {"loads": loads, "why": why}
+
+
+def _plain_load(checkpoint: Checkpoint) -> dict[str, object]:
+    def use(item: GlobalVerdict) -> dict[str, object]:
+        name = f"{item.ref.module}.{item.ref.name}"
+        return {"global": name, "verdict": item.verdict.value, "places": list(item.ref.places)}
+
+    calls, imports = plain_load(checkpoint)
+    return {
+        "calls": [{**use(item), "calls": item.ref.calls} for item in calls],
+        "imports": [use(item) for item in imports],
+    }
 
 
 def _summary(inspection: Inspection) -> dict[str, object]:
@@ -287,6 +301,7 @@ def global_object(item: GlobalRef) -> dict[str, object]:
         "module": item.module,
         "name": item.name,
         "called": item.called,
+        "calls": item.calls,
         "verdict": judged.verdict.value,
         "reason": judged.reason,
         "places": list(item.places),

@@ -184,6 +184,7 @@ def _iter_cases() -> Iterator[Case]:
     yield Case(
         "a second pickle behind",
         op.dump({"n": 1}) + op.PROTO(2) + evil + op.STOP,
+        globals=listed,
         finding="bytes-after-pickle",
     )
     # A pickle that breaks after its payload: an unpickler has run it by then, and scanners once gave up.

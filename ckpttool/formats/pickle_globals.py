@@ -1,0 +1,84 @@
+"""The globals of a pickle as a ``Checkpoint`` lists them: what is called, how often, and where first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ckpttool.checkpoint import Finding, GlobalRef
+from ckpttool.errors import CkptToolError
+from ckpttool.formats.base import Limits
+from ckpttool.formats.torch_tensors import TENSOR_GLOBALS
+from ckpttool.pickle_nodes import LOCATED_CALLS, PickleTree
+from ckpttool.pickle_tree import parse_pickle
+
+# Every tensor calls one of these, or holds the result (its backward hooks): a place says nothing.
+_IN_EVERY_TENSOR = TENSOR_GLOBALS | {("collections", "OrderedDict")}
+# More pickles behind the first than any loader asks for; each has this part of the limits.
+_MAX_FOLLOWING = 16
+_LIMITS_SHARE = 8
+
+Places = Mapping[int, Mapping[int, str]]
+"""By the id of a ``Global``: places of its uses in the tree, by the id of the node that stands there."""
+
+
+def list_globals(tree: PickleTree, places: Places | None = None) -> tuple[GlobalRef, ...]:
+    """Every global of a pickle, also one that the value does not reach.
+
+    A call that was met at no place in the tree (popped, inside a key, among a tensor's arguments) is
+    told by its byte.
+    """
+    refs = []
+    for node in tree.globals.values():
+        met = dict((places or {}).get(id(node), {}))
+        where = []
+        name = (node.module, node.name)
+        for call in node.first_calls:
+            place = met.pop(id(call), "")
+            if place or name not in _IN_EVERY_TENSOR:
+                where.append(place or f"byte {tree.base + call.byte_offset} of {tree.within}")
+        where = list(dict.fromkeys((*where, *met.values())))[:LOCATED_CALLS]
+        refs.append(GlobalRef(node.module, node.name, node.calls > 0, tuple(where), node.calls))
+    return tuple(refs)
+
+
+def absorb_following(tree: PickleTree, behind: bytes, left: int, limits: Limits) -> tuple[Finding, ...]:
+    """Add to ``tree`` the globals of the pickles behind its STOP, and report what is there.
+
+    ``behind`` are the first of the ``left`` bytes there. A loader that asks for one pickle does not reach
+    them; one that reads on does.
+    """
+    if not left:
+        return ()
+    position, count = 0, 0
+    for _ in range(_MAX_FOLLOWING):
+        try:
+            following = parse_pickle(
+                behind,
+                start=position,
+                max_ops=limits.pickle_ops // _LIMITS_SHARE,
+                max_nodes=limits.pickle_nodes // _LIMITS_SHARE,
+                max_name=limits.name_nbytes,
+            )
+        except CkptToolError:
+            break  # whatever it is, it is reported as bytes
+        position, count = following.end, count + 1
+        _absorb(tree, following)
+    if not count:
+        message = f"{left} bytes follow the first pickle and are not read"
+    else:
+        noun = "pickle follows" if count == 1 else "pickles follow"
+        message = f"{count} more {noun} the first: a loader that reads on would unpickle what is there"
+        if position < left:
+            message += f"; {left - position} bytes behind are not read"
+    return (Finding("bytes-after-pickle", "warning", "", message),)
+
+
+def _absorb(tree: PickleTree, other: PickleTree) -> None:
+    """Count the globals of a pickle behind ``tree`` as its own, with offsets from its start."""
+    for key, node in other.globals.items():
+        for call in node.first_calls:
+            call.byte_offset += tree.end
+        known = tree.globals.setdefault(key, node)
+        if known is not node:
+            known.first_calls = (known.first_calls + node.first_calls)[:LOCATED_CALLS]
+            known.calls += node.calls
