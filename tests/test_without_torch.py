@@ -52,8 +52,12 @@ def test_inspect(folder: Path, name: str, option: str) -> None:
 
 
 def test_convert_there_and_back_and_diff(folder: Path) -> None:
-    for source, target in (("zip.pt", "there.safetensors"), ("there.safetensors", "back.pt")):
-        result = run(folder, "convert", source, target, "--force")
+    for source, target, *options in (
+        ("zip.pt", "cast.safetensors", "--dtype", "bf16"),
+        ("zip.pt", "there.safetensors"),
+        ("there.safetensors", "back.pt"),
+    ):
+        result = run(folder, "convert", source, target, "--force", *options)
         assert result.returncode == 0, result.stderr
     result = run(folder, "diff", "zip.pt", "back.pt", "--json")
     assert result.returncode == 0, result.stderr
@@ -69,7 +73,7 @@ def test_convert_there_and_back_and_diff(folder: Path) -> None:
         ["lint", "m:build"],
         ["inspect", "zip.pt", "--model", "m:build"],
         ["inspect", "m:build"],
-        ["convert", "zip.pt", "cast.safetensors", "--dtype", "bf16"],
+        ["convert", "zip.pt", "cast.safetensors", "--dtype", "fp8_e4m3"],
     ],
 )
 def test_what_needs_torch_says_so_in_one_line(folder: Path, arguments: list[str]) -> None:

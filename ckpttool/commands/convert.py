@@ -23,11 +23,19 @@ from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, parse_
 from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
-    from ckpttool.analysis.conversion import ContainerName, Conversion, ConversionPlan, Options
+    from ckpttool.analysis.conversion import (
+        Cast,
+        CastLoss,
+        ContainerName,
+        Conversion,
+        ConversionPlan,
+        Options,
+    )
     from ckpttool.analysis.inspection import Inspection
     from ckpttool.analysis.model_spec import ModelSpec
     from ckpttool.checkpoint import Checkpoint
     from ckpttool.converting import Caster, Target
+    from ckpttool.dtypes import DType
     from ckpttool.writers.layout import FileLayout
 
 EXAMPLES = (
@@ -279,14 +287,27 @@ def _run(
     from ckpttool.converting import Effort, convert
     from ckpttool.render.progress import Progress
 
-    cast: Caster | None = None
-    if plan.casts:
-        from ckpttool.torch_bridge.cast import cast_elements
-
-        cast = cast_elements
+    cast = _load_caster(plan.casts)
     total = plan.nbytes * (1 + check)
     with _signals_as_interrupts(), Progress("convert", total, quiet=quiet) as progress:
         return convert(plan, layouts, target, Effort(check, digests, progress.add, cast))
+
+
+def _load_caster(casts: Sequence[Cast]) -> Caster | None:
+    """Casts by numpy where it can, else by torch, which takes a second to import."""
+    if not casts:
+        return None
+    from ckpttool.float_casts import CASTABLE, cast_floats
+
+    if all({cast.before.name, cast.after.name} <= CASTABLE for cast in casts):
+        return cast_floats
+    from ckpttool.torch_bridge.cast import cast_elements
+
+    def cast_either(data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
+        one = cast_floats if {before.name, after.name} <= CASTABLE else cast_elements
+        return one(data, before, after)
+
+    return cast_either
 
 
 @contextmanager
