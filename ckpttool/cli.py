@@ -19,7 +19,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ckpttool.errors import CkptToolError, ModelImportFailed
-from ckpttool.render.units import safe
 
 COMMANDS = (
     ("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", status=_INTERRUPTED)
     except CkptToolError as error:
         trace = error.trace if isinstance(error, ModelImportFailed) else ""
-        return _fail(f"error: {safe(str(error), 4000)}", hint=error.hint, trace=trace)
+        return _fail(f"error: {_safe(str(error), 4000)}", hint=error.hint, trace=trace)
     except OSError as error:
         return _fail(f"error: {_describe_os_error(error)}")
     except RecursionError as error:
@@ -68,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             hint = "pip install torch; reading a checkpoint works without it, running a model does not"
             return _fail("error: torch is not installed, and a model needs it", hint=hint)
-        return _fail(f"{_REPORT}: {type(error).__name__}: {safe(str(error), 1000)}", error)
+        return _fail(f"{_REPORT}: {type(error).__name__}: {_safe(str(error), 1000)}", error)
 
 
 def entry() -> None:
@@ -190,14 +189,14 @@ def _usage_text(error: Exception) -> str | None:
     format_message = getattr(error, "format_message", None)
     if format_message is None or getattr(error, "exit_code", None) != 2:
         return None
-    text = safe(" ".join(str(format_message()).split()))
+    text = _safe(" ".join(str(format_message()).split()))
     return text[:1].lower() + text[1:].removesuffix(".")
 
 
 def _describe_os_error(error: OSError) -> str:
     what = (error.strerror or str(error) or type(error).__name__).lower()
-    path = "" if error.filename is None else f"{safe(os.fsdecode(str(error.filename)))}: "
-    return f"{path}{safe(what)}"
+    path = "" if error.filename is None else f"{_safe(os.fsdecode(str(error.filename)))}: "
+    return f"{path}{_safe(what)}"
 
 
 def _fail(
@@ -212,14 +211,14 @@ def _fail(
 
     The traceback of an unexpected ``error`` comes where it is asked for.
     """
-    lines = [text, *map(safe, trace.splitlines())]
+    lines = [text, *map(_safe, trace.splitlines())]
     if hint:
-        lines.append(f"hint:  {safe(hint, 1000)}")
+        lines.append(f"hint:  {_safe(hint, 1000)}")
     if error is not None and os.environ.get("CKPTTOOL_TRACEBACK") == "1":
         import traceback
 
         for line in traceback.format_exception(error):
-            lines += [safe(part) for part in line.rstrip().split("\n")]
+            lines += [_safe(part) for part in line.rstrip().split("\n")]
     try:
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
@@ -234,6 +233,13 @@ def _keep_streams_writable() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def _safe(text: str, limit: int | None = None) -> str:
+    """See ``render.units.safe``, which only an error needs."""
+    from ckpttool.render.units import safe
+
+    return safe(text, limit)
 
 
 def _close_pipe() -> int:

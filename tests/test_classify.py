@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -34,11 +33,6 @@ from ckpttool.checkpoint import (
 )
 from ckpttool.dtypes import BY_NAME, parse_torch_name
 from ckpttool.formats import read_checkpoint
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PARAMETER = Kind.PARAMETER
 BUFFER = Kind.PERSISTENT_BUFFER
@@ -273,16 +267,15 @@ def test_names(name: str, shape: tuple[int, ...], kind: Kind) -> None:
 
 
 def test_the_table_names_nothing_twice() -> None:
-    data = tomllib.loads(Path(known_names.__file__).with_name("known_names.toml").read_text())
     seen: dict[tuple[str, str], str] = {}
-    for section in ("parameter", "buffer", "ambiguous", "optimizer_state"):
-        for rule in data[section]:
-            assert rule["note"]
+    for kind, rules in known_names.RULES.items():
+        for rule in rules:
+            assert rule.note
             for key in ("names", "endings"):
-                for name in rule.get(key, "").split():
-                    place = (f"{key} {rule.get('shape', '')}", name)
-                    assert place not in seen, f"{name}: {seen[place]} and {section}"
-                    seen[place] = section
+                for name in getattr(rule, key).split():
+                    place = (f"{key} {rule.shape}", name)
+                    assert place not in seen, f"{name}: {seen[place]} and {kind}"
+                    seen[place] = kind.value
 
 
 # ------------------------------------------------------------------------------------------- dtypes

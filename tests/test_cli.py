@@ -510,6 +510,47 @@ def test_what_a_pipe_needs_is_all_that_is_imported(files: Path, arguments: list[
     assert result.stderr.splitlines()[-1] == "0 []"
 
 
+LIST_MODULES = """
+import sys, typer
+before = set(sys.modules)
+from ckpttool.cli import main
+status = main([*sys.argv[1:], "--help"])
+print(status, *sorted(set(sys.modules) - before), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        (None, ()),
+        ("inspect", ("inspected", "model_source", "options")),
+        ("diff", ("options",)),
+        ("convert", ("convert_values", "options")),
+        ("verify", ("options",)),
+        ("lint", ("options",)),
+        ("git-textconv", ()),
+    ],
+)
+def test_help_imports_typer_and_what_declares_the_options(name: str | None, own: tuple[str, ...]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", LIST_MODULES, *([name] if name else [])],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
+        timeout=60,
+    )
+    status, *modules = result.stderr.split()
+    expected = ["ckpttool", "ckpttool.cli", "ckpttool.errors"]
+    if name:
+        command = name.replace("-", "_")
+        expected += ["ckpttool.commands", *(f"ckpttool.commands.{part}" for part in (command, *own))]
+    # Typer itself wraps lines, and asks the stream for its encoding; the rest is in every interpreter.
+    others = [
+        m for m in modules if not m.startswith(("typer.", "encodings.")) and m not in ("__future__", "gc")
+    ]
+    assert (status, others) == ("0", sorted(expected))
+
+
 def test_a_terminal_costs_rich_but_neither_torch_nor_numpy(files: Path) -> None:
     code = f"import sys\nsys.argv[1:] = ['inspect', {str(files / 'run.pt')!r}]\n" + (
         "from ckpttool.cli import main\nmain()\n"

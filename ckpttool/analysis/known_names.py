@@ -1,25 +1,23 @@
 """The table of known names: what the last part of an entry's name says about its kind.
 
-The data is ``known_names.toml`` beside this file, parsed on first use (about 3 ms).
+The data is ``known_names_table``; the lookups are made of it on first use.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
+from ckpttool.analysis import known_names_table as data
 from ckpttool.checkpoint import Kind
 
-_SECTIONS = {
-    "parameter": Kind.PARAMETER,
-    "buffer": Kind.PERSISTENT_BUFFER,
-    "optimizer_state": Kind.OPTIMIZER_STATE,
-    "ambiguous": Kind.UNKNOWN,
+RULES = {
+    Kind.PARAMETER: data.PARAMETERS,
+    Kind.PERSISTENT_BUFFER: data.BUFFERS,
+    Kind.OPTIMIZER_STATE: data.OPTIMIZER_STATES,
+    Kind.UNKNOWN: data.AMBIGUOUS,
 }
-
 
 SQUARE_MASK = 40
 FOURIER_MATRIX = 20
@@ -59,26 +57,26 @@ def shape_code(shape: tuple[int, ...]) -> int:
 class NameTable:
     """Lookup by the last part of a name, the module that holds it, and the shape."""
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         self._names: dict[str, KnownName] = {}
         self._qualified: dict[str, dict[str, KnownName]] = {}  # last part -> module -> known
         self._shaped: dict[tuple[str, int], KnownName] = {}
         endings: dict[str, KnownName] = {}
-        for section, kind in _SECTIONS.items():
-            for rule in data.get(section, ()):
-                known = KnownName(kind, rule["note"], rule.get("sure", False))
-                names = rule.get("names", "").split()
-                if "shape" in rule:
-                    self._shaped.update(((name, _SHAPES[rule["shape"]]), known) for name in names)
+        for kind, rules in RULES.items():
+            for rule in rules:
+                known = KnownName(kind, rule.note, rule.sure)
+                names = rule.names.split()
+                if rule.shape:
+                    self._shaped.update(((name, _SHAPES[rule.shape]), known) for name in names)
                 else:
                     self._add_names(names, known)
-                endings.update(dict.fromkeys(rule.get("endings", "").split(), known))
+                endings.update(dict.fromkeys(rule.endings.split(), known))
         self._endings = endings
         self._ending_texts = tuple(endings)
         self.missing: dict[str, MissingName] = {
-            module: MissingName(tuple(rule["names"].split()), rule["note"])
-            for rule in data.get("missing", ())
-            for module in rule["modules"].split()
+            module: MissingName(tuple(rule.names.split()), rule.note)
+            for rule in data.MISSING
+            for module in rule.modules.split()
         }
 
     def _add_names(self, names: Iterable[str], known: KnownName) -> None:
@@ -112,10 +110,5 @@ class NameTable:
 
 @functools.cache
 def load_name_table() -> NameTable:
-    """Parse ``known_names.toml``, once."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
-    with Path(__file__).with_name("known_names.toml").open("rb") as file:
-        return NameTable(tomllib.load(file))
+    """The one table."""
+    return NameTable()

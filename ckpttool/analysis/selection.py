@@ -144,7 +144,7 @@ def _is_rebuilt(row: Row) -> bool:
     kind = row.classification.kind
     if kind is Kind.NON_PERSISTENT_BUFFER:
         return True
-    # known_names.toml: "not saved since X" is said of buffers that newer code leaves out of files.
+    # known_names_table: "not saved since X" is said of buffers that newer code leaves out of files.
     return kind is Kind.PERSISTENT_BUFFER and "not saved" in row.classification.note
 
 

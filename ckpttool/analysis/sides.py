@@ -16,7 +16,7 @@ from ckpttool.checkpoint import Checkpoint, Key, Kind, Opaque, Root, Value
 
 _MOST_NAMED = 4
 _MOST_SHOWN = 40  # characters of a name in a sentence
-_NOT_SAVED = "not saved"  # in the notes of known_names.toml, as its head says
+_NOT_SAVED = "not saved"  # in the notes of known_names_table, as its Rule says
 
 
 class Placed(NamedTuple):
