@@ -2,16 +2,19 @@
 
 `python -m sample_models.write_demo DIR` writes the same tensors on every run, and the same bytes, with two
 exceptions: the legacy layout names each storage by its address in memory, and TorchScript notes where its
-source lay.
+source lay. Beside them it writes the source of two models, for `--model swin.py:build` and
+`lint forgotten.py:build`.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,8 +30,10 @@ from sample_models import (
     low_precision,
     rotary_decoder,
     scalar_and_empty,
+    seeding,
     swin_window_attention,
     tied_embeddings,
+    unregistered_tensor,
 )
 
 # What transformers and safetensors' own `save_model` put there; some loaders refuse a file without it.
@@ -175,6 +180,23 @@ def write_lfs_pointer(folder: Path) -> None:
     (folder / "not_pulled.safetensors").write_text(LFS_POINTER, encoding="ascii")
 
 
+def write_sources(folder: Path) -> None:
+    """The code of two models, each in one file that imports nothing but torch."""
+    write_source(folder / "swin.py", swin_window_attention)
+    write_source(folder / "forgotten.py", unregistered_tensor)
+
+
+def write_source(path: Path, module: ModuleType) -> None:
+    """Write the module with the one function that it imports from its package in place of that import."""
+    source = inspect.getsource(module)
+    imported = "from sample_models.seeding import seeded\n"
+    if source.count(imported) != 1:
+        raise ValueError(f"{module.__name__} no longer imports {imported.strip()!r}")
+    header = "from collections.abc import Iterator\nfrom contextlib import contextmanager\n\nimport torch\n"
+    source = source.replace("import torch\n", header, 1)
+    path.write_text(source.replace(imported, "\n" + inspect.getsource(seeding.seeded)), encoding="utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON as transformers does: indented, sorted, a newline at the end."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -195,6 +217,7 @@ WRITERS: tuple[Callable[[Path], None], ...] = (
     write_odd_tensors,
     write_base_and_tuned,
     write_lfs_pointer,
+    write_sources,
 )
 
 

@@ -27,7 +27,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_second_run_writes_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     files = write_demo.write_demo(tmp_path)
-    assert len(files) == 23
+    assert len(files) == 25
     for file in files:
         name = file.relative_to(tmp_path)
         if name.name not in NOT_REPRODUCIBLE:
@@ -97,6 +97,17 @@ def test_tuning_changed_the_last_layer_and_the_head_only(demo: Path) -> None:
         assert set(tuned.keys()) == set(base)
         changed = {name for name in base if not torch.equal(base[name], tuned.get_tensor(name))}
     assert changed == {name for name in base if name.startswith(("layers.2.", "lm_head."))}
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("swin.py", 18), ("forgotten.py", 2)])
+def test_source_of_a_model_stands_on_its_own(demo: Path, name: str, parameters: int) -> None:
+    code = (
+        f"import runpy; build = runpy.run_path({name!r})['build']; "
+        "import sys; print(len(list(build().parameters())), 'sample_models' in sys.modules)"
+    )
+    # Isolated: neither the checkout nor the folder is importable.
+    run = subprocess.run([sys.executable, "-I", "-c", code], cwd=demo, capture_output=True, text=True)
+    assert run.stdout == f"{parameters} False\n", run.stderr
 
 
 def test_command_without_a_folder_says_how_to_call_it() -> None:

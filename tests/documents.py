@@ -1,0 +1,207 @@
+"""Pages of Markdown that can be run: their blocks, and a terminal in which the commands are typed.
+
+The rules for whoever writes a page:
+
+- A block is fenced and says what it is. ``console``: lines that begin with ``$ `` are run, in order, and what
+  follows a command is what it must print. ``python``: is executed. ``pycon``: is a doctest. ``text``, ``json``,
+  ``diff``: are shown and not run.
+- All blocks of a page share one folder, which begins as what ``make demo`` writes, and one namespace.
+- A command ends with status 0, or the next line is ``$ echo $?`` and says with which.
+- A command without output below it may print anything. A line that is only ``…`` stands for any lines, and
+  ``…`` within a line for any text. Durations and rates stand for any, and of a number with four decimals or
+  more only the first three significant digits count: another CPU rounds otherwise.
+- ``<!-- not run: REASON -->`` above a block lets it be. There is no other way.
+"""
+
+from __future__ import annotations
+
+import doctest
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ckpttool import cli
+
+ROOT = Path(__file__).parent.parent
+WIDTH = 100
+LANGUAGES = {"console", "python", "pycon", "text", "json", "diff"}
+
+_FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\n*\Z", re.DOTALL)
+_SHELL = re.compile(r"[|<>&;$`*?~]")  # what only a shell can make sense of
+_LOOSE = re.compile(
+    r"(?P<time>\d[\d.]* (?:ms|s|min)\b)|(?P<rate>\d[\d.]* [KMG]iB/s)|(?P<digits>\d+\.\d{4,})|(?P<any>…)"
+)
+
+
+class Block(NamedTuple):
+    """A fenced block, with the line that its fence is on and the reason why it is not run, if any."""
+
+    line: int
+    language: str
+    body: str
+    not_run: str
+
+
+class Step(NamedTuple):
+    """A command with what the page shows below it, and the line in the block that it is on."""
+
+    line: int
+    command: str
+    output: list[str]
+    status: int
+
+
+def pages() -> list[str]:
+    """Every page, as a path from the root."""
+    found = [ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.joinpath("docs").glob("*.md")]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def read_page(page: str) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def blocks(text: str) -> Iterator[Block]:
+    end = 0
+    for match in _FENCE.finditer(text):
+        marker = _NOT_RUN.search(text[end : match.start()])
+        line = text.count("\n", 0, match.start()) + 1
+        yield Block(line, match[1], match[2], " ".join(marker[1].split()) if marker else "")
+        end = match.end()
+
+
+def steps(block: Block) -> list[Step]:
+    """The commands of a ``console`` block."""
+    found: list[Step] = []
+    for number, line in enumerate(block.body.splitlines()):
+        if line.startswith("$ "):
+            found.append(Step(number, line[2:], [], 0))
+        elif not found:
+            raise ValueError(f"line {block.line + number + 1}: output before the first command")
+        else:
+            found[-1].output.append(line)
+    merged: list[Step] = []
+    for step in found:
+        if step.command == "echo $?":
+            merged[-1] = merged[-1]._replace(status=int(step.output[0]))
+        else:
+            merged.append(step)
+    return merged
+
+
+class Terminal:
+    """One person at one terminal of 100 columns: a folder, and commands that are typed in it.
+
+    ``ckpttool`` runs in this process, and believes to be on a terminal; what has pipes in it goes to a shell.
+    """
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder = folder
+        program = scratch / "bin" / "ckpttool"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m ckpttool \"$@\"\n")
+        program.chmod(0o755)
+        self.env = {
+            **os.environ,
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": str(WIDTH),
+            "NO_COLOR": "1",
+            "TERM": "dumb",  # no progress bars
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            **{f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        }
+        self.env.pop("CKPTTOOL_TRACEBACK", None)
+
+    def type(self, command: str) -> tuple[int, str]:
+        """Return the status and everything that the terminal shows."""
+        words = shlex.split(command, comments=True)
+        if words[0] == "cd":
+            self.folder = self.folder / words[1]
+            return 0, ""
+        if words[0] == "ckpttool" and not _SHELL.search(command.partition(" #")[0]):
+            return self._run_here(words[1:])
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            timeout=120,
+        )
+        return done.returncode, done.stdout
+
+    def _run_here(self, arguments: list[str]) -> tuple[int, str]:
+        screen = _Screen()
+        before, folder = dict(os.environ), Path.cwd()
+        os.environ.clear()
+        os.environ.update(self.env)
+        os.chdir(self.folder)
+        try:
+            with redirect_stdout(screen), redirect_stderr(screen):
+                status = cli.main(arguments)
+        finally:
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(before)
+        return status, screen.getvalue()
+
+
+class _Screen(io.StringIO):
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def isatty(self) -> bool:
+        return True
+
+
+def pattern(expected: list[str]) -> re.Pattern[str]:
+    """What matches the output that a page shows, by the rules above."""
+    lines = []
+    for line in expected:
+        if line.strip() == "…":
+            lines.append(r"(?:[^\n]*\n)*?")
+            continue
+        parts, end = [], 0
+        for match in _LOOSE.finditer(line):
+            parts += [re.escape(line[end : match.start()]), _loose(match)]
+            end = match.end()
+        lines.append("".join(parts) + re.escape(line[end:].rstrip()) + "\n")
+    return re.compile("".join(lines))
+
+
+def _loose(match: re.Match[str]) -> str:
+    if match["time"]:
+        return r"\d[\d.]* (?:ms|s|min)"
+    if match["rate"]:
+        return r"\d[\d.]* [KMG]iB/s"
+    if match["digits"]:
+        kept = re.match(r"(?:0\.0*)?(?:\d\.?){1,3}", match["digits"])
+        assert kept is not None
+        return re.escape(kept[0]) + r"[\d.]*"
+    return r"[^\n]*"
+
+
+def tidy(output: str) -> str:
+    """What was printed, as a page shows it: no blanks at line ends, no blank lines at either end."""
+    return "\n".join(line.rstrip() for line in output.splitlines()).strip("\n")
+
+
+def run_doctest(body: str, name: str, namespace: dict[str, Any]) -> str:
+    """Run a ``pycon`` block and return what went wrong."""
+    said: list[str] = []
+    test = doctest.DocTestParser().get_doctest(body, namespace, name, None, 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    runner.run(test, out=said.append, clear_globs=False)
+    namespace.update(test.globs)
+    return "".join(said)
