@@ -2,6 +2,8 @@
 # make test     the fast tests
 # make check    format, lint, types, layers, and every test but cuda, real and fuzz
 # make fuzz     long random search for a file that breaks a reader
+# make docs     the pages as a site, in build/site
+# make pictures draw the pictures of the terminal anew
 # make bench    ratios against cp, cmp and torch
 # make venv     the virtual environment that all of these use
 # make clean    remove what these made (the environment too)
@@ -17,7 +19,7 @@ DEMO := build/demo
 PYTEST := $(BIN)/python -m pytest -n auto
 
 .DEFAULT_GOAL := test
-.PHONY: venv demo test check format lint types layers fuzz bench clean
+.PHONY: venv demo test check format lint types layers fuzz bench docs pictures clean
 
 venv: $(STAMP)
 
@@ -26,7 +28,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 demo: venv
@@ -68,6 +70,12 @@ fuzz: venv
 bench: venv
 	$(BIN)/python -m benchmarks
 
+docs: venv
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+pictures: venv
+	$(BIN)/python -m tools.pictures
+
 clean:
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find ckpttool sample_models tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find ckpttool sample_models tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -3,14 +3,18 @@
 The rules for whoever writes a page:
 
 - A block is fenced and says what it is. ``console``: lines that begin with ``$ `` are run, in order, and what
-  follows a command is what it must print. ``python``: is executed. ``pycon``: is a doctest. ``text``, ``json``,
-  ``diff``: are shown and not run.
-- All blocks of a page share one folder, which begins as what ``make demo`` writes, and one namespace.
+  follows a command is what it must print on a terminal of 100 columns. ``python``: is executed. ``pycon``: is
+  a doctest. ``text``, ``json``, ``diff``: are shown and not run.
+- All blocks of a page share one namespace and one folder, which begins as what ``make demo`` writes into
+  build/demo (README: the folder that build is in).
 - A command ends with status 0, or the next line is ``$ echo $?`` and says with which.
 - A command without output below it may print anything. A line that is only ``…`` stands for any lines, and
   ``…`` within a line for any text. Durations and rates stand for any, and of a number with four decimals or
   more only the first three significant digits count: another CPU rounds otherwise.
 - ``<!-- not run: REASON -->`` above a block lets it be. There is no other way.
+
+``pytest tests/test_docs.py --update-golden`` writes into the pages what is printed now, except where the page
+leaves out lines.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -35,6 +40,8 @@ LANGUAGES = {"console", "python", "pycon", "text", "json", "diff"}
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\n*\Z", re.DOTALL)
+_ASKED = -1  # the next line is the status
+_QUOTED = re.compile(r"'[^']*'| #.*")
 _SHELL = re.compile(r"[|<>&;$`*?~]")  # what only a shell can make sense of
 _LOOSE = re.compile(
     r"(?P<time>\d[\d.]* (?:ms|s|min)\b)|(?P<rate>\d[\d.]* [KMG]iB/s)|(?P<digits>\d+\.\d{4,})|(?P<any>…)"
@@ -42,21 +49,21 @@ _LOOSE = re.compile(
 
 
 class Block(NamedTuple):
-    """A fenced block, with the line that its fence is on and the reason why it is not run, if any."""
+    """A fenced block: the line of its fence, where its body begins, and why it is not run, if it is not."""
 
     line: int
+    start: int
     language: str
     body: str
     not_run: str
 
 
 class Step(NamedTuple):
-    """A command with what the page shows below it, and the line in the block that it is on."""
+    """A command, the lines that the page shows below it, and its status where the page asks for it."""
 
-    line: int
     command: str
     output: list[str]
-    status: int
+    status: int | None = None
 
 
 def pages() -> list[str]:
@@ -74,7 +81,7 @@ def blocks(text: str) -> Iterator[Block]:
     for match in _FENCE.finditer(text):
         marker = _NOT_RUN.search(text[end : match.start()])
         line = text.count("\n", 0, match.start()) + 1
-        yield Block(line, match[1], match[2], " ".join(marker[1].split()) if marker else "")
+        yield Block(line, match.start(2), match[1], match[2], " ".join(marker[1].split()) if marker else "")
         end = match.end()
 
 
@@ -82,19 +89,18 @@ def steps(block: Block) -> list[Step]:
     """The commands of a ``console`` block."""
     found: list[Step] = []
     for number, line in enumerate(block.body.splitlines()):
-        if line.startswith("$ "):
-            found.append(Step(number, line[2:], [], 0))
-        elif not found:
-            raise ValueError(f"line {block.line + number + 1}: output before the first command")
-        else:
+        asks = bool(found) and found[-1].status == _ASKED
+        if line == "$ echo $?":
+            found[-1] = found[-1]._replace(status=_ASKED)
+        elif asks:
+            found[-1] = found[-1]._replace(status=int(line))
+        elif line.startswith("$ "):
+            found.append(Step(line[2:], []))
+        elif found and found[-1].status is None:
             found[-1].output.append(line)
-    merged: list[Step] = []
-    for step in found:
-        if step.command == "echo $?":
-            merged[-1] = merged[-1]._replace(status=int(step.output[0]))
-        else:
-            merged.append(step)
-    return merged
+        elif line:
+            raise ValueError(f"line {block.line + number + 1}: output of no command")
+    return found
 
 
 class Terminal:
@@ -128,7 +134,7 @@ class Terminal:
         if words[0] == "cd":
             self.folder = self.folder / words[1]
             return 0, ""
-        if words[0] == "ckpttool" and not _SHELL.search(command.partition(" #")[0]):
+        if words[0] == "ckpttool" and not _SHELL.search(_QUOTED.sub("", command)):
             return self._run_here(words[1:])
         done = subprocess.run(
             ["bash", "-c", command],
@@ -148,10 +154,15 @@ class Terminal:
         os.environ.clear()
         os.environ.update(self.env)
         os.chdir(self.folder)
+        modules = set(sys.modules)
         try:
-            with redirect_stdout(screen), redirect_stderr(screen):
+            with warnings.catch_warnings(), redirect_stdout(screen), redirect_stderr(screen):
+                warnings.simplefilter("default")  # as in a process of its own, and not errors as in tests
                 status = cli.main(arguments)
         finally:
+            for name in set(sys.modules) - modules:  # models of the folder: the next command imports anew
+                if str(self.folder) in str(getattr(sys.modules[name], "__file__", None)):
+                    del sys.modules[name]
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(before)

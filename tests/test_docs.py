@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -48,42 +47,54 @@ def terminal(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ter
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page: str, terminal: Terminal, update_golden: bool) -> None:
+def test_page_runs(
+    page: str, terminal: Terminal, update_golden: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if page == "README.md":
         terminal.folder = terminal.folder.parent.parent  # it speaks of build/demo
     namespace: dict[str, Any] = {"__name__": "documented"}
     exec(PRELUDE.get(page, ""), namespace)
+    text = read_page(page)
     wrong: list[str] = []
-    for block in blocks(read_page(page)):
+    changes: list[tuple[Block, str]] = []
+    for block in blocks(text):
         where = f"{page}:{block.line}"
-        if block.not_run or block.language not in ("console", "python", "pycon"):
+        if block.not_run:
             continue
         if block.language == "console":
-            wrong += run_console(page, block, terminal, update=update_golden)
-            continue
-        os.chdir(terminal.folder)
-        if block.language == "python":
+            changes.append((block, run_console(where, block, terminal, wrong)))
+        elif block.language == "python":
+            monkeypatch.chdir(terminal.folder)
             exec(compile(block.body, where, "exec"), namespace)
-        else:
+        elif block.language == "pycon":
+            monkeypatch.chdir(terminal.folder)
             wrong += filter(None, [run_doctest(block.body, where, namespace)])
+    if update_golden:
+        for block, body in reversed(changes):
+            text = text[: block.start] + body + text[block.start + len(block.body) :]
+        (ROOT / page).write_text(text, "utf-8")
     assert not wrong, "\n\n".join(wrong)
 
 
-def run_console(page: str, block: Block, terminal: Terminal, *, update: bool) -> list[str]:
-    """Type the commands of a block; with ``update``, write into the page what they print now."""
-    wrong = []
+def run_console(where: str, block: Block, terminal: Terminal, wrong: list[str]) -> str:
+    """Type the commands of a block, note what is ``wrong``, and return the block as it would be right."""
+    lines: list[str] = []
     for step in steps(block):
-        where = f"{page}:{block.line + step.line + 1}: $ {step.command}"
         status, printed = terminal.type(step.command)
         shown, said = tidy("\n".join(step.output)), tidy(printed)
-        if status != step.status:
-            wrong.append(f"{where}\nends with {status}, and not {step.status}:\n{said}")
+        kept = step.output
+        if status != (step.status or 0):
+            wrong.append(
+                f"{where}: $ {step.command}\nends with {status}, and not {step.status or 0}:\n{said}"
+            )
         elif shown and not pattern(shown.split("\n")).fullmatch(said + "\n"):
-            wrong.append(f"{where}\nprints:\n{said}\n--- and the page shows:\n{shown}")
-            path = ROOT / page
-            if update and not re.search(r"^\s*…$", shown, re.MULTILINE):
-                path.write_text(path.read_text("utf-8").replace(shown, said), "utf-8")
-    return wrong
+            wrong.append(f"{where}: $ {step.command}\nprints:\n{said}\n--- and the page shows:\n{shown}")
+            if "…" not in [line.strip() for line in step.output]:
+                kept = said.split("\n")
+        lines += [f"$ {step.command}", *kept]
+        if step.status is not None:
+            lines += ["$ echo $?", str(status)]
+    return "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize(("page", "block"), NOT_RUN, ids=lambda value: getattr(value, "line", value))
@@ -100,3 +111,37 @@ def test_every_block_says_what_it_is(page: str) -> None:
     # A command that is disguised as something else would not be run.
     shown = [block for block in found if block.language not in ("console", "python", "pycon")]
     assert [block.line for block in shown if re.search(r"^(\$|>>>) ", block.body, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
+def test_every_link_leads_somewhere(page: str) -> None:
+    folder = (ROOT / page).parent
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", read_page(page), flags=re.DOTALL)
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        file = folder / path if path else ROOT / page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_is_named_is_there(page: str) -> None:
+    named = re.findall(
+        r"\b(?:ckpttool|benchmarks|docs|sample_models|tests|tools)/[\w./-]+\.\w+", read_page(page)
+    )
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    modules = re.findall(r"python -m ((?:benchmarks|sample_models|tools)[\w.]*)", read_page(page))
+    for module in modules:
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_every_make_target_that_is_named_is_there() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"`make (\w+)", read_page(page))}
+    assert len(named) >= 5
+    assert named <= targets

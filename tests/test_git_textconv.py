@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,8 +45,8 @@ class Repository:
         self.git("init", "-q", "-b", "main")
         self.git("config", "user.email", "somebody@example.org")
         self.git("config", "user.name", "Somebody")
-        block = DOCS.read_text("utf-8").partition("```console\n")[2].partition("```")[0]
-        lines = [line.removeprefix("$ ") for line in block.splitlines()]
+        text = DOCS.read_text("utf-8")
+        lines = re.findall(r"^\$ (git config .*|echo .* >> \.gitattributes)$", text, re.MULTILINE)
         assert len(lines) == 3
         for line in lines:
             subprocess.run(["sh", "-c", line], cwd=self.folder, env=self.env, check=True, timeout=60)

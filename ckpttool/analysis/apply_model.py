@@ -37,7 +37,7 @@ from ckpttool.checkpoint import (
     TensorInfo,
 )
 
-AS_DESIGNED = "as designed: rebuilt by the constructor"
+AS_DESIGNED = "as designed"
 NOT_IN_MODEL = "not in the model"
 
 _MOST_COMPARED = 16  # state_dicts of one checkpoint that are laid against the model, in file order
