@@ -13,12 +13,13 @@ The rules for whoever writes a page:
   more only the first three significant digits count: another CPU rounds otherwise.
 - ``<!-- not run: REASON -->`` above a block lets it be. There is no other way.
 
-``pytest tests/test_docs.py --update-golden`` writes into the pages what is printed now, except where the page
-leaves out lines.
+``pytest tests/test_docs.py --update-golden`` writes into the pages what is printed now. Where a page leaves
+out lines, the new ones are left out as well as that can be told: look at the diff.
 """
 
 from __future__ import annotations
 
+import difflib
 import doctest
 import io
 import os
@@ -201,6 +202,29 @@ def _loose(match: re.Match[str]) -> str:
         assert kept is not None
         return re.escape(kept[0]) + r"[\d.]*"
     return r"[^\n]*"
+
+
+def abridge(shown: list[str], said: list[str]) -> list[str]:
+    """Leave out of ``said`` what ``shown`` leaves out: each run of its lines is where it fits best."""
+    runs: list[list[str]] = [[]]
+    for line in shown:
+        if line.strip() == "…":
+            runs.append([])
+        else:
+            runs[-1].append(line)
+    kept, start = said[: len(runs[0])], len(runs[0])
+    for run in runs[1:-1]:
+        places = range(start, max(start, len(said) - len(run)) + 1)
+        start = max(places, key=lambda place: _likeness(run, said[place:]))
+        kept += ["…", *said[start : start + len(run)]]
+        start += len(run)
+    last = len(runs[-1]) if len(runs) > 1 else 0
+    return said if len(runs) == 1 else [*kept, "…", *said[max(start, len(said) - last) :][:last]]
+
+
+def _likeness(some: list[str], others: list[str]) -> float:
+    pairs = zip(some, others, strict=False)
+    return sum(difflib.SequenceMatcher(None, one, other).ratio() for one, other in pairs)
 
 
 def tidy(output: str) -> str:

@@ -15,6 +15,7 @@ from tests.documents import (
     ROOT,
     Block,
     Terminal,
+    abridge,
     blocks,
     pages,
     pattern,
@@ -89,8 +90,8 @@ def run_console(where: str, block: Block, terminal: Terminal, wrong: list[str]) 
             )
         elif shown and not pattern(shown.split("\n")).fullmatch(said + "\n"):
             wrong.append(f"{where}: $ {step.command}\nprints:\n{said}\n--- and the page shows:\n{shown}")
-            if "…" not in [line.strip() for line in step.output]:
-                kept = said.split("\n")
+            blank = [""] if step.output[-1] == "" else []
+            kept = abridge(shown.split("\n"), said.split("\n")) + blank
         lines += [f"$ {step.command}", *kept]
         if step.status is not None:
             lines += ["$ echo $?", str(status)]
