@@ -9,6 +9,7 @@ long to make.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple, TypeAlias, Union
@@ -299,11 +300,17 @@ class Record(NamedTuple):
 
 
 class FileInfo(NamedTuple):
-    """A file that was read: its size and mtime at that moment, to notice a change later."""
+    """A file that was read: what it was at that moment, to notice a change later (``file_state``)."""
 
     path: str
     nbytes: int
     mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str, status: os.stat_result) -> FileInfo:
+        """The file that has this status."""
+        return cls(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 class Finding(NamedTuple):

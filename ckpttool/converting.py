@@ -11,6 +11,7 @@ headers too. It sees what the kernel has for the file after fsync: a disk that l
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -331,7 +332,8 @@ class _Writer(_Stream):
         end = offset + len(data)
         if end - self._started >= _WRITE_BACK_NBYTES and hasattr(os, "posix_fadvise"):
             # Linux starts to write dirty pages out here, and keeps them: only clean ones go (mm/fadvise.c).
-            os.posix_fadvise(self._fd, self._started, end - self._started, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):  # advice
+                os.posix_fadvise(self._fd, self._started, end - self._started, os.POSIX_FADV_DONTNEED)
             self._started = end
 
 

@@ -7,8 +7,10 @@ next run for the same target takes it over. Anything but SIGKILL removes it on t
 
 - A file takes the mode of the file that it replaces, else what the umask leaves of 0666.
 - A symbolic link is replaced, not written through: it may point into a cache that others share.
-- A folder that is not there yet appears by one rename. Into one that is there, the files are renamed
-  one by one, the index last; between the first and the last rename there is no index at all.
+- A folder that is not there yet appears by one rename. Into one that is there, files are renamed one by
+  one, after all that they replace, the index first, were renamed into the partial folder: files of two
+  runs never stand side by side under the names of one set. An error brings the old ones back.
+- An error of a system call names the target where the call knew only a descriptor.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ import fcntl
 import os
 import signal
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ckpttool.checkpoint import FileInfo
 from ckpttool.errors import CkptToolError, DestinationExists, NotEnoughSpace
+from ckpttool.file_state import naming
 
 PARTIAL_SUFFIX = ".ckpttool-partial"
+_ASIDE = ".replaced"  # what is being replaced, in the partial folder
 _ENDING_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -52,7 +56,7 @@ def staged_file(target: str, nbytes: int) -> Iterator[int]:
     except BaseException:
         _release_signals(unmasked)
         raise
-    try:
+    with _closing(fd, target), _on_error(lambda: _unlink_if_same(partial, fd), partial, target):
         _release_signals(unmasked)  # one that came meanwhile raises here, where the file is removed
         os.ftruncate(fd, 0)
         _take_mode(fd, target)
@@ -61,12 +65,6 @@ def staged_file(target: str, nbytes: int) -> Iterator[int]:
         os.fsync(fd)
         os.rename(partial, target)
         sync_folder(os.path.dirname(target))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            _unlink_if_same(partial, fd)
-        raise
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -77,13 +75,11 @@ def created_file(path: str, target: str, nbytes: int) -> Iterator[int]:
         OSError: as the file system says.
     """
     fd = os.open(path, _OPEN | os.O_EXCL, 0o600 if os.path.lexists(target) else 0o666)
-    try:
+    with _closing(fd, target):
         _take_mode(fd, target)
         os.ftruncate(fd, nbytes)
         yield fd
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -102,20 +98,18 @@ def staged_folder(target: str, names: Sequence[str], nbytes: int) -> Iterator[st
     except BaseException:
         _release_signals(unmasked)
         raise
-    try:
-        _release_signals(unmasked)
-        _empty(partial)
-        check_space(partial, nbytes, target)
-        yield partial
-        os.fsync(fd)
-        _publish(partial, target, names)
-    except BaseException:
-        with contextlib.suppress(OSError):
+    with _closing(fd, target):
+        with _on_error(lambda: _remove_folder(partial), partial, target):
+            _release_signals(unmasked)
             _empty(partial)
-            os.rmdir(partial)
-        raise
-    finally:
-        os.close(fd)
+            check_space(partial, nbytes, target)
+            yield partial
+            os.fsync(fd)
+            unmasked = _hold_signals()
+        try:
+            _publish(partial, target.rstrip("/"), names)
+        finally:
+            _release_signals(unmasked)
 
 
 def reserve(fd: int, nbytes: int, target: str) -> None:
@@ -169,14 +163,44 @@ def refuse_overwriting(target: str, *, force: bool, sources: Iterable[FileInfo])
 
 def sync_folder(path: str) -> None:
     """Make renames in a folder outlast a crash of the machine."""
-    fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path = path or "."
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with _closing(fd, path):
+        try:
+            os.fsync(fd)
+        except OSError as error:  # some network file systems cannot
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+
+
+@contextmanager
+def _closing(fd: int, path: str) -> Iterator[None]:
+    """Close ``fd`` on leaving; what a system call with a descriptor raises is about ``path``."""
+    with naming(path):
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def _on_error(undo: Callable[[], None], partial: str, target: str) -> Iterator[None]:
+    """Call ``undo`` on the way out of an error, and say so if that leaves ``partial`` behind."""
     try:
-        os.fsync(fd)
-    except OSError as error:  # some network file systems cannot
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(fd)
+        yield
+    except BaseException as error:
+        try:
+            undo()
+        except FileNotFoundError:  # it has its final name
+            pass
+        except OSError as failure:
+            hint = f"{partial} stays behind: {failure.strerror}"
+            if isinstance(error, OSError):
+                what = (error.strerror or str(error)).lower()
+                raise CkptToolError(what, path=error.filename or target, hint=hint) from error
+            if isinstance(error, CkptToolError):
+                error.hint = hint
+        raise
 
 
 def _hold_signals() -> set[signal.Signals]:
@@ -202,12 +226,18 @@ def _open_locked(partial: str, target: str) -> int:
 def _lock_folder(partial: str, target: str) -> int:
     """The partial folder, created or taken over, with its lock held."""
     while True:
+        made = not os.path.lexists(partial)
         with contextlib.suppress(FileExistsError):
             os.mkdir(partial)
         try:
             fd = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue
+        except OSError:
+            if made:
+                with contextlib.suppress(OSError):
+                    os.rmdir(partial)
+            raise
         if _holds(fd, partial, target):
             return fd
 
@@ -218,9 +248,10 @@ def _holds(fd: int, partial: str, target: str) -> bool:
     Its owner may have renamed or removed it between open and lock.
     """
     try:
-        _lock(fd, target)
-        if os.path.samestat(os.fstat(fd), os.stat(partial)):
-            return True
+        with naming(partial):
+            _lock(fd, target)
+            if os.path.samestat(os.fstat(fd), os.stat(partial)):
+                return True
     except FileNotFoundError:
         pass
     except BaseException:
@@ -268,16 +299,40 @@ def _unlink_if_same(partial: str, fd: int) -> None:
 
 def _publish(partial: str, target: str, names: Sequence[str]) -> None:
     """Rename a complete partial folder, or its files into a folder that is there."""
-    target = target.rstrip("/")
-    if not os.path.isdir(target):
-        os.rename(partial, target)
-        sync_folder(os.path.dirname(target))
+    if os.path.isdir(target):
+        _replace_files(partial, target, names)
+        with _on_error(lambda: _remove_folder(partial), partial, target):
+            sync_folder(target)
+        _remove_folder(partial)
         return
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(target, names[-1]))  # an index must never name files of another run
-    for name in names:
-        os.rename(os.path.join(partial, name), os.path.join(target, name))
-    sync_folder(target)
+    with _on_error(lambda: _remove_folder(partial), partial, target):
+        os.rename(partial, target)
+    sync_folder(os.path.dirname(target))
+
+
+def _replace_files(partial: str, target: str, names: Sequence[str]) -> None:
+    """Rename files into ``target``: one by one rename, several not before all that they replace is aside."""
+    several = len(names) > 1
+    replaced = [name for name in names if several and os.path.lexists(os.path.join(target, name))]
+
+    def bring_back() -> None:
+        for name in names:
+            aside, final = os.path.join(partial, name + _ASIDE), os.path.join(target, name)
+            if os.path.lexists(aside):
+                os.rename(aside, final)
+            elif several and name not in replaced and not os.path.lexists(os.path.join(partial, name)):
+                os.unlink(final)
+        _remove_folder(partial)
+
+    with _on_error(bring_back, partial, target):
+        for name in reversed(replaced):  # the index first: it must never name files of another run
+            os.rename(os.path.join(target, name), os.path.join(partial, name + _ASIDE))
+        for name in names:
+            os.rename(os.path.join(partial, name), os.path.join(target, name))
+
+
+def _remove_folder(partial: str) -> None:
+    _empty(partial)
     os.rmdir(partial)
 
 

@@ -15,22 +15,23 @@ little-endian, with the conj and neg bits resolved.
 - A logical size is not a stored one: an expanded tensor of a petabyte yields chunks lazily, and
   those of ``strides.stored_view(info)`` are each stored element once.
 
-``TensorReader`` opens each file once and holds it to the size and mtime that the header was read
-at, before the first byte and again at the end. One reader belongs to one thread.
+``TensorReader`` opens each file once and holds it to what it was when its header was read
+(``file_state``), before the first byte and again at the end. One reader belongs to one thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-import stat
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from types import TracebackType
 
 from ckpttool.checkpoint import FileInfo, Record, StorageRef, TensorInfo
-from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
+from ckpttool.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
+from ckpttool.file_state import check_path, check_status, naming
 from ckpttool.float_bits import Number, decode_numbers, number_bits
 from ckpttool.inflate import Inflater
 from ckpttool.strides import (
@@ -67,17 +68,19 @@ class TensorReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
-                for path, fd in self._open.items():
-                    self._check_unchanged(path, os.fstat(fd))
+            # That a file changed explains what is wrong with it.
+            if kind is None or issubclass(kind, CkptToolError):
+                for path in self._open:
+                    check_path(self._files[path])
         finally:
             self.close()
 
     def close(self) -> None:
         """Close every descriptor."""
-        for fd in self._open.values():
-            os.close(fd)
-        self._open.clear()
+        while self._open:
+            path, fd = self._open.popitem()
+            with naming(path):
+                os.close(fd)
         self._inflater = None
 
     def iter_chunks(self, info: TensorInfo, *, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[memoryview]:
@@ -169,7 +172,11 @@ class TensorReader:
     def _pread_into(self, path: str, offset: int, target: memoryview) -> None:
         fd = self._descriptor(path)
         while len(target):
-            got = _pread_some(fd, target, offset)
+            try:
+                got = _pread_some(fd, target, offset)
+            except OSError as error:
+                error.filename = path
+                raise
             if not got:
                 raise MalformedCheckpoint("the file shrank while it was read", byte_offset=offset, path=path)
             target = target[got:]
@@ -189,31 +196,21 @@ class TensorReader:
             return fd
         if len(self._open) >= _OPEN_FILES:
             oldest = next(iter(self._open))
-            self._check_unchanged(oldest, os.fstat(self._open[oldest]))
+            check_path(self._files[oldest])
             os.close(self._open.pop(oldest))
         # O_NONBLOCK: if a FIFO has taken the file's place, opening it must not block.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            self._check_unchanged(path, os.fstat(fd))
+            with naming(path):
+                check_status(self._files[path], os.fstat(fd))
             if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+                with contextlib.suppress(OSError):  # advice
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         except BaseException:
             os.close(fd)
             raise
         self._open[path] = fd
         return fd
-
-    def _check_unchanged(self, path: str, status: os.stat_result) -> None:
-        known = self._files[path]
-        if not stat.S_ISREG(status.st_mode):
-            raise MalformedCheckpoint("the file was replaced by something else", path=path)
-        if (status.st_size, status.st_mtime_ns) != (known.nbytes, known.mtime_ns):
-            raise MalformedCheckpoint(
-                "the file changed after its header was read",
-                expected=f"{known.nbytes} bytes, mtime {known.mtime_ns}",
-                actual=f"{status.st_size} bytes, mtime {status.st_mtime_ns}",
-                path=path,
-            )
 
 
 def first_values(reader: TensorReader, info: TensorInfo, count: int) -> list[Number]:

@@ -123,7 +123,7 @@ def inspection(
         "path": PATH,
         "format": "torch zip",
         "layout": "1.6-2.0 layout",
-        "files": (FileInfo(PATH, 4_863_221, 0),),
+        "files": (FileInfo(PATH, 4_863_221, 0, 0),),
         "entries": tuple(item.entry for item in rows),
         **checkpoint,
     }

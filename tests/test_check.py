@@ -144,7 +144,7 @@ def test_formats_without_checksums_say_so(tmp_path: Path, container: str) -> Non
 
 def hand_made(path: Path, *records: Record) -> Checkpoint:
     status = path.stat()
-    file = FileInfo(str(path), status.st_size, status.st_mtime_ns)
+    file = FileInfo.of(str(path), status)
     return Checkpoint(str(path), "x", "", (file,), (), records=records)
 
 

@@ -36,7 +36,7 @@ class Files:
         path = self.folder / f"{len(self.files)}.bin"
         path.write_bytes(bytes(torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy()))
         status = path.stat()
-        self.files.append(FileInfo(str(path), status.st_size, status.st_mtime_ns))
+        self.files.append(FileInfo.of(str(path), status))
         return TensorInfo(
             BY_NAME[str(tensor.dtype).removeprefix("torch.")],
             tuple(tensor.shape),

@@ -43,7 +43,7 @@ STEPS = st.lists(
 
 def file_info(path: Path) -> FileInfo:
     status = path.stat()
-    return FileInfo(str(path), status.st_size, status.st_mtime_ns)
+    return FileInfo.of(str(path), status)
 
 
 def raw_bytes(tensor: torch.Tensor) -> bytes:
@@ -327,7 +327,7 @@ def test_a_file_that_changed_is_noticed(tmp_path: Path) -> None:
         os.utime(path, ns=(2, 2))
 
     known = file_info(path)
-    with pytest.raises(MalformedCheckpoint, match="shrank"), TensorReader([known]) as reader:
+    with pytest.raises(MalformedCheckpoint, match="changed while"), TensorReader([known]) as reader:
         chunks = reader.iter_chunks(info, chunk_nbytes=800)
         next(chunks)
         os.truncate(path, 1000)
@@ -483,7 +483,7 @@ storage = StorageRef(path, "0", 0, status.st_size)
 info = TensorInfo(BY_NAME["float32"], shape, stride, 0, storage)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 total = 0
-with TensorReader([FileInfo(path, status.st_size, status.st_mtime_ns)]) as reader:
+with TensorReader([FileInfo.of(path, status)]) as reader:
     for chunk in reader.iter_chunks(info):
         total += len(chunk)
         if total >= nbytes:

@@ -347,7 +347,7 @@ def _write_manifest(conversion: Conversion, path: str) -> None:
     from ckpttool.staging import staged_file
 
     data = "".join(dump(manifest_document(named_digests(conversion)))).encode()
-    with staged_file(path, len(data)) as fd:
+    with _signals_as_interrupts(), staged_file(path, len(data)) as fd:
         write_at(fd, data, 0)
 
 

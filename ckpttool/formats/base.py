@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from ckpttool.checkpoint import Checkpoint, FileInfo, GlobalRef
 from ckpttool.errors import CkptToolError, MalformedCheckpoint
+from ckpttool.file_state import check_path, naming
 
 
 class Limits(NamedTuple):
@@ -75,14 +76,15 @@ class FileSource:
                 raise CkptToolError(f"{what}, not a regular file", path=path) from None
             raise
         try:
-            status = os.fstat(self._fd)
+            with naming(path):
+                status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
                 raise CkptToolError(f"{describe_file_type(status.st_mode)}, not a regular file", path=path)
         except BaseException:
             os.close(self._fd)
             raise
         self.size = status.st_size
-        self.info = FileInfo(path, status.st_size, status.st_mtime_ns)
+        self.info = FileInfo.of(path, status)
         self.cache: dict[str, object] = {}  # what a sniff had to parse, kept for the read
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
@@ -95,17 +97,22 @@ class FileSource:
                 actual=f"{max(0, self.size - offset)} left",
                 path=self.name,
             )
-        data = os.pread(self._fd, nbytes, offset)
+        data = self._pread(nbytes, offset)
         while len(data) < nbytes:  # a read may be short, e.g. above 2 GiB
-            more = os.pread(self._fd, nbytes - len(data), offset + len(data))
-            if not more:
-                raise MalformedCheckpoint("the file shrank while it was read", path=self.name)
-            data += more
+            data += self._pread(nbytes - len(data), offset + len(data))
+        return data
+
+    def _pread(self, nbytes: int, offset: int) -> bytes:
+        with naming(self.name):
+            data = os.pread(self._fd, nbytes, offset)
+        if nbytes and not data:
+            raise MalformedCheckpoint("the file shrank while it was read", path=self.name)
         return data
 
     def close(self) -> None:
         """Close the descriptor."""
-        os.close(self._fd)
+        with naming(self.name):
+            os.close(self._fd)
 
 
 class RangeSource:
@@ -129,15 +136,20 @@ class RangeSource:
 
 @contextmanager
 def open_source(path: str) -> Iterator[FileSource]:
-    """A ``FileSource`` that is closed at the end.
+    """A ``FileSource`` that is closed at the end, and must not have changed by then.
 
     Raises:
-        CkptToolError: ``path`` is a directory, FIFO, socket or device.
+        CkptToolError: ``path`` is a directory, FIFO, socket or device, or was changed meanwhile.
         OSError: it cannot be opened.
     """
     source = FileSource(path)
     try:
-        yield source
+        try:
+            yield source
+        except CkptToolError:
+            check_path(source.info)  # that it changed explains what is wrong with it
+            raise
+        check_path(source.info)
     finally:
         source.close()
 

@@ -7,13 +7,13 @@ arrive at ``load_state_dict`` as ties.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 
-from ckpttool.checkpoint import Checkpoint, CompositeTensor, Entry, FileInfo, StorageRef, TensorInfo
-from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
+from ckpttool.checkpoint import Checkpoint, CompositeTensor, Entry, StorageRef, TensorInfo
+from ckpttool.errors import UnsupportedFeature
+from ckpttool.file_state import check_path
 from ckpttool.tensor_bytes import TensorReader
 
 
@@ -61,7 +61,7 @@ class FileTensors:
         whole = self._maps.get(ref.file)
         if whole is None:
             file = self._files[ref.file]
-            check_unchanged(file)
+            check_path(file)
             mapped: Any = torch.UntypedStorage.from_file(ref.file, False, file.nbytes)
             whole = self._maps[ref.file] = mapped
         part: Any = whole[ref.byte_offset : ref.byte_offset + ref.nbytes]
@@ -106,17 +106,6 @@ class FileTensors:
 def must_be_copied(ref: StorageRef) -> bool:
     """Whether the bytes in the file are not those of the tensor: compressed, or in the other byte order."""
     return ref.compressed_nbytes is not None or ref.big_endian
-
-
-def check_unchanged(file: FileInfo) -> None:
-    """Hold a file to what it was when its header was read: a map of a file that shrank is deadly.
-
-    Raises:
-        MalformedCheckpoint: another size or mtime.
-    """
-    status = os.stat(file.path)
-    if (status.st_size, status.st_mtime_ns) != (file.nbytes, file.mtime_ns):
-        raise MalformedCheckpoint("the file changed after its header was read", path=file.path)
 
 
 def torch_dtype(info: TensorInfo) -> torch.dtype:
