@@ -101,6 +101,17 @@ def test_odd_keys_come_back_and_others_are_refused(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "c.pt", weights_only=True)["odd"] == odd
 
 
+@pytest.mark.parametrize("keys", ['["opt",{"key":"1.5"}]', '["opt","a"]', '["opt",-1]', '["opt",99999999]'])
+def test_a_list_without_places_becomes_a_dict(keys: str, tmp_path: Path) -> None:
+    """A foreign header may call anything a list: no tensor gets another name by that."""
+    metadata = {"ckpttool.paths": f'{{"w":{keys}}}', "ckpttool.lists": '[[["opt"],"list"]]'}
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors", metadata)
+    assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.pt"), "--quiet"]) == 0
+    before, after = (expand(read_checkpoint(str(tmp_path / name))) for name in ("a.safetensors", "b.pt"))
+    assert [(e.root, e.name) for e in before.entries] == [(e.root, e.name) for e in after.entries]
+    assert list(torch.load(tmp_path / "b.pt", weights_only=True)) == ["opt"]
+
+
 def test_a_pickled_module_becomes_a_bare_state_dict(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sequential(torch.nn.BatchNorm1d(3)))
     torch.save({"model": model, "epoch": 3}, tmp_path / "a.pt")

@@ -555,6 +555,25 @@ def test_object_beside_weights(case: str, container: str, tmp_path: Path) -> Non
     inspect_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_a_set_is_one_in_every_protocol(protocol: int, tmp_path: Path) -> None:
+    """Protocols 2 and 3 write ``set([…])`` as a call, later ones have opcodes for it."""
+    value = {"numbers": {1}, "frozen": frozenset(["a"]), "empty": set(), "tensors": {torch.ones(2)}}
+    checkpoint = read(tmp_path / "sets.pt", saved(value, pickle_protocol=protocol))
+    assert [(item.root, item.name, item.value) for item in checkpoint.values] == [
+        (("numbers",), 0, 1),
+        (("frozen",), 0, "a"),
+    ]
+    assert [(entry.root, entry.name) for entry in checkpoint.entries] == [(("tensors",), 0)]
+    assert checkpoint.opaque == ()
+    assert {(item.path, item.length) for item in checkpoint.containers if item.type_name == "set"} == {
+        (("numbers",), 1),
+        (("frozen",), 1),
+        (("empty",), 0),
+        (("tensors",), 1),
+    }
+
+
 PLAIN = {
     "numpy scalar": 0.5,
     "numpy int": -7,

@@ -8,7 +8,7 @@ storage that do not overlap are split, and only what is referenced is written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ckpttool.analysis.carried import packed_stride
@@ -121,8 +121,7 @@ def as_bytes(placed: Placed, placing: Placing) -> Placed:
 
 def overlapping(wanted: Sequence[Wanted]) -> list[list[int]]:
     """Positions of tensors that share bytes, as groups of two or more."""
-    groups = {id(group): group for group in _group(wanted).values()}
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in _distinct(_group(wanted)) if len(group) > 1]
 
 
 def _can_share(members: list[Wanted]) -> bool:
@@ -151,9 +150,14 @@ def _group(wanted: Sequence[Wanted]) -> dict[int, list[int]]:
             group.append(position)
             groups[position] = group
             reached = max(reached, end)
-    for group in groups.values():
+    for group in _distinct(groups):
         group.sort()
     return groups
+
+
+def _distinct(groups: dict[int, list[int]]) -> Collection[list[int]]:
+    """Each group once: all of its members lead to the same list."""
+    return {id(group): group for group in groups.values()}.values()
 
 
 def is_without_bytes(info: TensorInfo) -> bool:

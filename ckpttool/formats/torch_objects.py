@@ -44,6 +44,7 @@ from ckpttool.formats.torch_tensors import StoredTensor, TensorReader
 from ckpttool.formats.tree_nodes import (
     has_module_state,
     is_mapping,
+    is_set,
     iter_mapping,
     named_state,
     set_items,
@@ -205,7 +206,7 @@ class _Walk:
             self.opaque.append(Opaque(root, _leaf(name), type_name(node), f"the same object as {first}"))
             return False
         children: Iterable[tuple[Key, Node]]
-        if isinstance(node, Call) and not is_mapping(node):
+        if isinstance(node, Call) and not is_mapping(node) and not is_set(node):
             if self.is_module(node):
                 # An attribute of a module often points back to one whose entries are there already.
                 if not (inside_object and id(node) in self.walked_modules):
@@ -232,10 +233,11 @@ class _Walk:
         """(key, child) of a dict, OrderedDict, list, tuple or set, in order."""
         if isinstance(node, DictNode):
             return self.keyed(iter_items(node.items))
-        if isinstance(node, SetNode):
-            return list(enumerate(node.items))
         if isinstance(node, Call):
             self.note_place(node, path)
+        if is_set(node):
+            return list(enumerate(set_items(node)))
+        if isinstance(node, Call):
             for versions, extras in self.metadata.read(node):
                 self.module_versions[path] = versions
                 if extras:

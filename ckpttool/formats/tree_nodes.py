@@ -28,6 +28,8 @@ def iter_mapping(node: Node) -> Iterable[tuple[Node, Node]]:
 
 def type_name(node: Node) -> str:
     """The class a leaf or container would have, as ``module.name`` for globals."""
+    if is_set(node):
+        return "set"
     if isinstance(node, Call):
         name = node.function.full_name if isinstance(node.function, Global) else "a computed callable"
         return _SHORT_NAMES.get(name) or shorten(name)
@@ -55,7 +57,6 @@ def summarize(node: Node) -> str:
 _SHORT_NAMES = {"collections.OrderedDict": "OrderedDict", "collections.defaultdict": "defaultdict"}
 _NODE_NAMES: dict[type, str] = {
     DictNode: "dict",
-    SetNode: "set",
     BigInt: "int",
     PersistentId: "storage",
 }
@@ -67,12 +68,27 @@ _MAPPINGS = frozenset(
         ("builtins", "dict"),
     }
 )
+_SETS = frozenset({("builtins", "set"), ("builtins", "frozenset")})
 
 
 def is_mapping(node: Call) -> bool:
     """Whether the call makes a dict of some sort, whose items are the node's."""
     function = node.function
     return isinstance(function, Global) and (function.module, function.name) in _MAPPINGS
+
+
+def is_set(node: Node) -> bool:
+    """Whether this is a set or frozenset: a SetNode, or the call ``set([…])`` of protocols 2 and 3."""
+    if not isinstance(node, Call):
+        return isinstance(node, SetNode)
+    function = node.function
+    return (
+        isinstance(function, Global)
+        and (function.module, function.name) in _SETS
+        and isinstance(node.args, tuple)
+        and (not node.args or (len(node.args) == 1 and isinstance(node.args[0], (list, tuple))))
+        and not (node.states or node.appended or node.items)
+    )
 
 
 def _is_dtype(node: Global) -> bool:

@@ -63,7 +63,9 @@ def build_tree(
     for path, branch in known.items():
         kind = kinds.get(path, "")
         holds_tensors = any(isinstance(child, Planned) for child in branch.children.values())
-        branch.kind = kind if kind in WRITABLE_CONTAINERS else "OrderedDict" if holds_tensors else "dict"
+        if kind not in WRITABLE_CONTAINERS or (kind in ("list", "tuple") and not _has_places(branch)):
+            kind = "OrderedDict" if holds_tensors else "dict"
+        branch.kind = kind
     return top
 
 
@@ -129,19 +131,27 @@ def _leave(
 
 def _in_order(branch: Branch) -> Iterator[tuple[Key, Node | None]]:
     """Items of a list by index; what was dropped leaves None, so that the others keep their places."""
-    indices = [key for key in branch.children if isinstance(key, int)]
-    if branch.kind == "set" or len(indices) != len(branch.children):
+    if branch.kind == "set":
         yield from branch.children.items()
         return
     last = -1
-    for index in sorted(indices):
-        for gap in range(last + 1, min(index, last + _MOST_GAPS)):
+    for index in sorted(branch.children):  # type: ignore[type-var]  # integers: see _has_places
+        for gap in range(last + 1, index):
             yield gap, None
         yield index, branch.children[index]
         last = index
 
 
 _MOST_GAPS = 1 << 16  # an index is the reader's own count, so gaps are what was dropped
+
+
+def _has_places(branch: Branch) -> bool:
+    """Whether the keys are places in a list; what a foreign ``__metadata__`` calls a list need not be one."""
+    keys = branch.children
+    return not keys or (
+        all(type(key) is int and key >= 0 for key in keys)
+        and max(key for key in keys if type(key) is int) < len(keys) + _MOST_GAPS
+    )
 
 
 def _write_leaf(pickle: PickleWriter, leaf: Node) -> None:
