@@ -2,6 +2,7 @@
 # make test     the fast tests
 # make check    format, lint, types, layers, and every test but cuda, real and fuzz
 # make fuzz     long random search for a file that breaks a reader
+# make fuzz-atheris FUZZ_SECONDS=3600   the same by coverage, with atheris in an environment of its own
 # make docs     the pages as a site, in build/site
 # make pictures draw the pictures of the terminal anew
 # make bench    ratios against cp, cmp and torch
@@ -19,7 +20,7 @@ DEMO := build/demo
 PYTEST := $(BIN)/python -m pytest -n auto
 
 .DEFAULT_GOAL := test
-.PHONY: venv demo test check format lint types layers fuzz bench docs pictures clean
+.PHONY: venv demo test check format lint types layers fuzz fuzz-atheris bench docs pictures clean
 
 venv: $(STAMP)
 
@@ -66,6 +67,24 @@ layers: venv
 
 fuzz: venv
 	$(PYTEST) -m fuzz --hypothesis-profile=fuzz $(PYTEST_ARGS)
+
+# One process: no -j, so that a find is the same find in each run of one seed. See fuzz/README.md.
+FUZZ_SECONDS ?= 600
+FUZZ_VENV ?= build/fuzz-venv
+FUZZ_CORPUS ?= build/fuzz-corpus
+FUZZ_FINDS ?= build/fuzz-finds
+FUZZ_PYTHON ?= $(PYTHON)
+
+$(FUZZ_VENV)/.installed: fuzz/requirements.txt
+	test -x $(FUZZ_VENV)/bin/python || $(FUZZ_PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/python -m pip install --quiet -c constraints.txt -r fuzz/requirements.txt
+	touch $@
+
+fuzz-atheris: $(FUZZ_VENV)/.installed
+	$(FUZZ_VENV)/bin/python -m fuzz.write_corpus $(FUZZ_CORPUS)
+	$(FUZZ_VENV)/bin/python -m fuzz.fuzz_read --finds $(FUZZ_FINDS) $(FUZZ_CORPUS) \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -len_control=0 -timeout=120 -print_final_stats=1
+	@ls $(FUZZ_FINDS)
 
 bench: venv
 	$(BIN)/python -m benchmarks

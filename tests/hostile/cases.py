@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from tests.hostile import cases_bombs, cases_code, cases_containers, cases_paths, cases_tensors, cases_text
+from tests.hostile import (
+    cases_bombs,
+    cases_code,
+    cases_containers,
+    cases_found,
+    cases_paths,
+    cases_tensors,
+    cases_text,
+)
 from tests.hostile.case import Case
 
 CASES: dict[str, Case] = {
     case.name: case
-    for part in (cases_code, cases_tensors, cases_containers, cases_paths, cases_text, cases_bombs)
+    for part in (
+        cases_code,
+        cases_tensors,
+        cases_containers,
+        cases_paths,
+        cases_text,
+        cases_bombs,
+        cases_found,
+    )
     for case in part.CASES
 }
