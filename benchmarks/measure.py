@@ -1,14 +1,34 @@
-"""Running commands and taking their cost: CPU seconds, wall seconds and peak memory of a child."""
+"""Running a command and taking its cost: CPU seconds, wall seconds and peak memory of a child process."""
 
 from __future__ import annotations
 
+import compileall
+import contextlib
+import fcntl
 import os
-import statistics
+import pty
+import struct
 import subprocess
-import sys
+import tempfile
+import termios
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
+
+TIMEOUT = 900  # seconds; the slowest tool that was measured takes a tenth of it for 2 GiB
+TERMINAL_SIZE = (40, 100)  # rows, columns
+# What a shell may have set and most have not: each changes what starting or printing costs.
+UNWANTED = (
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONUNBUFFERED",
+    "PYTHONPATH",
+    "CKPTTOOL_TRACEBACK",
+    "NO_COLOR",
+    "CI",
+)
 
 
 class Cost(NamedTuple):
@@ -16,62 +36,93 @@ class Cost(NamedTuple):
 
     cpu: float
     wall: float
-    peak_nbytes: int
+    peak: float
 
 
-class Task(NamedTuple):
-    """A command with a name for the table. It must exit with one of ``statuses``."""
+class RunFailed(Exception):
+    """A command that ended with a status it should not have, or not at all."""
 
-    name: str
-    command: Sequence[str]
-    statuses: tuple[int, ...] = (0,)
+
+def package_root() -> Path:
+    """The folder that ``ckpttool`` is imported from."""
+    spec = find_spec("ckpttool")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent.parent
 
 
 def compile_package() -> None:
     """Write the package's bytecode, as pip does when it installs: no run may pay for compiling source."""
-    import compileall
-    from importlib.util import find_spec
-
-    spec = find_spec("ckpttool")
-    assert spec is not None and spec.submodule_search_locations
-    if not all(compileall.compile_dir(folder, quiet=1) for folder in spec.submodule_search_locations):
-        sys.exit("the package does not compile")
+    if not compileall.compile_dir(package_root() / "ckpttool", quiet=1):
+        raise SystemExit("the package does not compile")
 
 
-def run_once(task: Task) -> Cost:
-    """Run a command with its output thrown away."""
-    started = time.perf_counter()
-    child = subprocess.Popen(task.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert child.stderr is not None
-    errors = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    wall = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode not in task.statuses:
-        sys.exit(
-            f"{' '.join(task.command)} exits {child.returncode}: {errors.decode(errors='replace')[-800:]}"
-        )
+def environment() -> dict[str, str]:
+    """What every child gets: this environment without `UNWANTED`, and ckpttool importable."""
+    kept = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    return {**kept, "PYTHONPATH": str(package_root()), "TERM": "xterm-256color"}
+
+
+def run(
+    command: Sequence[str],
+    folder: Path,
+    *,
+    statuses: Sequence[int] = (0,),
+    terminal: bool = False,
+    output: Path | None = None,
+    errors: Path | None = None,
+    timeout: float = TIMEOUT,
+) -> Cost:
+    """Run ``command`` in ``folder`` with what it prints thrown away, or kept in ``output`` and ``errors``.
+
+    ``terminal`` gives it a pseudo-terminal of 100 columns, so that it draws what a person sees.
+
+    Raises:
+        RunFailed: it cannot be started, takes too long, or ends with none of ``statuses``.
+    """
+    with (
+        (output or Path(os.devnull)).open("wb") as stdout,
+        errors.open("w+b") if errors else tempfile.TemporaryFile() as stderr,
+        _terminal() if terminal else contextlib.nullcontext(stdout.fileno()) as target,
+    ):
+        started = time.perf_counter()
+        try:
+            child = subprocess.Popen(
+                command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=target, stderr=stderr
+            )
+        except OSError as error:
+            raise RunFailed(str(error)) from error
+        clock = threading.Timer(timeout, child.kill)
+        clock.start()
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.perf_counter() - started
+        clock.cancel()
+        child.returncode = os.waitstatus_to_exitcode(status)
+        stderr.seek(0)
+        said = stderr.read().decode(errors="replace").strip().splitlines() or ["nothing on stderr"]
+    if child.returncode not in statuses:
+        late = f" after {timeout:.0f} s" if wall >= timeout else ""
+        raise RunFailed(f"exit status {child.returncode}{late}: {said[-1].strip()}")
     return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024)
 
 
-def run_interleaved(tasks: Sequence[Task], rounds: int) -> dict[str, Cost]:
-    """Medians over ``rounds``; the tasks take turns, so that a busy minute hits them all alike."""
-    costs: dict[str, list[Cost]] = {task.name: [] for task in tasks}
-    for task in tasks:
-        run_once(task)  # warms the page cache
-    for _ in range(rounds):
-        for task in tasks:
-            costs[task.name].append(run_once(task))
-    return {name: Cost(*map(statistics.median, zip(*runs, strict=True))) for name, runs in costs.items()}
+@contextlib.contextmanager
+def _terminal() -> Iterator[int]:
+    """A pseudo-terminal whose other end is read and forgotten."""
+    master, slave = pty.openpty()
+    rows, columns = TERMINAL_SIZE
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    reader = threading.Thread(target=_drain, args=(master,))
+    reader.start()
+    try:
+        yield slave
+    finally:
+        os.close(slave)
+        reader.join()
+        os.close(master)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with its columns aligned."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    head = "| " + " | ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)) + " |"
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([head, rule, *lines])
+def _drain(master: int) -> None:
+    """Read until the last process has closed the terminal, which Linux reports as EIO."""
+    with contextlib.suppress(OSError):
+        while os.read(master, 1 << 16):
+            pass
