@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ckpttool import cli
-from ckpttool.commands.model_source import names_model, read_model
+from ckpttool.tasks.models import names_model, read_model
 from ckpttool.errors import ModelImportFailed
 from ckpttool.torch_bridge.model import ModelSource, import_model, parse_arguments
 

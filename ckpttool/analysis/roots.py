@@ -15,8 +15,10 @@ from ckpttool.errors import CkptToolError
 _MOST_SUGGESTED = 8
 
 
-def resolve_root(checkpoint: Checkpoint, text: str) -> Root:
+def resolve_root(checkpoint: Checkpoint, text: str | Root) -> Root:
     """The keys that ``text`` spells among the containers of ``checkpoint``; ``""`` is the top.
+
+    Keys themselves, as entries have them, are a spelling too.
 
     Raises:
         CkptToolError: there is no such branch, or the text fits several.
@@ -24,6 +26,10 @@ def resolve_root(checkpoint: Checkpoint, text: str) -> Root:
     if not text:
         return ()
     children = _children(checkpoint)
+    if not isinstance(text, str):
+        if text[-1] in children.get(text[:-1], ()):
+            return text
+        raise CkptToolError(f"{text!r} names no branch", path=checkpoint.path, hint=_suggest(checkpoint))
     found: list[Root] = []
     # What is left to match follows from the path alone, so each container is looked at once.
     stack: list[tuple[Root, str]] = [((), text if text.startswith("[") else f".{text}")]

@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckpttool.commands.convert_values import (
-    SHARED_WAYS,
-    parse_dtype,
-    parse_metadata,
-    parse_size,
-    parse_target,
-)
-from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, parse_choice
-from ckpttool.errors import CkptToolError
+from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, parse, parse_choice
+from ckpttool.tasks.values import SHARED_WAYS, check_metadata, parse_dtype, parse_size, parse_target
 
 if TYPE_CHECKING:
-    from ckpttool.analysis.conversion import (
-        Cast,
-        CastLoss,
-        ContainerName,
-        Conversion,
-        ConversionPlan,
-        Options,
-    )
-    from ckpttool.analysis.inspection import Inspection
-    from ckpttool.analysis.model_spec import ModelSpec
-    from ckpttool.checkpoint import Checkpoint
-    from ckpttool.converting import Caster, Target
-    from ckpttool.dtypes import DType
-    from ckpttool.writers.layout import FileLayout
+    from ckpttool.analysis.conversion import Conversion
+    from ckpttool.tasks.convert import Prepared
 
 EXAMPLES = (
     "ckpttool convert last.ckpt model.safetensors",
     "ckpttool convert model.safetensors model.pt --strip-prefix auto --dtype bf16",
     "ckpttool convert model.pt shards/ --max-shard-size 5GB",
 )
-
-_UNLIMITED = 1 << 62
 
 
 def command(
@@ -140,18 +118,22 @@ def command(
     interrupted run leaves the old DST, or none. Tensors are copied as bytes; nothing is cast that
     --dtype does not name, and whatever the destination cannot hold is listed.
     """
-    from ckpttool.analysis.plan import plan_conversion
+    from ckpttool.analysis.conversion import Options
+    from ckpttool.formats import read_checkpoint
+    from ckpttool.tasks.convert import Writing, prepared
 
-    shard_nbytes = None if max_shard_size is None else parse_size(max_shard_size)
-    container, is_folder = parse_target(destination, to, sharded=shard_nbytes is not None)
-    checkpoint, options = _read(source, root, container)
+    shard_nbytes = None if max_shard_size is None else parse("--max-shard-size", parse_size, max_shard_size)
+    where = "DST" if to is None else "--to"
+    container, is_folder = parse(where, parse_target, destination, to, sharded=shard_nbytes is not None)
+    checkpoint = read_checkpoint(source)
     if prefer not in (None, "ema"):
         raise typer.BadParameter("only ema is known", param_hint="--prefer")
     if (model_arg or add_known_buffers) and model is None:
         raise typer.BadParameter("--model-arg and --add-known-buffers go with --model", param_hint="--model")
     if add_known_buffers and drop_known_buffers:
         raise typer.BadParameter("it contradicts --drop-known-buffers", param_hint="--add-known-buffers")
-    options = options._replace(
+    options = Options(
+        container,
         keep=tuple(keep or ()),
         drop=tuple(drop or ()),
         weights_only=weights_only,
@@ -163,33 +145,24 @@ def command(
         renames=tuple(rename or ()),
         drop_known_buffers=drop_known_buffers,
         non_persistent=non_persistent or add_known_buffers,
-        dtype=None if dtype is None else parse_dtype(dtype),
+        dtype=None if dtype is None else parse("--dtype", parse_dtype, dtype),
         keep_dtype=tuple(keep_dtype or ()),
-        metadata=tuple(map(parse_metadata, metadata or ())),
+        metadata=tuple(map(_parse_metadata, metadata or ())),
         sharded=is_folder and shard_nbytes is not None,
     )
-    with ExitStack() as stack:
-        if model is None:
-            inspection = _inspect(checkpoint, None)
-        else:
-            from tempfile import TemporaryDirectory
-
-            scratch = stack.enter_context(TemporaryDirectory()) if add_known_buffers else None
-            inspection = _inspect_with_model(checkpoint, source, model, model_arg or (), scratch)
-        plan = plan_conversion(inspection, options)
-        _refuse_loss(plan, strict=strict)
-        layouts, target = _lay_out(
-            plan, destination, is_folder=is_folder, shard_nbytes=shard_nbytes, force=force
-        )
-        if manifest is not None:
-            _refuse_manifest(plan, manifest, layouts, target)
-        conversion = (
-            _plan_only(plan, layouts, target)
-            if dry_run
-            else _run(plan, layouts, target, check=not no_check, digests=manifest is not None, quiet=quiet)
-        )
-    if manifest is not None and conversion.written:
-        _write_manifest(conversion, manifest)
+    writing = Writing(
+        is_folder,
+        shard_nbytes,
+        force,
+        strict,
+        check=not no_check,
+        manifest=manifest,
+        model=model,
+        model_args=model_arg or (),
+        add_known_buffers=add_known_buffers,
+    )
+    with prepared(checkpoint, destination, options, writing, root) as ready:
+        conversion = ready.without_writing() if dry_run else _run(ready, quiet=quiet)
     if json:
         _write_json(conversion)
     elif not quiet:
@@ -197,117 +170,19 @@ def command(
     return 0
 
 
-def _read(path: str, root: str | None, container: ContainerName) -> tuple[Checkpoint, Options]:
-    """The checkpoint with what its metadata carries put back, and options with the branch that is meant."""
-    from ckpttool.analysis.carried import expand
-    from ckpttool.analysis.conversion import Options
-    from ckpttool.analysis.roots import resolve_root
-    from ckpttool.formats import read_checkpoint
-
-    checkpoint = expand(read_checkpoint(path))
-    return checkpoint, Options(container, None if root is None else resolve_root(checkpoint, root))
+def _parse_metadata(text: str) -> tuple[str, str]:
+    """``KEY=VALUE`` -> (key, value)."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"{text} is not KEY=VALUE", param_hint="--metadata")
+    return parse("--metadata", check_metadata, key, value)
 
 
-def _inspect(checkpoint: Checkpoint, spec: ModelSpec | None) -> Inspection:
-    from ckpttool.analysis.inspect import inspect_checkpoint
-
-    return inspect_checkpoint(checkpoint, model=spec)
-
-
-def _inspect_with_model(
-    checkpoint: Checkpoint, path: str, model: str, arguments: Sequence[str], scratch: str | None
-) -> Inspection:
-    """Kinds as the model has them; with a ``scratch`` folder also the buffers that only the model has."""
-    from ckpttool.commands.model_source import find_model, read_model
-
-    spec = read_model(model, arguments, checkpoint_path=path)
-    inspection = _inspect(checkpoint, spec)
-    if scratch is None:
-        return inspection
-    from ckpttool.checkpoint import Kind
-    from ckpttool.formats import read_checkpoint
-    from ckpttool.torch_bridge.known_buffers import save_buffers
-
-    missing = [row for row in inspection.missing if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
-    known = {str(row.entry.name): row.entry for row in missing}
-    made = os.path.join(scratch, "buffers.pt")
-    save_buffers(find_model(model, arguments, checkpoint_path=path), known, made)
-    added = read_checkpoint(made)
-    entries = [known[str(entry.name)]._replace(value=entry.value) for entry in added.entries]
-    both = checkpoint._replace(
-        entries=(*checkpoint.entries, *entries), files=(*checkpoint.files, *added.files)
-    )
-    return _inspect(both, spec)
-
-
-def _refuse_loss(plan: ConversionPlan, *, strict: bool) -> None:
-    if strict and plan.lost:
-        from ckpttool.render.units import format_path, plural
-
-        first = plan.lost[0]
-        raise CkptToolError(
-            f"--strict: {plural(len(plan.lost), 'entry')} would be left behind, "
-            f"first {format_path(first.root, first.name)} ({first.reason})",
-            path=plan.source.path,
-            hint="--dry-run lists them; --drop GLOB says that one may go",
-        )
-
-
-def _lay_out(
-    plan: ConversionPlan, destination: str, *, is_folder: bool, shard_nbytes: int | None, force: bool
-) -> tuple[list[FileLayout], Target]:
-    from ckpttool.converting import Target
-    from ckpttool.writers.sharded import lay_out_file, lay_out_folder
-
-    if is_folder:
-        layouts = lay_out_folder(plan, shard_nbytes or _UNLIMITED)
-    else:
-        layouts = lay_out_file(plan, os.path.basename(destination))
-    return layouts, Target(destination.rstrip("/") or "/" if is_folder else destination, is_folder, force)
-
-
-def _plan_only(plan: ConversionPlan, layouts: list[FileLayout], target: Target) -> Conversion:
-    from ckpttool.analysis.conversion import Conversion, FileWritten
-    from ckpttool.converting import check_target
-
-    plan = check_target(plan, layouts, target)
-    files = tuple(FileWritten(target.path_of(layout), layout.nbytes) for layout in layouts)
-    return Conversion(plan, target.path, files, written=False)
-
-
-def _run(
-    plan: ConversionPlan,
-    layouts: list[FileLayout],
-    target: Target,
-    *,
-    check: bool,
-    digests: bool,
-    quiet: bool,
-) -> Conversion:
-    from ckpttool.converting import Effort, convert
+def _run(ready: Prepared, *, quiet: bool) -> Conversion:
     from ckpttool.render.progress import Progress
 
-    cast = _load_caster(plan.casts)
-    total = plan.nbytes * (1 + check)
-    with _signals_as_interrupts(), Progress("convert", total, quiet=quiet) as progress:
-        return convert(plan, layouts, target, Effort(check, digests, progress.add, cast))
-
-
-def _load_caster(casts: Sequence[Cast]) -> Caster | None:
-    """Casts by numpy where it can, else by torch, which takes a second to import."""
-    if not casts:
-        return None
-    from ckpttool.float_casts import CASTABLE, cast_floats
-
-    if all({cast.before.name, cast.after.name} <= CASTABLE for cast in casts):
-        return cast_floats
-    from ckpttool.torch_bridge.cast import cast_elements
-
-    def cast_either(data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
-        one = cast_floats if {before.name, after.name} <= CASTABLE else cast_elements
-        return one(data, before, after)
-
-    return cast_either
+    with _signals_as_interrupts(), Progress("convert", ready.nbytes, quiet=quiet) as progress:
+        return ready.run(progress.add)
 
 
 @contextmanager
@@ -326,29 +201,6 @@ def _signals_as_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _refuse_manifest(
-    plan: ConversionPlan, manifest: str, layouts: Sequence[FileLayout], target: Target
-) -> None:
-    """The manifest may overwrite neither a source nor what is about to be written."""
-    from ckpttool.staging import refuse_overwriting
-
-    refuse_overwriting(manifest, force=target.force, sources=plan.source.files)
-    if os.path.abspath(manifest) in {os.path.abspath(target.path_of(layout)) for layout in layouts}:
-        raise CkptToolError("--manifest is DST itself", path=manifest)
-
-
-def _write_manifest(conversion: Conversion, path: str) -> None:
-    from ckpttool.converting import write_at
-    from ckpttool.digests import manifest_document
-    from ckpttool.render.convert import named_digests
-    from ckpttool.render.json import dump
-    from ckpttool.staging import staged_file
-
-    data = "".join(dump(manifest_document(named_digests(conversion)))).encode()
-    with _signals_as_interrupts(), staged_file(path, len(data)) as fd:
-        write_at(fd, data, 0)
 
 
 def _write_json(conversion: Conversion) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ckpttool.commands.options import Exclude, Include, Json, ModelArgs, Quiet, parse_choice, parse_count
-from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
     from ckpttool.analysis.difference import Diff, Side
-    from ckpttool.checkpoint import Root
     from ckpttool.diffing import Request
     from ckpttool.render.diff_table import View
 
@@ -23,9 +19,6 @@ EXAMPLES = (
     "ckpttool diff base.pt tuned.safetensors",
     "ckpttool diff last.ckpt --root-a state_dict --root-b ema --only buffers",
 )
-
-_HEAD_NBYTES = 4096
-_KINDS = ("parameters", "buffers")
 
 
 def command(
@@ -86,14 +79,17 @@ def command(
     model (package.module:factory), which has a structure and no values. docs/diff.md says more.
     """
     from ckpttool.render.diff_table import View
+    from ckpttool.tasks.diff import KINDS, make_request, read_side, read_sides
 
     if only is not None:
-        parse_choice(only, _KINDS, "--only")
+        parse_choice(only, KINDS, "--only")
     if b is None and (root_a is None or root_b is None):
         raise typer.BadParameter("one file needs both --root-a and --root-b", param_hint="B")
     view = View(show_all, _count(top, "--top"), _count(group_depth, "--group-depth"))
-    side_a, side_b = _read_sides(a, b if b is not None else a, model_arg or ())
-    request = _make_request(
+    side_a, side_b = read_sides(
+        a, b if b is not None else a, lambda text, beside: read_side(text, model_arg or (), beside)
+    )
+    request = make_request(
         (side_a, side_b),
         (root_a if root_a is not None else root, root_b if root_b is not None else root),
         (include or (), exclude or ()),
@@ -123,76 +119,6 @@ def _number(text: str, option: str) -> float:
     if not 0 <= value < math.inf:
         raise typer.BadParameter(f"{text} is not a number from 0 on", param_hint=option)
     return value
-
-
-def _read_sides(a: str, b: str, model_args: Sequence[str]) -> tuple[Side, Side]:
-    first = _read_side(a, "A", model_args, beside=b)
-    return first, first if a == b else _read_side(b, "B", model_args, beside=a)
-
-
-def _read_side(text: str, which: str, model_args: Sequence[str], *, beside: str) -> Side:
-    """One side, by what it is; an error says which side it is about."""
-    from ckpttool.analysis.sides import make_declared_side, make_side
-    from ckpttool.commands.model_source import names_model
-
-    try:
-        if names_model(text) or (text == "hf" and not os.path.lexists(text)):
-            from ckpttool.commands.model_source import read_model
-
-            return make_declared_side(read_model(text, model_args, checkpoint_path=beside).checkpoint, text)
-        if _is_manifest(text):
-            from ckpttool.contents import manifest_checkpoint
-            from ckpttool.digests import read_manifest
-
-            checkpoint, digests = manifest_checkpoint(read_manifest(text))
-            return make_declared_side(checkpoint, text, digests)
-        from ckpttool.formats import read_checkpoint
-
-        return make_side(read_checkpoint(text), text)
-    except CkptToolError as error:
-        error.what = f"{which} cannot be read: {error.what}"
-        raise
-
-
-def _is_manifest(path: str) -> bool:
-    """Whether a file begins as a manifest does; what cannot be read is for the reader to say."""
-    from ckpttool.formats.base import open_source
-
-    if not os.path.isfile(path):
-        return False
-    with open_source(path) as source:
-        head = source.read_at(0, min(_HEAD_NBYTES, source.size))
-    if not head.lstrip(b" \t\r\n").startswith(b"{"):
-        return False
-    from ckpttool.digests import is_manifest
-
-    return is_manifest(head)
-
-
-def _make_request(
-    sides: tuple[Side, Side],
-    roots: tuple[str | None, str | None],
-    globs: tuple[Sequence[str], Sequence[str]],
-    maps: Sequence[str],
-    tolerance: tuple[float, float, int | None],
-) -> Request:
-    from ckpttool.analysis.renames import make_rule
-    from ckpttool.analysis.roots import resolve_root
-    from ckpttool.diffing import Request
-    from ckpttool.sums import Tolerance
-
-    branches: list[Root | None] = [
-        None if root is None else resolve_root(side.checkpoint, root)
-        for side, root in zip(sides, roots, strict=True)
-    ]
-    return Request(
-        branches[0],
-        branches[1],
-        tuple(globs[0]),
-        tuple(globs[1]),
-        rule=make_rule(None, maps, ""),
-        tolerance=Tolerance(*tolerance),
-    )
 
 
 def _compare(a: Side, b: Side, request: Request, *, quiet: bool) -> Diff:

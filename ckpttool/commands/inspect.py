@@ -17,7 +17,6 @@ from ckpttool.commands.inspected import (
     with_check,
     with_stats,
 )
-from ckpttool.commands.model_source import names_model, read_model
 from ckpttool.commands.options import (
     Exclude,
     Include,
@@ -29,6 +28,7 @@ from ckpttool.commands.options import (
     parse_count,
 )
 from ckpttool.errors import CkptToolError
+from ckpttool.tasks.models import names_model
 
 if TYPE_CHECKING:
     from ckpttool.analysis.inspection import Inspection
@@ -141,24 +141,19 @@ class _Selection(NamedTuple):
 
 
 def _inspect(path: str, selection: _Selection, model: str | None, arguments: Sequence[str]) -> Inspection:
-    from ckpttool.analysis.inspect import inspect_checkpoint
-    from ckpttool.analysis.roots import resolve_root
-    from ckpttool.formats import read_checkpoint
+    from ckpttool.tasks.inspect import inspect_file
 
     if arguments and model is None:
         raise typer.BadParameter("it goes with --model", param_hint="--model-arg")
-    checkpoint = read_checkpoint(path)
     root, include, exclude = selection
-    branch = None if root is None else resolve_root(checkpoint, root)
-    # Before a model runs it is known that the file can be read.
-    spec = None if model is None else read_model(model, arguments, checkpoint_path=path)
-    return inspect_checkpoint(checkpoint, include=include, exclude=exclude, root=branch, model=spec)
+    return inspect_file(path, root=root, include=include, exclude=exclude, model=model, model_args=arguments)
 
 
 def _inspect_model(
     text: str, model: str | None, arguments: Sequence[str], selection: _Selection, *, reads_file: bool
 ) -> Inspection:
     from ckpttool.analysis.inspect_model import inspect_model
+    from ckpttool.tasks.models import read_model
 
     if model is not None or selection.root is not None or reads_file:
         raise CkptToolError(
@@ -172,18 +167,16 @@ def _inspect_model(
 
 def _write_digest(inspection: Inspection, *, json: bool, quiet: bool) -> None:
     """Digests of the weights, or of the branch or entries that were asked for."""
-    from ckpttool.analysis.sides import digest_scope
-    from ckpttool.contents import digest_rows
-    from ckpttool.digests import digest_set
     from ckpttool.render.progress import Progress
+    from ckpttool.tasks.inspect import digest_weights
 
-    checkpoint = inspection.checkpoint
     with Progress("digest", inspection.summary.tensor_nbytes, quiet=quiet) as progress:
-        digests = digest_set(digest_rows(digest_scope(inspection), checkpoint.files, progress.add))
+        digests = digest_weights(inspection, progress.add)
     if json:
         from ckpttool.render.json import dump
 
-        fields = {"schema": "ckpttool/digest/1", "path": checkpoint.path, "digest": digests._asdict()}
+        path = inspection.checkpoint.path
+        fields = {"schema": "ckpttool/digest/1", "path": path, "digest": digests._asdict()}
         sys.stdout.writelines(dump(fields))
     elif not quiet:
         for name, value, count in (

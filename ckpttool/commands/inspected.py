@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckpttool.errors import CkptToolError
-
 if TYPE_CHECKING:
-    from ckpttool.analysis.inspection import Inspection, Row
+    from ckpttool.analysis.inspection import Inspection
     from ckpttool.check import CheckReport
     from ckpttool.checkpoint import Finding
     from ckpttool.float_bits import Number
@@ -16,9 +14,6 @@ if TYPE_CHECKING:
 
 FAIL_ON_VALUES = ("nan", "inf", "zero")
 FAIL_ON = (*FAIL_ON_VALUES, "findings")
-
-_MOST_SUGGESTED = 3
-_MOST_COMPARED = 20_000  # names: beyond that, looking for a similar one takes seconds
 
 
 class Found(NamedTuple):
@@ -33,9 +28,10 @@ class Found(NamedTuple):
 def pick_one(inspection: Inspection, name: str, count: int) -> Found:
     """The one row that is called ``name``, with its first ``count`` values."""
     from ckpttool.checkpoint import Presence, TensorInfo
+    from ckpttool.tasks.inspect import find_row
     from ckpttool.tensor_bytes import TensorReader, first_values
 
-    row = _find_row(inspection, name)
+    row = find_row(inspection, name)
     value = row.entry.value
     numbers: Sequence[Number] | None = None
     if isinstance(value, TensorInfo) and value.storage is not None and count:
@@ -44,37 +40,6 @@ def pick_one(inspection: Inspection, name: str, count: int) -> Found:
     missing = row.classification.presence is Presence.MISSING
     one = inspection._replace(rows=() if missing else (row,), missing=(row,) if missing else ())
     return Found(one, first_values=numbers)
-
-
-def _find_row(inspection: Inspection, name: str) -> Row:
-    """The row with this name or path, as it is or as it is shown; the weights' own goes first."""
-    from ckpttool.render.units import format_name, format_path
-
-    rows = (*inspection.rows, *inspection.missing)
-    found = []
-    for row in rows:
-        entry = row.entry
-        if name == entry.name or name in (
-            format_name(entry.name, None),
-            format_path(entry.root, entry.name, None),
-        ):
-            found.append(row)
-    if len(found) > 1:
-        found = [row for row in found if row.entry.root == inspection.weights_root] or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        paths = [format_path(row.entry.root, row.entry.name) for row in found[:_MOST_SUGGESTED]]
-        what = f"{name!r} names {len(found)} tensors"
-        raise CkptToolError(what, path=inspection.checkpoint.path, hint=f"say which: {', '.join(paths)}")
-    import difflib
-
-    names = [str(row.entry.name) for row in rows]
-    close = (
-        difflib.get_close_matches(name[:200], names, _MOST_SUGGESTED) if len(names) <= _MOST_COMPARED else []
-    )
-    hint = f"did you mean {', '.join(close)}" if close else "ckpttool inspect CKPT --flat lists every name"
-    raise CkptToolError(f"no tensor is called {name!r}", path=inspection.checkpoint.path, hint=hint)
 
 
 def with_stats(found: Found, asked: Sequence[str], *, quiet: bool) -> Found:

@@ -47,10 +47,11 @@ def command(
     status is 0 without warnings and errors, 1 with some. docs/lint.md has each code with an example.
     """
     specs = [_parse_spec(text) for text in example_input or ()]
-    from ckpttool.torch_bridge.lint import lint_model, make_example
-    from ckpttool.torch_bridge.model import import_model
+    from ckpttool.tasks.models import find_model
 
-    source = import_model(model, model_arg or ())
+    source = find_model(model, model_arg or ())
+    from ckpttool.torch_bridge.lint import lint_model, make_example
+
     report = lint_model(source, make_example(specs) if specs else None, proved=prove)
     if json:
         from ckpttool.render.json import dump

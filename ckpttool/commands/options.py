@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, ParamSpec, TypeVar
 
 import typer
+
+from ckpttool.tasks.values import choose
 
 _MOST_DIGITS = 9
 
@@ -32,15 +34,24 @@ ModelArgs = Annotated[
     typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
 ]
 
+_Given = ParamSpec("_Given")
+_Value = TypeVar("_Value")
 _Choice = TypeVar("_Choice", bound=str)
+
+
+def parse(
+    option: str, function: Callable[_Given, _Value], *given: _Given.args, **named: _Given.kwargs
+) -> _Value:
+    """What ``function`` makes of the text of ``option``; its ``ValueError`` is an error of usage."""
+    try:
+        return function(*given, **named)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def parse_choice(text: str, choices: Sequence[_Choice], option: str) -> _Choice:
     """Return the one of ``choices`` that ``text`` is."""
-    for choice in choices:
-        if text == choice:
-            return choice
-    raise typer.BadParameter(f"{text} is not one of {', '.join(choices)}", param_hint=option)
+    return parse(option, choose, text, choices)
 
 
 def parse_count(text: str, option: str) -> int:

@@ -13,18 +13,13 @@ from ckpttool.commands.options import Json, ModelArgs, Quiet, parse_choice
 from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
-    from ckpttool.analysis.fingerprints import Fingerprint
     from ckpttool.analysis.verification import Plan, Verification
-    from ckpttool.checkpoint import Checkpoint, Root
     from ckpttool.render.progress import Steps
 
 EXAMPLES = (
     "ckpttool verify model.safetensors --model model.py:build",
     "ckpttool verify run.pt --model model.py:build --load copy,to-empty --device cpu --json",
 )
-
-_MAX_REFERENCE_NBYTES = 64 << 20  # a fingerprint takes 200 bytes; nobody has 300,000 buffers
-_MOST_BRANCHES = 8
 
 
 def command(
@@ -74,19 +69,20 @@ def command(
     in each way of loading. Status 0: right; 1: wrong; 2: could not be told. docs/verify.md has more.
     """
     from ckpttool.analysis.verification import LOADS
+    from ckpttool.tasks.verify import choose_root, read_reference
 
     loads = _split(load, "--load")
     for way in loads:
         parse_choice(way, LOADS, "--load")
-    kept = _read_reference(reference) if reference is not None else None
+    kept = read_reference(reference) if reference is not None else None
     if write_reference is not None and os.path.isdir(write_reference):
         raise CkptToolError("a folder, not a file to write", path=write_reference)
 
-    from ckpttool.commands.model_source import find_model
     from ckpttool.formats import read_checkpoint
+    from ckpttool.tasks.models import find_model
 
     checkpoint = read_checkpoint(path)
-    state_root, found = _choose_root(checkpoint, root)
+    state_root, found = choose_root(checkpoint, root)
     source = find_model(model, model_arg or (), checkpoint_path=path)
 
     from ckpttool.render.progress import Steps
@@ -115,33 +111,6 @@ def _split(texts: Sequence[str] | None, option: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parts))
 
 
-def _choose_root(checkpoint: Checkpoint, text: str | None) -> tuple[Root, bool]:
-    """The root of the state_dict, and whether it was found rather than given.
-
-    Raises:
-        CkptToolError: it cannot be told, or there are no tensors at it.
-    """
-    from ckpttool.render.units import format_root
-
-    owners = dict.fromkeys(entry.root for entry in checkpoint.entries)
-    branches = [format_root(root) for root in owners if root][:_MOST_BRANCHES]
-    hint = f"--root takes one of: {', '.join(branches)}" if branches else None
-    if text is not None:
-        from ckpttool.analysis.roots import resolve_root
-
-        root = resolve_root(checkpoint, text)
-        if root not in owners:
-            raise CkptToolError(f"--root {text} holds no tensors itself", path=checkpoint.path, hint=hint)
-        return root, False
-    from ckpttool.analysis.inspect import inspect_checkpoint
-
-    weights = inspect_checkpoint(checkpoint).weights_root
-    if weights is None or weights not in owners:
-        what = "no tensors to load" if not owners else "which state_dict to load is not clear"
-        raise CkptToolError(what, path=checkpoint.path, hint=hint)
-    return weights, True
-
-
 class _Watcher:
     """Says what will be held, once, and what is being done where a person watches."""
 
@@ -161,15 +130,6 @@ class _Watcher:
     def step(self, doing: str, done: int, total: int) -> None:
         """Draw the line for a step that begins."""
         self._steps.show(doing, done, total)
-
-
-def _read_reference(path: str) -> dict[str, Fingerprint]:
-    from ckpttool.analysis.fingerprints import parse_reference
-    from ckpttool.formats.base import open_source
-
-    with open_source(path) as source:
-        data = source.read_at(0, min(source.size, _MAX_REFERENCE_NBYTES))
-    return parse_reference(data.decode("utf-8", "replace"), path)
 
 
 def _write_reference(path: str, result: Verification, quiet: bool) -> None:

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -63,9 +63,9 @@ class ModelSource(NamedTuple):
 
 
 def import_model(
-    text: str, arguments: Sequence[str] = (), *, checkpoint_path: str | None = None
+    text: str, arguments: Sequence[str] | Mapping[str, Any] = (), *, checkpoint_path: str | None = None
 ) -> ModelSource:
-    """Import what ``--model`` names; ``arguments`` are ``key=value`` with JSON values, else strings.
+    """Import what ``--model`` names, with ``arguments`` as ``parse_arguments`` takes them.
 
     ``checkpoint_path`` is where ``hf`` looks for config.json.
 
@@ -91,6 +91,21 @@ def import_model(
         raise ModelImportFailed(
             f"{where} has no {name}", hint=f"it has: {', '.join(public[:12])}" if public else None
         )
+    return _make_source(text, factory, parsed)
+
+
+def take_factory(factory: Any, arguments: Sequence[str] | Mapping[str, Any] = ()) -> ModelSource:
+    """The factory that a caller has at hand: a class, or a function that returns a module.
+
+    Raises:
+        ModelImportFailed: it is a module already, or nothing to call.
+    """
+    where, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
+    text = f"{where}:{name}" if where and name else type(factory).__qualname__
+    return _make_source(text, factory, parse_arguments(arguments))
+
+
+def _make_source(text: str, factory: Any, arguments: dict[str, Any]) -> ModelSource:
     if isinstance(factory, nn.Module):
         raise ModelImportFailed(
             f"{text} is a module that exists already, and it must be built anew more than once",
@@ -98,15 +113,19 @@ def import_model(
         )
     if not callable(factory):
         raise ModelImportFailed(f"{text} is a {type(factory).__name__}, not something to call")
-    return ModelSource(text, factory, parsed)
+    return ModelSource(text, factory, arguments)
 
 
-def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    """``["depth=2", "name=tiny"]`` -> ``{"depth": 2, "name": "tiny"}``.
+def parse_arguments(arguments: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """``["depth=2", "name=tiny"]`` -> ``{"depth": 2, "name": "tiny"}``; a mapping stays as it is.
+
+    Values are JSON, else strings.
 
     Raises:
         ModelImportFailed: an argument without ``=``.
     """
+    if isinstance(arguments, Mapping):
+        return dict(arguments)
     parsed: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")

@@ -1,14 +1,11 @@
-"""What is typed after the options of ``convert``: targets, sizes, dtypes and metadata."""
+"""Values that are given as text; what is wrong with one is a ``ValueError``."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
-
-import typer
-
-from ckpttool.commands.options import parse_choice
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from ckpttool.analysis.conversion import ContainerName, SharedWay
@@ -35,54 +32,79 @@ _DTYPES = {
 }
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_Choice = TypeVar("_Choice", bound=str)
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?I?B?)", re.IGNORECASE)
 
 
 def parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[ContainerName, bool]:
-    """DST and --to -> (container, whether DST is a folder)."""
+    """A destination, and the format if it is said -> (container, whether it is a folder).
+
+    Raises:
+        ValueError: the suffix tells no format.
+    """
     is_folder = destination.endswith("/") or sharded or os.path.isdir(destination)
     if to is not None:
-        return parse_choice(to, _FORMATS, "--to"), is_folder
+        return choose(to, _FORMATS), is_folder
     if is_folder:
         return "safetensors", True
     suffix = os.path.splitext(destination)[1].lower()
     if suffix not in _CONTAINERS:
-        raise typer.BadParameter(
-            f"the suffix of {destination} tells no format: use {', '.join(_CONTAINERS)}, or --to",
-            param_hint="DST",
+        raise ValueError(
+            f"the suffix of {destination} tells no format: use {', '.join(_CONTAINERS)}, or --to"
         )
     return _CONTAINERS[suffix], False
 
 
+def choose(text: str, choices: Sequence[_Choice]) -> _Choice:
+    """The one of ``choices`` that ``text`` is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    for choice in choices:
+        if text == choice:
+            return choice
+    raise ValueError(f"{text} is not one of {', '.join(choices)}")
+
+
 def parse_size(text: str) -> int:
-    """``5GB`` -> bytes: powers of 1000, and of 1024 with an i."""
+    """``5GB`` -> bytes: powers of 1000, and of 1024 with an i.
+
+    Raises:
+        ValueError: it is no size.
+    """
     match = _SIZE.fullmatch(text.strip())
     unit = match[2].upper() if match else "?"
     unit = unit if unit in _UNITS else f"{unit}B"
     if match is None or unit not in _UNITS or int(match[1]) == 0:
-        raise typer.BadParameter(f"{text} is not a size such as 5GB or 500MiB", param_hint="--max-shard-size")
+        raise ValueError(f"{text} is not a size such as 5GB or 500MiB")
     return int(match[1]) * _UNITS[unit]
 
 
 def parse_dtype(text: str) -> DType:
-    """A floating dtype by a short name, or by torch's."""
+    """A floating dtype by a short name, or by torch's.
+
+    Raises:
+        ValueError: it is none.
+    """
     from ckpttool.dtypes import parse_torch_name
 
     found = parse_torch_name(_DTYPES.get(text.lower(), text))
     if found is None or not found.is_floating_point or found.packed > 1 or found.bits < 8:
-        raise typer.BadParameter(
-            f"{text} is no floating dtype: {', '.join(_DTYPES)} or torch's name of one", param_hint="--dtype"
-        )
+        raise ValueError(f"{text} is no floating dtype: {', '.join(_DTYPES)} or torch's name of one")
     return found
 
 
-def parse_metadata(text: str) -> tuple[str, str]:
-    """``KEY=VALUE`` -> (key, value), as a safetensors header may hold them."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise typer.BadParameter(f"{text} is not KEY=VALUE", param_hint="--metadata")
+def check_metadata(key: str, value: str) -> tuple[str, str]:
+    """``(key, value)``, if a safetensors header may hold them.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if not key:
+        raise ValueError("a key is empty")
     if key.startswith("ckpttool."):
-        raise typer.BadParameter("keys that begin with ckpttool. are its own", param_hint="--metadata")
-    if any(0xD800 <= ord(character) < 0xE000 for character in text):
-        raise typer.BadParameter("a safetensors header holds Unicode text only", param_hint="--metadata")
+        raise ValueError("keys that begin with ckpttool. are its own")
+    if any(0xD800 <= ord(character) < 0xE000 for character in key + value):
+        raise ValueError("a safetensors header holds Unicode text only")
     return key, value
