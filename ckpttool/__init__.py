@@ -1,3 +1,77 @@
-"""ckpttool: inspect, diff, convert and verify PyTorch checkpoints without running them."""
+"""ckpttool: inspect, diff, convert and verify PyTorch checkpoints without running them.
+
+    import ckpttool
+
+    checkpoint = ckpttool.open("run.pt")
+    print(checkpoint)                          # what `ckpttool inspect` shows; a table in a notebook
+    checkpoint.convert("run.safetensors")
+
+What is below is the Python API, docs/api.md. Each name is imported when it is first used, so that
+``import ckpttool`` costs nothing; torch and numpy come only where they are needed.
+"""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ckpttool.api.checkpoint import Checkpoint, Entry, Global
+    from ckpttool.api.functions import convert, diff, lint, open, open_model, verify
+    from ckpttool.api.results import Conversion, Diff, LintReport, Verification
+    from ckpttool.errors import (
+        CkptToolError,
+        DestinationExists,
+        DeviceUnavailable,
+        LimitExceeded,
+        MalformedCheckpoint,
+        ModelImportFailed,
+        NotEnoughSpace,
+        UnknownFormat,
+        UnsupportedFeature,
+    )
+
+__all__ = [
+    "Checkpoint",
+    "CkptToolError",
+    "Conversion",
+    "DestinationExists",
+    "DeviceUnavailable",
+    "Diff",
+    "Entry",
+    "Global",
+    "LimitExceeded",
+    "LintReport",
+    "MalformedCheckpoint",
+    "ModelImportFailed",
+    "NotEnoughSpace",
+    "UnknownFormat",
+    "UnsupportedFeature",
+    "Verification",
+    "convert",
+    "diff",
+    "lint",
+    "open",
+    "open_model",
+    "verify",
+]
+
+_HOMES = {
+    **dict.fromkeys(("Checkpoint", "Entry", "Global"), "ckpttool.api.checkpoint"),
+    **dict.fromkeys(("Conversion", "Diff", "LintReport", "Verification"), "ckpttool.api.results"),
+    **dict.fromkeys(("convert", "diff", "lint", "open", "open_model", "verify"), "ckpttool.api.functions"),
+}
+"""Where each name comes from; those that are not here are errors."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found: object = getattr(import_module(_HOMES.get(name, "ckpttool.errors")), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -110,6 +110,14 @@ class TensorInfo(NamedTuple):
         return True
 
     @property
+    def byte_offset(self) -> int | None:
+        """Where in the file the first element lies; None on meta, and where the storage is compressed."""
+        storage = self.storage
+        if storage is None or storage.compressed_nbytes is not None:
+            return None
+        return storage.byte_offset + self.storage_offset * self.dtype.bits // 8
+
+    @property
     def byte_span(self) -> tuple[int, int]:
         """(start, end) within the storage that the elements touch; equal when there are none."""
         bits = self.dtype.bits
@@ -170,7 +178,13 @@ def iter_parts(value: Tensor | None) -> Iterator[TensorInfo]:
             stack.extend(part.value for part in reversed(item.parts))
 
 
-class Kind(Enum):
+class Word(str, Enum):
+    """A word of the JSON contract: equal to its text, and printed as it."""
+
+    __str__ = str.__str__
+
+
+class Kind(Word):
     """What an entry is to its module."""
 
     PARAMETER = "parameter"
@@ -181,7 +195,7 @@ class Kind(Enum):
     UNKNOWN = "unknown"
 
 
-class Presence(Enum):
+class Presence(Word):
     """Whether the file holds the entry, and whether it should."""
 
     PRESENT = "present"
@@ -189,7 +203,7 @@ class Presence(Enum):
     UNEXPECTED = "unexpected"
 
 
-class Basis(Enum):
+class Basis(Word):
     """The evidence behind a kind, strongest first."""
 
     MODULE = "module"

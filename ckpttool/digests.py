@@ -109,7 +109,7 @@ def digest_tensor(reader: TensorReader, value: Tensor) -> str:
         CkptToolError: as ``TensorReader.iter_chunks``.
     """
     if isinstance(value, TensorInfo):
-        _check_claim(value)
+        check_claim(value)
         digest = TensorDigest(value.dtype, value.shape)
         for chunk in reader.iter_chunks(value):
             digest.update(chunk)
@@ -238,7 +238,12 @@ def _parse_key(key: object) -> Key | None:
     return key if isinstance(key, str) or type(key) is int else None
 
 
-def _check_claim(info: TensorInfo) -> None:
+def check_claim(info: TensorInfo) -> None:
+    """Refuse to read far more elements than a file stores.
+
+    Raises:
+        LimitExceeded: a tensor claims them, by strides of 0.
+    """
     stored = info.storage.nbytes if info.storage is not None else 0
     limit = max(_ALWAYS_NBYTES, _MOST_EXPANDED * stored)
     if info.nbytes > limit:

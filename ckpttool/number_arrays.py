@@ -71,3 +71,17 @@ def to_numbers(np: Any, dtype: DType, chunk: memoryview, count: int) -> Array:
     else:
         values = np.frombuffer(chunk, f"<{NUMPY_CODES[dtype.kind]}{dtype.nbytes}")
     return values
+
+
+def to_array(np: Any, dtype: DType, data: bytearray) -> Array:
+    """All elements of a tensor: in numpy's own dtype, else as ``to_numbers`` has them."""
+    if dtype.kind == "bool":
+        flags: Array = np.frombuffer(data, np.bool_)
+        return flags
+    if dtype.kind == "complex" and dtype.bits >= 64:
+        pairs: Array = np.frombuffer(data, f"<c{dtype.nbytes}")
+        return pairs
+    if dtype.name.removeprefix("u") in ("int8", "int16"):
+        integers: Array = np.frombuffer(data, f"<{dtype.kind[0]}{dtype.nbytes}")
+        return integers
+    return to_numbers(np, dtype, memoryview(data), len(data) // dtype.nbytes)

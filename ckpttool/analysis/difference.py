@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import Enum
 from typing import NamedTuple
 
 from ckpttool.analysis.inspection import Row
-from ckpttool.checkpoint import Checkpoint, Entry, Finding, Key, Kind, Plain, Root
+from ckpttool.checkpoint import Checkpoint, Entry, Finding, Key, Kind, Plain, Root, Word
 
 
-class Status(Enum):
+class Status(Word):
     """What became of an entry. ``WITHIN_TOLERANCE`` occurs only where a tolerance was asked for."""
 
     EQUAL = "equal"
@@ -29,7 +28,7 @@ SAME = frozenset((Status.EQUAL, Status.WITHIN_TOLERANCE))
 """Statuses that leave two checkpoints the same."""
 
 
-class NameBasis(Enum):
+class NameBasis(Word):
     """Why two entries of different names are taken for one."""
 
     SAME_NAME = ""

@@ -8,15 +8,14 @@ Nothing in ckpttool acts on a verdict: its own reader imports none of them.
 from __future__ import annotations
 
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from enum import Enum
 from itertools import product
 from typing import NamedTuple
 
-from ckpttool.checkpoint import GlobalRef
+from ckpttool.checkpoint import GlobalRef, Word
 from ckpttool.dtypes import BY_NAME
 
 
-class Verdict(Enum):
+class Verdict(Word):
     """What is known of a global."""
 
     ALLOWED = "allowed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ckpttool.checkpoint import Root
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from ckpttool.analysis.fingerprints import Fingerprint
 
 
-LOADS = ("copy", "assign", "to-empty", "round-trip")
+Load: TypeAlias = Literal["copy", "assign", "to-empty", "round-trip"]
+LOADS: tuple[Load, ...] = ("copy", "assign", "to-empty", "round-trip")
 """Ways of loading: a normal build and a copy into it; a build on meta whose tensors are replaced, or
 allocated and copied into; and a loaded model saved and loaded again."""
 
@@ -125,6 +126,7 @@ class Verification(NamedTuple):
     suggestions: tuple[str, ...]
     root: Root = ()  # of the state_dict in the file
     fingerprints: Mapping[str, Fingerprint] = {}  # of ``rebuilt``, for --write-reference
+    allow_cast: bool = False  # values that a cast changed were said to be fine
 
     @property
     def ok(self) -> bool:

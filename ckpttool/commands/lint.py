@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckpttool.commands.options import Json, ModelArgs, Quiet
+from ckpttool.commands.options import Json, ModelArgs, Quiet, parse
+from ckpttool.tasks.values import parse_input_dtype
 
 if TYPE_CHECKING:
     from ckpttool.analysis.lint_report import LintReport
@@ -65,16 +66,11 @@ def command(
 
 def _parse_spec(text: str) -> tuple[tuple[int, ...], str]:
     """``2,16:int64`` -> ``((2, 16), "int64")``."""
-    from ckpttool.dtypes import parse_torch_name
-
     shape, _, name = text.partition(":")
-    dtype = parse_torch_name(name or "float32")
     if not _SHAPE.fullmatch(shape):
         raise typer.BadParameter(f"{text} is not SHAPE[:DTYPE], as 2,16:int64", param_hint="--example-input")
-    if dtype is None or dtype.kind not in ("float", "complex", "int", "uint", "bool"):
-        raise typer.BadParameter(f"{name} is not a dtype of torch", param_hint="--example-input")
     sizes = () if shape == "()" else tuple(map(int, re.split("[,x×]", shape)))
-    return sizes, dtype.name
+    return sizes, parse("--example-input", parse_input_dtype, name or "float32")
 
 
 def _write_text(report: LintReport, *, prove: bool) -> None:

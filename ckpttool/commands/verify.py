@@ -97,7 +97,7 @@ def command(
         from ckpttool.render.json import dump
         from ckpttool.render.verify_document import verify_document
 
-        sys.stdout.writelines(dump(verify_document(result, allow_cast)))
+        sys.stdout.writelines(dump(verify_document(result)))
     elif not quiet:
         _write_text(result, found)
     return int(not result.ok)

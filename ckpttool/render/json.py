@@ -194,8 +194,7 @@ def _strided(info: TensorInfo) -> dict[str, Any]:
     if storage is not None:
         fields["location"] = storage.location
         fields["file"] = storage.file
-        if storage.compressed_nbytes is None:
-            fields["byte_offset"] = storage.byte_offset + info.storage_offset * info.dtype.bits // 8
+        fields["byte_offset"] = info.byte_offset
     if info.conj or info.neg:
         fields["conj"], fields["neg"] = info.conj, info.neg
     return fields

@@ -28,6 +28,22 @@ class Span(NamedTuple):
 Line = Sequence[Span]
 
 
+class RowLine(list[Span]):
+    """A line of a table that also knows its cells in full; ``cells`` is None for the head and the rule.
+
+    Lines of one table share one object as ``columns``.
+    """
+
+    __slots__ = ("cells", "columns")
+
+    def __init__(
+        self, spans: Iterable[Span], columns: Sequence[Column], cells: Sequence[Cell] | None = None
+    ) -> None:
+        super().__init__(spans)
+        self.columns = columns
+        self.cells = cells
+
+
 class Column(NamedTuple):
     """A column, and what becomes of it when the line is too long.
 
@@ -134,15 +150,18 @@ def iter_table(
     A column with no text in any row is left out.
     """
     layout = _fit(columns, _natural_widths(columns, rows, head), width - indent)
+    shown = [columns[index] for index in layout.widths]
     if head:
-        yield _join([Cell(column.title, "head") for column in columns], columns, layout, indent)
-        yield (Span(" " * indent), Span("─" * layout.width, "rule"))
+        titles = [Cell(column.title, "head") for column in columns]
+        yield RowLine(_join(titles, columns, layout, indent), shown)
+        yield RowLine((Span(" " * indent), Span("─" * layout.width, "rule")), shown)
     for row in rows:
         if isinstance(row, Heading):
             start = indent + sum(size + layout.gap for i, size in layout.widths.items() if i < row.column)
             yield (Span(" " * start), Span(elide(row.text, width - start), row.style))
         else:
-            yield _join(row, columns, layout, indent)
+            cells = [row[index] for index in layout.widths]
+            yield RowLine(_join(row, columns, layout, indent), shown, cells)
 
 
 def column_width(

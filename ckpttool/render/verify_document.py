@@ -10,7 +10,7 @@ from ckpttool.render.json import root_keys
 VERIFY_SCHEMA = "ckpttool/verify/1"
 
 
-def verify_document(result: Verification, allow_cast: bool) -> dict[str, object]:
+def verify_document(result: Verification) -> dict[str, object]:
     """Return the document of one verification."""
     return {
         "schema": VERIFY_SCHEMA,
@@ -20,7 +20,7 @@ def verify_document(result: Verification, allow_cast: bool) -> dict[str, object]
         "class": result.class_name,
         "root": root_keys(result.root),
         "mapping": result.mapping,
-        "allow_cast": allow_cast,
+        "allow_cast": result.allow_cast,
         "parameters": result.parameters,
         "persistent_buffers": result.persistent_buffers,
         "rebuilt": list(result.rebuilt),

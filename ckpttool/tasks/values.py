@@ -108,3 +108,17 @@ def check_metadata(key: str, value: str) -> tuple[str, str]:
     if any(0xD800 <= ord(character) < 0xE000 for character in key + value):
         raise ValueError("a safetensors header holds Unicode text only")
     return key, value
+
+
+def parse_input_dtype(name: str) -> str:
+    """A dtype that an input of a model may have, as torch names it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from ckpttool.dtypes import parse_torch_name
+
+    dtype = parse_torch_name(name)
+    if dtype is None or dtype.kind not in ("float", "complex", "int", "uint", "bool"):
+        raise ValueError(f"{name} is not a dtype of torch")
+    return dtype.name

@@ -120,6 +120,20 @@ def torch_dtype(info: TensorInfo) -> torch.dtype:
     return dtype
 
 
+def wrap_bytes(info: TensorInfo, data: bytearray) -> torch.Tensor:
+    """The tensor whose packed little-endian elements are ``data``, without a copy.
+
+    Raises:
+        UnsupportedFeature: this torch has no such dtype, or its elements mean nothing without a quantizer.
+    """
+    dtype = torch_dtype(info)
+    if info.dtype.kind == "quantized":
+        raise UnsupportedFeature(f"{info.dtype.name} elements without their quantizer")
+    if not data:
+        return torch.empty(info.shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=torch.uint8).view(dtype).reshape(info.shape)
+
+
 def byte_view(tensor: torch.Tensor) -> torch.Tensor:
     """The elements of a tensor as flat uint8, in row-major order; a view if it is contiguous."""
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)

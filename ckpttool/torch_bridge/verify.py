@@ -106,6 +106,7 @@ def verify(
         tuple(suggest(spec, stored.by_model_name(), stored.match, runs)),
         root,
         now,
+        options.allow_cast,
     )
 
 

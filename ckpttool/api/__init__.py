@@ -1,0 +1,1 @@
+"""The Python API; its names are reached as those of ``ckpttool``, where they come lazily."""

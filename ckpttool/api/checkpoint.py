@@ -1,0 +1,322 @@
+"""``Checkpoint``: what was opened, and all that can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckpttool.analysis.globals import Verdict, judge_global
+from ckpttool.analysis.inspection import Inspection, Row, Summary
+from ckpttool.api import functions
+from ckpttool.api.shown import Shown
+from ckpttool.checkpoint import (
+    Basis,
+    CompositeTensor,
+    Finding,
+    Key,
+    Kind,
+    Opaque,
+    Presence,
+    Root,
+    TensorInfo,
+    Value,
+    iter_parts,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckpttool.analysis.model_spec import ModelSpec
+    from ckpttool.digests import SetDigests
+    from ckpttool.number_arrays import Array
+    from ckpttool.render.tables import Line
+    from ckpttool.tasks.models import Arguments, Model
+
+
+class Entry(NamedTuple):
+    """A tensor of a checkpoint, or one that is missing from it. Names are those of the JSON document.
+
+    ``shape`` and ``stride`` are torch's, strides and ``storage_offset`` in elements; ``nbytes`` are the
+    bytes of the elements when packed, ``byte_offset`` is absolute in ``file``. ``root`` are the keys above
+    the state_dict that ``name`` stands in. ``basis`` is the evidence for ``kind``; it cannot be wrong where
+    ``exact``. ``tied_to`` is the root and the name of the first entry with the very same elements.
+
+    >>> entry = ckpttool.open("linear.pt").entry("bias")
+    >>> entry.kind, entry.dtype, entry.shape, entry.nbytes
+    (<Kind.PARAMETER: 'parameter'>, 'float32', (4,), 16)
+    >>> entry.kind == "parameter"
+    True
+    """
+
+    root: Root
+    name: Key
+    kind: Kind
+    presence: Presence
+    basis: Basis
+    exact: bool
+    note: str
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    stride: tuple[int, ...] | None
+    storage_offset: int | None
+    numel: int | None
+    nbytes: int | None
+    location: str | None
+    file: str | None
+    byte_offset: int | None
+    requires_grad: bool | None
+    tied_to: tuple[Root, Key] | None
+
+
+class Global(NamedTuple):
+    """Something that an ordinary unpickler of this file would import, and call if ``called``.
+
+    ``verdict`` is ``allowed`` (by ``torch.load(weights_only=True)``), ``unknown`` or ``dangerous``.
+    """
+
+    module: str
+    name: str
+    called: bool
+    verdict: Verdict
+    reason: str
+    places: tuple[str, ...]
+
+
+class Checkpoint(Shown):
+    """A checkpoint whose headers were read by ``ckpttool.open``; tensors are read when they are asked for.
+
+    ``print`` shows what ``ckpttool inspect`` shows, a notebook shows it as a table.
+
+    >>> checkpoint = ckpttool.open("linear.pt")
+    >>> [(entry.name, entry.shape) for entry in checkpoint.entries]
+    [('weight', (4, 8)), ('bias', (4,))]
+    >>> checkpoint.summary.parameter_numel
+    36
+    """
+
+    def __init__(
+        self,
+        inspection: Inspection,
+        *,
+        model: Model | None = None,
+        model_args: Arguments = (),
+        root: Root | None = None,
+        spec: ModelSpec | None = None,
+    ) -> None:
+        self.inspection = inspection
+        self.model = model
+        self.model_args = model_args
+        self.root = root
+        self.spec = spec  # of a model that is no file
+
+    # As methods these have the checkpoint as their first argument.
+    diff = functions.diff
+    convert = functions.convert
+    verify = functions.verify
+
+    @property
+    def path(self) -> str:
+        """As it was given."""
+        return self.inspection.checkpoint.path
+
+    @property
+    def format(self) -> str:
+        """``safetensors``, ``torch_zip``, ``torchscript`` … (docs/formats.md)."""
+        return self.inspection.checkpoint.format
+
+    @property
+    def file_nbytes(self) -> int:
+        """Bytes of all files together."""
+        return self.inspection.checkpoint.file_nbytes
+
+    @property
+    def weights_root(self) -> Root | None:
+        """The keys above the state_dict that holds the weights; None if that is not clear."""
+        return self.inspection.weights_root
+
+    @property
+    def summary(self) -> Summary:
+        """Totals: ``tensors``, ``parameters``, ``parameter_numel``, ``tensor_nbytes`` …; ties count once."""
+        return self.inspection.summary
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is odd: ``code``, ``severity``, ``name`` and ``message`` each (docs/findings.md)."""
+        return self.inspection.findings
+
+    @property
+    def ok(self) -> bool:
+        """True when no finding is an error."""
+        return self.inspection.ok
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """Plain values beside the tensors (epoch, lr …): ``root``, ``name``, ``value``."""
+        return self.inspection.checkpoint.values
+
+    @property
+    def opaque(self) -> tuple[Opaque, ...]:
+        """Objects that are neither tensors nor plain values: described, never built."""
+        return self.inspection.checkpoint.opaque
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """``__metadata__`` of a safetensors file or of an index."""
+        return self.inspection.checkpoint.metadata
+
+    @cached_property
+    def globals(self) -> tuple[Global, ...]:
+        """What an unpickler would import, with what is known of it."""
+        found = []
+        for ref, verdict, reason in map(judge_global, self.inspection.checkpoint.globals):
+            found.append(Global(ref.module, ref.name, ref.called, verdict, reason, ref.places))
+        return tuple(found)
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """All tensors in the order of the file, then those that are missing from it."""
+        return tuple(map(_entry_of, (*self.inspection.rows, *self.inspection.missing)))
+
+    @property
+    def parameters(self) -> tuple[Entry, ...]:
+        """Entries that are parameters."""
+        return tuple(entry for entry in self.entries if entry.kind is Kind.PARAMETER)
+
+    @property
+    def buffers(self) -> tuple[Entry, ...]:
+        """Entries that are buffers, persistent and not, missing ones too (``presence`` tells)."""
+        buffers = (Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER)
+        return tuple(entry for entry in self.entries if entry.kind in buffers)
+
+    def entry(self, name: str) -> Entry:
+        """The entry of this name, or of this path (``optimizer.state.0.exp_avg``).
+
+        Args:
+            name: as the entry has it, or as it is shown. Of several the weights' own is meant.
+
+        Raises:
+            CkptToolError: there is none (its ``hint`` has similar names), or there are several.
+        """
+        return _entry_of(self._row(name))
+
+    def array(self, name: str | Entry) -> Array:
+        """The elements of one tensor as a numpy array of its shape, in memory of its own.
+
+        numpy has no bfloat16 and no float8: these come as the narrowest dtype that holds all their values.
+
+        Args:
+            name: an entry, or what ``entry`` takes.
+
+        Raises:
+            CkptToolError: there is no such tensor, it has no bytes, or it is made of parts (sparse …).
+
+        >>> ckpttool.open("linear.pt").array("weight").mean(axis=1).shape
+        (4,)
+        """
+        from ckpttool.tasks.tensors import read_array
+
+        return read_array(self.inspection.checkpoint.files, self._row(name).entry.value)
+
+    def tensor(self, name: str | Entry) -> torch.Tensor:
+        """The elements of one tensor as a contiguous ``torch.Tensor`` on the CPU, in memory of its own.
+
+        Nothing is unpickled: the file's bytes become the tensor's.
+
+        Args:
+            name: an entry, or what ``entry`` takes.
+
+        Raises:
+            CkptToolError: there is no such tensor, it has no bytes, or it is made of parts (sparse …).
+
+        >>> ckpttool.open("linear.pt").tensor("bias").dtype
+        torch.float32
+        """
+        from ckpttool.tasks.tensors import read_tensor
+
+        tensor: torch.Tensor = read_tensor(self.inspection.checkpoint.files, self._row(name).entry.value)
+        return tensor
+
+    def digest(self) -> SetDigests:
+        """SHA-256 of the weights' content, the same in any container: ``all``, ``parameters``, ``buffers``.
+
+        Raises:
+            CkptToolError: a file changed since its header was read, or is damaged.
+
+        >>> conversion = ckpttool.convert("linear.pt", "same.safetensors", force=True)
+        >>> ckpttool.open("same.safetensors").digest().all == ckpttool.open("linear.pt").digest().all
+        True
+        """
+        from ckpttool.tasks.inspect import digest_weights
+
+        return digest_weights(self.inspection)
+
+    def to_dict(self) -> dict[str, object]:
+        """The document of ``ckpttool inspect --json`` (docs/json.md).
+
+        Raises:
+            LimitExceeded: a list among the values stands for more than a million items.
+        """
+        from ckpttool.render.json import inspect_document
+
+        return inspect_document(self.inspection)
+
+    def _first_line(self) -> str:
+        from ckpttool.render.units import NAME_LIMIT, safe
+
+        return f"{safe(self.path, NAME_LIMIT)}: {super()._first_line()}"
+
+    def _row(self, name: str | Entry) -> Row:
+        from ckpttool.tasks.inspect import find_row
+
+        if not isinstance(name, Entry):
+            return find_row(self.inspection, name)
+        for row in (*self.inspection.rows, *self.inspection.missing):
+            if row.entry.root == name.root and row.entry.name == name.name:
+                return row
+        return find_row(self.inspection, str(name.name))
+
+    def _iter_lines(self, width: int) -> Iterator[Line]:
+        from ckpttool.render.globals import weights_only_fact
+        from ckpttool.render.inspection import iter_inspection
+        from ckpttool.render.inspection_table import Table
+
+        table = Table(everything=self.root is not None)
+        return iter_inspection(self.inspection, width, table, [weights_only_fact(self.inspection.checkpoint)])
+
+
+def _entry_of(row: Row) -> Entry:
+    entry, classification, tied_to = row
+    value = entry.value
+    fields: dict[str, Any] = dict.fromkeys(Entry._fields)
+    if value is not None:
+        fields |= {
+            "dtype": None if value.dtype is None else value.dtype.name,
+            "shape": value.shape,
+            "numel": value.numel,
+            "nbytes": value.nbytes,
+        }
+    if isinstance(value, TensorInfo):
+        fields |= {
+            "stride": value.stride,
+            "storage_offset": value.storage_offset,
+            "byte_offset": value.byte_offset,
+        }
+    parts = iter_parts(value) if isinstance(value, TensorInfo | CompositeTensor) else iter(())
+    storage = next((part.storage for part in parts if part.storage is not None), None)
+    if storage is not None:
+        fields |= {"location": storage.location, "file": storage.file}
+    return Entry(
+        **fields
+        | {
+            "root": entry.root,
+            "name": entry.name,
+            "kind": classification.kind,
+            "presence": classification.presence,
+            "basis": classification.basis,
+            "exact": classification.exact,
+            "note": classification.note,
+            "requires_grad": entry.requires_grad,
+            "tied_to": None if tied_to is None else (tied_to.root, tied_to.name),
+        }
+    )

@@ -1,0 +1,142 @@
+"""What comparing, converting, verifying and linting give: the values of these, able to show themselves.
+
+Each has ``ok``, the fields of its value, ``to_dict()`` (the document of ``--json``, docs/json.md),
+text for ``print`` and a table for notebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from ckpttool.analysis import conversion, difference, lint_report, verification
+from ckpttool.api.shown import Answer
+
+if TYPE_CHECKING:
+    from ckpttool.render.tables import Line
+
+
+class Diff(Answer, difference.Diff):
+    """The difference of two checkpoints: ``entries``, ``values`` beside them, ``findings``.
+
+    An entry has ``root``, ``name``, ``kind``, ``status``, ``renamed_from``, ``a`` and ``b`` (its two
+    sides, None where it is missing), and ``numbers`` (``max_abs``, ``rel_l2``, ``changed`` of ``numel``
+    elements …; None where the bytes are equal or were not compared).
+
+    >>> diff = ckpttool.diff("base.pt", "tuned.safetensors")
+    >>> diff.equal
+    False
+    >>> diff.counts["changed"]
+    10
+    """
+
+    __slots__ = ()
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing that was compared differs: ``equal``, by the name that all results have."""
+        return self.equal
+
+    def to_dict(self) -> dict[str, object]:
+        """The document of ``ckpttool diff --json``."""
+        from ckpttool.render.diff_data import diff_document
+
+        return diff_document(self)
+
+    def _iter_lines(self, width: int) -> Iterator[Line]:
+        from ckpttool.render.diff import iter_diff
+        from ckpttool.render.diff_table import View
+
+        return iter_diff(self, width, View())
+
+
+class Conversion(Answer, conversion.Conversion):
+    """What was written: ``files`` (``path``, ``nbytes``, ``sha256``), and what became of the source.
+
+    >>> conversion = ckpttool.convert("tied.pt", "tied.safetensors", force=True)
+    >>> conversion.written, conversion.aliases
+    (True, {'lm_head.weight': 'embed_tokens.weight'})
+    """
+
+    __slots__ = ()
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Each tied name, and the name under which its bytes are kept."""
+        return self.plan.aliases
+
+    @property
+    def dropped(self) -> tuple[conversion.Dropped, ...]:
+        """What the destination does not hold; ``asked`` is true where an option said so."""
+        return self.plan.dropped
+
+    @property
+    def cast(self) -> tuple[conversion.Cast, ...]:
+        """Tensors whose dtype changed: ``name``, ``before``, ``after``."""
+        return self.plan.casts
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else is worth a sentence."""
+        return self.plan.notes
+
+    def to_dict(self) -> dict[str, object]:
+        """The document of ``ckpttool convert --json``."""
+        from ckpttool.render.convert import convert_document
+
+        return convert_document(self)
+
+    def _iter_lines(self, width: int) -> Iterator[Line]:
+        from ckpttool.render.convert import iter_conversion
+
+        return iter_conversion(self)
+
+
+class Verification(Answer, verification.Verification):
+    """Whether a checkpoint loads into its model and the loaded model is right: ``runs``, ``suggestions``.
+
+    A run is one way of loading on one device: ``device``, ``load``, ``ok``, ``decides`` (it counts for
+    the verdict), and what is wrong: ``missing``, ``unexpected``, ``mismatched``, ``lossy``, ``not_restored``,
+    ``untied``, ``unmoved`` …
+
+    >>> verification = ckpttool.verify("linear.pt", "sample_models.linear_xavier:build", devices=["cpu"])
+    >>> verification.ok
+    True
+    >>> [run.load for run in verification.runs]
+    ['copy', 'assign', 'to-empty', 'round-trip']
+    """
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """The document of ``ckpttool verify --json``."""
+        from ckpttool.render.verify_document import verify_document
+
+        return verify_document(self)
+
+    def _iter_lines(self, width: int) -> Iterator[Line]:
+        from ckpttool.render.verify import iter_verification
+
+        return iter_verification(self, width)
+
+
+class LintReport(Answer, lint_report.LintReport):
+    """Traps of Parameter and Buffer: ``findings`` with ``code``, ``severity``, ``name``, ``message``, ``fix``.
+
+    >>> report = ckpttool.lint("sample_models.unregistered_tensor:build")
+    >>> report.ok
+    False
+    """
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """The document of ``ckpttool lint --json``."""
+        from ckpttool.render.lint import lint_document
+
+        return lint_document(self)
+
+    def _iter_lines(self, width: int) -> Iterator[Line]:
+        from ckpttool.render.lint import iter_report
+
+        return iter_report(self, width)
