@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ckpttool import cli
-from ckpttool.tasks.models import names_model, read_model
 from ckpttool.errors import ModelImportFailed
+from ckpttool.tasks.models import names_model, read_model
 from ckpttool.torch_bridge.model import ModelSource, import_model, parse_arguments
 
 NET = """

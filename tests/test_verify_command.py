@@ -258,7 +258,7 @@ def test_a_pipe_has_every_item_on_its_own_line() -> None:
     assert sum(line.startswith("not_restored\tcpu\tcopy\tlayers.") for line in lines) == 24
     assert {line.count("\t") for line in lines} == {5}
     assert not any(character in line for line in lines for character in ("\x1b", "\u202e"))
-    assert json.dumps(verify_document(full(), False))
+    assert json.dumps(verify_document(full()))
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ class Verification(Answer, verification.Verification):
 
 
 class LintReport(Answer, lint_report.LintReport):
-    """Traps of Parameter and Buffer: ``findings`` with ``code``, ``severity``, ``name``, ``message``, ``fix``.
+    """Traps of Parameter and Buffer: ``findings`` of ``code``, ``severity``, ``name``, ``message``, ``fix``.
 
     >>> report = ckpttool.lint("sample_models.unregistered_tensor:build")
     >>> report.ok

@@ -8,7 +8,7 @@ which it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import groupby
 
@@ -21,6 +21,7 @@ WIDTH = 100_000
 _MOST_ROWS = 500  # of one table; a notebook keeps each in its file, and a browser lays each out
 
 _STYLE = """<style>
+.ckpttool {overflow-x: auto}
 .ckpttool {font: 0.9em/1.45 var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace)}
 .ckpttool table {border-collapse: collapse; margin: 0.4em 0 0.4em 2ch; border: 0; font: inherit}
 .ckpttool tr, .ckpttool tr:nth-child(even) {background: none}
@@ -63,16 +64,18 @@ def _iter_table(lines: list[RowLine]) -> Iterator[str]:
     yield "<tbody>"
     rows = [line.cells for line in lines if line.cells is not None]
     for cells in rows[:_MOST_ROWS]:
-        yield f"<tr>{''.join(map(_cell, cells, columns))}</tr>"
+        yield f"<tr>{''.join(_iter_cells(cells, columns))}</tr>"
     yield "</tbody></table>"
     if len(rows) > _MOST_ROWS:
         yield _paragraph([Span(f"  … {plural(len(rows) - _MOST_ROWS, 'more row')}", "dim")])
 
 
-def _cell(cell: Cell, column: Column) -> str:
-    wrap = "wrap" if column.floor is not None else ""
-    tail = _span(Span(cell.tail, "count"))
-    return f"<td{_class(_side(column), wrap)}>{_span(Span(cell.text, cell.style))}{tail}</td>"
+def _iter_cells(cells: Sequence[Cell], columns: Sequence[Column]) -> Iterator[str]:
+    """Cells of a row; the last one wraps if it may be long, names stay on one line."""
+    for cell, column in zip(cells, columns, strict=True):
+        wrap = "wrap" if column is columns[-1] and column.floor is not None else ""
+        text, tail = _span(Span(cell.text, cell.style)), _span(Span(cell.tail, "count"))
+        yield f"<td{_class(_side(column), wrap)}>{text}{tail}</td>"
 
 
 def _side(column: Column) -> str:
