@@ -12,12 +12,11 @@ headers too. It sees what the kernel has for the file after fsync: a disk that l
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckpttool.analysis.conversion import (
     CastLoss,
@@ -28,14 +27,15 @@ from ckpttool.analysis.conversion import (
     Placed,
     Planned,
 )
-from ckpttool.crc import load_crc32
-from ckpttool.digests import TensorDigest, digest_tensor
+from ckpttool.crc import Crc32, load_crc32
 from ckpttool.dtypes import DType
 from ckpttool.errors import CkptToolError, DestinationExists, MalformedCheckpoint
-from ckpttool.formats.folders import find_leftovers, list_folder, shorten_list
 from ckpttool.staging import created_file, refuse_overwriting, staged_file, staged_folder
 from ckpttool.tensor_bytes import TensorReader
 from ckpttool.writers.layout import FileLayout, Segment
+
+if TYPE_CHECKING:
+    from ckpttool.digests import TensorDigest
 
 # Read, summed, compared and written while it is in the L2 cache; more made no system call cheaper.
 _BLOCK_NBYTES = 1 << 20
@@ -130,6 +130,8 @@ def check_target(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Ta
         refuse_overwriting(target.path_of(layout), force=target.force, sources=plan.source.files)
     if not (target.is_folder and os.path.isdir(target.path)):
         return plan
+    from ckpttool.formats.folders import find_leftovers, list_folder, shorten_list
+
     leftovers = find_leftovers(list_folder(target.path), [layout.name for layout in layouts])
     if not leftovers:
         return plan
@@ -151,7 +153,6 @@ class _Run:
         self._plan = plan
         self._effort = effort
         self._reader = TensorReader(plan.source.files)
-        self._crc32 = load_crc32()
         self._crcs: dict[int, int] = {}
         # What the digest of a piece is over besides bytes: the first tensor that is all of it.
         self._wholes: dict[int, tuple[DType, tuple[int, ...]]] = {}
@@ -179,12 +180,13 @@ class _Run:
             MalformedCheckpoint: what is read back is not what was written.
         """
         with_crcs = layout.with_crcs
+        crc32 = None if with_crcs is None else load_crc32()
         writer = _Writer(fd)
         for segment in layout.segments:
             if segment.piece < 0:
                 writer.append(segment.literal)
             else:
-                self._write_piece(segment.piece, writer, with_crc=with_crcs is not None)
+                self._write_piece(segment.piece, writer, crc32)
         writer.flush()
         segments = layout.segments
         if with_crcs is not None:
@@ -193,7 +195,11 @@ class _Run:
         if not (self._effort.check or self._effort.digests):
             return None
         os.fsync(fd)
-        hasher = hashlib.sha256() if self._effort.digests else None
+        hasher = None
+        if self._effort.digests:
+            from hashlib import sha256  # loads OpenSSL: 2 ms, for digests alone
+
+            hasher = sha256()
         checker = _Checker(fd, layout.name, hasher.update if hasher else None)
         if self._effort.check:
             self._check(segments, checker)
@@ -205,6 +211,8 @@ class _Run:
         """Digests by tensor; one that is a strided view of its piece is read once more."""
         if not self._effort.digests:
             return
+        from ckpttool.digests import TensorDigest, digest_tensor
+
         for position, tensor in enumerate(self._plan.tensors):
             whole = _whole_piece(tensor, self._plan.pieces)
             if whole is not None:
@@ -218,22 +226,30 @@ class _Run:
             if tensor.entry.value is not None:
                 self.digests[position] = digest_tensor(self._reader, tensor.entry.value)
 
-    def _write_piece(self, position: int, writer: _Writer, *, with_crc: bool) -> None:
+    def _write_piece(self, position: int, writer: _Writer, crc32: Crc32 | None) -> None:
         """Send one piece into the file."""
         piece = self._plan.pieces[position]
-        meaning = self._wholes.get(position)
-        digester = TensorDigest(*meaning) if meaning is not None else None
-        crc, crc32, advance = 0, self._crc32, self._effort.advance
+        digester = self._digester(position)
+        crc, advance = 0, self._effort.advance
         for block in self._iter_into(piece, writer, position):
-            if with_crc:
+            if crc32 is not None:
                 crc = crc32(block, crc)
             if digester is not None:
                 digester.update(block)
             advance(len(block))
-        if with_crc:
+        if crc32 is not None:
             self._crcs[position] = crc
         if digester is not None:
             self._piece_digests[position] = digester.hexdigest()
+
+    def _digester(self, position: int) -> TensorDigest | None:
+        """An empty digest for a piece that needs one."""
+        meaning = self._wholes.get(position)
+        if meaning is None:
+            return None
+        from ckpttool.digests import TensorDigest
+
+        return TensorDigest(*meaning)
 
     def _check(self, segments: Sequence[Segment], checker: _Checker) -> None:
         """Send the same stream against the file."""
