@@ -253,10 +253,11 @@ def test_parameters_stay_parameters(tmp_path: Path) -> None:
     assert back["weight"].requires_grad and not back["running_mean"].requires_grad
 
 
+# torch says once a process that complex32 is experimental: which test hears it depends on their order.
+@pytest.mark.filterwarnings("ignore:.*[cC]omplexHalf.*:UserWarning")
 @pytest.mark.parametrize("dtype", [torch.complex128, torch.complex32])
 def test_as_bytes_keeps_what_safetensors_lacks(tmp_path: Path, dtype: torch.dtype) -> None:
-    with pytest.warns(UserWarning) if dtype is torch.complex32 else _nothing():
-        state = {"a": torch.arange(6.0).to(dtype).reshape(2, 3).t(), "b": torch.ones(2)}
+    state = {"a": torch.arange(6.0).to(dtype).reshape(2, 3).t(), "b": torch.ones(2)}
     torch.save(state, tmp_path / "a.pt")
     assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.safetensors")]) == 2
     assert not (tmp_path / "b.safetensors").exists()
@@ -264,12 +265,6 @@ def test_as_bytes_keeps_what_safetensors_lacks(tmp_path: Path, dtype: torch.dtyp
     assert load_file(tmp_path / "b.safetensors")["a"].dtype is torch.uint8
     convert(tmp_path / "b.safetensors", tmp_path / "c.pt")
     same(state, torch.load(tmp_path / "c.pt", weights_only=True))
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
 
 
 @pytest.mark.filterwarnings(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ckpttool.checkpoint import CompositeTensor, Part, Plain, StorageRef, Tensor, TensorInfo
+from ckpttool.checkpoint import CompositeTensor, Part, Plain, PlainList, StorageRef, Tensor, TensorInfo
 from ckpttool.dtypes import DType
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
 from ckpttool.formats.rebuild_arguments import (
@@ -33,6 +33,7 @@ _MAX_NESTED_REBUILDS = 16  # a subclass of a subclass …: real files have 2
 # of work. 100,000 tensors of rank 4 have 800,000 sizes and strides.
 _MAX_ALL_DIMS = 16_000_000
 _MAX_ALL_PARTS = 500_000
+_MAX_ALL_NUMBERS = 4_000_000  # a thousand quantized layers of 2048 channels, twice
 StorageResolver = Callable[[StorageClaim], StorageRef]
 """Where the container holds a claimed storage; raises MalformedCheckpoint if it does not."""
 
@@ -58,6 +59,7 @@ class TensorReader:
         self.first_claims: dict[str, StorageClaim] = {}  # by key
         self.dims = 0  # of all tensors so far
         self.parts = 0  # tensors inside tensors so far
+        self.numbers = 0  # scales and zero points in lists so far
 
     def read(self, call: Call, depth: int = 0) -> StoredTensor | None:
         """The tensor that ``call`` would rebuild, or None if it is some other call.
@@ -262,18 +264,35 @@ class TensorReader:
         quantizer = args[4]
         if type(quantizer) is not tuple or not quantizer or not isinstance(quantizer[0], Global):
             raise malformed("_rebuild_qtensor", "its quantizer has no scheme")
+        if len(quantizer) < 3:
+            raise malformed("_rebuild_qtensor", "its quantizer has no scale or no zero point")
         names = ("scale", "zero_point", "axis")
         parts = [Part("int_repr", info)]
         details: list[tuple[str, Plain]] = [("qscheme", quantizer[0].full_name)]
         for name, value in zip(names, quantizer[1:4], strict=False):
             if isinstance(value, Call):
                 parts.append(Part(name, self.inner(value, depth).tensor))
-            elif isinstance(value, (int, float)):
+            elif type(value) is list:
+                details.append((name, self.channel_numbers(value, info)))
+            elif type(value) in (int, float):
                 details.append((name, value))
+            else:
+                raise malformed(
+                    "_rebuild_qtensor", f"its quantizer's {name} is neither a number nor a tensor"
+                )
         composite = CompositeTensor(
             "quantized", quantizer[0].full_name, info.dtype, info.shape, tuple(parts), tuple(details)
         )
         return StoredTensor(composite, read_flag(args[5]))
+
+    def channel_numbers(self, numbers: list[Node], info: TensorInfo) -> PlainList:
+        """Scales or zero points one by one, as torch 1.3 and 1.4 wrote them."""
+        self.numbers += len(numbers)
+        if self.numbers > _MAX_ALL_NUMBERS:
+            raise LimitExceeded("number of scales of quantized tensors", limit=_MAX_ALL_NUMBERS)
+        if len(numbers) not in info.shape or any(type(number) not in (int, float) for number in numbers):
+            raise malformed("_rebuild_qtensor", "its quantizer has no number for each channel")
+        return PlainList(numbers)
 
     def sparse(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_sparse_tensor(layout, data)``: COO (indices, values, size) or compressed."""

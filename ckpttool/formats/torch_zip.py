@@ -1,8 +1,9 @@
-"""torch.save's zip container, torch 1.6 to 2.13.
+"""torch.save's zip container, torch 1.6 to 2.13, and the experimental one of 1.4.
 
 - MUST be a zip whose members lie under one top folder of any name: the folder of the first member.
 - MUST hold ``data.pkl`` (the object) and one member ``data/KEY`` per storage; tensors name storages
   by persistent ids ``("storage", class, key, location, numel)``.
+- torch 1.4 called the members ``tensors/KEY``, when asked for a zip by a private argument.
 - MAY hold ``byteorder`` (``little`` or ``big``; since 2.1), ``version`` or ``.data/version`` (required
   by torch, not here), ``.format_version`` and ``.storage_alignment`` (since 2.7),
   ``.data/serialization_id`` (since 2.1).
@@ -186,7 +187,8 @@ def read_torch_zip(source: FileSource, archive: ZipArchive, limits: Limits) -> C
     """
     view = open_torch_archive(source, archive)
     tree, findings = view.pickle("data.pkl", limits)
-    contents = read_objects(tree, TensorReader(view.resolver()), limits)._replace(findings=findings)
+    tensors = TensorReader(view.resolver(("data", "tensors")))
+    contents = read_objects(tree, tensors, limits)._replace(findings=findings)
     return assemble(
         source, "torch_zip", _layout(view), contents, tuple(archive.records.values()), view.findings
     )
@@ -225,6 +227,8 @@ def _layout(view: TorchArchive) -> str:
         layout = "torch 2.7 or later"
     elif "byteorder" in view.records:
         layout = "torch 2.1 to 2.6"
+    elif any(name.startswith("tensors/") for name in view.records):
+        layout = "torch 1.4, experimental"
     else:
         layout = "torch 1.6 to 2.0"
     return layout + (", big-endian" if view.big_endian else "")
