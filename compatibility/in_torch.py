@@ -3,6 +3,7 @@
     python in_torch.py write FOLDER   one file per case, and facts.json: what is in each, or why it is missing
     python in_torch.py load FOLDER    facts.json: what torch.load or safetensors makes of each file
 
+Facts are those of the file as the same torch loads it again: up to 1.12, say, the conjugate bit is lost.
 The facts of a tensor are its dtype, shape, stride and the SHA-256 of its elements, packed in row-major order.
 Nothing here may need numpy or a newer Python: it runs beside torch releases of 2020.
 """
@@ -118,6 +119,20 @@ def flatten_module(module, path):
 def facts_of(value):
     seen = {}
     return [tensor_facts(path, tensor, kind, seen) for path, tensor, kind in flatten(value)]
+
+
+# -- what is loaded -------------------------------------------------------------------------------
+
+
+def load_file(path, scripted=False):
+    if scripted:
+        return torch.jit.load(path)
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file as load_safetensors
+
+        return load_safetensors(path)
+    # The files are of our own making; releases before 1.13 know no weights_only.
+    return torch.load(path, **({"weights_only": False} if RELEASE >= (1, 13) else {}))
 
 
 # -- what is written ------------------------------------------------------------------------------
@@ -261,23 +276,13 @@ def write(folder):
         try:
             value = make()
             save(value, os.path.join(folder, name))
-            fact["tensors"] = facts_of(value)
+            fact["tensors"] = facts_of(load_file(os.path.join(folder, name), container == "torchscript"))
+            if fact["tensors"] != facts_of(value):
+                fact["changed"] = "torch itself loads something else than it saved"
         except Exception as error:  # noqa: BLE001 - what an old release cannot write is a fact, not a failure
             fact["cannot"] = "{}: {}".format(type(error).__name__, str(error).split("\n")[0])
         facts.append(fact)
     return facts
-
-
-# -- what is loaded -------------------------------------------------------------------------------
-
-
-def load_file(path):
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file as load_safetensors
-
-        return load_safetensors(path)
-    # The files are of our own making; releases before 1.13 know no weights_only.
-    return torch.load(path, **({"weights_only": False} if RELEASE >= (1, 13) else {}))
 
 
 def load(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -26,6 +26,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write what is printed now into the golden files"
     )
+
+
+class TorchFreeModule(pytest.Module):
+    """A test module where torch is not installed: skipped if it, or what it imports, needs torch."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            cause = error.__cause__
+            if isinstance(cause, ModuleNotFoundError) and (cause.name or "").partition(".")[0] == "torch":
+                pytest.skip("torch is not installed", allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if importlib.util.find_spec("torch") is not None:
+        return None
+    module: pytest.Module = TorchFreeModule.from_parent(parent, path=module_path)
+    return module
 
 
 def why_no_cuda() -> str | None:

@@ -107,3 +107,27 @@ def test_the_experimental_zip_of_torch_1_4(tmp_path: Path) -> None:
     assert checkpoint.layout == "torch 1.4, experimental"
     assert main(["convert", str(path), str(tmp_path / "new.pt"), "--quiet"]) == 0
     assert torch.load(tmp_path / "new.pt")["w"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_compressed_sparse_rows_of_torch_1_12(tmp_path: Path) -> None:
+    """Rebuilt by a function that later releases no longer have: torch 2.13 cannot load such a file."""
+
+    def part(key: str, cls: str, numel: int) -> bytes:
+        return op.tensor(op.storage(key, f"torch:{cls}Storage", numel), size=(numel,))
+
+    layout = op.call("torch.serialization:_get_layout", "torch.sparse_csr")
+    data = (part("0", "Long", 4), part("1", "Long", 3), part("2", "Float", 3), op.call("torch:Size", (3, 3)))
+    sparse = op.call("torch._utils:_rebuild_sparse_csr_tensor", layout, data)
+    storages = {
+        "0": struct.pack("<4q", 0, 1, 2, 3),
+        "1": struct.pack("<3q", 0, 1, 2),
+        "2": struct.pack("<3f", 1, 2, 3),
+    }
+    path = tmp_path / "csr.pt"
+    path.write_bytes(torch_zip(op.dump({"w": sparse}), storages))
+    (entry,) = read_checkpoint(str(path)).entries
+    assert isinstance(entry.value, CompositeTensor)
+    assert (entry.value.layout, entry.value.shape) == ("sparse_csr", (3, 3))
+    assert main(["convert", str(path), str(tmp_path / "new.pt"), "--quiet"]) == 0
+    assert torch.equal(torch.load(tmp_path / "new.pt")["w"].to_dense(), torch.diag(torch.tensor([1.0, 2, 3])))

@@ -345,6 +345,7 @@ _REBUILDS: dict[tuple[str, str], _Rebuild] = {
     ("torch._utils", "_rebuild_wrapper_subclass"): TensorReader.wrapper,
     ("torch._utils", "_rebuild_qtensor"): TensorReader.quantized,
     ("torch._utils", "_rebuild_sparse_tensor"): TensorReader.sparse,
+    ("torch._utils", "_rebuild_sparse_csr_tensor"): TensorReader.sparse,  # torch 1.9 to 1.12
     ("torch._utils", "_rebuild_nested_tensor"): TensorReader.nested,
     ("torch._tensor", "_rebuild_from_type"): TensorReader.from_type,
     ("torch._tensor", "_rebuild_from_type_v2"): TensorReader.from_type,
