@@ -57,9 +57,11 @@ def check_status(file: FileInfo, status: os.stat_result) -> None:
         raise MalformedCheckpoint("the file was replaced by something else", path=file.path)
     if now.inode != file.inode:
         raise MalformedCheckpoint("the file was replaced by another while it was read", path=file.path)
+    if now.nbytes == file.nbytes:
+        raise MalformedCheckpoint("the file was written to while it was read", path=file.path)
     raise MalformedCheckpoint(
         "the file changed while it was read",
-        expected=f"{file.nbytes} bytes, mtime {file.mtime_ns}",
-        actual=f"{now.nbytes} bytes, mtime {now.mtime_ns}",
+        expected=f"{file.nbytes:,} bytes",
+        actual=f"{now.nbytes:,} bytes",
         path=file.path,
     )

@@ -78,11 +78,13 @@ def command(
     if write_reference is not None and os.path.isdir(write_reference):
         raise CkptToolError("a folder, not a file to write", path=write_reference)
 
+    from ckpttool.child_process import go_on_in_child
     from ckpttool.formats import read_checkpoint
     from ckpttool.tasks.models import find_model
 
     checkpoint = read_checkpoint(path)
     state_root, found = choose_root(checkpoint, root)
+    go_on_in_child(checkpoint.files)
     source = find_model(model, model_arg or (), checkpoint_path=path)
 
     from ckpttool.render.progress import Steps

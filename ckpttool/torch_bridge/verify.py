@@ -25,6 +25,7 @@ from ckpttool.analysis.suggestions import suggest
 from ckpttool.analysis.verification import LOADS, Plan, Run, Verification
 from ckpttool.checkpoint import Checkpoint, Kind, Root
 from ckpttool.errors import DeviceUnavailable, ModelImportFailed
+from ckpttool.file_state import check_path
 from ckpttool.torch_bridge.builds import Builds
 from ckpttool.torch_bridge.judge import Judge
 from ckpttool.torch_bridge.loading import LoadOutcome, foreign_streams, load_strict
@@ -78,7 +79,7 @@ def verify(
     Raises:
         ModelImportFailed: the factory does not run.
         DeviceUnavailable: a device named in ``options`` is not there.
-        CkptToolError: the file's tensors cannot be read as torch tensors.
+        CkptToolError: the file's tensors cannot be read as torch tensors, or a file changed meanwhile.
     """
     watcher = watcher or _Nobody()
     devices = choose_devices(options.devices)
@@ -89,6 +90,8 @@ def verify(
     session = _Session(source, spec, stored, options, watcher)
     watcher.announce(session.plan(note))
     runs = session.run_all(devices)
+    for file in checkpoint.files:
+        check_path(file)
     now = session.builds.fingerprints()
     kinds = [entry.declared.kind for entry in spec.checkpoint.entries]
     return Verification(
