@@ -16,9 +16,9 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from ckpttool.errors import CkptToolError, ModelImportFailed
+from ckpttool.parser import Group, command_class, wants_completion, words_to_complete
 
 COMMANDS = (
     ("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),
@@ -29,7 +29,10 @@ COMMANDS = (
     ("lint", "Find traps of Parameter and Buffer in a model, and prove what each tensor is."),
 )
 """Every command with one line of help. Its module in ``ckpttool.commands`` has ``command``, which returns the
-exit status, and ``EXAMPLES`` that run."""
+exit status; ``EXAMPLES`` that run, with ``# status N`` behind one that does not end with 0; and ``SECTIONS``,
+which group its options."""
+
+EXAMPLES = ("ckpttool inspect decoder_training.pt", "ckpttool verify swin.pt --model swin.py:build")
 
 _Bound = Callable[[], int]
 
@@ -46,8 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(arguments)
         sys.stdout.flush()
         return status
-    except (BrokenPipeError, SystemExit):  # the latter is how Typer leaves when its help cannot be written
+    except BrokenPipeError:
         return _close_pipe()
+    except SystemExit as error:
+        # How Typer leaves when it has completed something, and when its help cannot be written.
+        return int(error.code or 0) if wants_completion(arguments) else _close_pipe()
     except KeyboardInterrupt:
         return _fail("interrupted", status=_INTERRUPTED)
     except CkptToolError as error:
@@ -78,7 +84,13 @@ def entry() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    app = _build_app(_chosen(arguments))
+    completes = wants_completion(arguments)
+    if completes:
+        os.environ["COLUMNS"] = (
+            "10000"  # Typer wraps what it says of a word, and a shell offers the rest as a word
+        )
+    chosen = _chosen(words_to_complete() if completes else arguments)
+    app = _build_app(chosen, completes=completes or chosen is None)
     # Not standalone: errors of usage are raised, and what a command returns comes back.
     outcome: object = app(arguments or ["--help"], prog_name="ckpttool", standalone_mode=False)
     if callable(outcome):
@@ -91,62 +103,36 @@ def _run(arguments: list[str]) -> int:
     return status
 
 
-class _AsTyped:
-    """Coercion of what was typed to bool, str or list[str]: it is that already."""
-
-    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return ``value``; what may be repeated and was not given is an empty list."""
-        return list(value or ()) if param.multiple else value
-
-
-class _PlainParameters:
-    """Keeps Typer from importing pydantic, which it does since 0.29 to turn a str into a str.
-
-    That takes as long as all the rest of an `inspect`. Other types keep Typer's own coercion, and
-    so does every type in a Typer that has no such hook.
-    """
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, with the plain ones made plain."""
-        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        for parameter in parameters:
-            annotation = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
-            if annotation in (bool, str, list[str]) and hasattr(parameter, "get_runtime_param"):
-                parameter.get_runtime_param = _AsTyped
-        return parameters
-
-
-class _Command(_PlainParameters, TyperCommand):
-    pass
-
-
-class _Group(_PlainParameters, TyperGroup):
-    pass
-
-
 def _chosen(arguments: Sequence[str]) -> str | None:
     """The command that is named: the options before it take no values."""
     return next((argument for argument in arguments if not argument.startswith("-")), None)
 
 
-def _build_app(chosen: str | None) -> typer.Typer:
+def _build_app(chosen: str | None, *, completes: bool) -> typer.Typer:
     app = typer.Typer(
-        cls=_Group,
-        add_completion=False,
+        cls=Group,
+        add_completion=completes,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_top)
+    app.callback(epilog=_format_examples(EXAMPLES))(_top)
     for name, summary in COMMANDS:
         # Only the command that runs is imported; the others are here for the list of commands.
         if name == chosen:
             module = import_module(f"ckpttool.commands.{name.replace('-', '_')}")
-            epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES)
-            app.command(name, cls=_Command, short_help=summary, epilog=epilog)(_deferred(module.command))
+            kind, epilog = command_class(module.SECTIONS), _format_examples(module.EXAMPLES)
+            app.command(name, cls=kind, short_help=summary, epilog=epilog)(_deferred(module.command))
         else:
             app.command(name, short_help=summary)(_not_chosen)
     return app
+
+
+def _format_examples(examples: Sequence[str]) -> str:
+    # \b: paragraphs that stay as they are.
+    return "\b\nExamples, in the folder that `make demo` writes:\n" + "\n".join(
+        f"  {text}" for text in examples
+    )
 
 
 def _deferred(function: Callable[..., int]) -> Callable[..., _Bound]:

@@ -11,18 +11,53 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, parse, parse_choice
-from ckpttool.tasks.values import SHARED_WAYS, check_metadata, parse_dtype, parse_size, parse_target
+from ckpttool.commands.options import (
+    Json,
+    KindsModel,
+    ModelArgs,
+    Quiet,
+    complete_choice,
+    parse,
+    parse_choice,
+)
+from ckpttool.tasks.values import (
+    DTYPES,
+    FORMATS,
+    SHARED_WAYS,
+    check_metadata,
+    parse_dtype,
+    parse_size,
+    parse_target,
+)
 
 if TYPE_CHECKING:
     from ckpttool.analysis.conversion import Conversion
     from ckpttool.tasks.convert import Prepared
 
 EXAMPLES = (
-    "ckpttool convert last.ckpt model.safetensors",
-    "ckpttool convert model.safetensors model.pt --strip-prefix auto --dtype bf16",
-    "ckpttool convert model.pt shards/ --max-shard-size 5GB",
+    "ckpttool convert decoder_training.pt model.safetensors",
+    "ckpttool convert swin_ddp_compiled.pt swin.safetensors --strip-prefix auto",
+    "ckpttool convert base.pt lean.pt --dtype bf16 --keep-dtype '*norm*'",
+    "ckpttool convert base.pt shards/ --max-shard-size 40KiB",
 )
+SECTIONS = {
+    "Destination": (
+        "--to",
+        "--max-shard-size",
+        "--force",
+        "--dry-run",
+        "--no-check",
+        "--metadata",
+        "--manifest",
+    ),
+    "Selection": (
+        *("--root", "--prefer", "--weights-only", "--keep", "--drop", "--drop-known-buffers"),
+        *("--add-known-buffers", "--non-persistent", "--strict"),
+    ),
+    "Names": ("--strip-prefix", "--add-prefix", "--rename"),
+    "Tensors": ("--dtype", "--keep-dtype", "--shared", "--as-bytes"),
+    "Kinds": ("--model", "--model-arg"),
+}
 
 
 def command(
@@ -33,7 +68,13 @@ def command(
         str, typer.Argument(metavar="DST", help="A file, or a folder (name/) for shards and an index.")
     ],
     to: Annotated[
-        str | None, typer.Option("--to", metavar="FORMAT", help="safetensors or pt; else DST's suffix says.")
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="safetensors or pt; else DST's suffix says.",
+            autocompletion=complete_choice(*FORMATS),
+        ),
     ] = None,
     max_shard_size: Annotated[
         str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Shards of at most 5GB, 500MiB …")
@@ -42,7 +83,13 @@ def command(
         str | None, typer.Option("--root", metavar="KEY.PATH", help="The branch to convert; '' is all of it.")
     ] = None,
     prefer: Annotated[
-        str | None, typer.Option("--prefer", metavar="ema", help="The averaged weights, if there are any.")
+        str | None,
+        typer.Option(
+            "--prefer",
+            metavar="ema",
+            help="The averaged weights, if there are any.",
+            autocompletion=complete_choice("ema"),
+        ),
     ] = None,
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="The weights' tensors only: no epoch, no optimizer.")
@@ -72,7 +119,10 @@ def command(
     shared: Annotated[
         str,
         typer.Option(
-            "--shared", metavar="HOW", help="Tied tensors: alias (kept once and listed), duplicate or fail."
+            "--shared",
+            metavar="HOW",
+            help="Tied tensors: alias (kept once and listed), duplicate or fail.",
+            autocompletion=complete_choice(*SHARED_WAYS),
         ),
     ] = "alias",
     as_bytes: Annotated[
@@ -93,7 +143,12 @@ def command(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="DTYPE", help="Cast parameters: bf16, fp16, fp32, fp8_e4m3 …"),
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            help="Cast parameters: bf16, fp16, fp32, fp8_e4m3 …",
+            autocompletion=complete_choice(*DTYPES),
+        ),
     ] = None,
     keep_dtype: Annotated[
         list[str] | None, typer.Option("--keep-dtype", metavar="GLOB", help="Never cast these.")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckpttool.commands.options import Exclude, Include, Json, ModelArgs, Quiet, parse_choice, parse_count
+from ckpttool.commands.options import (
+    Exclude,
+    Include,
+    Json,
+    ModelArgs,
+    Quiet,
+    complete_choice,
+    parse_choice,
+    parse_count,
+)
 
 if TYPE_CHECKING:
     from ckpttool.analysis.difference import Diff, Side
@@ -16,9 +25,22 @@ if TYPE_CHECKING:
     from ckpttool.render.diff_table import View
 
 EXAMPLES = (
-    "ckpttool diff base.pt tuned.safetensors",
-    "ckpttool diff last.ckpt --root-a state_dict --root-b ema --only buffers",
+    "ckpttool diff swin.pt swin_ddp_compiled.pt",
+    "ckpttool diff base.pt tuned.safetensors --top 3   # status 1",
+    "ckpttool diff base.pt tuned.safetensors --only parameters --atol 0.01",
 )
+SECTIONS = {
+    "What is compared": ("--root", "--root-a", "--root-b", "--include", "--exclude", "--only", "--headers"),
+    "Names": ("--no-align", "--map"),
+    "Tolerance": ("--atol", "--rtol", "--ulp"),
+    "Models": ("--model-arg",),
+}
+
+
+def _complete_kinds(incomplete: str) -> list[str]:
+    from ckpttool.tasks.diff import KINDS
+
+    return complete_choice(*KINDS)(incomplete)
 
 
 def command(
@@ -44,7 +66,13 @@ def command(
     include: Include = None,
     exclude: Exclude = None,
     only: Annotated[
-        str | None, typer.Option("--only", metavar="KIND", help="Only parameters, or only buffers.")
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="KIND",
+            help="Only parameters, or only buffers.",
+            autocompletion=_complete_kinds,
+        ),
     ] = None,
     no_align: Annotated[
         bool, typer.Option("--no-align", help="Only equal names meet: no prefixes, no renames.")

@@ -10,9 +10,10 @@ import typer
 from ckpttool.errors import CkptToolError
 
 EXAMPLES = (
-    "ckpttool git-textconv model.safetensors",
+    "ckpttool git-textconv base.pt",
     "git config diff.ckpt.textconv 'ckpttool git-textconv'",
 )
+SECTIONS: dict[str, tuple[str, ...]] = {}
 
 
 def command(

@@ -24,6 +24,8 @@ from ckpttool.commands.options import (
     KindsModel,
     ModelArgs,
     Quiet,
+    complete_choice,
+    complete_list,
     parse_choice,
     parse_count,
 )
@@ -35,10 +37,17 @@ if TYPE_CHECKING:
     from ckpttool.stats import EntryStats
 
 EXAMPLES = (
-    "ckpttool inspect model.safetensors",
-    "ckpttool inspect last.ckpt --root state_dict --stats --fail-on nan,inf",
-    "ckpttool inspect model.pt --model net.py:build --model-arg depth=12",
+    "ckpttool inspect decoder_training.pt",
+    "ckpttool inspect swin.pt --model swin.py:build",
+    "ckpttool inspect base.pt --stats --fail-on nan,inf",
+    "ckpttool inspect batch_norms_legacy.pth --fail-on findings   # status 1",
 )
+SECTIONS = {
+    "Selection": ("--root", "--include", "--exclude", "--tensor", "--values"),
+    "Kinds": ("--model", "--model-arg"),
+    "Checks": ("--stats", "--check", "--fail-on"),
+    "Instead of the table": ("--digest", "--globals"),
+}
 
 _SORTS = ("file", "name", "size")
 
@@ -63,7 +72,13 @@ def command(
     include: Include = None,
     exclude: Exclude = None,
     sort: Annotated[
-        str, typer.Option("--sort", metavar="ORDER", help="Order of the table: file, name or size.")
+        str,
+        typer.Option(
+            "--sort",
+            metavar="ORDER",
+            help="Order of the table: file, name or size.",
+            autocompletion=complete_choice(*_SORTS),
+        ),
     ] = "file",
     tensor: Annotated[
         str | None, typer.Option("--tensor", metavar="NAME", help="One entry in full, with its first values.")
@@ -81,6 +96,7 @@ def command(
             metavar="WHAT,...",
             help="Exit 1 if there is any nan, inf, zero (a tensor of nothing else; these read the values), "
             "or findings.",
+            autocompletion=complete_list(*FAIL_ON),
         ),
     ] = None,
     check: Annotated[

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from ckpttool.analysis.lint_report import LintReport
 
 EXAMPLES = (
-    "ckpttool lint model.py:build",
-    "ckpttool lint model.py:build --prove --example-input 2,3,224,224",
+    "ckpttool lint swin.py:build --example-input 1,3,16,16",
+    "ckpttool lint forgotten.py:build --prove   # status 1",
 )
+SECTIONS = {"Model": ("--model-arg", "--example-input"), "Proof": ("--prove",)}
 
 _SHAPE = re.compile(r"\(\)|[0-9]{1,9}(?:[,x×][0-9]{1,9})*")
 

@@ -49,6 +49,26 @@ def parse(
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
+def complete_choice(*choices: str) -> Callable[[str], list[str]]:
+    """What a shell completes such a value to."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+def complete_list(*choices: str) -> Callable[[str], list[str]]:
+    """What a shell completes to where several may be given, with commas between them."""
+
+    def complete(incomplete: str) -> list[str]:
+        *given, last = incomplete.split(",")
+        left = [choice for choice in choices if choice.startswith(last) and choice not in given]
+        return [",".join((*given, choice)) for choice in left]
+
+    return complete
+
+
 def parse_choice(text: str, choices: Sequence[_Choice], option: str) -> _Choice:
     """Return the one of ``choices`` that ``text`` is."""
     return parse(option, choose, text, choices)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckpttool.commands.options import Json, ModelArgs, Quiet, parse_choice
+from ckpttool.commands.options import Json, ModelArgs, Quiet, complete_list, parse_choice
 from ckpttool.errors import CkptToolError
 
 if TYPE_CHECKING:
@@ -17,9 +17,21 @@ if TYPE_CHECKING:
     from ckpttool.render.progress import Steps
 
 EXAMPLES = (
-    "ckpttool verify model.safetensors --model model.py:build",
-    "ckpttool verify run.pt --model model.py:build --load copy,to-empty --device cpu --json",
+    "ckpttool verify swin_ddp_compiled.pt --model swin.py:build",
+    "ckpttool verify swin.pt --model swin.py:build --load copy --json",
+    "ckpttool verify swin.pt --model swin.py:build --load to-empty   # status 1",
 )
+SECTIONS = {
+    "Model": ("--model", "--model-arg"),
+    "Loading": ("--root", "--device", "--load", "--allow-cast"),
+    "Reference": ("--reference", "--write-reference"),
+}
+
+
+def _complete_loads(incomplete: str) -> list[str]:
+    from ckpttool.analysis.verification import LOADS
+
+    return complete_list(*LOADS)(incomplete)
 
 
 def command(
@@ -39,7 +51,12 @@ def command(
     ] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", metavar="D,...", help="cpu, cuda, cuda:1. Default: cpu, and cuda if any."),
+        typer.Option(
+            "--device",
+            metavar="D,...",
+            help="cpu, cuda, cuda:1. Default: cpu, and cuda if any.",
+            autocompletion=complete_list("cpu", "cuda"),
+        ),
     ] = None,
     load: Annotated[
         list[str] | None,
@@ -47,6 +64,7 @@ def command(
             "--load",
             metavar="WAY,...",
             help="copy, assign, to-empty, round-trip; those named decide. Default: all, copy decides.",
+            autocompletion=_complete_loads,
         ),
     ] = None,
     allow_cast: Annotated[

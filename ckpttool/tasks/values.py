@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SHARED_WAYS: tuple[SharedWay, ...] = ("alias", "duplicate", "fail")
 
-_FORMATS: tuple[ContainerName, ...] = ("safetensors", "pt")
+FORMATS: tuple[ContainerName, ...] = ("safetensors", "pt")
 _CONTAINERS: dict[str, ContainerName] = {
     ".safetensors": "safetensors",
     ".pt": "pt",
@@ -21,7 +21,7 @@ _CONTAINERS: dict[str, ContainerName] = {
     ".bin": "pt",
     ".ckpt": "pt",
 }
-_DTYPES = {
+DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
     "fp32": "float32",
@@ -44,7 +44,7 @@ def parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[Co
     """
     is_folder = destination.endswith("/") or sharded or os.path.isdir(destination)
     if to is not None:
-        return choose(to, _FORMATS), is_folder
+        return choose(to, FORMATS), is_folder
     if is_folder:
         return "safetensors", True
     suffix = os.path.splitext(destination)[1].lower()
@@ -89,9 +89,9 @@ def parse_dtype(text: str) -> DType:
     """
     from ckpttool.dtypes import parse_torch_name
 
-    found = parse_torch_name(_DTYPES.get(text.lower(), text))
+    found = parse_torch_name(DTYPES.get(text.lower(), text))
     if found is None or not found.is_floating_point or found.packed > 1 or found.bits < 8:
-        raise ValueError(f"{text} is no floating dtype: {', '.join(_DTYPES)} or torch's name of one")
+        raise ValueError(f"{text} is no floating dtype: {', '.join(DTYPES)} or torch's name of one")
     return found
 
 

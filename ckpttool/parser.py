@@ -1,0 +1,89 @@
+"""Typer, as the command line uses it: cheap to start, help in sections, completion where it is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from typer.core import TyperCommand, TyperGroup
+
+COMPLETE_VARIABLE = "_CKPTTOOL_COMPLETE"
+"""The scripts that shells source set it, and Typer reads it: the shell wants completions."""
+
+_WIDEST_NAME = 30  # columns of an option and its value in a help text; a longer one has a line of its own
+_REST = "Output"
+
+
+def wants_completion(arguments: Sequence[str]) -> bool:
+    """Whether this run installs, shows or answers a completion."""
+    asked = {"--install-completion", "--show-completion"}
+    return COMPLETE_VARIABLE in os.environ or not asked.isdisjoint(arguments)
+
+
+def words_to_complete() -> list[str]:
+    """What is on the line that a shell wants to be completed, behind the name of the program."""
+    return os.environ.get("COMP_WORDS", os.environ.get("_TYPER_COMPLETE_ARGS", "")).split()[1:]
+
+
+class _AsTyped:
+    """Coercion of what was typed to bool, str or list[str]: it is that already."""
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return ``value``; what may be repeated and was not given is an empty list."""
+        return list(value or ()) if param.multiple else value
+
+
+class _PlainParameters:
+    """Keeps Typer from importing pydantic, which it does since 0.29 to turn a str into a str.
+
+    That takes as long as all the rest of an `inspect`. Other types keep Typer's own coercion, and
+    so does every type in a Typer that has no such hook.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, with the plain ones made plain."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            annotation = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
+            if annotation in (bool, str, list[str]) and hasattr(parameter, "get_runtime_param"):
+                parameter.get_runtime_param = _AsTyped
+        return parameters
+
+
+class Group(_PlainParameters, TyperGroup):
+    """The program itself."""
+
+
+class Command(_PlainParameters, TyperCommand):
+    """A command whose help has its options in sections."""
+
+    sections: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Head -> options, as they are typed; what is in none comes last."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return ``[OPTIONS] A [B]``, whatever the version of Typer writes there."""
+        arguments = [item for item in self.get_params(ctx) if item.param_type_name == "argument"]
+        return ["[OPTIONS]", *(item.metavar if item.required else f"[{item.metavar}]" for item in arguments)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, and then the options under their heads."""
+        heads = {option: head for head, options in self.sections.items() for option in options}
+        found: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{head: [] for head in self.sections}}
+        for parameter in self.get_params(ctx):
+            if parameter.param_type_name == "argument":
+                found["Arguments"].append((parameter.metavar, parameter.help))
+            elif (record := parameter.get_help_record(ctx)) is not None:
+                head = next((heads[name] for name in parameter.opts if name in heads), _REST)
+                found.setdefault(head, []).append(record)
+        names = [name for records in found.values() for name, _ in records]
+        width = max(len(name) for name in names if len(name) <= _WIDEST_NAME)
+        for head, records in found.items():
+            if records:
+                with formatter.section(head):
+                    formatter.write_dl([(name.ljust(width), text) for name, text in records], _WIDEST_NAME)
+
+
+def command_class(options: Mapping[str, Sequence[str]]) -> type[Command]:
+    """A class of commands with these sections."""
+    return type("Command", (Command,), {"sections": options})
