@@ -5,7 +5,7 @@
 # make fuzz-atheris FUZZ_SECONDS=3600   the same by coverage, with atheris in an environment of its own
 # make docs     the pages as a site, in build/site
 # make pictures draw the pictures of the terminal anew
-# make bench    ratios against cp, cmp, torch and other tools: half an hour, 13 GB of disk below $TMPDIR
+# make bench    ratios against cp, cmp, torch and other tools: 40 minutes, 13 GB below $TMPDIR
 # make venv     the virtual environment that all of these use
 # make clean    remove what these made (the environment too)
 

@@ -66,20 +66,24 @@ def main(argv: list[str] | None = None) -> int:
     grid = QUICK if options.quick else FULL
     grid = Grid(tuple(options.sizes or grid.sizes), tuple(options.counts or grid.counts))
     rounds = options.rounds or (3 if options.quick else LEAST_ROUNDS)
+    for folder in (options.dir, options.json and options.json.parent):
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
     compile_package()
     root = options.peers and options.peers.resolve()
-    results = Results(describe_machine(options.dir), rounds, [], [])
+    results = Results({**describe_machine(options.dir), "minutes": "0"}, rounds, [], [])
     peers = install_peers(root, results)
     started = time.monotonic()
     for cell in grid.cells():
         jobs = grid.build(cell, options.only, peers, root)
         for race in run_cell(cell, jobs, rounds, options.dir, options.timeout) if jobs else ():
             results.races.append(race)
+            results.machine["minutes"] = f"{(time.monotonic() - started) / 60:.0f}"
             print(f"{race_text(race)}\n", flush=True)
             if options.json:
                 write_results(results, options.json)
     print(summary_text(results))
-    print(f"medians of {rounds} pairs; {(time.monotonic() - started) / 60:.1f} minutes")
+    print(f"medians of {rounds} pairs; {results.machine['minutes']} minutes")
     ours = [row for race in results.races for row in race.rows if row.role == "ours"]
     return 1 if any(row.error or row.wrong for row in ours) else 0
 

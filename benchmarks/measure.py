@@ -56,10 +56,11 @@ def compile_package() -> None:
         raise SystemExit("the package does not compile")
 
 
-def environment() -> dict[str, str]:
-    """What every child gets: this environment without `UNWANTED`, and ckpttool importable."""
+def environment(*, foreign: bool = False) -> dict[str, str]:
+    """What every child gets: this environment without `UNWANTED`; unless it is ``foreign``, ckpttool importable."""
     kept = {name: value for name, value in os.environ.items() if name not in UNWANTED}
-    return {**kept, "PYTHONPATH": str(package_root()), "TERM": "xterm-256color"}
+    path = {} if foreign else {"PYTHONPATH": str(package_root())}
+    return {**kept, **path, "TERM": "xterm-256color"}
 
 
 def run(
@@ -68,6 +69,7 @@ def run(
     *,
     statuses: Sequence[int] = (0,),
     terminal: bool = False,
+    foreign: bool = False,
     output: Path | None = None,
     errors: Path | None = None,
     timeout: float = TIMEOUT,
@@ -87,15 +89,25 @@ def run(
         started = time.perf_counter()
         try:
             child = subprocess.Popen(
-                command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=target, stderr=stderr
+                command,
+                cwd=folder,
+                env=environment(foreign=foreign),
+                stdin=subprocess.DEVNULL,
+                stdout=target,
+                stderr=stderr,
             )
         except OSError as error:
             raise RunFailed(str(error)) from error
         clock = threading.Timer(timeout, child.kill)
         clock.start()
-        _, status, usage = os.wait4(child.pid, 0)
-        wall = time.perf_counter() - started
-        clock.cancel()
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except KeyboardInterrupt:
+            child.kill()
+            raise
+        finally:
+            wall = time.perf_counter() - started
+            clock.cancel()
         child.returncode = os.waitstatus_to_exitcode(status)
         stderr.seek(0)
         said = stderr.read().decode(errors="replace").strip().splitlines() or ["nothing on stderr"]

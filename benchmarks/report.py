@@ -110,7 +110,7 @@ def _machine_text(results: Results) -> str:
     return (
         f"{machine['date']}: {machine['cores']} cores of {machine['cpu']}, {machine['memory']} of memory, "
         f"{machine['file system']}, {machine['system']}, a load of {machine['load']} before the first run; "
-        f"{packages}. Medians of {results.rounds} pairs."
+        f"{packages}. Medians of {results.rounds} pairs; all of it took {machine['minutes']} minutes."
     )
 
 

@@ -56,7 +56,7 @@ class Grid:
     def jobs(self, cell: Cell) -> list[str]:
         """The jobs of a cell."""
         jobs = [*EVERYWHERE]
-        if cell.nbytes == self.middle.nbytes or cell.tensors == self.middle.tensors:
+        if cell.nbytes == self.sizes[0] or cell.tensors == self.middle.tensors:
             jobs.append("verify")
         if cell == self.middle:
             jobs += ["convert-more", "digest", "diff-more"]
@@ -154,6 +154,7 @@ def _take_turn(contender: Contender, folder: Path, timeout: float, output: Path 
         folder,
         statuses=contender.statuses,
         terminal=contender.terminal,
+        foreign=contender.role == "peer",
         output=output,
         timeout=timeout,
     )

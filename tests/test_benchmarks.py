@@ -23,7 +23,7 @@ from benchmarks.results import Budget, Cell, Race, Results, Row, read_results, w
 
 CELL = Cell(1 << 20, 20)
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-MACHINE = {"date", "cpu", "cores", "memory", "system", "file system", "load", "python", *PACKAGES}
+MACHINE = {"date", "cpu", "cores", "memory", "system", "file system", "load", "minutes", "python", *PACKAGES}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
