@@ -57,7 +57,7 @@ def compile_package() -> None:
 
 
 def environment(*, foreign: bool = False) -> dict[str, str]:
-    """What every child gets: this environment without `UNWANTED`; unless it is ``foreign``, ckpttool importable."""
+    """What every child gets: this environment without `UNWANTED`, and ckpttool unless it is ``foreign``."""
     kept = {name: value for name, value in os.environ.items() if name not in UNWANTED}
     path = {} if foreign else {"PYTHONPATH": str(package_root())}
     return {**kept, **path, "TERM": "xterm-256color"}
