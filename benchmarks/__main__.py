@@ -36,7 +36,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m benchmarks"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="one small size, three rounds, under two minutes"
+        "--quick", action="store_true", help="one small checkpoint, three rounds, some two minutes"
     )
     parser.add_argument(
         "--only", action="append", default=[], metavar="JOB", help=f"a beginning of: {', '.join(JOBS)}"

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.files import dimensions
 from benchmarks.results import Budget, Cell
@@ -113,14 +114,14 @@ class Job:
     budgets: list[Budget] = field(default_factory=list)
 
 
-def ours(name: str, *arguments: str, **facts: object) -> Contender:
+def ours(name: str, *arguments: str, **facts: Any) -> Contender:
     """One command of ckpttool."""
-    return Contender(name, (*CKPTTOOL, *arguments), "ours", **facts)  # type: ignore[arg-type]
+    return Contender(name, (*CKPTTOOL, *arguments), "ours", **facts)
 
 
-def python(name: str, code: str, *arguments: str, **facts: object) -> Contender:
+def python(name: str, code: str, *arguments: str, **facts: Any) -> Contender:
     """A reference that is a few lines of Python."""
-    return Contender(name, (PYTHON, "-c", code, *arguments), **facts)  # type: ignore[arg-type]
+    return Contender(name, (PYTHON, "-c", code, *arguments), **facts)
 
 
 # ------------------------------------------------------------------------------------------------ the jobs

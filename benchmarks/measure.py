@@ -63,6 +63,11 @@ def environment(*, foreign: bool = False) -> dict[str, str]:
     return {**kept, **path, "TERM": "xterm-256color"}
 
 
+def last_line(errors: str) -> str:
+    """What a command said last on stderr: of a traceback, the error."""
+    return (errors.strip().splitlines() or ["nothing on stderr"])[-1].strip()
+
+
 def run(
     command: Sequence[str],
     folder: Path,
@@ -110,10 +115,10 @@ def run(
             clock.cancel()
         child.returncode = os.waitstatus_to_exitcode(status)
         stderr.seek(0)
-        said = stderr.read().decode(errors="replace").strip().splitlines() or ["nothing on stderr"]
+        said = last_line(stderr.read().decode(errors="replace"))
     if child.returncode not in statuses:
         late = f" after {timeout:.0f} s" if wall >= timeout else ""
-        raise RunFailed(f"exit status {child.returncode}{late}: {said[-1].strip()}")
+        raise RunFailed(f"exit status {child.returncode}{late}: {said}")
     return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024)
 
 

@@ -10,9 +10,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.contenders import CHANGED, COUNTS_BUFFERS, OUT_SAFETENSORS, PT, A, B, Contender
+from benchmarks.measure import last_line
 
 CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 # What a tool needs to read a .pt and does not install by itself; at the versions of constraints.txt.
@@ -36,12 +37,12 @@ print(len(diffai.diff_paths(*sys.argv[1:])), "differences")
 """
 
 
-def entry(command: str, *code: str, **facts: object) -> Contender:
+def entry(command: str, *code: str, **facts: Any) -> Contender:
     """A contender that still lacks its name and the folder of its program."""
-    return Contender("", (*shlex.split(command), *code), "peer", **facts)  # type: ignore[arg-type]
+    return Contender("", (*shlex.split(command), *code), "peer", **facts)
 
 
-def conversion(command: str, *code: str, **facts: object) -> Contender:
+def conversion(command: str, *code: str, **facts: Any) -> Contender:
     """One that writes the safetensors file."""
     return entry(command, *code, **{"writes": (OUT_SAFETENSORS,), "holds": PT, **facts})
 
@@ -161,6 +162,6 @@ def install(peer: Peer, root: Path) -> str:
     for step in steps:
         ended = subprocess.run(step, capture_output=True, text=True, check=False)
         if ended.returncode:
-            return (ended.stderr.strip().splitlines() or ["pip says nothing"])[-1]
+            return last_line(ended.stderr)
     done.touch()
     return ""

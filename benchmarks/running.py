@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.contenders import JOBS, PYTHON, Contender, Job
 from benchmarks.files import parameter_count
-from benchmarks.measure import Cost, RunFailed, environment, package_root, run
+from benchmarks.measure import Cost, RunFailed, environment, last_line, package_root, run
 from benchmarks.peers import Peer
 from benchmarks.results import Cell, Race, Row
 
@@ -115,12 +115,11 @@ def make_files(folder: Path, cell: Cell, jobs: list[Job]) -> str:
     if (free := shutil.disk_usage(folder).free) < need:
         return f"needs {need / 2**30:.1f} GiB of disk, {free / 2**30:.1f} are free"
     command = [PYTHON, "-m", "benchmarks.files", str(folder), str(cell.nbytes), str(cell.tensors), *names]
-    made = subprocess.run(command, cwd=package_root(), env=environment(), capture_output=True, check=False)
+    made = subprocess.run(
+        command, cwd=package_root(), env=environment(), capture_output=True, text=True, check=False
+    )
     os.sync()
-    if made.returncode == 0:
-        return ""
-    said = made.stderr.decode(errors="replace").strip().splitlines()
-    return f"its files could not be made: {said[-1] if said else made.returncode}"
+    return f"its files could not be made: {last_line(made.stderr)}" if made.returncode else ""
 
 
 def start_race(job: Job, cell: Cell) -> Race:
@@ -165,7 +164,7 @@ def _failing(row: Row) -> Iterator[None]:
     """A command that fails fails alone."""
     try:
         yield
-    except RunFailed as error:
+    except (RunFailed, OSError) as error:
         row.error = str(error)
 
 
@@ -189,7 +188,7 @@ def judge_answer(contender: Contender, folder: Path, cell: Cell, output: Path | 
             command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
         )
         if checked.returncode:
-            return f"its output cannot be read: {checked.stderr.strip().splitlines()[-1]}"
+            return f"its output cannot be read: {last_line(checked.stderr)}"
         return checked.stdout.strip()
     if output is None:
         return ""

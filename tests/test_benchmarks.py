@@ -9,9 +9,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from benchmarks import __main__ as harness
-from benchmarks import running, startup
+from benchmarks import check_tensors, running, startup
 from benchmarks.chart import draw, panel_of
 from benchmarks.contenders import JOBS, Contender, Job
 from benchmarks.machine import PACKAGES
@@ -119,6 +121,22 @@ raise SystemExit(turns == 2)
 """Right in the turn that is not counted and in the first that is."""
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([float("nan"), 0.0], ""),
+        ([float("nan"), -0.0], "w has other values"),
+        ([float("nan")], "w has another dtype or shape"),
+        (None, "1 tensors are in one file only"),
+    ],
+)
+def test_a_conversion_must_keep_every_bit(values: list[float] | None, said: str, tmp_path: Path) -> None:
+    torch.save({"w": torch.tensor([float("nan"), 0.0])}, tmp_path / "a.pt")
+    save_file({} if values is None else {"w": torch.tensor(values)}, tmp_path / "b.safetensors")
+    read = check_tensors.read
+    assert check_tensors.difference(read(tmp_path / "a.pt"), read(tmp_path / "b.safetensors")) == said
+
+
 class TestDeclarations:
     def test_every_budget_names_contenders_of_its_job(self) -> None:
         for cell in harness.FULL.cells():
@@ -212,16 +230,16 @@ class TestReport:
 def test_a_run_from_end_to_end(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--sizes", "200000", "--counts", "20"]
-    command += ["--rounds", "2", "--only", "inspect-safe", "--only", "diff-equal", "--only", "digest"]
+    command += ["--rounds", "1", "--only", "inspect-safe", "--only", "diff-equal"]
     ended = subprocess.run(
         [*command, "--dir", str(tmp_path), "--json", str(output)], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert max(map(len, ended.stdout.splitlines())) <= 100
     results = read_results(output)
-    assert [found.job for found in results.races] == ["inspect-safetensors", "diff-equal", "digest"]
+    assert [found.job for found in results.races] == ["inspect-safetensors", "diff-equal"]
     for found in results.races:
-        assert all(len(row.runs) == 2 and not row.error and not row.wrong for row in found.rows)
+        assert all(len(row.runs) == 1 and not row.error and not row.wrong for row in found.rows)
     assert list(tmp_path.iterdir()) == [output]
     (tmp_path / "benchmarks.md").write_bytes(PAGE.read_bytes())
     report([str(output), "--docs", str(tmp_path)])
