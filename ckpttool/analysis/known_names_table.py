@@ -255,11 +255,11 @@ MISSING = (
     MissingRule(
         modules="rotary_emb rotary_pos_emb rotary_emb_unscaled vision_rotary_embedding rope_embeddings",
         names="inv_freq",
-        note="rotary positions, rebuilt by the constructor (some models have one for each type of attention)",
+        note="rotary positions",  # some models have one for each type of attention
     ),
     MissingRule(
         modules="embed_positions",
         names="weights",
-        note="sinusoidal positions, rebuilt by the constructor",
+        note="sinusoidal positions",
     ),
 )
