@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ckpttool.formats.base import DEFAULT_LIMITS
 from sample_models import write_demo
 from tests.documents import (
     LANGUAGES,
@@ -146,3 +147,20 @@ def test_every_make_target_that_is_named_is_there() -> None:
     named = {name for page in PAGES for name in re.findall(r"`make (\w+)", read_page(page))}
     assert len(named) >= 5
     assert named <= targets
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = set(re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
+    pages_there = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert menu - {"changelog.md", "security-policy.md"} == pages_there, (
+        "mkdocs.yml lists the pages under nav"
+    )
+
+
+def test_limits_are_those_of_the_code() -> None:
+    page = read_page("docs/formats.md").partition("## Limits\n")[2]
+    texts = {}
+    for name, limit in DEFAULT_LIMITS._asdict().items():
+        texts[name] = f"{limit >> 20} MiB" if limit % (1 << 20) == 0 else f"{limit:,}"
+    assert len(texts) >= 9
+    assert [name for name, text in texts.items() if text not in page] == []
