@@ -6,6 +6,11 @@
 # make docs     the pages as a site, in build/site
 # make pictures draw the pictures of the terminal anew
 # make bench    ratios against cp, cmp, torch and other tools: 40 minutes, 13 GB below $TMPDIR
+# make compat   old torch releases and other Pythons: see docs/compatibility.md; an hour, 10 GB of downloads
+# make scanners picklescan, fickling and modelscan on the hostile corpus: see docs/security.md; half an hour
+# make dist     wheel and sdist into dist/, built twice and compared
+# make audit    known vulnerabilities of what is pinned; needs the internet
+# make sbom     what the environment holds, as CycloneDX, into build/sbom.json
 # make venv     the virtual environment that all of these use
 # make clean    remove what these made (the environment too)
 
@@ -22,16 +27,19 @@ DEMO := build/demo
 PYTEST := $(BIN)/python -m pytest -n auto
 
 .DEFAULT_GOAL := test
-.PHONY: venv demo test check format lint types layers fuzz fuzz-atheris bench docs pictures clean
+.PHONY: venv demo test check format lint types layers fuzz fuzz-atheris bench docs pictures \
+    compat scanners dist audit sbom clean
 
 venv: $(STAMP)
 
 # torch first and alone, so that it comes from whichever index this machine has for it (a CPU wheel, where there is
-# one), and all else is resolved against it.
+# one), and all else is resolved against it. Constraints do not reach into pip's isolated builds: hatchling, pinned,
+# is installed before it is used.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,docs]'
 	touch $@
 
 demo: venv
@@ -97,6 +105,35 @@ docs: venv
 pictures: venv
 	$(BIN)/python -m tools.pictures
 
+# Arguments for both scripts: make compat COMPAT_ARGS="--python /opt/python3.8/bin/python3.8"
+compat: venv
+	$(BIN)/python -m compatibility.suite $(COMPAT_ARGS)
+	$(BIN)/python -m compatibility.releases $(COMPAT_ARGS)
+
+scanners: venv
+	$(BIN)/python -m benchmarks.scanners
+
+dist: venv
+	$(BIN)/python -m tools.distributions dist
+
+# In an environment of their own: neither tool may decide what versions ours has.
+RELEASE_VENV ?= build/release-venv
+RELEASE_TOOLS := pip-audit==2.10.1 cyclonedx-bom==7.5.0
+
+$(RELEASE_VENV)/.installed: Makefile
+	test -x $(RELEASE_VENV)/bin/python || $(PYTHON) -m venv $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python -m pip install --quiet $(RELEASE_TOOLS)
+	touch $@
+
+# --strict: where the service cannot be asked about a package, that is a failure and not a clean bill.
+audit: $(RELEASE_VENV)/.installed
+	$(RELEASE_VENV)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt $(AUDIT_ARGS)
+
+sbom: venv $(RELEASE_VENV)/.installed
+	@mkdir -p build
+	SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)" $(RELEASE_VENV)/bin/cyclonedx-py environment \
+	    $(BIN)/python --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
+
 clean:
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find ckpttool sample_models tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find ckpttool sample_models tests tools benchmarks compatibility -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,1 +1,1 @@
-"""What makes parts of the documentation; not shipped."""
+"""What makes releases and parts of the documentation; not shipped."""
