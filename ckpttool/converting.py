@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -179,19 +179,7 @@ class _Run:
         Raises:
             MalformedCheckpoint: what is read back is not what was written.
         """
-        with_crcs = layout.with_crcs
-        crc32 = None if with_crcs is None else load_crc32()
-        writer = _Writer(fd)
-        for segment in layout.segments:
-            if segment.piece < 0:
-                writer.append(segment.literal)
-            else:
-                self._write_piece(segment.piece, writer, crc32)
-        writer.flush()
-        segments = layout.segments
-        if with_crcs is not None:
-            segments = with_crcs(self._crcs)
-            _patch(fd, layout.segments, segments)
+        segments = self._write(layout, fd)
         if not (self._effort.check or self._effort.digests):
             return None
         os.fsync(fd)
@@ -206,6 +194,22 @@ class _Run:
         else:
             checker.read_all(layout.nbytes)
         return hasher.hexdigest() if hasher else None
+
+    def _write(self, layout: FileLayout, fd: int) -> Iterable[Segment]:
+        """Write one file; its segments as they stand there, checksums included."""
+        with_crcs = layout.with_crcs
+        crc32 = None if with_crcs is None else load_crc32()
+        writer = _Writer(fd)
+        for segment in layout.segments:
+            if segment.piece < 0:
+                writer.append(segment.literal)
+            else:
+                self._write_piece(segment.piece, writer, crc32)
+        writer.flush()
+        if with_crcs is None:
+            return layout.segments
+        _patch(fd, layout.segments, with_crcs(self._crcs))
+        return with_crcs(self._crcs)
 
     def complete_digests(self) -> None:
         """Digests by tensor; one that is a strided view of its piece is read once more."""
@@ -251,7 +255,7 @@ class _Run:
 
         return TensorDigest(*meaning)
 
-    def _check(self, segments: Sequence[Segment], checker: _Checker) -> None:
+    def _check(self, segments: Iterable[Segment], checker: _Checker) -> None:
         """Send the same stream against the file."""
         advance = self._effort.advance
         for segment in segments:
@@ -404,7 +408,7 @@ def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
         offset += written
 
 
-def _patch(fd: int, before: Sequence[Segment], after: Sequence[Segment]) -> None:
+def _patch(fd: int, before: Iterable[Segment], after: Iterable[Segment]) -> None:
     """Write the literals that are other ones now."""
     for old, new in zip(before, after, strict=True):
         if old.literal != new.literal:

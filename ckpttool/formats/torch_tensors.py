@@ -55,7 +55,7 @@ class TensorReader:
     def __init__(self, resolve: StorageResolver, resolve_nested: NestedResolver | None = None) -> None:
         self.resolve = resolve
         self.resolve_nested = resolve_nested
-        self.storages: dict[int, tuple[StorageRef, StorageClaim]] = {}  # by id of the node that names it
+        self.nested_storages: dict[int, tuple[StorageRef, StorageClaim]] = {}  # by id of the node
         self.first_claims: dict[str, StorageClaim] = {}  # by key
         self.dims = 0  # of all tensors so far
         self.parts = 0  # tensors inside tensors so far
@@ -137,11 +137,10 @@ class TensorReader:
 
     def storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:
         """Where a storage argument lies; the container's size of it bounds the claim."""
-        known = self.storages.get(id(node))
-        if known is not None:
-            return known
         if type(node) is not PersistentId:
-            known = self.storages[id(node)] = self.nested_storage(node)
+            known = self.nested_storages.get(id(node))
+            if known is None:
+                known = self.nested_storages[id(node)] = self.nested_storage(node)
             return known
         claim = parse_storage_id(node.pid)
         first = self.first_claims.setdefault(claim.key, claim)
@@ -158,7 +157,6 @@ class TensorReader:
                 expected=f"{claim.nbytes} bytes",
                 actual=ref.nbytes,
             )
-        self.storages[id(node)] = ref, claim
         return ref, claim
 
     def nested_storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 Crcs = Mapping[int, int]
@@ -21,14 +21,14 @@ class Segment(NamedTuple):
 class FileLayout(NamedTuple):
     """A file of the destination. Segments follow each other without gaps and fill it.
 
-    ``with_crcs``, if there is one, gives the segments once the CRCs of the pieces are known; it
-    changes literals only, never their lengths.
+    ``with_crcs``, if there is one, gives the segments once the CRCs of the pieces are known, one by one and
+    from the start whenever it is called; it changes literals only, never their lengths.
     """
 
     name: str
     nbytes: int
     segments: Sequence[Segment]
-    with_crcs: Callable[[Crcs], Sequence[Segment]] | None = None
+    with_crcs: Callable[[Crcs], Iterable[Segment]] | None = None
 
 
 class SegmentList:

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.analysis.conversion import Piece, Placed, PlacedComposite, Planned
 from ckpttool.checkpoint import Container, ModuleExtras, Opaque, Root, Value
-from ckpttool.writers.layout import Crcs, FileLayout, Segment, SegmentList
+from ckpttool.writers.layout import Crcs, FileLayout, Segment
 from ckpttool.writers.object_tree import Branch, build_tree, write_tree
 from ckpttool.writers.pickle_writer import PickleWriter, StorageName
 
@@ -73,11 +73,11 @@ def lay_out(name: str, contents: Contents, pieces: Sequence[Piece]) -> FileLayou
         _append(members, f"data/{storage.key}", piece=piece, nbytes=storage.nbytes)
     _append(members, "version", data=_VERSION)
 
-    def with_crcs(crcs: Crcs) -> Sequence[Segment]:
-        return _segments(members, crcs).segments
+    def with_crcs(crcs: Crcs) -> Iterable[Segment]:
+        return _iter_segments(members, crcs)
 
-    first = _segments(members, {})
-    return FileLayout(name, first.nbytes, first.segments, with_crcs)
+    segments = list(_iter_segments(members, {}))
+    return FileLayout(name, segments[-1].offset + segments[-1].nbytes, segments, with_crcs)
 
 
 def leaves_of(tensor: Planned) -> Iterable[Placed]:
@@ -111,20 +111,21 @@ def _end(member: _Member) -> int:
     return member.offset + _LOCAL.size + len(member.name) + len(member.extra) + member.nbytes
 
 
-def _segments(members: Sequence[_Member], crcs: Crcs) -> SegmentList:
+def _iter_segments(members: Sequence[_Member], crcs: Crcs) -> Iterator[Segment]:
     """The whole file; a CRC that is not known yet is 0."""
-    segments = SegmentList()
+    offset = 0
     directory = bytearray()
     for member in members:
         crc = zlib.crc32(member.data) if member.piece < 0 else crcs.get(member.piece, 0)
-        segments.add_literal(_local_header(member, crc))
-        segments.add_literal(member.data)
-        if member.piece >= 0:
-            segments.add_piece(member.piece, member.nbytes)
+        literal = _local_header(member, crc) + member.data
+        yield Segment(offset, len(literal), literal)
+        offset += len(literal)
+        if member.piece >= 0 and member.nbytes:
+            yield Segment(offset, member.nbytes, piece=member.piece)
+            offset += member.nbytes
         directory += _central_header(member, crc)
-    start = segments.nbytes
-    segments.add_literal(bytes(directory) + _end_records(len(members), len(directory), start))
-    return segments
+    literal = bytes(directory) + _end_records(len(members), len(directory), offset)
+    yield Segment(offset, len(literal), literal)
 
 
 def _local_header(member: _Member, crc: int) -> bytes:
