@@ -47,10 +47,10 @@ _WRITES = frozenset({"pwrite", "pwritev", "write", "writev"})
 _COPIES = frozenset({"copy_file_range", "sendfile", "splice"})  # one that fails may be done by other means
 _SYNCS = frozenset({"fsync", "fdatasync"})
 _NAMES = frozenset({"open", "rename", "replace", "link", "mkdir", "rmdir", "unlink", "remove"})
-_ROOM = _WRITES | _COPIES | _SYNCS | {"ftruncate", "posix_fallocate", "mkdir"}
+ROOM = _WRITES | _COPIES | _SYNCS | {"ftruncate", "posix_fallocate", "mkdir"}
 # A failure of any of these must be told.
 _TELLING = _READS | _WRITES | _SYNCS | {"ftruncate", "rename", "replace", "mkdir", "open"}
-_CHANGES = _WRITES | _COPIES | _SYNCS | _NAMES | {"ftruncate", "posix_fallocate", "fchmod"}
+CHANGES = _WRITES | _COPIES | _SYNCS | _NAMES | {"ftruncate", "posix_fallocate", "fchmod"}
 _ERROR = re.compile(r"error: [^\n]+\n(hint:  [^\n]+\n)?")
 
 
@@ -141,14 +141,14 @@ def cut_short(call: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -
 def kinds_of(call: str) -> Iterator[str]:
     """What may happen at a call of this name."""
     yield "EIO"
-    if call in _CHANGES:  # killed before any other call, a run leaves what it leaves before the next of these
+    if call in CHANGES:  # killed before any other call, a run leaves what it leaves before the next of these
         yield "SIGKILL"
         yield "SIGINT"
         yield "SIGHUP, after"
     if call not in _READS:
         yield "SIGTERM"
         yield "SIGTERM, after"
-    if call in _ROOM:
+    if call in ROOM:
         yield "ENOSPC"
     if call in _WRITES | {"posix_fallocate"}:
         yield "EDQUOT"
@@ -273,7 +273,7 @@ def _judge_words(fault: Fault, status: int, said: str, places: tuple[str, ...]) 
             return ""
         # Before the first byte is written, and after the last, a signal ends the process as it always does.
         return "" if status == -signal.Signals[what] else f"ends with {status}: {said}"
-    if what in ("short", "ENOLCK"):
+    if what in ("short", "EINTR", "ENOLCK"):
         return "" if status == 0 and not said else f"ends with {status}: {said}"
     if status == 0:
         return f"{fault.call} fails and nothing is said" if fault.call in _TELLING else said
@@ -332,7 +332,8 @@ def survey(scenario: Scenario) -> dict[str, Any]:
         status = scenario.run(fault)
         if problem := scenario.judge(fault, status):
             wrong.append(f"{fault.kind} at {fault.call} {fault.number} of {calls[fault.call]}: {problem}")
-    changes = sum(count for call, count in calls.items() if call in _CHANGES)
+    scenario.reset(scenario.old)
+    changes = sum(count for call, count in calls.items() if call in CHANGES)
     return {
         "calls": calls, "changes": changes, "faults": len(faults), "killed": scenario.killed, "wrong": wrong
     }  # fmt: skip

@@ -128,6 +128,60 @@ def test_a_second_run_for_the_same_target_says_so(
     assert names(tmp_path) == {"a.pt", "b.safetensors"}
 
 
+def test_a_second_run_for_the_same_folder_says_so(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out"
+    partial = Path(partial_path(str(target)))
+    partial.mkdir()
+    (partial / "model-00001-of-00002.safetensors").write_bytes(b"of the other run")
+    other = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert run(source, f"{target}/", "--max-shard-size", "1KB") == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {target}: another ckpttool is writing it\n") and "hint:  wait" in said
+        assert names(partial) == {"model-00001-of-00002.safetensors"} and not target.exists()
+    finally:
+        os.close(other)
+    assert run(source, f"{target}/", "--max-shard-size", "1KB") == 0
+    assert not partial.exists()
+
+
+def test_a_source_that_another_run_replaces_is_noticed(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs in a row at once: what one reads is what the other writes."""
+    torch.save({"other": torch.ones(7)}, tmp_path / "z.pt")
+
+    def convert_over() -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "ckpttool",
+            "convert",
+            str(tmp_path / "z.pt"),
+            str(source),
+            "--force",
+        ]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    with fault("pwrite", 1, convert_over):
+        assert run(source, tmp_path / "b.safetensors") == 2
+    assert f"{source}: the file was replaced by another while it was read" in capsys.readouterr().err
+    assert names(tmp_path) == {"a.pt", "z.pt"}
+    assert run(source, tmp_path / "b.safetensors") == 0
+    assert set(load_file(tmp_path / "b.safetensors")) == {"other"}
+
+
+def test_a_link_to_the_folder_of_the_source_is_the_source(source: Path, tmp_path: Path) -> None:
+    assert run(source, tmp_path / "out", "--max-shard-size", "1KB") == 0
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert run(tmp_path / "out", tmp_path / "link", "--max-shard-size", "1KB", "--force") == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_leftovers_of_a_folder_are_cleaned_up(source: Path, tmp_path: Path) -> None:
     partial = Path(partial_path(str(tmp_path / "out")))
     partial.mkdir()
