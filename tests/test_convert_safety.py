@@ -22,6 +22,7 @@ from ckpttool import converting as convert_module
 from ckpttool import staging
 from ckpttool.cli import main
 from ckpttool.staging import partial_path
+from tests.peaks import peak_mib
 
 STATE = {"a": torch.arange(1000.0), "b": torch.arange(24).reshape(4, 6).t(), "c": torch.ones(3)}
 
@@ -383,18 +384,6 @@ def test_a_source_that_changes_meanwhile_is_refused(source: Path, tmp_path: Path
 
 
 # -- memory -------------------------------------------------------------------------------------------
-
-
-def peak_mib(*arguments: str) -> float:
-    """Peak of the child after exec: `ru_maxrss` would count what the parent had when it forked."""
-    code = (
-        "import sys; from ckpttool.cli import main; status = main(sys.argv[1:]); "
-        "print(status, *[line.split()[1] for line in open('/proc/self/status') if line[:6] == 'VmHWM:'])"
-    )
-    command = [sys.executable, "-c", code, *arguments]
-    status, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    assert status == "0"
-    return int(peak) / 1024
 
 
 @pytest.mark.slow
