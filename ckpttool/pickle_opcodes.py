@@ -178,7 +178,7 @@ def _extend(m: Machine, items: list[Node]) -> None:
         target.extend(items)
     elif isinstance(target, Call):
         _append_to_call(target, items)
-    else:
+    elif items:  # none: nothing is done, whatever the target
         raise m.misuse("APPENDS", target)
 
 
@@ -228,7 +228,7 @@ def _set_items(m: Machine, items: list[Node]) -> None:
             target.items = items
         else:
             target.items.extend(items)
-    else:
+    elif items:  # none: nothing is done, whatever the target
         raise m.misuse("SETITEMS", target)
 
 
@@ -240,7 +240,7 @@ def _additems(m: Machine, pos: int) -> int:
         target.items.extend(items)
     elif isinstance(target, Call):
         _append_to_call(target, items)
-    else:
+    elif items:  # none: nothing is done, whatever the target
         raise m.misuse("ADDITEMS", target)
     return pos
 

@@ -142,7 +142,7 @@ def _run(machine: Machine) -> PickleTree:
                 push(_I32(data, pos)[0])
                 pos += 4
             elif op == 0x2E:  # STOP
-                if marks or not stack:
+                if len(stack) <= (marks[-1] if marks else 0):  # a MARK may be left open
                     raise machine.underflow(pos - 1)
                 return PickleTree(
                     stack[-1], pos, machine.protocol, machine.globals, persistent_ids, frozenset(rare_opcodes)

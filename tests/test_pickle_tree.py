@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from ckpttool.pickle_nodes import (
     iter_items,
 )
 from ckpttool.pickle_tree import parse_pickle
+from tests.hostile.mutate_pickle import mutate_pickle
 
 PROTOCOLS = range(6)
 
@@ -153,7 +155,7 @@ class Spy(pickle._Unpickler):  # type: ignore[name-defined,misc]
         return Stub
 
     def persistent_load(self, pid: Any) -> Any:
-        return Stub()
+        return object()
 
 
 class Example:
@@ -202,6 +204,22 @@ def test_a_damaged_pickle_hides_no_global_from_us(data: st.DataObject) -> None:
     else:
         assert spy.file.tell() >= tree.end
     assert spy.found <= set(tree.globals)
+
+
+@settings(max_examples=800)
+@given(rnd=st.randoms(use_true_random=False))
+def test_what_cpython_reads_is_read_here(rnd: Random) -> None:
+    """A pickle that is refused here, and runs elsewhere, would hide what it runs."""
+    data = rnd.choice(CORPUS)
+    for _ in range(rnd.choice((1, 1, 2, 3))):
+        data = mutate_pickle(data, rnd, rnd.choice(CORPUS))
+    spy = Spy(data)
+    try:
+        spy.load()
+    except Exception:  # noqa: BLE001 - whatever CPython makes of it
+        return
+    with contextlib.suppress(LimitExceeded):
+        assert spy.found <= set(parse(data).globals)
 
 
 @given(st.binary(max_size=200))
@@ -401,7 +419,7 @@ def test_a_prefix_asks_for_more(value: Any, protocol: int, part: float) -> None:
         b"cM\nC\n", b"cM\n", b"c\xff\nC\n.", b"Sx\n.", b"S'\n.", b"S'\\x'\n.", b"Ix\n.", b"Fx\n.", b"Lx\n.",
         b"X\x02\x00\x00\x00\xff\xff.", b"X\xff\xff\xff\xff.", b"\x8d" + b"\xff" * 8 + b".", b"V\\u12\n.",
         b"T\xff\xff\xff\xff.", b"B\xff\xff\xff\xff.", b"\x8e" + b"\xff" * 8, b"\x96" + b"\xff" * 8,
-        b"\x8b\xff\xff\xff\xff.", b"\x8b\xff\xff\xff\x7f.", b"\x80\x06.", b"\x97.", b"\x98.", b"(N.",
+        b"\x8b\xff\xff\xff\xff.", b"\x8b\xff\xff\xff\x7f.", b"\x80\x06.", b"\x97.", b"\x98.", b"N(.",
     ],
 )  # fmt: skip
 def test_misuse_is_malformed(pickled: bytes) -> None:
@@ -409,6 +427,16 @@ def test_misuse_is_malformed(pickled: bytes) -> None:
         parse(pickled)
     assert caught.value.byte_offset is not None
     assert 0 <= caught.value.byte_offset <= len(pickled)
+
+
+@pytest.mark.parametrize("pickled", [b"(N.", b"(\x80\x02}.", b"N(K\x01.", b"K\x01(K\x02(K\x03."])
+def test_a_mark_may_be_left_open(pickled: bytes) -> None:
+    assert to_python(parse(pickled).value) == pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("pickled", [b"N(u.", b"K\x01(e.", b"\x80\x04)(\x90.", b"\x80\x04](u."])
+def test_nothing_may_be_put_into_anything(pickled: bytes) -> None:
+    assert to_python(parse(pickled).value) == pickle.loads(pickled)
 
 
 # ---------------------------------------------------------------------------------------------------- bombs
@@ -449,6 +477,7 @@ resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import DEFAULT_LIMITS as limits
 from ckpttool.pickle_tree import parse_pickle
+from tests.hostile.mutate_pickle import mutate_pickle
 data = {expression}
 started = time.perf_counter()
 try:
