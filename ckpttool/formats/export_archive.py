@@ -54,6 +54,13 @@ def read_export(source: FileSource, archive: ZipArchive, limits: Limits) -> Chec
     Raises:
         CkptToolError: malformed, of an unknown version, or beyond ``limits``.
     """
+    both = next((name for name in archive.records if name.partition("/")[2] == "data.pkl"), None)
+    if both is not None:
+        raise MalformedCheckpoint(
+            "two checkpoints in one archive: torch.load reads this member, torch.export.load a program",
+            name=both,
+            path=source.name,
+        )
     if _OLD_PROGRAM in archive.records:
         reader = _Reader(source, archive.records, False, limits)
         layout, findings = reader.read_old(), archive.findings

@@ -15,7 +15,7 @@ from ckpttool.errors import CkptToolError, UnsupportedFeature
 from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits, MergedGlobals, merge_globals
 from ckpttool.formats.pickle_stream import PickleStream
 from ckpttool.formats.rebuild_arguments import StorageClaim
-from ckpttool.formats.torch_legacy import resolve_embedded
+from ckpttool.formats.torch_legacy import MAGIC_NUMBER, TorchLegacyFormat, resolve_embedded
 from ckpttool.formats.torch_objects import read_objects
 from ckpttool.formats.torch_tensors import TensorReader
 from ckpttool.formats.torch_zip import assemble
@@ -45,6 +45,9 @@ class PythonPickleFormat:
         """See ``Format.read``."""
         stream = PickleStream(source, limits)
         tree = stream.next()
+        # Opcodes of no effect in front of the magic number hide it from a sniff, not from torch.load.
+        if type(tree.value) is int and tree.value == MAGIC_NUMBER:
+            return TorchLegacyFormat().read(source, limits)
         findings = stream.absorb_following(tree)
         embedded = MergedGlobals()  # thousands of storages name the same few
 

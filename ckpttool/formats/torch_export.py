@@ -2,6 +2,7 @@
 
 - MUST be a zip with ``archive_format`` (``pt2``) and ``archive_version`` (``0``) below its top folder, or
   (torch 2.1 to 2.7) with ``serialized_exported_program.json`` and no top folder at all.
+- MUST NOT hold ``<top folder>/data.pkl``: torch.load would read that, and torch.export.load the rest.
 - ``models/NAME.json`` holds the graph and its signature: the exact kind of every name (``export_schema``).
 - ``data/weights/NAME_weights_config.json`` gives each name of the state_dict a member ``weight_N`` with the
   bytes of a storage (tied names share one), or, for tensor subclasses, a torch zip (``use_pickle``).
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 from ckpttool.checkpoint import Checkpoint
 from ckpttool.formats.base import ByteSource, FileSource, Limits
-from ckpttool.formats.torch_zip import has_member
+from ckpttool.formats.torch_zip import is_export
 from ckpttool.formats.zip_records import read_archive
 
 
@@ -33,7 +34,7 @@ class TorchExportFormat:
 
     def sniff(self, head: bytes, source: ByteSource) -> bool:
         """A zip that holds ``<top folder>/archive_format`` or the JSON of an older program."""
-        return has_member(head, source, "archive_format", "serialized_exported_program.json")
+        return is_export(head, source)
 
     def read(self, source: FileSource, limits: Limits) -> Checkpoint:
         """See ``Format.read``."""

@@ -150,11 +150,12 @@ class TensorReader:
             raise MalformedCheckpoint("a storage is given two types", name=claim.key)
         ref = self.resolve(claim)
         itembits = claim.dtype.bits if claim.dtype else 8
-        if (claim.view_offset * itembits + 7) // 8 + claim.nbytes > ref.nbytes:
+        nbytes = (claim.view_offset * itembits + 7) // 8 + claim.nbytes
+        if nbytes > ref.nbytes:
             raise MalformedCheckpoint(
                 "a storage is smaller than its pickle says",
                 name=claim.key,
-                expected=f"{claim.nbytes} bytes",
+                expected=f"{nbytes} bytes",
                 actual=ref.nbytes,
             )
         return ref, claim

@@ -73,6 +73,11 @@ def has_member(head: bytes, source: ByteSource, *names: str) -> bool:
     return any(f"{top}/{name}" in records or name in records for name in names)
 
 
+def is_export(head: bytes, source: ByteSource) -> bool:
+    """Whether a zip is what torch.export.load takes, whatever else it holds; for ``sniff``."""
+    return has_member(head, source, "archive_format", "serialized_exported_program.json")
+
+
 class TorchArchive(NamedTuple):
     """A zip seen as torch sees it: one top folder, and text members that say how to read the rest."""
 

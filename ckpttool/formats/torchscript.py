@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from ckpttool.checkpoint import Checkpoint
 from ckpttool.formats.base import ByteSource, FileSource, Limits
-from ckpttool.formats.torch_zip import has_member
+from ckpttool.formats.torch_zip import has_member, is_export
 from ckpttool.formats.zip_records import read_archive
 
 
@@ -34,7 +34,7 @@ class TorchScriptFormat:
     def sniff(self, head: bytes, source: ByteSource) -> bool:
         """A zip that holds ``<top folder>/constants.pkl``, or ``model.json`` of torch 1.0 to 1.3."""
         if has_member(head, source, "constants.pkl"):
-            return True
+            return not is_export(head, source)  # which refuses an archive of both
         return has_member(head, source, "model.json") and not has_member(head, source, "data.pkl")
 
     def read(self, source: FileSource, limits: Limits) -> Checkpoint:
