@@ -93,7 +93,7 @@ $(FUZZ_VENV)/.installed: fuzz/requirements.txt
 fuzz-atheris: $(FUZZ_VENV)/.installed
 	$(FUZZ_VENV)/bin/python -m fuzz.write_corpus $(FUZZ_CORPUS)
 	$(FUZZ_VENV)/bin/python -m fuzz.fuzz_read --finds $(FUZZ_FINDS) $(FUZZ_CORPUS) \
-	    -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -len_control=0 -timeout=120 -print_final_stats=1
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -len_control=0 -timeout=900 -print_final_stats=1
 	@ls $(FUZZ_FINDS)
 
 bench: venv

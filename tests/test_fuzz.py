@@ -11,13 +11,18 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
+from ckpttool.checkpoint import Entry, OddKey, TensorInfo
+from ckpttool.errors import CkptToolError
+from ckpttool.formats import read_checkpoint
 from fuzz import fuzz_read
 from fuzz.replay import describe, replay
 from tests.hostile.exercise import TooMuchMemory, TooSlow, try_out, watched
@@ -26,6 +31,7 @@ from tests.hostile.mutate_pickle import split_opcodes
 from tests.hostile.mutate_zip import split_zip
 from tests.hostile.mutations import FOLDER, mutate, pickle_in
 from tests.hostile.seeds import seeds
+from tests.hostile.torch_oracle import ask
 
 ROOT = Path(__file__).parent.parent
 KINDS = list(seeds())
@@ -62,6 +68,73 @@ def test_a_mutated_file_gives_only_our_errors(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_search(kind: str) -> None:
     search(kind, 10 * settings.default.max_examples)
+
+
+# ----------------------------------------------------------------------------------------- beside torch.load
+
+
+def keys_of(entry: Entry) -> tuple[object, ...]:
+    """The keys of an entry as ``torch_oracle`` writes them."""
+    return tuple(key.text if isinstance(key, OddKey) else key for key in (*entry.root, entry.name))
+
+
+def is_told_apart(keys: Sequence[object]) -> bool:
+    """A key that is an object has a description here and a repr there."""
+    return not any(isinstance(key, str) and key.startswith("<") for key in keys)
+
+
+@pytest.mark.slow
+def test_what_torch_and_we_both_read_is_the_same(tmp_path: Path) -> None:
+    """Names, dtypes, shapes and strides; what only one of the two reads is no contradiction."""
+    paths = []
+    for kind in ("zip", "legacy"):
+        rnd = Random(kind)
+        for number in range(250):
+            paths.append(tmp_path / f"{kind}-{number}")
+            paths[-1].write_bytes(mutated(kind, rnd))
+    answers = ask([str(path) for path in paths])
+    compared = 0
+    for path in paths:
+        answer = answers[str(path)]
+        try:
+            entries = read_checkpoint(str(path)).entries
+        except CkptToolError:
+            continue
+        if "tensors" not in answer:
+            continue
+        compared += 1
+        ours = {keys_of(entry): entry.value for entry in entries}
+        theirs = {tuple(keys or [""]): rest for keys, *rest in answer["tensors"]}  # a bare tensor: ""
+        assert {*filter(is_told_apart, ours)} == {*filter(is_told_apart, theirs)}, path
+        for keys in ours.keys() & theirs.keys():
+            value, (dtype, shape, stride) = ours[keys], theirs[keys]
+            assert value is not None
+            if value.dtype is not None and value.shape is not None:
+                assert (value.dtype.name, [*value.shape]) == (dtype, shape), (path, keys)
+            if isinstance(value, TensorInfo):
+                assert [*value.stride] == stride, (path, keys)
+    assert compared > 25  # of 500: torch refuses most objects, and most mutations
+
+
+@pytest.mark.slow
+def test_what_safetensors_reads_is_the_same_and_we_read_no_more(tmp_path: Path) -> None:
+    compared = 0
+    path = tmp_path / "a.safetensors"
+    rnd = Random(1)
+    for _ in range(2000):
+        path.write_bytes(mutated("safetensors", rnd))
+        try:
+            ours = {entry.name: entry.value for entry in read_checkpoint(str(path)).entries}
+        except CkptToolError:
+            continue
+        with safe_open(path, "np") as file:  # raises what it refuses
+            assert set(file.keys()) == set(ours)
+            for name, value in ours.items():
+                part = file.get_slice(name)
+                assert isinstance(value, TensorInfo)
+                assert (part.get_dtype(), part.get_shape()) == (value.dtype.safetensors, [*value.shape])
+        compared += 1
+    assert compared > 100
 
 
 # ------------------------------------------------------------------------------------- what is searched with

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,43 +44,47 @@ def _state_dict() -> bytes:
     return op.PROTO(2) + op.ordered(entries, versions) + op.STOP
 
 
-def _training() -> bytes:
-    """Weights, an optimizer with its groups, plain values, and an object that is only described."""
+def _training(*more: tuple[Any, Any]) -> bytes:
+    """Weights, an optimizer with its groups, and plain values."""
     model = op.ordered({"w": op.tensor(), "b": op.tensor(size=(1,))}, {"": {"version": 1}})
     adam = {"step": 3, "exp_avg": op.tensor(), "exp_avg_sq": op.tensor()}
     group = {"lr": 0.1, "betas": (0.9, 0.999), "foreach": None, "params": [0, 1]}
-    return op.dump(
-        {
-            "state_dict": model,
-            "optimizer": {"state": {0: adam, 1: dict(adam)}, "param_groups": [group]},
-            "epoch": 3,
-            ("a", 1): {True: "odd keys", 1.5: None},
-            "history": [1, 2.5, "x", [None, True]],
-            "args": op.with_state(op.named("argparse:Namespace") + op.EMPTY_TUPLE + op.NEWOBJ, {"lr": 0.1}),
-            "numpy": op.call(
-                "numpy._core.multiarray:scalar",
-                op.with_state(
-                    op.call("numpy:dtype", "f8", False, True), (3, "<", None, None, None, -1, -1, 0)
-                ),
-                op.BINBYTES(bytes(8)),
-            ),
-        }
-    )
+    values = {
+        "state_dict": model,
+        "optimizer": {"state": {0: adam, 1: dict(adam)}, "param_groups": [group]},
+        "epoch": 3,
+        ("a", 1): {True: "odd keys", 1.5: None},
+        "history": [1, 2.5, "x", [None, True]],
+    }
+    return op.dump({**values, **dict(more)})
+
+
+_OBJECTS = (
+    ("args", op.with_state(op.named("argparse:Namespace") + op.EMPTY_TUPLE + op.NEWOBJ, {"lr": 0.1})),
+    (
+        "numpy",
+        op.call(
+            "numpy._core.multiarray:scalar",
+            op.with_state(op.call("numpy:dtype", "f8", False, True), (3, "<", None, None, None, -1, -1, 0)),
+            op.BINBYTES(bytes(8)),
+        ),
+    ),
+)
+
+
+_FLOAT32 = op.named("torch:float32")
+_DEVICE_CALL = op.call("torch:device", "cpu")
+_SCALES = op.tensor(op.storage("3", "torch:DoubleStorage", 4))
+_ZERO_POINTS = op.tensor(op.storage("7", "torch:LongStorage", 4))
+_INDICES = op.tensor(op.storage("4", "torch:LongStorage", 2), 0, (1, 2), (2, 1))
+_ROWS = op.tensor(op.storage("4", "torch:LongStorage", 2), 0, (2,), (1,))
 
 
 def _tensors() -> bytes:
-    """One of every way to rebuild a tensor."""
-    data = op.tensor()
+    """One of every way to rebuild a tensor that ``weights_only`` lets pass."""
     untyped = op.storage("2", "torch.storage:UntypedStorage", 16)
-    float32 = op.named("torch:float32")
-    device = op.call("torch:device", "cpu")
-    scales = op.tensor(op.storage("3", "torch:DoubleStorage", 2), 0, (2,), (1,))
-    indices = op.tensor(op.storage("4", "torch:LongStorage", 2), 0, (1, 2), (2, 1))
-    per_channel = (op.named("torch:per_channel_affine"), scales, scales, 0)
-    sparse = (indices, op.tensor(size=(2,)), (3,), True)
-    rows = op.tensor(op.storage("4", "torch:LongStorage", 2), 0, (2,), (1,))
-    compressed = (rows, rows, op.tensor(size=(1,)), (1, 2))
-    v2 = op.named("torch._utils:_rebuild_tensor_v2")
+    per_channel = (op.named("torch:per_channel_affine"), _SCALES, _ZERO_POINTS, 0)
+    sparse = (_INDICES, op.tensor(size=(2,)), (3,), True)
     return op.dump(
         {
             "v1": op.call("torch._utils:_rebuild_tensor", op.storage(), 0, (2,), (1,)),
@@ -96,44 +101,53 @@ def _tensors() -> bytes:
                 (1,),
                 False,
                 _HOOKS,
-                float32,
+                _FLOAT32,
                 {"neg": True},
             ),
             "parameter": op.parameter(),
-            "with state": op.call(
-                "torch._utils:_rebuild_parameter_with_state", data, True, _HOOKS, {"note": "x"}
-            ),
             "empty": op.tensor(size=(0, 3), stride=(3, 1)),
-            "meta": op.call("torch._utils:_rebuild_meta_tensor_no_storage", float32, (2,), (1,), False),
-            "lazy": op.call("torch.nn.parameter:UninitializedParameter", True),
             "qint8": _quantized((op.named("torch:per_tensor_affine"), 0.5, 0)),
             "qint8 by channel": _quantized(per_channel),
             "sparse": op.call("torch._utils:_rebuild_sparse_tensor", _layout("sparse_coo"), sparse),
+            "size": op.call("torch:Size", [2, 3]),
+            "device": _DEVICE_CALL,
+        }
+    )
+
+
+def _more_tensors() -> bytes:
+    """Those that only a plain load rebuilds."""
+    compressed = (_ROWS, _ROWS, op.tensor(size=(1,)), (1, 2))
+    return op.dump(
+        {
+            "with state": op.call(
+                "torch._utils:_rebuild_parameter_with_state", op.tensor(), True, _HOOKS, {"note": "x"}
+            ),
+            "meta": op.call("torch._utils:_rebuild_meta_tensor_no_storage", _FLOAT32, (2,), (1,), False),
+            "lazy": op.call("torch.nn.parameter:UninitializedParameter", True),
             "csr": op.call("torch._utils:_rebuild_sparse_tensor", _layout("sparse_csr"), compressed),
-            "nested": op.call("torch._utils:_rebuild_nested_tensor", data, indices, indices, rows),
+            "nested": op.call("torch._utils:_rebuild_nested_tensor", op.tensor(), _INDICES, _INDICES, _ROWS),
             "from cpu": op.call(
-                "torch._utils:_rebuild_device_tensor_from_cpu_tensor", data, float32, "cuda:0", False
+                "torch._utils:_rebuild_device_tensor_from_cpu_tensor", op.tensor(), _FLOAT32, "cuda:0", False
             ),
             "subclass": op.call(
                 "torch._tensor:_rebuild_from_type_v2",
-                v2,
+                op.named("torch._utils:_rebuild_tensor_v2"),
                 op.named("my.module:Tensor"),
                 (op.storage(), 0, (4,), (1,), False, _HOOKS),
-                {"scale": data},
+                {"scale": op.tensor()},
             ),
             "wrapper": op.call(
                 "torch._utils:_rebuild_wrapper_subclass",
                 op.named("my.module:Wrapper"),
-                float32,
+                _FLOAT32,
                 (4,),
                 (1,),
                 0,
                 _layout("strided"),
-                device,
+                _DEVICE_CALL,
                 False,
             ),
-            "size": op.call("torch:Size", [2, 3]),
-            "device": device,
         }
     )
 
@@ -142,10 +156,11 @@ _STORAGES = {
     "0": ZEROS,
     "1": bytes(8),
     "2": bytes(range(16)),
-    "3": bytes(16),
+    "3": bytes(32),
     "4": bytes(16),
     "5": bytes(16),
     "6": bytes(4),
+    "7": bytes(32),
 }
 
 
@@ -153,6 +168,11 @@ def _module() -> bytes:
     """A whole pickled module."""
     inner = op.module("my.net:Block", parameters={"w": op.parameter()}, buffers={"b": None, "c": op.tensor()})
     return op.PROTO(2) + op.module("my.net:Net", modules={"block": inner}, non_persistent=["c"]) + op.STOP
+
+
+def _without_views(pickled: bytes) -> bytes:
+    """The sixth item that a persistent id has in a legacy file: None."""
+    return re.sub(rb"(cpuJ.{4})tQ", rb"\1NtQ", pickled, flags=re.DOTALL)
 
 
 def _protocol_4() -> bytes:
@@ -336,22 +356,19 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
     return {
         "zip": (
             torch_zip(_state_dict(), _STORAGES),
-            torch_zip(_training(), _STORAGES, change=deflated),
+            torch_zip(_training(), change=deflated),
+            torch_zip(_training(*_OBJECTS), byteorder=None, change={"data/0": {"zip64": True, "crc": 0}}),
             torch_zip(_tensors(), _STORAGES, more=[Member("archive/.format_version", b"1")]),
+            torch_zip(_more_tensors(), _STORAGES),
             torch_zip(_module(), byteorder="big", zip64_end=True),
-            torch_zip(_training(), byteorder=None, change={"data/0": {"zip64": True, "crc": 0}}),
         ),
         "legacy": (
-            legacy(_state_dict(), ((4, ZEROS), (1, bytes(8)))),
-            legacy(_training()),
-            legacy(_module()),
+            legacy(_without_views(_state_dict()), ((4, ZEROS), (1, bytes(8)))),
+            legacy(_without_views(_training())),
+            legacy(_without_views(_module())),
             legacy(
                 op.dump(
-                    {
-                        "w": op.tensor(
-                            op.storage("0", "torch:FloatStorage", 4, "cpu", ("1", 1, 2)), 0, (2,), (1,)
-                        )
-                    }
+                    {"w": op.tensor(op.storage("0", "torch:FloatStorage", 4, "cpu", ("1", 1, 3)), size=(2,))}
                 )
             ),
         ),
