@@ -76,7 +76,7 @@ def find_ties(evidence: Evidence) -> Iterator[Finding]:
             "tied",
             "info",
             name_of(tied[0][0]),
-            f"{count_of(len(tied), 'entry', 'entries')} share all bytes with an earlier one and count once: "
+            f"{count_of(len(tied), 'entry', 'entries')} with all bytes of an earlier one, counted once: "
             f"{some(pairs)}",
         )
     if evidence.aliasing.overlaps:
@@ -85,7 +85,7 @@ def find_ties(evidence: Evidence) -> Iterator[Finding]:
             "overlapping-views",
             "info",
             name_of(evidence.aliasing.overlaps[0][0]),
-            f"{count_of(len(overlaps), 'pair')} of unequal views share bytes: {some(overlaps)}; "
+            f"{count_of(len(overlaps), 'pair')} of unequal views with bytes in common: {some(overlaps)}; "
             "`ckpttool convert` to safetensors writes such bytes once for each",
         )
 
