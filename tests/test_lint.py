@@ -70,6 +70,8 @@ def test_every_rule_is_documented_with_its_severity_in_order() -> None:
         (item.code, item.severity) for item in documented()
     ]
     assert len({rule.code for rule in RULES}) == len(RULES)
+    readme = (DOCS.parent.parent / "README.md").read_text("utf-8")
+    assert f"{len(RULES)} codes, each with" in readme
 
 
 @pytest.mark.parametrize("item", documented(), ids=lambda item: item.code)
