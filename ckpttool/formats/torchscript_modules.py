@@ -30,6 +30,7 @@ _NO_LIST = Classification(Kind.UNKNOWN, Basis.NONE, note="its class lists no buf
 # What every scripted module carries and nobody asks for (torch/nn/modules/module.py).
 _BOOKKEEPING = frozenset({"training", "_is_full_backward_hook"})
 _ATTRIBUTES_PER_ENTRY = 4  # a scripted convolution has 2 tensors and 9 other attributes
+_MAX_REVISITS = 250_000  # a module that is shared ten times has some hundred attributes
 _ATTRIBUTES_ROOT: Root = ("attributes",)
 _CONSTANTS_ROOT: Root = ("constants",)
 
@@ -112,7 +113,9 @@ class _ModuleWalk:
         self.places: dict[tuple[str, str], tuple[str, ...]] = {}
         self.rest: dict[str, Node] = {}  # dotted name -> attribute that is neither tensor nor module
         self.known: dict[int, dict[str, Node] | None] = {}  # results of `attributes` by identity
-        self.visits = 0
+        self.visits = 0  # attributes of all visits, and of those to modules that were visited before
+        self.revisits = 0
+        self.visited: set[int] = set()
 
     def run(self, top: Node) -> None:
         """Visit ``top`` and every module below it, shared ones once for each name."""
@@ -123,13 +126,27 @@ class _ModuleWalk:
             del above[module.depth :]
             if id(module.node) in above:
                 continue  # a module that holds itself: state_dict() would not end either
-            self.visits += 1 + len(self.attributes(module.node) or ())
+            self.count_visit(module.node)
             if module.depth >= self.limits.depth:
                 raise LimitExceeded("nesting of modules", limit=self.limits.depth)
-            if self.visits > _ATTRIBUTES_PER_ENTRY * self.limits.entries:
-                raise LimitExceeded("number of modules and attributes", limit=self.limits.entries)
             above.append(id(module.node))
             stack.extend(reversed(self.visit(module)))
+
+    def count_visit(self, node: Call) -> None:
+        """Count the attributes of a module that is visited, and those that were seen before.
+
+        Raises:
+            LimitExceeded: far more than any module has, or far more names than modules.
+        """
+        width = 1 + len(self.attributes(node) or ())
+        self.visits += width
+        if self.visits > _ATTRIBUTES_PER_ENTRY * self.limits.entries:
+            raise LimitExceeded("number of modules and attributes", limit=self.limits.entries)
+        if id(node) in self.visited:
+            self.revisits += width
+            if self.revisits > _MAX_REVISITS:
+                raise LimitExceeded("number of attributes of shared modules", limit=_MAX_REVISITS)
+        self.visited.add(id(node))
 
     def visit(self, module: _Module) -> list[_Module]:
         """Record what a module owns; return its children."""

@@ -5,16 +5,20 @@ Exact integer arithmetic throughout, so nothing wraps. ``read_checkpoint`` calls
 
 from __future__ import annotations
 
+from math import prod
+
 from ckpttool.checkpoint import Checkpoint, Entry, FileInfo, StorageRef, TensorInfo, iter_parts
 from ckpttool.errors import MalformedCheckpoint
+
+_MAX_INT64 = 2**63 - 1  # torch keeps sizes, strides, offsets and numel as int64
 
 
 def validate(checkpoint: Checkpoint) -> None:
     """Prove that every address of ``checkpoint`` is inside what it points into.
 
     Raises:
-        MalformedCheckpoint: a tensor leaves its storage, a storage leaves its file or overlaps
-            another one, or two entries have the same root and name.
+        MalformedCheckpoint: a tensor counts beyond int64 or leaves its storage, a storage leaves its
+            file or overlaps another one, or two entries have the same root and name.
     """
     storages: dict[str, dict[str, StorageRef]] = {file.path: {} for file in checkpoint.files}
     names: set[tuple[object, object]] = set()
@@ -35,16 +39,23 @@ def validate(checkpoint: Checkpoint) -> None:
 def _check_tensor(
     checkpoint: Checkpoint, entry: Entry, info: TensorInfo, storages: dict[str, dict[str, StorageRef]]
 ) -> None:
-    """The span of ``info`` against the size that its storage really has."""
+    """What ``info`` counts against int64, and its span against the size that its storage really has."""
+    shape, stride = info.shape, info.stride
+    if prod(shape) > _MAX_INT64 or max((*shape, *stride, info.storage_offset)) > _MAX_INT64:
+        raise MalformedCheckpoint(
+            "a tensor's sizes, strides or number of elements do not fit in 63 bits",
+            name=str(entry.name),
+            path=checkpoint.path,
+        )
     ref = info.storage
     if ref is None:
         return
     storages[ref.file][ref.key] = ref
     last = info.storage_offset
-    for size, stride in zip(info.shape, info.stride):  # noqa: B905  readers compare the lengths
+    for size, step in zip(shape, stride):  # noqa: B905  readers compare the lengths
         if size == 0:
             return  # no element, so no address is ever used
-        last += (size - 1) * stride
+        last += (size - 1) * step
     bits = info.dtype.bits
     if (last + 1) * bits > ref.nbytes * 8:
         raise MalformedCheckpoint(

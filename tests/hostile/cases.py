@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tests.hostile import (
+    cases_advisories,
+    cases_archives,
     cases_bombs,
     cases_code,
     cases_containers,
@@ -13,16 +15,16 @@ from tests.hostile import (
 )
 from tests.hostile.case import Case
 
-CASES: dict[str, Case] = {
-    case.name: case
-    for part in (
-        cases_code,
-        cases_tensors,
-        cases_containers,
-        cases_paths,
-        cases_text,
-        cases_bombs,
-        cases_found,
-    )
-    for case in part.CASES
-}
+_PARTS = (
+    cases_code,
+    cases_tensors,
+    cases_containers,
+    cases_paths,
+    cases_text,
+    cases_archives,
+    cases_advisories,
+    cases_found,
+    cases_bombs,
+)
+
+CASES: dict[str, Case] = {case.name: case for part in _PARTS for case in part.CASES}

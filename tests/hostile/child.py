@@ -1,10 +1,15 @@
-"""Reads hostile files under watch, in a process of its own: ``python -m tests.hostile.child < jobs.json``.
+"""Runs commands on hostile files under watch: ``python -m tests.hostile.child < jobs.json``.
 
-Standard input is ``{"memory": bytes, "seconds": n, "canary": folder, "jobs": [{"name", "path", "read",
-"runs"}]}``: ``read`` says whether the reader itself is asked, ``runs`` are pairs of arguments for the
-command line and whether a terminal listens. One JSON line per job goes to standard output: what the reader
-raised, and per command line its status and its two streams. An audit hook records every event that reading
-a file has no business to raise.
+Standard input is ``{"memory", "seconds", "canary", "good", "scratch", "torch", "apart", "jobs": [{"name",
+"path", "read", "runs"}]}``: ``read`` says whether the reader itself is asked, ``runs`` are pairs of a command
+line and whether a terminal listens. In a command line ``@path`` is the job's file, ``@good`` a sound one, and
+``@out.SUFFIX`` a file in a new folder below ``scratch``. One JSON line per job goes to standard output: what
+the reader raised, and per command line its status, its two streams and what it left in that folder.
+
+An audit hook records every event that a command has no business to raise; only ``convert`` may write, and
+only in its own folder. ``memory`` bytes of address space may be added to what the process has after warm-up
+(with torch, where ``torch`` asks for it), and the size of the file. ``apart`` forks for each command line,
+so that the peak of each is its own.
 """
 
 from __future__ import annotations
@@ -15,10 +20,11 @@ import json
 import os
 import pkgutil
 import resource
+import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.hostile import pickles as op
@@ -61,7 +67,11 @@ _FORBIDDEN = (
     "glob.",
 )
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+# What convert does beside its destination; the first argument, or the first two, are paths.
+_STAGING = {"open": 1, "os.rename": 2, "os.remove": 1, "os.truncate": 1, "os.chmod": 1}
 _MODES = ([], ["--json"], ["--globals"], ["--check"])
+# The smallest of the sample models; it is trusted, and names the only code that may run.
+MODEL = "sample_models.linear_xavier:build"
 
 
 class TooSlow(BaseException):
@@ -78,39 +88,54 @@ class Terminal(io.TextIOWrapper):
 class Watch:
     """The audit hook: what happened while ``active``.
 
-    Typer evaluates the annotations of a command each time, so what is compiled and executed for harmless
-    files (``learning``) is known, and only that: code objects compare by what they do.
+    Typer evaluates the annotations of a command each time, and an optional library that is not installed is
+    looked for each time: what is compiled, executed and imported for harmless files (``learning``) is known,
+    and only that. Code objects compare by what they do.
     """
 
     def __init__(self) -> None:
         self.active = False
         self.learning = False
+        self.folder: str | None = None  # where the command may write
         self.known: set[object] = set()
         self.seen: list[str] = []
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.learning and event in ("compile", "exec"):
+        if self.learning and event in ("compile", "exec", "import"):
             self.known.add(args[0])
         if not self.active:
+            return
+        if event in _STAGING and self.folder is not None and self.is_staging(args[: _STAGING[event]]):
             return
         if event == "open":
             path, _mode, flags = args
             bad = bool(flags & _WRITES) if isinstance(flags, int) else True
         else:
             path = args[0] if args else ""
-            bad = event == "import" or event.startswith(_FORBIDDEN)
-            bad = bad or (event in ("exec", "compile") and path not in self.known)
+            learned = event in ("import", "exec", "compile")
+            bad = path not in self.known if learned else event.startswith(_FORBIDDEN)
         if bad:
             self.seen.append(f"{event}: {path!s:.200}")
 
+    def is_staging(self, paths: tuple[Any, ...]) -> bool:
+        """Whether all paths, or open files, lie in the folder where the command may write."""
+        assert self.folder is not None
+        for path in paths:
+            if isinstance(path, int):  # an open file: whatever opened it was watched
+                continue
+            if os.path.dirname(os.path.abspath(os.fsdecode(path))) != self.folder:
+                return False
+        return True
 
-def warm_up(watch: Watch) -> None:
-    """Import everything of ours, and run each view once, so that later imports are a file's doing."""
+
+def warm_up(watch: Watch, *, with_torch: bool) -> None:
+    """Import everything of ours, and run each command once, so that later imports are a file's doing."""
     import ckpttool
 
     for found in pkgutil.walk_packages(ckpttool.__path__, "ckpttool."):
-        if not found.name.startswith(("ckpttool.torch_bridge", "ckpttool.__main__")):
+        if found.name != "ckpttool.__main__" and (with_torch or "torch_bridge" not in found.name):
             __import__(found.name)
+
     b"a".decode("raw-unicode-escape")  # the one codec that a pickle may ask for
     sys.addaudithook(watch)
     watch.learning = True
@@ -129,6 +154,13 @@ def warm_up(watch: Watch) -> None:
                 run_main(["inspect", *mode, path], terminal=False)
                 run_main(["inspect", *mode, path], terminal=True)
             run_main(["inspect", "--root", "none", path], terminal=False)
+            run_main(["git-textconv", path], terminal=False)
+            for other in ("a.pt", "b.safetensors"):
+                run_main(["diff", path, os.path.join(folder, other)], terminal=False)
+            for suffix in (".pt", ".safetensors"):
+                run_main(["convert", path, os.path.join(folder, f"out-{name}{suffix}")], terminal=False)
+            if with_torch:
+                run_main(["verify", path, "--model", MODEL], terminal=False)
     watch.learning = False
 
 
@@ -195,20 +227,86 @@ def read(path: str) -> dict[str, object]:
     }
 
 
-def run(job: dict[str, Any], watch: Watch, seconds: float) -> dict[str, object]:
+def read_under_watch(path: str, watch: Watch, seconds: float) -> dict[str, object]:
+    """What the reader itself makes of a file, and what it did meanwhile."""
+    result: dict[str, object] = {}
+    with watched(watch, seconds, result):
+        result["read"] = read(path)
+    return result
+
+
+def run_command(
+    argv: list[str], terminal: bool, request: dict[str, Any], job: dict[str, Any], watch: Watch
+) -> dict[str, object]:
+    """One command line, with what it left in the folder where it may write."""
+    folder = tempfile.mkdtemp(dir=request["scratch"])
+    places = {"@path": job["path"], "@good": request["good"]}
+    line = [os.path.join(folder, arg[1:]) if arg.startswith("@out") else places.get(arg, arg) for arg in argv]
+    done: dict[str, object] = {"argv": argv, "terminal": terminal}
+    output = next((real for arg, real in zip(argv, line, strict=True) if arg.startswith("@out")), None)
+    watch.folder = None if output is None else folder
+    before = _peak_nbytes()
+    with watched(watch, request["seconds"], done):
+        done.update(run_main(line, terminal=terminal))
+    done["peak"] = _peak_nbytes() - before
+    watch.folder = None
+    done["left"] = sorted(os.listdir(folder))
+    if output is not None and os.path.exists(output):
+        done["output"] = read(output)
+        # What could be carried over is the same: the second run sees names and bytes.
+        done["output_diff"] = run_main(["diff", job["path"], output], terminal=False)["status"]
+    shutil.rmtree(folder)
+    return done
+
+
+def _peak_nbytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def in_fork(act: Callable[[], dict[str, object]]) -> dict[str, object]:
+    """The result of ``act`` in a forked process: its memory and its peak are its own."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(receive)
+        with os.fdopen(send, "w") as pipe:
+            json.dump(act(), pipe)
+        os._exit(0)
+    os.close(send)
+    with os.fdopen(receive) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return json.loads(text) if text else {"escaped": f"died with wait status {status}"}
+
+
+def run(job: dict[str, Any], request: dict[str, Any], watch: Watch) -> dict[str, object]:
     """One file through the reader and through every command line."""
+    limit = request["memory"] + _address_space()
+    if os.path.isfile(job["path"]):
+        limit += os.path.getsize(job["path"])
+
+    def limited(act: Callable[[], dict[str, object]]) -> Callable[[], dict[str, object]]:
+        def with_limit() -> dict[str, object]:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+            return act()
+
+        return with_limit
+
+    execute: Callable[[Callable[[], dict[str, object]]], dict[str, object]]
+    execute = in_fork if request["apart"] else (lambda act: act())
     result: dict[str, object] = {"name": job["name"], "events": []}
     if job["read"]:
-        with watched(watch, seconds, result):
-            result["read"] = read(job["path"])
-    runs: list[dict[str, object]] = []
-    for argv, terminal in job["runs"]:
-        done: dict[str, object] = {"argv": argv, "terminal": terminal}
-        with watched(watch, seconds, done):
-            done.update(run_main([*argv, job["path"]], terminal=terminal))
-        runs.append(done)
-    result["runs"] = runs
+        result |= execute(limited(lambda: read_under_watch(job["path"], watch, request["seconds"])))
+    result["runs"] = [
+        execute(limited(lambda argv=argv, on=terminal: run_command(argv, on, request, job, watch)))  # type: ignore[misc]
+        for argv, terminal in job["runs"]
+    ]
     return result
+
+
+def _address_space() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def main() -> None:
@@ -218,11 +316,10 @@ def main() -> None:
     # A module that betrays itself when it is imported: a file may name it.
     sys.path.append(request["canary"])
     watch = Watch()
-    warm_up(watch)
-    resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
+    warm_up(watch, with_torch=request["torch"])
     stdout = sys.stdout
     for job in request["jobs"]:
-        stdout.write(json.dumps(run(job, watch, request["seconds"])) + "\n")
+        stdout.write(json.dumps(run(job, request, watch)) + "\n")
         stdout.flush()
 
 
