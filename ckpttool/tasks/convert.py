@@ -102,14 +102,18 @@ def prepared(
         options = options._replace(root=resolve_root(checkpoint, root))
     with ExitStack() as stack:
         inspection = _inspect(checkpoint, writing, stack)
-        plan = plan_conversion(inspection, options)
-        if writing.strict:
-            _refuse_loss(plan)
-        if writing.is_folder:
-            layouts = lay_out_folder(plan, writing.shard_nbytes or _UNLIMITED)
-            destination = destination.rstrip("/") or "/"
-        else:
-            layouts = lay_out_file(plan, os.path.basename(destination))
+        try:
+            plan = plan_conversion(inspection, options)
+            if writing.strict:
+                _refuse_loss(plan)
+            if writing.is_folder:
+                layouts = lay_out_folder(plan, writing.shard_nbytes or _UNLIMITED)
+                destination = destination.rstrip("/") or "/"
+            else:
+                layouts = lay_out_file(plan, os.path.basename(destination))
+        except CkptToolError as error:
+            error.path = error.path or checkpoint.path  # a plan knows names, not files
+            raise
         target = Target(destination, writing.is_folder, writing.force)
         if writing.manifest is not None:
             _refuse_manifest(plan, writing.manifest, layouts, target)

@@ -22,6 +22,7 @@ class FileTensors:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
+        self._path = checkpoint.path
         self._files = {file.path: file for file in checkpoint.files}
         self._maps: dict[str, torch.UntypedStorage] = {}
         self._storages: dict[tuple[str, str, str], torch.UntypedStorage] = {}
@@ -38,7 +39,7 @@ class FileTensors:
         if isinstance(value, CompositeTensor):
             return self._composite(entry, value)
         if value is None or value.storage is None or value.storage.location == "meta":
-            raise UnsupportedFeature(f"entry {str(entry.name)!r} has no data in the file")
+            raise UnsupportedFeature(f"entry {str(entry.name)!r} has no data in the file", path=self._path)
         dtype = torch_dtype(value)
         if value.numel == 0:
             return torch.empty(value.shape, dtype=dtype)

@@ -15,10 +15,10 @@ from ckpttool.analysis.conversion import Placed, PlacedComposite
 from ckpttool.checkpoint import Key, ModuleExtras, OddKey, Plain, PlainList
 from ckpttool.dtypes import DType, parse_torch_name
 from ckpttool.errors import UnsupportedFeature
+from ckpttool.writers.key_literal import parse_key
 
 _ORDERED_DICT = ("collections", "OrderedDict")
 _SET = ("__builtin__", "set")  # as protocol 2 spells it
-_MAX_KEY = 4096  # characters of a key that is neither str nor int
 _QSCHEMES = frozenset(("torch.per_tensor_affine", "torch.per_channel_affine"))
 
 
@@ -112,7 +112,7 @@ class PickleWriter:
     def write_key(self, key: Key) -> None:
         """A key of a mapping."""
         if isinstance(key, OddKey):
-            self.write_plain(_parse_key(key.text))
+            self.write_plain(parse_key(key.text))
         elif isinstance(key, str):
             self.write_text(key)
         else:
@@ -343,25 +343,3 @@ class PickleWriter:
 def _storage_numel(dtype: DType, nbytes: int) -> int:
     """What a persistent id calls numel: elements, or bytes where the storage is untyped."""
     return nbytes if dtype.storage is None else nbytes * 8 // dtype.bits
-
-
-def _parse_key(text: str) -> Plain:
-    """The float, bool, None, bytes or tuple that a key's text is the literal of.
-
-    Raises:
-        UnsupportedFeature: it is none of these.
-    """
-    from ast import literal_eval
-
-    try:
-        found: Plain = literal_eval(text) if len(text) <= _MAX_KEY else PlainList()
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        found = PlainList()
-    stack = [found]
-    while stack:
-        item = stack.pop()
-        if type(item) is tuple:
-            stack.extend(item)
-        elif item is not None and type(item) not in (bool, int, float, str, bytes):
-            raise UnsupportedFeature(f"the key {text[:60]!r}", hint="--drop GLOB leaves it out")
-    return found

@@ -24,6 +24,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -141,7 +142,9 @@ def warm_up(watch: Watch, *, with_torch: bool) -> None:
     watch.learning = True
     with tempfile.TemporaryDirectory() as folder:
         samples = {
-            "a.pt": torch_zip(op.dump({"w": op.tensor(), "x": op.call("a:b"), "n": 1})),
+            # Widths of wide characters and numbers of diff are in modules that are imported late.
+            "a.pt": torch_zip(op.dump({"w": op.tensor(), "鍵": op.tensor(), "x": op.call("a:b"), "n": 1})),
+            "other.pt": torch_zip(op.dump({"w": op.tensor()}), {"0": b"\0\0\x80?" * 4}),
             "bad.pt": torch_zip(b"N"),
             "b.safetensors": safetensors({"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, b"x"),
             "c.txt": b"text",
@@ -155,13 +158,37 @@ def warm_up(watch: Watch, *, with_torch: bool) -> None:
                 run_main(["inspect", *mode, path], terminal=True)
             run_main(["inspect", "--root", "none", path], terminal=False)
             run_main(["git-textconv", path], terminal=False)
-            for other in ("a.pt", "b.safetensors"):
+            for other in ("a.pt", "b.safetensors", "other.pt"):
                 run_main(["diff", path, os.path.join(folder, other)], terminal=False)
             for suffix in (".pt", ".safetensors"):
                 run_main(["convert", path, os.path.join(folder, f"out-{name}{suffix}")], terminal=False)
-            if with_torch:
-                run_main(["verify", path, "--model", MODEL], terminal=False)
+        if with_torch:
+            _warm_up_verify(folder, list(samples))
     watch.learning = False
+
+
+def _warm_up_verify(folder: str, samples: list[str]) -> None:
+    """Let torch import what it puts off: for a model that loads, and for every sort of tensor."""
+    import torch
+
+    from sample_models.linear_xavier import build
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save(build().state_dict(), os.path.join(folder, "right.pt"))
+        dense = torch.ones(2, 2)
+        tensors = {
+            "sparse": dense.to_sparse(),
+            "csr": dense.to_sparse_csr(),
+            "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+            "quantized": torch.quantize_per_tensor(dense, 0.5, 0, torch.qint8),
+            "subclass": torch.nn.Parameter(dense),
+            "conj": torch.ones(2, dtype=torch.complex64).conj(),
+        }
+        for name, tensor in tensors.items():
+            torch.save({"w": tensor}, os.path.join(folder, f"{name}.pt"))
+    for name in (*samples, "right.pt", *(f"{name}.pt" for name in tensors)):
+        run_main(["verify", os.path.join(folder, name), "--model", MODEL], terminal=False)
 
 
 def run_main(argv: list[str], *, terminal: bool) -> dict[str, object]:
