@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ckpttool.analysis.finding_text import Evidence, about, count_of, cut, name_of, short_name, some
 from ckpttool.checkpoint import CompositeTensor, Entry, Finding, Kind, TensorInfo, iter_parts
+from ckpttool.dtypes import BY_NAME
 
 _BLOAT_SHARE = 100  # less than 1/100 of the storages, and less than a page, is padding
 _BLOAT_NBYTES = 4096
@@ -130,6 +131,25 @@ def find_layouts(evidence: Evidence) -> Iterator[Finding]:
             "info",
             swapped,
             "in big-endian byte order: torch.load swaps it, tools that map the file do not",
+        )
+
+
+def find_unknown_dtypes(evidence: Evidence) -> Iterator[Finding]:
+    """Dtypes that safetensors has no name for."""
+    unknown = {name for name, _ in evidence.summary.dtypes if BY_NAME[name].safetensors is None}
+    if not unknown:
+        return
+    entries = [
+        entry
+        for entry, _, _ in evidence.rows
+        if isinstance(entry.value, TensorInfo) and entry.value.dtype.name in unknown
+    ]
+    if entries:
+        yield about(
+            "unknown-to-safetensors",
+            "info",
+            entries,
+            f"of a dtype that safetensors does not have ({', '.join(sorted(unknown))}): save_file refuses it",
         )
 
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 from ckpttool.analysis.finding_text import MOST_NAMED, Evidence, about, count_of, cut, some
 from ckpttool.analysis.prefixes import common_first_part
-from ckpttool.checkpoint import Entry, Finding, Key, Root
+from ckpttool.checkpoint import Entry, Finding, Key, Kind, Root
 from ckpttool.dtypes import BY_NAME
 
 _BATCH_NORM_VERSION = 2  # torch/nn/modules/batchnorm.py: _NormBase._version, with num_batches_tracked
 _BATCH_NORM_NAME = re.compile(r"(?:^|_)bn\d*$|batch_?norm", re.IGNORECASE)
 # GPTQ and AWQ; bitsandbytes keeps the rest under .quant_state.
 _PACKED_NAMES = (".qweight", ".qzeros", ".g_idx", ".absmax", ".quant_map", ".SCB")
+_ADAPTER = re.compile(r"(?:^|\.)lora_[AB]\.weight$")
 _PARAMETRIZED = re.compile(r"(?:^|\.)(?:weight_g|weight_orig|parametrizations\.[^.]+\.original\d?)$")
 
 
@@ -132,6 +133,61 @@ def find_parametrized(evidence: Evidence) -> Iterator[Finding]:
             parts,
             "part of a weight that the model computes (weight norm, spectral norm, pruning): a model "
             "without that parametrization does not know these names",
+        )
+
+
+def find_weight_norms(evidence: Evidence) -> Iterator[Finding]:
+    """The names that torch.nn.utils.parametrizations.weight_norm gives."""
+    if not evidence.mentions(".original1"):
+        return
+    names = {entry.name for entry, _, _ in evidence.rows}
+    norms = [
+        entry
+        for entry, _, _ in evidence.rows
+        if isinstance(entry.name, str)
+        and entry.name.endswith(".original0")
+        and f"{entry.name[:-1]}1" in names
+    ]
+    if norms:
+        yield about(
+            "weight-norm",
+            "info",
+            norms,
+            "the norm of a weight, as torch.nn.utils.parametrizations.weight_norm names it: a model with the "
+            "older torch.nn.utils.weight_norm calls it weight_g",
+        )
+
+
+def find_adapters(evidence: Evidence) -> Iterator[Finding]:
+    """LoRA weights without the adapter's name, as PEFT saves them."""
+    if not evidence.mentions("lora_A.weight"):
+        return
+    saved = [
+        entry for entry, _, _ in evidence.rows if isinstance(entry.name, str) and _ADAPTER.search(entry.name)
+    ]
+    if saved:
+        yield about(
+            "adapter",
+            "info",
+            saved,
+            "of a LoRA adapter, saved without its name: PeftModel.from_pretrained takes them so; for "
+            "load_state_dict they must be called lora_A.default.weight",
+        )
+
+
+def find_known_buffers(evidence: Evidence) -> Iterator[Finding]:
+    """Buffers that some versions of their library save and others build anew."""
+    saved = [
+        (entry, note)
+        for entry, (kind, _, _, note), _ in evidence.rows
+        if kind is Kind.PERSISTENT_BUFFER and "not saved" in note  # as the head of known_names.toml says
+    ]
+    if saved:
+        yield about(
+            "known-buffers",
+            "info",
+            [entry for entry, _ in saved],
+            f"built anew by newer libraries, whose strict loading calls it unexpected ({cut(saved[0][1])})",
         )
 
 

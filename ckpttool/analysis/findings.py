@@ -10,12 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from ckpttool.analysis.finding_bytes import find_bloat, find_devices, find_layouts, find_no_data, find_ties
+from ckpttool.analysis.finding_bytes import (
+    find_bloat,
+    find_devices,
+    find_layouts,
+    find_no_data,
+    find_ties,
+    find_unknown_dtypes,
+)
 from ckpttool.analysis.finding_names import (
+    find_adapters,
     find_attribute_prefix,
     find_batch_norms,
+    find_known_buffers,
     find_packed,
     find_parametrized,
+    find_weight_norms,
     find_wrappers,
 )
 from ckpttool.analysis.finding_text import (
@@ -138,6 +148,14 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _extra_state(evidence: Evidence) -> Iterator[Finding]:
+    tensors = [entry for entry, (kind, *_), _ in evidence.rows if kind is Kind.EXTRA_STATE]
+    if tensors:
+        yield about(
+            "extra-state",
+            "info",
+            tensors,
+            "extra state: strict loading into a model whose modules have none calls it unexpected",
+        )
     objects = [
         f"{cut(str(leaf.name))} ({cut(leaf.type_name)})"
         for leaf in evidence.checkpoint.opaque
@@ -187,15 +205,19 @@ _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _roots,
     find_wrappers,
     find_attribute_prefix,
+    find_adapters,
+    find_known_buffers,
     find_batch_norms,
     find_bloat,
     find_ties,
     find_layouts,
+    find_unknown_dtypes,
     _dtypes,
     _carried,
     find_packed,
     _extra_state,
     find_parametrized,
+    find_weight_norms,
     find_devices,
     _optimizer,
     _values,

@@ -185,10 +185,15 @@ _OWN_CODE = "its module loads by code of its own, which may rename: `ckpttool ve
 def unexpected_findings(spec: ModelSpec, unexpected: Sequence[Entry], match: NameMatch) -> Iterator[Finding]:
     """What the model would not take."""
     own_code: list[Entry] = []
+    empty: list[Entry] = []
     others: list[Entry] = []
+    slots = frozenset(spec.none_names)
     for entry in unexpected:
         name = match.to_model.get(str(entry.name), str(entry.name))
-        (own_code if _loads_by_own_code(spec, name) else others).append(entry)
+        (own_code if _loads_by_own_code(spec, name) else empty if name in slots else others).append(entry)
+    if empty:
+        fact = "in the file, and in the model registered as None until something is assigned: strict loading "
+        yield about("unexpected-entry", "warning", empty, f"{fact}into a fresh model refuses")
     if others:
         fact = "in the file and not in the model: strict loading refuses; leave it out with `--exclude`"
         yield about("unexpected-entry", "warning", others, fact)

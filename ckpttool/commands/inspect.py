@@ -273,7 +273,7 @@ def _check_facts(found: Found) -> list[str]:
 def _write_pipe(
     inspection: Inspection, stats: Sequence[Sequence[EntryStats]] | None, facts: Sequence[str]
 ) -> None:
-    from ckpttool.render.inspection import iter_finding_lines, iter_pipe
+    from ckpttool.render.inspection import iter_finding_lines, iter_next_lines, iter_pipe
 
     extra: list[list[str]] = []
     if stats is not None:
@@ -283,4 +283,5 @@ def _write_pipe(
     sys.stdout.writelines(iter_pipe(inspection, extra))
     sys.stdout.flush()  # the findings come after what they are about, also where both streams are one
     sys.stderr.writelines(iter_finding_lines(inspection.findings))
+    sys.stderr.writelines(iter_next_lines(inspection))
     sys.stderr.writelines(f"{fact}\n" for fact in facts)

@@ -15,6 +15,7 @@ Source: ``save_pretrained`` and ``split_torch_state_dict_into_shards`` (transfor
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -167,10 +168,12 @@ def _refuse_missing(files: tuple[str, ...], folder: str, path: str) -> None:
     missing = [file for file in files if not Path(resolve_member(folder, file, path)).exists()]
     if missing:
         shards = "shard" if len(files) == 1 else "shards"
+        present = [f"{folder}/{file}" for file in files if file not in missing]
+        one = shlex.join(["ckpttool", "inspect", *present[:1]])
         raise MalformedCheckpoint(
             f"{len(missing)} of {len(files)} {shards} missing: {shorten_list(missing)}",
             path=path,
-            hint="download or copy them again; or name one shard to see what it holds",
+            hint="download or copy them again" + (f"; `{one}` reads one that is there" if present else ""),
         )
 
 

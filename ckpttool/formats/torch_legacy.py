@@ -34,6 +34,13 @@ _MAGIC_BYTES = b"\x8a\x0a" + MAGIC_NUMBER.to_bytes(10, "little")  # LONG1 of ten
 _MAGIC_TEXT = f"L{MAGIC_NUMBER}L\n".encode()  # protocols 0 and 1
 _PROTOCOL_VERSION = 1001
 
+_LEGACY = Finding(
+    "legacy-layout",
+    "info",
+    "",
+    "in the layout before torch 1.6: torch.load(mmap=True) refuses it, and reads all of it into memory",
+)
+
 
 class TorchLegacyFormat:
     """``torch.save(...)`` before 1.6."""
@@ -53,7 +60,7 @@ class TorchLegacyFormat:
         contents = contents._replace(
             globals=merge_globals((contents.globals, *map(list_globals, legacy.around))),
             rare_opcodes=contents.rare_opcodes.union(*(tree.rare_opcodes for tree in legacy.around)),
-            findings=legacy.findings,
+            findings=(*legacy.findings, _LEGACY),
         )
         return assemble(source, self.name, "before torch 1.6", contents)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ckpttool.analysis.inspection import Inspection
+from ckpttool.analysis.next_commands import next_commands
 from ckpttool.checkpoint import Finding, Root, TensorInfo
 from ckpttool.render.inspection_head import iter_around, iter_head
 from ckpttool.render.inspection_table import Table, iter_missing, iter_rows, missing_facts
@@ -43,6 +44,21 @@ def iter_inspection(
     yield from _block(fill(legend, width))
     yield from iter_missing(inspection, width, in_table=stats is None)
     yield from _block(iter_findings(inspection.findings, width))
+    yield from _block(_iter_next(inspection, width))
+
+
+def _iter_next(inspection: Inspection, width: int) -> Iterator[Line]:
+    """Yield ``→ command`` and below it what for; a command is never broken, so that it can be copied."""
+    for command, why in next_commands(inspection):
+        yield (Span("  → ", "good"), Span(safe(command)))
+        for text in _wrap(safe(why), max(20, width - 4)):
+            yield (Span(f"    {text}", "dim"),)
+
+
+def iter_next_lines(inspection: Inspection) -> Iterator[str]:
+    """Yield ``next: command`` per command, for stderr."""
+    for command, _ in next_commands(inspection):
+        yield f"next: {safe(command)}\n"
 
 
 def _block(lines: Iterable[Line]) -> Iterator[Line]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpttool.analysis.globals import GlobalVerdict, judge_global
 from ckpttool.analysis.inspection import Inspection, Row
+from ckpttool.analysis.next_commands import next_commands
 from ckpttool.analysis.weights_only import plain_load, weights_only_verdict
 from ckpttool.checkpoint import (
     Checkpoint,
@@ -89,6 +90,7 @@ def inspect_document(
         "plain_load": _plain_load(checkpoint),
         "globals": [global_object(item) for item in checkpoint.globals],
         "findings": [finding_object(finding) for finding in inspection.findings],
+        "next": [item._asdict() for item in next_commands(inspection)],
         **({} if inspection.model is None else {"model": inspection.model._asdict()}),
     }
 

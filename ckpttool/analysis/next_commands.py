@@ -1,0 +1,169 @@
+"""What to type next, from what was found: whole commands that run as they are printed.
+
+At most one ``convert`` and one ``verify``: what several findings ask of a conversion becomes options
+of one. ``M`` stands for the model where the user named none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from ckpttool.analysis.inspection import Inspection
+from ckpttool.checkpoint import CompositeTensor, Kind, Presence
+
+_MOST_DROPPED = 3  # names that a command spells out
+_PLAIN_NAME = re.compile(r"[\w.]+")  # means itself as a glob
+
+
+class NextCommand(NamedTuple):
+    """A command line, quoted for a shell, and what it is good for."""
+
+    command: str
+    why: str
+
+
+class _Option(NamedTuple):
+    """What one finding asks of a conversion."""
+
+    why: str
+    arguments: Callable[[Inspection], Sequence[str]] = lambda inspection: ()
+
+
+def next_commands(inspection: Inspection) -> tuple[NextCommand, ...]:
+    """The commands that what was found leads to; none for a file that is plainly well, or a model."""
+    if not inspection.checkpoint.files:
+        return ()
+    return (*_iter_convert(inspection), *_iter_globals(inspection), *_iter_verify(inspection))
+
+
+def _iter_convert(inspection: Inspection) -> Iterator[NextCommand]:
+    codes = {finding.code for finding in inspection.findings}
+    if codes & _NO_CONVERSION or not inspection.rows:
+        return
+    if "adapter" in codes:  # a loaded adapter has the prefix as well
+        codes.discard("wrapper-prefix")
+    asked = [option for code, option in _CONVERSIONS.items() if code in codes]
+    asked += [option for is_so, option in _WITHOUT_A_FINDING if is_so(inspection)]
+    if not asked:
+        return
+    source = inspection.checkpoint.path
+    arguments = ["ckpttool", "convert", source, _destination(inspection)]
+    for option in asked:
+        arguments += option.arguments(inspection)
+    reasons = list(dict.fromkeys(option.why for option in asked))
+    yield NextCommand(shlex.join(arguments), "; ".join(reasons))
+
+
+def _destination(inspection: Inspection) -> str:
+    """A file beside the source, in the format that most can read."""
+    path = inspection.checkpoint.path.rstrip("/")
+    if path.endswith(".index.json"):
+        path = path.removesuffix(".index.json")
+    stem, suffix = os.path.splitext(path)
+    if any(isinstance(row.entry.value, CompositeTensor) for row in inspection.rows):
+        return f"{stem}.new.pt"  # safetensors has no quantized or sparse tensors
+    if suffix == ".safetensors":
+        return f"{stem}.new.safetensors"
+    return f"{stem if suffix and len(suffix) <= 5 else path}.safetensors"
+
+
+def _iter_globals(inspection: Inspection) -> Iterator[NextCommand]:
+    codes = {finding.code for finding in inspection.findings}
+    if codes & {"dangerous-globals", "weights-only-refuses"}:
+        command = shlex.join(["ckpttool", "inspect", inspection.checkpoint.path, "--globals"])
+        yield NextCommand(command, "what torch.load would import, and where")
+
+
+def _iter_verify(inspection: Inspection) -> Iterator[NextCommand]:
+    codes = {finding.code for finding in inspection.findings}
+    rebuilt = any(row.classification.kind is Kind.NON_PERSISTENT_BUFFER for row in inspection.missing)
+    if not (rebuilt or codes & _VERIFIED) or codes & _NO_CONVERSION:
+        return
+    model = "M" if inspection.model is None else inspection.model.text
+    command = shlex.join(["ckpttool", "verify", inspection.checkpoint.path, "--model", model])
+    why = "whether a load restores what the file does not hold" if rebuilt else "what a load makes of it"
+    yield NextCommand(command, why if inspection.model is not None else f"{why}; M is your FILE.py:factory")
+
+
+# ------------------------------------------------------------------------------------------------- convert
+
+
+def _drop_unexpected(inspection: Inspection) -> Sequence[str]:
+    """``--drop NAME`` for entries that the model does not have, if they are few."""
+    names = [row.entry.name for row in inspection.rows if row.classification.presence is Presence.UNEXPECTED]
+    if len(names) > _MOST_DROPPED or not all(_PLAIN_NAME.fullmatch(str(name)) for name in names):
+        return ()
+    return [word for name in names for word in ("--drop", str(name))]
+
+
+def _drop_stale(inspection: Inspection) -> Sequence[str]:
+    """The same for non-persistent buffers that another version saved, by their last part."""
+    stale = [
+        row.entry.name
+        for row in inspection.rows
+        if row.classification.kind is Kind.NON_PERSISTENT_BUFFER and row.entry.value is not None
+    ]
+    leaves = dict.fromkeys(str(name).rpartition(".")[2] for name in stale)
+    plain = [leaf for leaf in leaves if _PLAIN_NAME.fullmatch(leaf)][:_MOST_DROPPED]
+    return [word for leaf in plain for word in ("--drop", f"*{leaf}")]
+
+
+_CONVERSIONS = {
+    "wrapper-prefix": _Option("takes wrappers off the names", lambda _: ("--strip-prefix", "auto")),
+    "weights-only-refuses": _Option("writes the tensors without the objects"),
+    "dangerous-globals": _Option("writes the tensors without the objects"),
+    "torchscript": _Option("writes the tensors without the code"),
+    "exported-program": _Option("writes the tensors without the program"),
+    "device-tags": _Option("leaves no device tags"),
+    "non-contiguous": _Option("packs the tensors"),
+    "tied": _Option("keeps ties once, and listed"),
+    "overlapping-views": _Option("writes views apart"),
+    "storage-bloat": _Option("leaves unused bytes behind"),
+    "legacy-layout": _Option("can be mapped, and takes 64 MiB of memory to write"),
+    "safetensors-no-format": _Option('writes "format": "pt"'),
+    "unknown-to-safetensors": _Option("keeps such tensors as bytes", lambda _: ("--as-bytes",)),
+    "known-buffers": _Option(
+        "leaves out what newer libraries rebuild", lambda _: ("--drop-known-buffers",)
+    ),
+    "stale-buffer": _Option("leaves out what the model rebuilds", _drop_stale),
+    "unexpected-entry": _Option("leaves out what the model does not have", _drop_unexpected),
+    "extra-state-object": _Option("leaves out the extra state", lambda _: ("--drop", "*_extra_state")),
+    "extra-state": _Option("leaves out the extra state", lambda _: ("--drop", "*_extra_state")),
+    "weight-norm": _Option(
+        "gives the names of torch.nn.utils.weight_norm",
+        lambda _: (
+            "--rename", r"parametrizations\.(\w+)\.original0=>\1_g",
+            "--rename", r"parametrizations\.(\w+)\.original1=>\1_v",
+        ),
+    ),
+    "adapter": _Option(
+        "gives the names that a loaded adapter has",
+        lambda _: ("--rename", r"lora_([AB])\.weight$=>lora_\1.default.weight"),
+    ),
+}  # fmt: skip
+"""By the code of the finding; docs/findings.md says more of each."""
+
+
+def _stands_among_others(inspection: Inspection) -> bool:
+    """Whether the weights are a branch of something larger, or values stand beside them."""
+    root = inspection.weights_root
+    beside = [value for value in inspection.checkpoint.values if value.root == root]
+    return root is not None and (bool(root) or bool(beside))
+
+
+_WITHOUT_A_FINDING: tuple[tuple[Callable[[Inspection], bool], _Option], ...] = (
+    (_stands_among_others, _Option("writes the weights alone", lambda _: ("--weights-only",))),
+)
+
+_NO_CONVERSION = frozenset(("meta-tensors", "zero3-placeholders", "uninitialized", "shard-key-missing"))
+"""There is nothing to write before these are mended."""
+
+_VERIFIED = frozenset(
+    ("batch-norm-no-counter", "batch-norm-no-statistics", "dtype-differs", "shape-differs", "missing-entry",
+     "missing-tied", "unexpected-entry", "stale-buffer", "model-names", "wrapper-prefix", "parametrized")
+)  # fmt: skip
+"""Only a load tells what these do."""
