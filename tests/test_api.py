@@ -146,6 +146,9 @@ def test_to_dict_is_the_document_of_inspect(
         flat["tied_to"] = None if tied is None else {"root": list(tied[0]), "name": tied[1]}
         assert as_json(flat) == {field: as_json(item)[field] for field in flat}  # type: ignore[index]
     assert {*opened.parameters, *opened.buffers} <= set(opened.entries)
+    assert as_json({"globals": [item._asdict() for item in opened.globals]}) == as_json(
+        {"globals": opened.to_dict()["globals"]}
+    )
 
 
 def test_a_root_and_a_model_are_those_of_the_command(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -507,11 +507,11 @@ print(status, *sorted(set(sys.modules) - before), file=sys.stderr)
     ("name", "own"),
     [
         (None, ()),
-        ("inspect", ("commands.inspected", "commands.options", "tasks", "tasks.models", "tasks.values")),
-        ("diff", ("commands.options", "tasks", "tasks.values")),
+        ("inspect", ("commands.inspected", "commands.options")),
+        ("diff", ("commands.options",)),
         ("convert", ("commands.options", "tasks", "tasks.values")),
-        ("verify", ("commands.options", "tasks", "tasks.values")),
-        ("lint", ("commands.options", "tasks", "tasks.values")),
+        ("verify", ("commands.options",)),
+        ("lint", ("commands.options",)),
         ("git-textconv", ()),
     ],
 )

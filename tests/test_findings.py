@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from ckpttool.analysis.inspect import inspect_checkpoint
 from ckpttool.checkpoint import (
@@ -171,9 +171,12 @@ def test_extra_state(tmp_path: Path) -> None:
 
 
 def test_parametrized_weights(tmp_path: Path) -> None:
-    found = findings(tmp_path, weight_norm(nn.Linear(2, 2)).state_dict())
+    found = findings(tmp_path, spectral_norm(nn.Linear(2, 2)).state_dict())
     assert list(found) == ["parametrized"]
-    assert found["parametrized"].name == "parametrizations.weight.original0"
+    assert found["parametrized"].name == "parametrizations.weight.original"
+    found = findings(tmp_path, weight_norm(nn.Linear(2, 2)).state_dict())
+    assert list(found) == ["weight-norm"]
+    assert found["weight-norm"].name == "parametrizations.weight.original0"
 
 
 def test_packed_weights(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ TOP = {
     "plain_load": dict,
     "globals": list,
     "findings": list,
+    "next": list,
 }
 ENTRY = {
     "root": list,
@@ -118,6 +119,7 @@ ITEMS = {
         "places": list,
     },
     "findings": {"code": str, "severity": str, "name": str, "message": str},
+    "next": {"command": str, "why": str},
 }
 
 

@@ -119,12 +119,14 @@ def find_parametrized(evidence: Evidence) -> Iterator[Finding]:
     """Parts of weights that are computed."""
     if not evidence.mentions("weight_g", "weight_orig", ".original"):
         return
+    norms = {entry.name for entry, _, _ in evidence.rows if str(entry.name).endswith(".original1")}
     parts = [
         entry
         for entry, _, _ in evidence.rows
         if isinstance(entry.name, str)
         and entry.name.endswith(("weight_g", "weight_orig", "original", "original0"))
         and _PARAMETRIZED.search(entry.name)
+        and f"{entry.name[:-1]}1" not in norms  # more is said of a weight norm
     ]
     if parts:
         yield about(

@@ -20,10 +20,15 @@ _PLAIN_NAME = re.compile(r"[\w.]+")  # means itself as a glob
 
 
 class NextCommand(NamedTuple):
-    """A command line, quoted for a shell, and what it is good for."""
+    """The words of a command line, and what it is good for."""
 
-    command: str
+    words: tuple[str, ...]
     why: str
+
+    @property
+    def command(self) -> str:
+        """The line, quoted for a shell."""
+        return shlex.join(self.words)
 
 
 class _Option(NamedTuple):
@@ -55,7 +60,7 @@ def _iter_convert(inspection: Inspection) -> Iterator[NextCommand]:
     for option in asked:
         arguments += option.arguments(inspection)
     reasons = list(dict.fromkeys(option.why for option in asked))
-    yield NextCommand(shlex.join(arguments), "; ".join(reasons))
+    yield NextCommand(tuple(arguments), "; ".join(reasons))
 
 
 def _destination(inspection: Inspection) -> str:
@@ -74,8 +79,8 @@ def _destination(inspection: Inspection) -> str:
 def _iter_globals(inspection: Inspection) -> Iterator[NextCommand]:
     codes = {finding.code for finding in inspection.findings}
     if codes & {"dangerous-globals", "weights-only-refuses"}:
-        command = shlex.join(["ckpttool", "inspect", inspection.checkpoint.path, "--globals"])
-        yield NextCommand(command, "what torch.load would import, and where")
+        words = ("ckpttool", "inspect", inspection.checkpoint.path, "--globals")
+        yield NextCommand(words, "what torch.load would import, and where")
 
 
 def _iter_verify(inspection: Inspection) -> Iterator[NextCommand]:
@@ -84,9 +89,9 @@ def _iter_verify(inspection: Inspection) -> Iterator[NextCommand]:
     if not (rebuilt or codes & _VERIFIED) or codes & _NO_CONVERSION:
         return
     model = "M" if inspection.model is None else inspection.model.text
-    command = shlex.join(["ckpttool", "verify", inspection.checkpoint.path, "--model", model])
+    words = ("ckpttool", "verify", inspection.checkpoint.path, "--model", model)
     why = "whether a load restores what the file does not hold" if rebuilt else "what a load makes of it"
-    yield NextCommand(command, why if inspection.model is not None else f"{why}; M is your FILE.py:factory")
+    yield NextCommand(words, why if inspection.model is not None else f"{why}; M is your FILE.py:factory")
 
 
 # ------------------------------------------------------------------------------------------------- convert
@@ -164,6 +169,7 @@ _NO_CONVERSION = frozenset(("meta-tensors", "zero3-placeholders", "uninitialized
 
 _VERIFIED = frozenset(
     ("batch-norm-no-counter", "batch-norm-no-statistics", "dtype-differs", "shape-differs", "missing-entry",
-     "missing-tied", "unexpected-entry", "stale-buffer", "model-names", "wrapper-prefix", "parametrized")
+     "missing-tied", "unexpected-entry", "stale-buffer", "model-names", "wrapper-prefix", "parametrized",
+     "weight-norm")
 )  # fmt: skip
 """Only a load tells what these do."""

@@ -70,7 +70,7 @@ class Entry(NamedTuple):
 
 
 class Global(NamedTuple):
-    """Something that an ordinary unpickler of this file would import, and call if ``called``.
+    """Something that an ordinary unpickler of this file would import, and call ``calls`` times if ``called``.
 
     ``verdict`` is ``allowed`` (by ``torch.load(weights_only=True)``), ``unknown`` or ``dangerous``.
     """
@@ -78,6 +78,7 @@ class Global(NamedTuple):
     module: str
     name: str
     called: bool
+    calls: int
     verdict: Verdict
     reason: str
     places: tuple[str, ...]
@@ -170,7 +171,7 @@ class Checkpoint(Shown):
         """What an unpickler would import, with what is known of it."""
         found = []
         for ref, verdict, reason in map(judge_global, self.inspection.checkpoint.globals):
-            found.append(Global(ref.module, ref.name, ref.called, verdict, reason, ref.places))
+            found.append(Global(ref.module, ref.name, ref.called, ref.calls, verdict, reason, ref.places))
         return tuple(found)
 
     @cached_property

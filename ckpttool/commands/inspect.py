@@ -30,7 +30,6 @@ from ckpttool.commands.options import (
     parse_count,
 )
 from ckpttool.errors import CkptToolError
-from ckpttool.tasks.models import names_model
 
 if TYPE_CHECKING:
     from ckpttool.analysis.inspection import Inspection
@@ -120,6 +119,8 @@ def command(
 
     With --model, kinds are the model's own, and entries that are missing or unexpected are listed.
     """
+    from ckpttool.tasks.models import names_model
+
     sort = parse_choice(sort, _SORTS, "--sort")
     asked, count = _parse_fail_on(fail_on), parse_count(values, "--values")
     selection = _Selection(root, include or (), exclude or ())

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckpttool.commands.options import Json, ModelArgs, Quiet, parse
-from ckpttool.tasks.values import parse_input_dtype
 
 if TYPE_CHECKING:
     from ckpttool.analysis.lint_report import LintReport
@@ -67,6 +66,8 @@ def command(
 
 def _parse_spec(text: str) -> tuple[tuple[int, ...], str]:
     """``2,16:int64`` -> ``((2, 16), "int64")``."""
+    from ckpttool.tasks.values import parse_input_dtype
+
     shape, _, name = text.partition(":")
     if not _SHAPE.fullmatch(shape):
         raise typer.BadParameter(f"{text} is not SHAPE[:DTYPE], as 2,16:int64", param_hint="--example-input")

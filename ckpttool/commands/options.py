@@ -7,8 +7,6 @@ from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
-from ckpttool.tasks.values import choose
-
 _MOST_DIGITS = 9
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -71,6 +69,8 @@ def complete_list(*choices: str) -> Callable[[str], list[str]]:
 
 def parse_choice(text: str, choices: Sequence[_Choice], option: str) -> _Choice:
     """Return the one of ``choices`` that ``text`` is."""
+    from ckpttool.tasks.values import choose
+
     return parse(option, choose, text, choices)
 
 

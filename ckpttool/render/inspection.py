@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from ckpttool.checkpoint import Finding, Root, TensorInfo
 from ckpttool.render.inspection_head import iter_around, iter_head
 from ckpttool.render.inspection_table import Table, iter_missing, iter_rows, missing_facts
 from ckpttool.render.kinds import iter_legend
-from ckpttool.render.tables import Line, Span, fill
+from ckpttool.render.tables import Line, Span, cell_width, fill
 from ckpttool.render.units import (
     NAME_LIMIT,
     format_count,
@@ -48,17 +49,33 @@ def iter_inspection(
 
 
 def _iter_next(inspection: Inspection, width: int) -> Iterator[Line]:
-    """Yield ``→ command`` and below it what for; a command is never broken, so that it can be copied."""
-    for command, why in next_commands(inspection):
-        yield (Span("  → ", "good"), Span(safe(command)))
-        for text in _wrap(safe(why), max(20, width - 4)):
+    """Yield ``→ command`` and below it what for; a long command goes on as one does in a shell."""
+    for item in next_commands(inspection):
+        start = Span("  → ", "good")
+        for line in _wrap_command(item.words, width - 6):
+            yield (start, Span(line))
+            start = Span("      ")
+        for text in _wrap(safe(item.why), max(20, width - 4)):
             yield (Span(f"    {text}", "dim"),)
+
+
+def _wrap_command(words: Sequence[str], width: int) -> Iterator[str]:
+    """Yield lines that a shell takes for one; they break between words."""
+    line = ""
+    for word in words:
+        quoted = safe(shlex.quote(word))
+        if line and cell_width(line) + cell_width(quoted) + 3 > width:
+            yield f"{line} \\"
+            line = quoted
+        else:
+            line = f"{line} {quoted}".lstrip()
+    yield line
 
 
 def iter_next_lines(inspection: Inspection) -> Iterator[str]:
     """Yield ``next: command`` per command, for stderr."""
-    for command, _ in next_commands(inspection):
-        yield f"next: {safe(command)}\n"
+    for item in next_commands(inspection):
+        yield f"next: {safe(item.command)}\n"
 
 
 def _block(lines: Iterable[Line]) -> Iterator[Line]:

@@ -90,7 +90,7 @@ def inspect_document(
         "plain_load": _plain_load(checkpoint),
         "globals": [global_object(item) for item in checkpoint.globals],
         "findings": [finding_object(finding) for finding in inspection.findings],
-        "next": [item._asdict() for item in next_commands(inspection)],
+        "next": [{"command": item.command, "why": item.why} for item in next_commands(inspection)],
         **({} if inspection.model is None else {"model": inspection.model._asdict()}),
     }
 
