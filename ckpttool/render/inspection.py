@@ -73,8 +73,8 @@ def _wrap_command(words: Sequence[str], width: int) -> Iterator[str]:
 
 
 def iter_next_lines(inspection: Inspection) -> Iterator[str]:
-    """Yield ``next: command`` per command, for stderr."""
-    for item in next_commands(inspection):
+    """Yield ``next: command`` per command where there are findings, for stderr."""
+    for item in next_commands(inspection) if inspection.findings else ():
         yield f"next: {safe(item.command)}\n"
 
 
