@@ -422,6 +422,35 @@ def test_every_pasted_error_is_on_the_page_of_errors() -> None:
         assert row.pasted in page, row.pasted
 
 
+def test_the_arguments_of_a_model_are_in_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(
+        MODEL.replace("(self)", "(self, width=1, name='')").replace("4)", "width)", 1)
+    )
+    torch.save({**net_state(), "extra": torch.ones(1)}, "-x.pt")
+    arguments = ["--model-arg", "width=4", "--model-arg", "name=it's"]
+    cli.main(["inspect", "./-x.pt", "--model", "net.py:Net", *arguments])
+    commands = re.findall(r"^next: (.+)$", capsys.readouterr().err, re.MULTILINE)
+    assert shlex.split(commands[-1]) == ["ckpttool", "verify", "./-x.pt", "--model", "net.py:Net", *arguments]
+    assert cli.main(shlex.split(commands[0])[1:]) == 0  # drops what the model does not have
+    assert (
+        cli.main(["verify", "./-x.safetensors", "--model", "net.py:Net", *arguments, "--load", "copy"]) == 0
+    )
+
+
+def test_what_cannot_be_put_into_a_line_is_not_promised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(MODEL)
+    torch.save({**net_state(), **{f"extra_{index}": torch.ones(1) for index in range(9)}}, "x.pt")
+    cli.main(["inspect", "x.pt", "--model", "net.py:Net"])
+    commands = re.findall(r"^next: (.+)$", capsys.readouterr().err, re.MULTILINE)
+    assert commands == ["ckpttool verify x.pt --model net.py:Net"]
+
+
 def test_a_command_is_whole_at_any_width_and_in_a_pipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

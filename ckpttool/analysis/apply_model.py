@@ -122,6 +122,7 @@ def model_facts(spec: ModelSpec, match: NameMatch | None = None) -> ModelFacts:
         None if match is None else match.matched,
         0 if match is None else len(match.to_model),
         "" if match is None else match.description,
+        spec.arguments,
     )
 
 

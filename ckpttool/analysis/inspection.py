@@ -68,7 +68,8 @@ class Summary(NamedTuple):
 class ModelFacts(NamedTuple):
     """The live model that kinds were read from.
 
-    ``text`` is how the user named it; ``built`` says on which device, and why not on meta.
+    ``text`` is how the user named it, ``arguments`` what its factory was given; ``built`` says on which
+    device, and why not on meta.
     ``matched`` of the file's ``names`` are the model's, by way of ``mapping`` ("" if as they are);
     ``matched`` is None where the model itself is what is inspected. The rest is as in ``ModelSpec``.
     """
@@ -82,6 +83,7 @@ class ModelFacts(NamedTuple):
     matched: int | None = None
     names: int = 0
     mapping: str = ""
+    arguments: tuple[str, ...] = ()
 
 
 class Inspection(NamedTuple):

@@ -21,3 +21,4 @@ class ModelSpec(NamedTuple):
     none_names: tuple[str, ...]  # registered as None: no key until something is assigned
     lazy_names: tuple[str, ...]  # uninitialised parameters and buffers
     custom_load: tuple[str, ...]  # modules whose loading is overridden or hooked: "path (what)"
+    arguments: tuple[str, ...] = ()  # of its factory, as they are typed: "key=value"

@@ -16,6 +16,7 @@ from ckpttool.analysis.inspection import Inspection
 from ckpttool.checkpoint import CompositeTensor, Kind, Presence
 
 _MOST_DROPPED = 3  # names that a command spells out
+_NAMED_MODEL = re.compile(r"hf|.+:[\w.]+")
 _PLAIN_NAME = re.compile(r"[\w.]+")  # means itself as a glob
 
 
@@ -35,7 +36,8 @@ class _Option(NamedTuple):
     """What one finding asks of a conversion."""
 
     why: str
-    arguments: Callable[[Inspection], Sequence[str]] = lambda inspection: ()
+    arguments: Callable[[Inspection], Sequence[str] | None] = lambda inspection: ()
+    """None where it cannot be put into a line."""
 
 
 def next_commands(inspection: Inspection) -> tuple[NextCommand, ...]:
@@ -53,19 +55,23 @@ def _iter_convert(inspection: Inspection) -> Iterator[NextCommand]:
         codes.discard("wrapper-prefix")
     asked = [option for code, option in _CONVERSIONS.items() if code in codes]
     asked += [option for is_so, option in _WITHOUT_A_FINDING if is_so(inspection)]
-    if not asked:
-        return
-    source = inspection.checkpoint.path
-    arguments = ["ckpttool", "convert", source, _destination(inspection)]
-    for option in asked:
-        arguments += option.arguments(inspection)
-    reasons = list(dict.fromkeys(option.why for option in asked))
-    yield NextCommand(tuple(arguments), "; ".join(reasons))
+    given = [(option.why, option.arguments(inspection)) for option in asked]
+    reasons = dict.fromkeys(why for why, arguments in given if arguments is not None)
+    if reasons:
+        words = [word for _, arguments in given for word in arguments or ()]
+        paths = (_source(inspection), _destination(inspection))
+        yield NextCommand(("ckpttool", "convert", *paths, *words), "; ".join(reasons))
+
+
+def _source(inspection: Inspection) -> str:
+    """The path as it can be typed: one that begins with a dash is no option."""
+    path = inspection.checkpoint.path
+    return f"./{path}" if path.startswith("-") else path
 
 
 def _destination(inspection: Inspection) -> str:
     """A file beside the source, in the format that most can read."""
-    path = inspection.checkpoint.path.rstrip("/")
+    path = _source(inspection).rstrip("/")
     if path.endswith(".index.json"):
         path = path.removesuffix(".index.json")
     stem, suffix = os.path.splitext(path)
@@ -79,7 +85,7 @@ def _destination(inspection: Inspection) -> str:
 def _iter_globals(inspection: Inspection) -> Iterator[NextCommand]:
     codes = {finding.code for finding in inspection.findings}
     if codes & {"dangerous-globals", "weights-only-refuses"}:
-        words = ("ckpttool", "inspect", inspection.checkpoint.path, "--globals")
+        words = ("ckpttool", "inspect", _source(inspection), "--globals")
         yield NextCommand(words, "what torch.load would import, and where")
 
 
@@ -88,24 +94,28 @@ def _iter_verify(inspection: Inspection) -> Iterator[NextCommand]:
     rebuilt = any(row.classification.kind is Kind.NON_PERSISTENT_BUFFER for row in inspection.missing)
     if not (rebuilt or codes & _VERIFIED) or codes & _NO_CONVERSION:
         return
-    model = "M" if inspection.model is None else inspection.model.text
-    words = ("ckpttool", "verify", inspection.checkpoint.path, "--model", model)
     why = "whether a load restores what the file does not hold" if rebuilt else "what a load makes of it"
-    yield NextCommand(words, why if inspection.model is not None else f"{why}; M is your FILE.py:factory")
+    model, given = inspection.model, []
+    if model is not None and _NAMED_MODEL.fullmatch(model.text) and not model.text.startswith("__main__:"):
+        given = [word for argument in model.arguments for word in ("--model-arg", argument)]
+        name = model.text
+    else:  # none, or a factory that Python code handed over
+        name, why = "M", f"{why}; M is your FILE.py:factory"
+    yield NextCommand(("ckpttool", "verify", _source(inspection), "--model", name, *given), why)
 
 
 # ------------------------------------------------------------------------------------------------- convert
 
 
-def _drop_unexpected(inspection: Inspection) -> Sequence[str]:
+def _drop_unexpected(inspection: Inspection) -> Sequence[str] | None:
     """``--drop NAME`` for entries that the model does not have, if they are few."""
     names = [row.entry.name for row in inspection.rows if row.classification.presence is Presence.UNEXPECTED]
     if len(names) > _MOST_DROPPED or not all(_PLAIN_NAME.fullmatch(str(name)) for name in names):
-        return ()
+        return None
     return [word for name in names for word in ("--drop", str(name))]
 
 
-def _drop_stale(inspection: Inspection) -> Sequence[str]:
+def _drop_stale(inspection: Inspection) -> Sequence[str] | None:
     """The same for non-persistent buffers that another version saved, by their last part."""
     stale = [
         row.entry.name
@@ -113,8 +123,9 @@ def _drop_stale(inspection: Inspection) -> Sequence[str]:
         if row.classification.kind is Kind.NON_PERSISTENT_BUFFER and row.entry.value is not None
     ]
     leaves = dict.fromkeys(str(name).rpartition(".")[2] for name in stale)
-    plain = [leaf for leaf in leaves if _PLAIN_NAME.fullmatch(leaf)][:_MOST_DROPPED]
-    return [word for leaf in plain for word in ("--drop", f"*{leaf}")]
+    if len(leaves) > _MOST_DROPPED or not all(map(_PLAIN_NAME.fullmatch, leaves)):
+        return None
+    return [word for leaf in leaves for word in ("--drop", f"*{leaf}")]
 
 
 _CONVERSIONS = {

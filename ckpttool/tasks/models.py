@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -61,4 +62,16 @@ def read_model(model: Model, arguments: Arguments = (), *, checkpoint_path: str 
     from ckpttool.torch_bridge.reference import describe_model
 
     module, note = source.build_light()
-    return describe_model(module, source.text, note)
+    spec = describe_model(module, source.text, note)
+    return spec._replace(arguments=tuple(map(_as_typed, source.arguments.items())))
+
+
+def _as_typed(argument: tuple[str, Any]) -> str:
+    """``key=value`` as on a command line: JSON, or a plain string."""
+    key, value = argument
+    if isinstance(value, str):
+        return f"{key}={value}"
+    try:
+        return f"{key}={json.dumps(value)}"
+    except (TypeError, ValueError):  # an object that Python code handed over
+        return f"{key}={type(value).__name__}"
