@@ -324,5 +324,5 @@ def test_bytes_behind_a_legacy_file_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "tail.pt"
     weight = op.dump({"w": op.tensor(op.storage("0", "torch:FloatStorage", 4, "cpu", None))})
     path.write_bytes(legacy(weight) + op.dump(SYSTEM))
-    (finding,) = read_checkpoint(str(path)).findings
-    assert finding.code == "bytes-after-storages"
+    finding, layout = read_checkpoint(str(path)).findings
+    assert (finding.code, layout.code) == ("bytes-after-storages", "legacy-layout")
