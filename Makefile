@@ -5,7 +5,7 @@
 # make fuzz-atheris FUZZ_SECONDS=3600   the same by coverage, with atheris in an environment of its own
 # make docs     the pages as a site, in build/site
 # make pictures draw the pictures of the terminal anew
-# make bench    ratios against cp, cmp, torch and other tools: 40 minutes, 13 GB below $TMPDIR
+# make bench    ratios against cp, cmp, torch and other tools: 45 minutes, 13 GB below $TMPDIR
 # make compat   old torch releases and other Pythons: see docs/compatibility.md; an hour, 10 GB of downloads
 # make scanners picklescan, fickling and modelscan on the hostile corpus: see docs/security.md; half an hour
 # make dist     wheel and sdist into dist/, built twice and compared

@@ -103,4 +103,7 @@ def install_peers(root: Path | None, results: Results) -> list[Peer]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what was measured is in the file of --json")

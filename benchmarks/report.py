@@ -89,12 +89,14 @@ def markdown(results: Results) -> str:
     ]
     for _, races in results.jobs():
         parts += [race_table(race) for race in races if race.cell == cell]
-    parts += ["## Every size and number of tensors"]
-    parts.append(
-        "The first row of a table is what the reference takes; the others are multiples of it, by CPU for "
-        "`inspect` and by the clock for the rest."
-    )
-    parts += [grid_table(races) for _, races in results.jobs() if len(races) > 1]
+    grids = [grid_table(races) for _, races in results.jobs() if len(races) > 1]
+    if grids:
+        parts += [
+            "## Every size and number of tensors",
+            "The first row of a table is what the reference takes; the others are multiples of it, by CPU "
+            "for `inspect` and by the clock for the rest.",
+            *grids,
+        ]
     others = [race for _, races in results.jobs() if len(races) == 1 for race in races if race.cell != cell]
     if others:
         parts.append("## Further jobs")
