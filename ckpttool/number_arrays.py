@@ -31,7 +31,19 @@ def import_numpy(what: str, instead: str) -> Any:
         import numpy
     except ImportError:
         raise UnsupportedFeature(f"{what} without numpy", hint=f"install numpy, or {instead}") from None
+    _keep_freed_memory()
     return numpy
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Keep glibc from giving the arrays of each block back to the kernel, only to fault them in again.
+
+    Its limits follow the largest block that was ever freed (``mallopt(3)``, M_MMAP_THRESHOLD). This one is
+    never touched, so it costs no memory; without it a third of the time of casts and of statistics is page
+    faults. Once only: from then on such a block would be cleared.
+    """
+    bytearray(16 << 20)
 
 
 @functools.cache

@@ -1,7 +1,12 @@
 """Casts by numpy against torch: every bit of every result, and what is said to be lost."""
 
 import itertools
+import os
+import platform
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,3 +91,25 @@ def test_no_elements() -> None:
 
 def test_the_list_of_dtypes_is_complete() -> None:
     assert frozenset(NAMES) == CASTABLE
+
+
+COUNT_FAULTS = """
+import resource
+from ckpttool.dtypes import BY_NAME
+from ckpttool.float_casts import cast_floats
+
+def cast():
+    cast_floats(memoryview(bytearray(1 << 21)), BY_NAME["float32"], BY_NAME["bfloat16"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+before = [cast() for _ in range(4)][-1]
+print(([cast() for _ in range(16)][-1] - before) // 16)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of glibc alone is told")
+def test_memory_is_kept_from_one_chunk_to_the_next() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", COUNT_FAULTS]
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=True)
+    assert int(result.stdout) < 100  # pages; 3 MiB of them where all of it is given back and faulted in again
