@@ -10,9 +10,9 @@ What is below is the Python API, docs/api.md. Each name is imported when it is f
 ``import ckpttool`` costs nothing; torch and numpy come only where they are needed.
 """
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # true to a type checker, by its name; `typing` takes longer to import than all this
 
 if TYPE_CHECKING:
     from ckpttool.api.checkpoint import Checkpoint, Entry, Global
