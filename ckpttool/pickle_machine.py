@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckpttool.errors import LimitExceeded, MalformedCheckpoint
-from ckpttool.pickle_nodes import Call, Global, Node, PersistentId, PickleCutOff
+from ckpttool.pickle_nodes import ON_OBJECT, Call, Global, Node, PersistentId, PickleCutOff
 
 
 class Machine:
@@ -24,6 +24,10 @@ class Machine:
         self.persistent_ids: list[PersistentId] = []
         self.rare_opcodes: set[int] = set()
         self.protocol = 0
+
+    def note_change_of_object(self) -> None:
+        """Remember that the opcode at hand changes an object, where torch wants a list or a dict."""
+        self.rare_opcodes.add(ON_OBJECT | self.data[self.op_start])
 
     def underflow(self, byte_offset: int | None = None) -> MalformedCheckpoint:
         """The error for an opcode that finds too little on the stack."""

@@ -110,13 +110,25 @@ class LocatedBytes(bytes):
     byte_offset: int = 0
 
 
+ON_OBJECT = 0x100
+"""Added in ``PickleTree.rare_opcodes`` to an opcode that changed an object, not a list or dict."""
+
+_MAPPINGS = frozenset(("collections.OrderedDict", "collections.Counter"))
+
+
+def is_mapping_call(node: Call) -> bool:
+    """Whether the call makes one of the mappings that unpicklers fill by SETITEMS."""
+    return isinstance(node.function, Global) and node.function.full_name in _MAPPINGS
+
+
 class PickleTree:
     """One pickle: its value, where it ends, and every global and call on the way.
 
     ``globals`` holds each distinct (module, name) once, in order of appearance, whether or not the
     value reaches it: a call that is popped again still runs in an unpickler. ``persistent_ids`` are all
     of the pickle's, in order; ``rare_opcodes`` are those that it uses besides the ones that every torch
-    pickle has. ``base`` and ``within`` tell people what byte offsets count from.
+    pickle has, with ``ON_OBJECT`` where they change an object. ``base`` and ``within`` tell people what
+    byte offsets count from.
     """
 
     __slots__ = ("base", "end", "globals", "persistent_ids", "protocol", "rare_opcodes", "value", "within")

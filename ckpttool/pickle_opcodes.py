@@ -23,6 +23,7 @@ from ckpttool.pickle_nodes import (
     Node,
     PersistentId,
     SetNode,
+    is_mapping_call,
 )
 
 _U16 = Struct("<H").unpack_from
@@ -177,6 +178,7 @@ def _extend(m: Machine, items: list[Node]) -> None:
     if type(target) is list:
         target.extend(items)
     elif isinstance(target, Call):
+        m.note_change_of_object()
         _append_to_call(target, items)
     elif items:  # none: nothing is done, whatever the target
         raise m.misuse("APPENDS", target)
@@ -224,6 +226,8 @@ def _set_items(m: Machine, items: list[Node]) -> None:
     if isinstance(target, DictNode):
         target.items.extend(items)
     elif isinstance(target, Call):
+        if not is_mapping_call(target):
+            m.note_change_of_object()
         if target.items is None:
             target.items = items
         else:
@@ -329,6 +333,7 @@ def _build(m: Machine, pos: int) -> int:
             target.states = []
         target.states.append(state)
     else:  # setattr on something already there, e.g. a class: keep it in sight as a call
+        m.note_change_of_object()
         m.stack[-1] = Call("build", target, (state,), m.op_start)
     m.nodes += 1
     return pos

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import pickletools
 import struct
@@ -30,6 +31,7 @@ from ckpttool.analysis.weights_only import (
     weights_only_verdict,
 )
 from ckpttool.checkpoint import Basis, Checkpoint, Classification, Entry, GlobalRef, Kind
+from ckpttool.errors import MalformedCheckpoint
 from ckpttool.formats import read_checkpoint
 from tests.hostile import pickles as op
 from tests.hostile.containers import legacy, torch_zip
@@ -326,3 +328,48 @@ def test_bytes_behind_a_legacy_file_are_reported(tmp_path: Path) -> None:
     path.write_bytes(legacy(weight) + op.dump(SYSTEM))
     finding, layout = read_checkpoint(str(path)).findings
     assert (finding.code, layout.code) == ("bytes-after-storages", "legacy-layout")
+
+
+_TARGETS = {
+    "tensor": op.tensor(),
+    "parameter": op.parameter(),
+    "ordered": op.ordered({}),
+    "counter": op.call("collections:Counter"),
+    "size": op.call("torch:Size", [1, 2]),
+    "dtype": op.named("torch:float32"),
+    "dict": op.push({}),
+    "list": op.push([]),
+}
+_CHANGES = {
+    "APPEND": op.push(0) + op.APPEND,
+    "APPENDS": op.MARK + op.push(0) + op.APPENDS,
+    "SETITEM": op.push(0) + op.push(1.5) + op.SETITEM,
+    "SETITEMS": op.MARK + op.push(0) + op.push(1.5) + op.SETITEMS,
+    "BUILD": op.push({"a": 1}) + op.BUILD,
+}
+
+
+@torch_213
+def test_weights_only_agrees_with_torch_on_what_may_be_changed(tmp_path: Path) -> None:
+    """SETITEM on a tensor wrote beyond its storage (CVE-2026-24747); since then torch refuses it."""
+    answers = set()
+    for target, change in itertools.product(_TARGETS, _CHANGES):
+        path = tmp_path / f"{target}-{change}.pt"
+        path.write_bytes(torch_zip(op.dump({"x": _TARGETS[target] + _CHANGES[change]})))
+        try:
+            torch.load(path, weights_only=True)
+            loads = True
+        except (pickle.UnpicklingError, TypeError, ValueError, AttributeError) as error:
+            if "Can only" not in str(error):
+                continue  # torch tried, and the object would not have it
+            loads = False
+        try:
+            found = read_checkpoint(str(path))
+        except MalformedCheckpoint:
+            assert not loads, (target, change)
+            continue
+        answer, reason = weights_only_verdict(found)
+        assert (answer, bool(reason)) == (loads, not loads), (target, change, reason)
+        answers.add((answer, reason))
+    assert (False, "SETITEM on an object, where it takes a list or a dict") in answers
+    assert len(answers) >= 5

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ckpttool.analysis.finding_text import cut, some
 from ckpttool.analysis.globals import GlobalVerdict, Verdict, judge_global
 from ckpttool.checkpoint import Basis, Checkpoint
+from ckpttool.pickle_nodes import ON_OBJECT
 
 _REFUSED_OPCODES = {
     0x30: "POP",
@@ -50,6 +51,15 @@ _REFUSED_OPCODES = {
 }
 """Opcodes that ``torch/_weights_only_unpickler.py`` of torch 2.13 does not know; a test compares."""
 
+_CHANGES = {
+    ON_OBJECT | 0x61: "APPEND",
+    ON_OBJECT | 0x65: "APPENDS",
+    ON_OBJECT | 0x73: "SETITEM",
+    ON_OBJECT | 0x75: "SETITEMS",
+    ON_OBJECT | 0x62: "BUILD",
+}
+"""Opcodes that it refuses on an object (CVE-2026-24747 was SETITEM on a tensor)."""
+
 _GRAVEST_FIRST = (Verdict.DANGEROUS, Verdict.UNKNOWN, Verdict.ALLOWED)
 _MOST_PLACES = 2  # of one global in a sentence
 
@@ -87,6 +97,9 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
     opcodes = [_REFUSED_OPCODES[op] for op in sorted(checkpoint.rare_opcodes) if op in _REFUSED_OPCODES]
     if opcodes:
         return False, f"opcode{'s' * (len(opcodes) > 1)} {some(opcodes)}, which it does not know"
+    changes = [name for op, name in _CHANGES.items() if op in checkpoint.rare_opcodes]
+    if changes:
+        return False, f"{some(changes)} on an object, where it takes a list or a dict"
     return True, ""
 
 
