@@ -48,7 +48,7 @@ demo: venv
 	    printf '\n$$ ckpttool inspect %s\n' "$(DEMO)/$$name"; \
 	    $(BIN)/ckpttool inspect "$(DEMO)/$$name" || exit $$?; \
 	done
-	@set -- "$(DEMO)/swin_ddp_compiled.pt" --model sample_models.swin_window_attention:build; \
+	@set -- "$(DEMO)/swin_ddp_compiled.pt" --model "$(DEMO)/swin.py:build"; \
 	    printf '\n$$ ckpttool verify %s\n' "$$*"; $(BIN)/ckpttool verify "$$@"
 	@cd $(DEMO) && run() { printf '\n$$ ckpttool %s\n' "$$*"; $(abspath $(BIN))/ckpttool "$$@"; }; \
 	    run convert tied.pt there.safetensors --force && run convert there.safetensors back.pt --force && \

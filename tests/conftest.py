@@ -86,6 +86,16 @@ def real_dir() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that ``make demo`` writes. Who writes into it takes a copy."""
+    from sample_models.write_demo import write_demo
+
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Take the developer's terminal out of the result: no forced colour, no width but the test's own."""

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from ckpttool.formats.base import DEFAULT_LIMITS
-from sample_models import write_demo
 from tests.documents import (
     LANGUAGES,
     ROOT,
@@ -30,13 +29,6 @@ PAGES = pages()
 # What a page tells its reader to put before its snippets.
 PRELUDE = {"docs/lint.md": "import torch\nfrom torch import nn\n"}
 NOT_RUN = [(page, block) for page in PAGES for block in blocks(read_page(page)) if block.not_run]
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
-    write_demo.write_demo(folder)
-    return folder
 
 
 @pytest.fixture

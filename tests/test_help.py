@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -10,20 +11,11 @@ from pathlib import Path
 import pytest
 
 from ckpttool import cli
-from sample_models import write_demo
 from tests.documents import ROOT, Terminal, read_page
 
 COMMANDS = [name for name, _ in cli.COMMANDS]
 PAGES = {name: f"docs/{name}.md" for name in COMMANDS} | {"git-textconv": "docs/git.md"}
 OPTION = re.compile(r"^  (-[^\n]*?)(?:  +(\S.*))?$", re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
-    write_demo.write_demo(folder)
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)  # for the example of git-textconv
-    return folder
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -48,7 +40,10 @@ def test_examples_run_and_end_as_they_say(
 ) -> None:
     found = examples(help_of(command, capsys))
     assert len(found) >= 2
-    terminal = Terminal(demo, tmp_path)
+    folder = tmp_path / "demo"
+    shutil.copytree(demo, folder)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)  # for the example of git-textconv
+    terminal = Terminal(folder, tmp_path)
     for example, status in found:
         assert terminal.type(example)[0] == status, example
 

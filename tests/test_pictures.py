@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sample_models import write_demo
 from tools import pictures
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
-    write_demo.write_demo(folder)
-    return folder
 
 
 @pytest.mark.parametrize("name", pictures.PICTURES)

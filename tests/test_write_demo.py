@@ -18,13 +18,6 @@ from sample_models import write_demo
 NOT_REPRODUCIBLE = {"batch_norms_legacy.pth", "batch_norms_torchscript.pt"}
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
-    write_demo.write_demo(folder)
-    return folder
-
-
 def test_a_second_run_writes_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     files = write_demo.write_demo(tmp_path)
     assert len(files) == 25
