@@ -319,6 +319,14 @@ def test_sets_come_back_as_sets(tmp_path: Path) -> None:
     assert torch.equal(next(iter(back["t"])), torch.ones(2))
 
 
+@pytest.mark.parametrize("inner", [frozenset([1]), frozenset(), (1, frozenset([2]))])
+def test_what_stands_in_a_set_can_be_loaded(inner: object, tmp_path: Path) -> None:
+    """A frozenset is written as a set, which no set can hold: the outer one becomes a list."""
+    torch.save({"w": torch.ones(1), "s": {inner}}, tmp_path / "a.pt", pickle_protocol=4)
+    convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert type(torch.load(tmp_path / "b.pt", weights_only=True)["s"]) is list
+
+
 def test_many_names_of_one_tensor_are_placed_in_linear_time() -> None:
     storage = StorageRef("x", "data/0", 0, 16)
     wanted = [Wanted(TensorInfo(BY_NAME["float32"], (4,), (1,), 0, storage))] * 100_000

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias, Union
 
 from ckpttool.analysis.conversion import WRITABLE_CONTAINERS, Planned
-from ckpttool.checkpoint import Container, Key, ModuleExtras, Opaque, Root, Value
+from ckpttool.checkpoint import Container, Key, ModuleExtras, Opaque, PlainList, Root, Value
 from ckpttool.errors import MalformedCheckpoint
 from ckpttool.writers.pickle_writer import PickleWriter
 
@@ -65,6 +65,8 @@ def build_tree(
         holds_tensors = any(isinstance(child, Planned) for child in branch.children.values())
         if kind not in WRITABLE_CONTAINERS or (kind in ("list", "tuple") and not _has_places(branch)):
             kind = "OrderedDict" if holds_tensors else "dict"
+        if kind == "set" and any(map(_is_unhashable, branch.children.values())):
+            kind = "list"  # a set in it was a frozenset, which weights_only does not let pass
         branch.kind = kind
     return top
 
@@ -143,6 +145,11 @@ def _in_order(branch: Branch) -> Iterator[tuple[Key, Node | None]]:
 
 
 _MOST_GAPS = 1 << 16  # an index is the reader's own count, so gaps are what was dropped
+
+
+def _is_unhashable(node: Node) -> bool:
+    """Whether a load would fail to put what is written for this into a set."""
+    return isinstance(node, Branch) or (isinstance(node, Value) and isinstance(node.value, PlainList))
 
 
 def _has_places(branch: Branch) -> bool:
