@@ -20,6 +20,8 @@ from ckpttool.analysis.placing import Placing, Wanted
 from ckpttool.checkpoint import StorageRef, TensorInfo
 from ckpttool.cli import main
 from ckpttool.dtypes import BY_NAME
+from tests.hostile import pickles as op
+from tests.hostile.containers import torch_zip
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
@@ -325,6 +327,17 @@ def test_what_stands_in_a_set_can_be_loaded(inner: object, tmp_path: Path) -> No
     torch.save({"w": torch.ones(1), "s": {inner}}, tmp_path / "a.pt", pickle_protocol=4)
     convert(tmp_path / "a.pt", tmp_path / "b.pt")
     assert type(torch.load(tmp_path / "b.pt", weights_only=True)["s"]) is list
+
+
+def test_integers_that_claim_a_gradient_can_be_loaded(tmp_path: Path) -> None:
+    tensor = op.tensor(op.storage("0", "torch:LongStorage", 2), 0, (2,), (1,), True)
+    (tmp_path / "a.pt").write_bytes(torch_zip(op.dump({"w": tensor, "p": op.parameter(tensor)})))
+    convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    loaded = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert {name: (value.dtype, value.requires_grad) for name, value in loaded.items()} == {
+        "w": (torch.int64, False),
+        "p": (torch.int64, False),
+    }
 
 
 def test_many_names_of_one_tensor_are_placed_in_linear_time() -> None:

@@ -6,6 +6,7 @@ the same in every run; ``make fuzz`` searches at random, and ``fuzz/`` by covera
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from ckpttool.checkpoint import Entry, OddKey, TensorInfo
+from ckpttool.cli import main
 from ckpttool.errors import CkptToolError
 from ckpttool.formats import read_checkpoint
 from fuzz import fuzz_read
@@ -29,7 +31,7 @@ from tests.hostile.exercise import TooMuchMemory, TooSlow, try_out, watched
 from tests.hostile.mutate_json import parse, write
 from tests.hostile.mutate_pickle import split_opcodes
 from tests.hostile.mutate_zip import split_zip
-from tests.hostile.mutations import FOLDER, mutate, pickle_in
+from tests.hostile.mutations import FOLDER, mutate, pickle_in, write_input
 from tests.hostile.seeds import seeds
 from tests.hostile.torch_oracle import ask
 
@@ -114,6 +116,25 @@ def test_what_torch_and_we_both_read_is_the_same(tmp_path: Path) -> None:
             if isinstance(value, TensorInfo):
                 assert [*value.stride] == stride, (path, keys)
     assert compared > 25  # of 500: torch refuses most objects, and most mutations
+
+
+@pytest.mark.slow
+def test_torch_loads_what_convert_makes_of_mutated_files(tmp_path: Path) -> None:
+    written = []
+    for kind in KINDS:
+        rnd = Random(kind)
+        for number in range(60):
+            home, target = tmp_path / f"{kind}-{number}", tmp_path / f"{kind}-{number}.pt"
+            home.mkdir()
+            source = write_input(mutated(kind, rnd), str(home))
+            with contextlib.suppress(CkptToolError):
+                entries = read_checkpoint(source).entries
+                nbytes = sum(entry.value.nbytes for entry in entries if entry.value is not None)
+                if nbytes < 1 << 20 and main(["convert", source, str(target), "--quiet"]) == 0:
+                    written.append(str(target))
+    assert len(written) > 50
+    refused = {path: answer for path, answer in ask(written).items() if "tensors" not in answer}
+    assert refused == {}
 
 
 @pytest.mark.slow

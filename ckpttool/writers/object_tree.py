@@ -163,9 +163,11 @@ def _has_places(branch: Branch) -> bool:
 
 def _write_leaf(pickle: PickleWriter, leaf: Node) -> None:
     if isinstance(leaf, Planned):
-        pickle.write_tensor(
-            leaf.value, requires_grad=bool(leaf.entry.requires_grad), parameter=leaf.is_parameter
-        )
+        # What a file claims of integers, or what --as-bytes made of a parameter, torch would refuse to load.
+        dtype = leaf.value.dtype
+        takes_grad = dtype is None or dtype.kind in ("float", "complex")
+        requires_grad = takes_grad and bool(leaf.entry.requires_grad)
+        pickle.write_tensor(leaf.value, requires_grad=requires_grad, parameter=leaf.is_parameter)
     elif isinstance(leaf, Value):
         pickle.write_plain(leaf.value)
     elif isinstance(leaf, Opaque):
