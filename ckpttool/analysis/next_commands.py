@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -29,6 +28,8 @@ class NextCommand(NamedTuple):
     @property
     def command(self) -> str:
         """The line, quoted for a shell."""
+        import shlex
+
         return shlex.join(self.words)
 
 

@@ -15,7 +15,6 @@ Source: ``save_pretrained`` and ``split_torch_state_dict_into_shards`` (transfor
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -167,6 +166,8 @@ def _refuse_missing(files: tuple[str, ...], folder: str, path: str) -> None:
     """Look for every shard before the first is read."""
     missing = [file for file in files if not Path(resolve_member(folder, file, path)).exists()]
     if missing:
+        import shlex
+
         shards = "shard" if len(files) == 1 else "shards"
         present = [f"{folder}/{file}" for file in files if file not in missing]
         one = shlex.join(["ckpttool", "inspect", *present[:1]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,6 +60,8 @@ def _iter_next(inspection: Inspection, width: int) -> Iterator[Line]:
 
 def _wrap_command(words: Sequence[str], width: int) -> Iterator[str]:
     """Yield lines that a shell takes for one; they break between words."""
+    import shlex
+
     line = ""
     for word in words:
         quoted = safe(shlex.quote(word))
