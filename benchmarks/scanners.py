@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.measure import table
+from benchmarks.tables import markdown_table
 from compatibility.environments import ROOT, environment
 from tests.hostile import cases
 
@@ -256,7 +256,7 @@ def print_tables(outcomes: Sequence[Outcome]) -> None:
             size = len({outcome.case for outcome in of_family})
             cells = [cell([o for o in of_family if o.tool == tool], order) for tool in TOOLS]
             rows.append([family, str(size), *cells])
-    print(table(["family", "files", *TOOLS], rows), "\n")
+    print(markdown_table(["family", "files", *TOOLS], rows), "\n")
     rows = []
     for tool in TOOLS:
         mine = [outcome for outcome in outcomes if outcome.tool == tool]
@@ -271,7 +271,7 @@ def print_tables(outcomes: Sequence[Outcome]) -> None:
             ]
         )
     head = ["tool", "executed", "raw control characters", "left files behind", "slowest", "largest"]
-    print(table(head, rows), "\n")
+    print(markdown_table(head, rows), "\n")
     for tool in TOOLS:
         missed = [
             o.case

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.measure import table
+from benchmarks.tables import markdown_table
 from ckpttool.cli import main as ckpttool
 from compatibility.compare import Fact, file_differences, loaded_differences
 from compatibility.environments import environment, find_interpreters
@@ -198,7 +198,7 @@ def print_summary(done: Sequence[tuple[Release, Fact, list[Outcome]]]) -> None:
             judged = [o for o in outcomes if o.way == way and o.status != "not possible"]
             cells.append(f"{sum(o.status == 'right' for o in judged)} of {len(judged)}")
         rows.append([facts["torch"], facts["python"], facts["safetensors"] or "-", *cells])
-    print(table(["torch", "Python", "safetensors", *WAYS], rows), "\n")
+    print(markdown_table(["torch", "Python", "safetensors", *WAYS], rows), "\n")
 
 
 def print_exceptions(release: Release, facts: Fact, outcomes: Sequence[Outcome]) -> bool:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import table
+from benchmarks.tables import markdown_table
 from compatibility.environments import ROOT, environment, find_interpreters
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -93,7 +93,7 @@ def main() -> int:
             f"{name} {found[name]}" for name in ("numpy", "safetensors", "typer", "rich")
         )
         rows.append([version, with_versions, *(counts.get(word, "0") for word in WORDS)])
-    print(table(["Python", "with", *WORDS], rows))
+    print(markdown_table(["Python", "with", *WORDS], rows))
     return int(bad)
 
 
