@@ -125,11 +125,25 @@ def build_corpus(folder: Path, only: str) -> list[dict[str, str]]:
 # -- running --------------------------------------------------------------------------------------
 
 
-def without_network() -> list[str]:
-    """A command that runs another one without network; tried, so that a silent failure is none."""
+def network_can_be_cut() -> list[str] | None:
+    """A command that runs another one without network, or None; tried, so that a silent failure is none."""
     command = ["unshare", "--user", "--map-root-user", "--net"]
-    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        sys.exit("unshare cannot cut the network here: run this where it can, or in a container without one")
+    try:
+        tried = subprocess.run([*command, "true"], capture_output=True, check=False)
+    except OSError:
+        return None
+    return None if tried.returncode else command
+
+
+def without_network() -> list[str]:
+    """As ``network_can_be_cut``.
+
+    Raises:
+        SystemExit: it cannot.
+    """
+    command = network_can_be_cut()
+    if command is None:
+        sys.exit("unshare cannot cut the network here: run this where it can")
     return command
 
 
