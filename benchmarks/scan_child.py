@@ -81,6 +81,8 @@ def command_line(main: Callable[[], object], option: str) -> Callable[[str], obj
     return run
 
 
+KEPT = 1 << 19  # bytes of a tool's output, from its beginning and from its end
+
 TOOLS = {tool.__name__: tool for tool in (picklescan, fickling, modelscan, ckpttool, unpickle)}
 
 
@@ -124,7 +126,10 @@ def measure(scan: Callable[[str], object], job: dict[str, str], limits: tuple[in
             time.sleep(0.005)
     code = os.waitstatus_to_exitcode(status)
     with open(os.path.join(job["home"], "output"), "rb") as file:
-        output = file.read(1 << 20)
+        output = file.read(KEPT)
+        if file.seek(0, os.SEEK_END) > KEPT:
+            file.seek(max(KEPT, file.tell() - KEPT))
+            output += file.read()
     os.unlink(os.path.join(job["home"], "output"))
     return {
         "name": job["name"],

@@ -1,7 +1,7 @@
 """Writes files, or says what it loads: for any torch from 1.4 on, and Python from 3.8 on.
 
-    python in_torch.py write FOLDER   one file per case, and facts.json: what is in each, or why it is missing
-    python in_torch.py load FOLDER    facts.json: what torch.load or safetensors makes of each file
+    python in_torch.py write FOLDER   one file per case, and write.json: what is in each, or why it is missing
+    python in_torch.py load FOLDER    load.json: what torch.load or safetensors makes of each file
 
 Facts are those of the file as the same torch loads it again: up to 1.12, say, the conjugate bit is lost.
 The facts of a tensor are its dtype, shape, stride and the SHA-256 of its elements, packed in row-major order.
@@ -295,17 +295,27 @@ def write(folder):
 
 
 def load(folder):
-    facts = []
-    for name in sorted(os.listdir(folder)):
-        if not name.endswith((".pt", ".safetensors")):
-            continue
-        fact = {"file": name}
+    names = [name for name in sorted(os.listdir(folder)) if name.endswith((".pt", ".safetensors"))]
+    return [dict(load_in_fork(os.path.join(folder, name)), file=name) for name in names]
+
+
+def load_in_fork(path):
+    """Facts of one file, by a process of its own: torch 1.6 aborts on TorchScript of today."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
         try:
-            fact["tensors"] = facts_of(load_file(os.path.join(folder, name)))
+            fact = {"tensors": facts_of(load_file(path))}
         except Exception as error:  # noqa: BLE001 - the answer
-            fact["cannot"] = "{}: {}".format(type(error).__name__, str(error).split("\n")[0])
-        facts.append(fact)
-    return facts
+            fact = {"cannot": "{}: {}".format(type(error).__name__, str(error).split("\n")[0])}
+        with os.fdopen(writing, "w") as file:
+            json.dump(fact, file)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        answer = file.read()
+    status = os.waitpid(child, 0)[1]
+    return json.loads(answer) if answer else {"cannot": "torch ends with status {}".format(status)}
 
 
 def main():
@@ -321,7 +331,7 @@ def main():
         result["safetensors"] = safetensors.__version__
     except ImportError:
         result["safetensors"] = None
-    with open(os.path.join(folder, "facts.json"), "w") as file:
+    with open(os.path.join(folder, what + ".json"), "w") as file:
         json.dump(result, file)
 
 

@@ -25,7 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_torch_that_is_here_is_a_release_too(written: Path, tmp_path: Path) -> None:
-    today = json.loads((written / "facts.json").read_text())
+    today = json.loads((written / "write.json").read_text())
     facts, outcomes = releases.judge_release(sys.executable, tmp_path, today, written)
     assert facts["torch"] == str(torch.__version__)
     assert [file["file"] for file in facts["files"] if "cannot" in file] == []
@@ -40,7 +40,7 @@ def test_the_torch_that_is_here_is_a_release_too(written: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_one_wrong_fact_is_seen(written: Path) -> None:
     facts = {
-        file["file"]: file["tensors"] for file in json.loads((written / "facts.json").read_text())["files"]
+        file["file"]: file["tensors"] for file in json.loads((written / "write.json").read_text())["files"]
     }
     name = "tied_zip.pt"
     assert file_differences(written / name, facts[name]) == []
@@ -78,6 +78,8 @@ def test_requirements_leave_out_torch_alone() -> None:
         ("modelscan", 3, "--- Errors ---", "refused"),
         ("modelscan", 0, "--- Errors ---", "named"),
         ("fickling", 1, "", "alarm"),
+        ("ckpttool", 1, "dangerous\tposix.system\tcalled", "alarm"),
+        ("ckpttool", 1, "loads with weights_only=True: yes", "named"),
         ("ckpttool", 2, "", "refused"),
         ("ckpttool", 0, "", "passed"),
         ("ckpttool", 99, "", "crash"),
