@@ -27,6 +27,7 @@ from tests.hostile.case import Case
 from tests.hostile.cases import CASES
 from tests.hostile.child import MODEL
 from tests.hostile.containers import torch_zip
+from tests.hostile.inert import RAW
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 10
@@ -52,11 +53,7 @@ VERIFY = [(["verify", "@path", "--model", MODEL], False)]
 TOGETHER = [name for name, case in CASES.items() if not case.alone]
 ALONE = [name for name, case in CASES.items() if case.alone]
 
-# What no output may hold. Our own colours, and the erasing of a progress line, are taken out first; no case
-# uses them.
-RAW = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
-)
+# Our own colours, and the erasing of a progress line: taken out before RAW is looked for; no case uses them.
 OURS = re.compile(r"\x1b\[[0-9;]*m|\r\x1b\[K")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -46,12 +45,9 @@ from ckpttool.render.units import safe
 from ckpttool.stats import iter_stats
 from ckpttool.tensor_bytes import TensorReader
 from ckpttool.writers.sharded import lay_out_file
+from tests.hostile.inert import RAW
 from tests.hostile.mutations import write_input
 
-# What no output may hold: all that moves a cursor, hides text or turns its direction.
-_RAW = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
-)
 _READ_SECONDS = 2.0  # of processor time, for reading and classifying
 _READ_MEMORY = 200 << 20
 _LEAF_SECONDS = 250e-6  # more for each leaf, for a dozen views, two conversions and a comparison
@@ -139,7 +135,7 @@ def _check_lines(lines: Iterable[Line]) -> None:
 
 def _check_text(texts: Iterable[str]) -> None:
     for text in texts:
-        found = _RAW.search(text)
+        found = RAW.search(text)
         assert found is None, f"raw control character in {text[max(0, found.start() - 60) :][:120]!r}"
 
 
