@@ -91,8 +91,8 @@ $(FUZZ_VENV)/.installed: fuzz/requirements.txt
 	touch $@
 
 fuzz-atheris: $(FUZZ_VENV)/.installed
-	$(FUZZ_VENV)/bin/python -m fuzz.write_corpus $(FUZZ_CORPUS)
-	$(FUZZ_VENV)/bin/python -m fuzz.fuzz_read --finds $(FUZZ_FINDS) $(FUZZ_CORPUS) \
+	$(FUZZ_VENV)/bin/python -m fuzz.write_corpus $(FUZZ_CORPUS) $(FUZZ_CORPUS).dict
+	$(FUZZ_VENV)/bin/python -m fuzz.fuzz_read --finds $(FUZZ_FINDS) $(FUZZ_CORPUS) -dict=$(FUZZ_CORPUS).dict \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -len_control=0 -timeout=900 -print_final_stats=1
 	@ls $(FUZZ_FINDS)
 

@@ -223,6 +223,8 @@ def test_tools_of_fuzz_run(tmp_path: Path) -> None:
     assert list((tmp_path / "finds").iterdir()) == []
     assert "reads" in replay(ALL[0])
     assert "BINPERSID" in describe(ALL[0])
-    target = tmp_path / "corpus"
-    subprocess.run([sys.executable, "-m", "fuzz.write_corpus", str(target)], check=True, cwd=ROOT)
+    target, words = tmp_path / "corpus", tmp_path / "words"
+    command = [sys.executable, "-m", "fuzz.write_corpus", str(target), str(words)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    assert rb'"\x50\x4b\x03\x04"' in words.read_bytes().splitlines()
     assert {path.name for path in target.iterdir()} > {f"seed-{kind}-0" for kind in KINDS}
