@@ -11,7 +11,6 @@ headers too. It sees what the kernel has for the file after fsync: a disk that l
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,18 +28,15 @@ from ckpttool.analysis.conversion import (
 )
 from ckpttool.crc import Crc32, load_crc32
 from ckpttool.dtypes import DType
-from ckpttool.errors import CkptToolError, DestinationExists, MalformedCheckpoint
+from ckpttool.errors import CkptToolError, DestinationExists
 from ckpttool.staging import created_file, refuse_overwriting, staged_file, staged_folder
+from ckpttool.streams import BLOCK_NBYTES, Checker, Stream, Writer, write_at
 from ckpttool.tensor_bytes import TensorReader
 from ckpttool.writers.layout import FileLayout, Segment
 
 if TYPE_CHECKING:
     from ckpttool.digests import TensorDigest
 
-# Read, summed, compared and written while it is in the L2 cache; more made no system call cheaper.
-_BLOCK_NBYTES = 1 << 20
-# Written back while the rest is still being copied: fsync at the end then has nothing left to wait for.
-_WRITE_BACK_NBYTES = 8 << 20
 # A gather holds 8 chunks (tensor_bytes), and all of it must stay far below 64 MiB.
 _GATHER_NBYTES = 2 << 20
 
@@ -188,7 +184,7 @@ class _Run:
             from hashlib import sha256  # loads OpenSSL: 2 ms, for digests alone
 
             hasher = sha256()
-        checker = _Checker(fd, layout.name, hasher.update if hasher else None)
+        checker = Checker(fd, layout.name, hasher.update if hasher else None)
         if self._effort.check:
             self._check(segments, checker)
         else:
@@ -199,7 +195,7 @@ class _Run:
         """Write one file; its segments as they stand there, checksums included."""
         with_crcs = layout.with_crcs
         crc32 = None if with_crcs is None else load_crc32()
-        writer = _Writer(fd)
+        writer = Writer(fd)
         for segment in layout.segments:
             if segment.piece < 0:
                 writer.append(segment.literal)
@@ -230,7 +226,7 @@ class _Run:
             if tensor.entry.value is not None:
                 self.digests[position] = digest_tensor(self._reader, tensor.entry.value)
 
-    def _write_piece(self, position: int, writer: _Writer, crc32: Crc32 | None) -> None:
+    def _write_piece(self, position: int, writer: Writer, crc32: Crc32 | None) -> None:
         """Send one piece into the file."""
         piece = self._plan.pieces[position]
         digester = self._digester(position)
@@ -255,7 +251,7 @@ class _Run:
 
         return TensorDigest(*meaning)
 
-    def _check(self, segments: Iterable[Segment], checker: _Checker) -> None:
+    def _check(self, segments: Iterable[Segment], checker: Checker) -> None:
         """Send the same stream against the file."""
         advance = self._effort.advance
         for segment in segments:
@@ -266,7 +262,7 @@ class _Run:
                 advance(len(block))
         checker.flush()
 
-    def _iter_into(self, piece: Piece, stream: _Stream, position: int | None = None) -> Iterator[memoryview]:
+    def _iter_into(self, piece: Piece, stream: Stream, position: int | None = None) -> Iterator[memoryview]:
         """Append a piece to ``stream``, yielding what was appended block by block.
 
         ``position`` is where to count what a cast loses; None if it was counted before.
@@ -277,14 +273,14 @@ class _Run:
         if piece.method == "copied":
             offset, end = piece.source.byte_span
             while offset < end:
-                room = stream.room(min(_BLOCK_NBYTES, end - offset))
+                room = stream.room(min(BLOCK_NBYTES, end - offset))
                 self._reader.read_into(storage, offset, room)
                 offset += len(room)
                 yield room
             return
         for chunk in self._iter_elements(piece, position):
-            for at in range(0, len(chunk), _BLOCK_NBYTES):
-                block = chunk[at : at + _BLOCK_NBYTES]
+            for at in range(0, len(chunk), BLOCK_NBYTES):
+                block = chunk[at : at + BLOCK_NBYTES]
                 stream.append(block)
                 yield block
 
@@ -301,111 +297,6 @@ class _Run:
             if position is not None:
                 self.losses[position] = self.losses.get(position, CastLoss()).joined(loss)
             yield data
-
-
-class _Stream:
-    """Bytes in order of offset, collected in one buffer that ``_take`` gets whenever it is full."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray(_BLOCK_NBYTES)
-        self._view = memoryview(self._buffer)
-        self._filled = 0
-        self._offset = 0
-
-    def room(self, nbytes: int) -> memoryview:
-        """Up to ``nbytes`` of the buffer, now part of the stream, for the caller to fill at once."""
-        if self._filled == len(self._buffer):
-            self.flush()
-        start = self._filled
-        self._filled = min(len(self._buffer), start + nbytes)
-        return self._view[start : self._filled]
-
-    def append(self, data: bytes | memoryview) -> None:
-        """Append a copy of ``data``."""
-        rest = memoryview(data)
-        while rest:
-            room = self.room(len(rest))
-            room[:] = rest[: len(room)]
-            rest = rest[len(room) :]
-
-    def flush(self) -> None:
-        """Hand over what was collected."""
-        if self._filled:
-            self._take(self._view[: self._filled], self._offset)
-            self._offset += self._filled
-            self._filled = 0
-
-    def _take(self, data: memoryview, offset: int) -> None:
-        raise NotImplementedError
-
-
-class _Writer(_Stream):
-    """Writes the stream to a file."""
-
-    def __init__(self, fd: int) -> None:
-        super().__init__()
-        self._fd = fd
-        self._started = 0  # up to where write-back has begun
-
-    def _take(self, data: memoryview, offset: int) -> None:
-        write_at(self._fd, data, offset)
-        end = offset + len(data)
-        if end - self._started >= _WRITE_BACK_NBYTES and hasattr(os, "posix_fadvise"):
-            # Linux starts to write dirty pages out here, and keeps them: only clean ones go (mm/fadvise.c).
-            with contextlib.suppress(OSError):  # advice
-                os.posix_fadvise(self._fd, self._started, end - self._started, os.POSIX_FADV_DONTNEED)
-            self._started = end
-
-
-class _Checker(_Stream):
-    """Compares the stream with a file."""
-
-    def __init__(self, fd: int, name: str, hash_bytes: Callable[[bytearray], None] | None) -> None:
-        super().__init__()
-        self._fd = fd
-        self._name = name
-        self._hash = hash_bytes
-        self._actual = bytearray(_BLOCK_NBYTES)
-
-    def read_all(self, nbytes: int) -> None:
-        """Hash the file without comparing it."""
-        for offset in range(0, nbytes, _BLOCK_NBYTES):
-            self._read(min(_BLOCK_NBYTES, nbytes - offset), offset)
-
-    def _take(self, data: memoryview, offset: int) -> None:
-        # bytearray == memoryview is memcmp; memoryview == memoryview compares item by item, 40 times slower.
-        if self._read(len(data), offset) != data:
-            raise MalformedCheckpoint(
-                "what was written reads back otherwise: the source changed, or a disk is failing",
-                name=self._name,
-                byte_offset=offset,
-            )
-
-    def _read(self, nbytes: int, offset: int) -> bytearray:
-        actual = self._actual if nbytes == len(self._actual) else bytearray(nbytes)
-        view = memoryview(actual)
-        while view:
-            got = os.preadv(self._fd, [view], offset)
-            if not got:
-                raise MalformedCheckpoint("the file that was written is cut short", name=self._name)
-            view = view[got:]
-            offset += got
-        if self._hash is not None:
-            self._hash(actual)
-        return actual
-
-
-def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of ``data``; a write may be short.
-
-    Raises:
-        OSError: as the file system says.
-    """
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(fd, rest, offset)
-        rest = rest[written:]
-        offset += written
 
 
 def _patch(fd: int, before: Iterable[Segment], after: Iterable[Segment]) -> None:

@@ -18,8 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ckpttool import converting as convert_module
-from ckpttool import staging
+from ckpttool import converting, staging, streams
 from ckpttool.cli import main
 from ckpttool.staging import partial_path
 from tests.peaks import peak_mib
@@ -235,8 +234,8 @@ class Faulty:
 def fault(call: str, number: int, act: Callable[[], None]) -> Iterator[Faulty]:
     faulty = Faulty(call, number, act)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert_module, "os", faulty)
-        patch.setattr(staging, "os", faulty)
+        for module in (converting, staging, streams):
+            patch.setattr(module, "os", faulty)
         yield faulty
 
 
@@ -359,7 +358,7 @@ def test_signals_end_in_one_line_and_leave_nothing(tmp_path: Path, number: signa
 def test_a_disk_that_returns_other_bytes_is_noticed(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = convert_module.write_at
+    real = streams.write_at
 
     def flip(fd: int, data: bytes | memoryview, offset: int) -> None:
         damaged = bytearray(data)
@@ -367,7 +366,7 @@ def test_a_disk_that_returns_other_bytes_is_noticed(
         real(fd, bytes(damaged), offset)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert_module, "write_at", flip)
+        patch.setattr(streams, "write_at", flip)
         assert run(source, tmp_path / "b.safetensors") == 2
         assert "reads back otherwise" in capsys.readouterr().err
         assert names(tmp_path) == {"a.pt"}

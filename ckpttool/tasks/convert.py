@@ -12,8 +12,9 @@ from ckpttool.analysis.conversion import Cast, CastLoss, Conversion, ConversionP
 from ckpttool.analysis.inspect import inspect_checkpoint
 from ckpttool.analysis.plan import plan_conversion
 from ckpttool.analysis.roots import resolve_root
-from ckpttool.converting import Caster, Effort, Target, check_target, convert, write_at
+from ckpttool.converting import Caster, Effort, Target, check_target, convert
 from ckpttool.errors import CkptToolError
+from ckpttool.streams import write_at
 from ckpttool.tasks.models import Arguments, Model
 from ckpttool.writers.sharded import lay_out_file, lay_out_folder
 
