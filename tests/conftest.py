@@ -89,6 +89,7 @@ def real_dir() -> Path:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that ``make demo`` writes. Who writes into it takes a copy."""
+    pytest.importorskip("torch", reason="torch is not installed: it writes the demo files")
     from sample_models.write_demo import write_demo
 
     folder = tmp_path_factory.mktemp("demo")
