@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from ckpttool.checkpoint import Finding, GlobalRef
+from ckpttool.checkpoint import Finding, GlobalRef, Root
 from ckpttool.errors import CkptToolError
 from ckpttool.formats.base import Limits
 from ckpttool.formats.torch_tensors import TENSOR_GLOBALS
-from ckpttool.pickle_nodes import LOCATED_CALLS, PickleTree
+from ckpttool.pickle_nodes import LOCATED_CALLS, Call, Global, Node, PickleTree
 from ckpttool.pickle_tree import parse_pickle
 
 # Every tensor calls one of these, or holds the result (its backward hooks): a place says nothing.
@@ -17,8 +15,37 @@ _IN_EVERY_TENSOR = TENSOR_GLOBALS | {("collections", "OrderedDict")}
 _MAX_FOLLOWING = 16
 _LIMITS_SHARE = 8
 
-Places = Mapping[int, Mapping[int, str]]
-"""By the id of a ``Global``: places of its uses in the tree, by the id of the node that stands there."""
+_MAX_PLACE = 240  # characters of a place, for people
+_MAX_STEPS = 32  # of a path that are written out
+
+
+class Places:
+    """Where in a tree the first uses of each global stand."""
+
+    def __init__(self) -> None:
+        self._places: dict[
+            int, dict[int, str]
+        ] = {}  # by id of the Global, then of the node that stands there
+
+    def note(self, node: Node, path: Root) -> None:
+        """Remember where a global, or a call of one, stands; any other node is nothing to remember."""
+        function = node.function if isinstance(node, Call) else node
+        if isinstance(function, Global):
+            places = self._places.setdefault(id(function), {})
+            if len(places) < LOCATED_CALLS:
+                places.setdefault(id(node), describe_place(path))
+
+    def of(self, function: Global) -> dict[int, str]:
+        """The places of a global, by the id of the node that stands there; for the caller to change."""
+        return dict(self._places.get(id(function), {}))
+
+
+def describe_place(path: Root) -> str:
+    """``$.model.0.weight``; a long one is cut in front."""
+    text = "".join(f".{str(key)[-_MAX_PLACE:]}" for key in path[-_MAX_STEPS:])
+    if len(path) <= _MAX_STEPS and len(text) <= _MAX_PLACE:
+        return f"${text}"
+    return f"$…{text[-_MAX_PLACE:]}"
 
 
 def list_globals(tree: PickleTree, places: Places | None = None) -> tuple[GlobalRef, ...]:
@@ -29,7 +56,7 @@ def list_globals(tree: PickleTree, places: Places | None = None) -> tuple[Global
     """
     refs = []
     for node in tree.globals.values():
-        met = dict((places or {}).get(id(node), {}))
+        met = places.of(node) if places is not None else {}
         where = []
         name = (node.module, node.name)
         for call in node.first_calls:

@@ -28,7 +28,6 @@ from ckpttool.checkpoint import (
     Key,
     Kind,
     ModuleExtras,
-    OddKey,
     Opaque,
     Plain,
     Root,
@@ -37,10 +36,11 @@ from ckpttool.checkpoint import (
 from ckpttool.errors import LimitExceeded
 from ckpttool.formats.base import Limits
 from ckpttool.formats.module_metadata import MetadataReader
-from ckpttool.formats.pickle_globals import list_globals
+from ckpttool.formats.pickle_globals import Places, describe_place, list_globals
 from ckpttool.formats.plain_values import PlainReader
 from ckpttool.formats.python_objects import without_type_tag
 from ckpttool.formats.torch_tensors import StoredTensor, TensorReader
+from ckpttool.formats.tree_keys import KeyReader
 from ckpttool.formats.tree_nodes import (
     has_module_state,
     is_mapping,
@@ -55,7 +55,6 @@ from ckpttool.formats.tree_nodes import (
 )
 from ckpttool.formats.walk_budget import WalkBudget
 from ckpttool.pickle_nodes import (
-    LOCATED_CALLS,
     BigInt,
     Call,
     DictNode,
@@ -66,10 +65,6 @@ from ckpttool.pickle_nodes import (
     SetNode,
     iter_items,
 )
-
-_LONG_KEY = 256  # longer keys are counted: their paths are written out for every entry below them
-_MAX_PLACE = 240  # characters of a place, for people
-_MAX_KEY_SCALARS = 100  # a tuple that is a key is written out up to here
 
 # What torch.nn.Module itself keeps in a module's __dict__ and fills by registration.
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
@@ -141,14 +136,14 @@ class _Walk:
         self.containers: list[Container] = []
         self.module_versions: dict[Root, dict[str, int | None]] = {}
         self.module_extras: dict[Root, dict[str, ModuleExtras]] = {}
-        self.places: dict[int, dict[int, str]] = {}  # where objects of each global stand
-        self.odd_keys = 0
+        self.places = Places()
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
         self.held: list[tuple[Root, str, Node]] = []  # attributes of modules, to be walked last
         self.held_ids: set[int] = set()
         self.walked_modules: set[int] = set()
         self.plain = PlainReader()
         self.budget = WalkBudget(limits)
+        self.keys = KeyReader(self.plain, self.budget, limits)
         self.metadata = MetadataReader(self.plain, self.budget)
 
     def run(self, top: Node, root: Root) -> None:
@@ -169,7 +164,7 @@ class _Walk:
                         continue
                     untagged = without_type_tag(node)
                     if untagged is not node:
-                        self.note_place(node, _path(path, key))
+                        self.places.note(node, _path(path, key))
                         node = untagged
                 if self.enter(frames, path, key, node, inside_object):
                     break  # depth first: its children come before what follows it here
@@ -194,7 +189,7 @@ class _Walk:
             if not inside_object or not isinstance(node, (BigInt, Global)):
                 self.add_opaque(root, name, node)
             else:
-                self.note_place(node, _path(root, name))
+                self.places.note(node, _path(root, name))
             return False
         if any(frame.identity == id(node) for frame in frames):
             if not inside_object:  # objects often point to their owner: nothing is lost
@@ -202,7 +197,7 @@ class _Walk:
             return False
         path = _path(root, name)
         if self.budget.is_shared_too_often(node, path):
-            first = _place(self.budget.first_path[id(node)])
+            first = describe_place(self.budget.first_path[id(node)])
             self.opaque.append(Opaque(root, _leaf(name), type_name(node), f"the same object as {first}"))
             return False
         children: Iterable[tuple[Key, Node]]
@@ -232,9 +227,9 @@ class _Walk:
     def container_children(self, path: Root, node: Node) -> list[tuple[Key, Node]]:
         """(key, child) of a dict, OrderedDict, list, tuple or set, in order."""
         if isinstance(node, DictNode):
-            return self.keyed(iter_items(node.items))
+            return self.keys.children(iter_items(node.items))
         if isinstance(node, Call):
-            self.note_place(node, path)
+            self.places.note(node, path)
         if is_set(node):
             return list(enumerate(set_items(node)))
         if isinstance(node, Call):
@@ -242,36 +237,10 @@ class _Walk:
                 self.module_versions[path] = versions
                 if extras:
                     self.module_extras[path] = extras
-            children = self.keyed(iter_mapping(node))
+            children = self.keys.children(iter_mapping(node))
             children += self.attributes_beside(node)
             return children
         return list(enumerate(node))
-
-    def keyed(self, items: Iterable[tuple[Node, Node]]) -> list[tuple[Key, Node]]:
-        """Children of a mapping; a repeated key replaces the value in place, as in a dict."""
-        children: dict[Key, Node] = {}
-        longest = self.limits.name_nbytes
-        for key, value in items:
-            if type(key) is not str:
-                key = self.key(key)
-            elif len(key) > _LONG_KEY:
-                if len(key) > longest:
-                    raise LimitExceeded("length of a key", limit=longest, actual=len(key))
-                self.budget.has_long_keys = True
-                self.budget.count_text(len(key))
-            children[key] = value
-        return list(children.items())
-
-    def key(self, node: Node) -> Key:
-        """A mapping key that is not a str, as a step of a path."""
-        if type(node) is int:
-            return node
-        plain, size = self.plain.sized(node, 0)
-        if 0 <= size <= _MAX_KEY_SCALARS and not isinstance(plain, str):
-            return OddKey(repr(plain), literal=True)
-        # Two keys of one class must stay two keys.
-        self.odd_keys += 1
-        return OddKey(f"<{type_name(node)} {summarize(node)} #{self.odd_keys}>", literal=False)
 
     def attributes_beside(self, node: Call) -> list[tuple[Key, Node]]:
         """Attributes that a mapping object carries besides its items (not ``_metadata``)."""
@@ -281,7 +250,7 @@ class _Walk:
                 if isinstance(value, (Call, DictNode, list)) and not (
                     type(key) is str and key == "_metadata"
                 ):
-                    children.append((self.key(key) if type(key) is not str else key, value))
+                    children.append((self.keys.key(key) if type(key) is not str else key, value))
         return children
 
     def object_children(self, node: Call) -> Iterable[tuple[Key, Node]]:
@@ -292,11 +261,11 @@ class _Walk:
                 yield f"args[{index}]", argument
         for state in node.states or ():
             for key, value in state_items(state):
-                yield (key if type(key) is str else self.key(key)), value
+                yield (key if type(key) is str else self.keys.key(key)), value
         for index, item in enumerate(node.appended or ()):
             yield index, item
         for key, value in iter_items(node.items):
-            yield (key if type(key) is str else self.key(key)), value
+            yield (key if type(key) is str else self.keys.key(key)), value
         if not isinstance(node.function, Global):
             yield "function", node.function
 
@@ -318,7 +287,7 @@ class _Walk:
             self.budget.spend(1 + width_of(module), path)
             above.append(id(module))
             self.walked_modules.add(id(module))
-            self.note_place(module, path)
+            self.places.note(module, path)
             state = dict(named_state(module))
             for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
                 self.budget.spend(width_of(state.get(name)), ())
@@ -327,7 +296,7 @@ class _Walk:
             self.hold_attributes(path, state)
             children = []
             for key, child in iter_mapping(state.get("_modules")):
-                name = self.key_text(key)
+                name = self.keys.text(key)
                 if isinstance(child, Call) and self.is_module(child):
                     children.append(((*path, name), self.join(prefix, f"{name}."), child, depth + 1))
                 elif child is not None:
@@ -342,11 +311,11 @@ class _Walk:
             name for name in set_items(state.get("_non_persistent_buffers_set")) if type(name) is str
         }
         for name, node in iter_mapping(state.get("_parameters")):
-            self.add_member(root, self.join(prefix, self.key_text(name)), node, _MODULE_PARAMETER)
+            self.add_member(root, self.join(prefix, self.keys.text(name)), node, _MODULE_PARAMETER)
         for name, node in iter_mapping(state.get("_buffers")):
             known = type(name) is str and name in non_persistent
             kind = _MODULE_NON_PERSISTENT if known else _MODULE_BUFFER
-            self.add_member(root, self.join(prefix, self.key_text(name)), node, kind)
+            self.add_member(root, self.join(prefix, self.keys.text(name)), node, kind)
         for name, node in state.items():
             if isinstance(node, Call) and name not in ("_parameters", "_buffers", "_modules"):
                 self.add_member(root, self.join(prefix, name), node, _PLAIN_ATTRIBUTE, described=False)
@@ -373,7 +342,7 @@ class _Walk:
         elif node is not None and described:
             self.opaque.append(Opaque(root, name, type_name(node), summarize(node)))
         elif isinstance(node, Call) and isinstance(node.function, Global):
-            self.note_place(node, (*root, name))
+            self.places.note(node, (*root, name))
 
     def is_module(self, node: Call) -> bool:
         """Whether the object's state is that of an ``nn.Module``, whatever its class; asked once of each."""
@@ -388,10 +357,6 @@ class _Walk:
         """The dotted name of a member."""
         self.budget.count_text(len(prefix) + len(name))
         return prefix + name
-
-    def key_text(self, node: Node) -> str:
-        """A module or parameter name as text."""
-        return node if type(node) is str else str(self.key(node))
 
     # -- leaves -------------------------------------------------------------------------------
 
@@ -410,24 +375,10 @@ class _Walk:
     def add_opaque(self, root: Root, name: Key | None, node: Node) -> None:
         """A leaf, or an object, that is described and not built."""
         self.opaque.append(Opaque(root, _leaf(name), type_name(node), summarize(node)))
-        self.note_place(node, _path(root, name))
-
-    def note_place(self, node: Node, path: Root) -> None:
-        """Remember where a global, or a call of one, stands, for ``inspect --globals``."""
-        function = node.function if isinstance(node, Call) else node
-        if isinstance(function, Global):
-            places = self.places.setdefault(id(function), {})
-            if len(places) < LOCATED_CALLS:
-                places.setdefault(id(node), _place(path))
+        self.places.note(node, _path(root, name))
 
 
 _UNDECLARED = Entry((), "", None).declared
-
-
-def _place(path: Root) -> str:
-    """``$.model.0.weight``; a long one is cut in front."""
-    text = "".join(f".{str(key)[-_MAX_PLACE:]}" for key in path[-32:])
-    return "$" + text if len(path) <= 32 and len(text) <= _MAX_PLACE else "$…" + text[-_MAX_PLACE:]
 
 
 def _path(root: Root, name: Key | None) -> Root:
