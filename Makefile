@@ -78,7 +78,7 @@ layers: venv
 fuzz: venv
 	$(PYTEST) -m fuzz --hypothesis-profile=fuzz $(PYTEST_ARGS)
 
-# One process: no -j, so that a find is the same find in each run of one seed. See fuzz/README.md.
+# See fuzz/README.md. The environment has no torch, and no pytest.
 FUZZ_SECONDS ?= 600
 FUZZ_VENV ?= build/fuzz-venv
 FUZZ_CORPUS ?= build/fuzz-corpus

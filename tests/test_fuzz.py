@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -55,7 +55,9 @@ def search(kind: str, max_examples: int) -> None:
     @settings(max_examples=max_examples, suppress_health_check=list(HealthCheck))
     @given(rnd=st.randoms(use_true_random=False))
     def one(rnd: Random) -> None:
-        try_out(mutated(kind, rnd))
+        data = mutated(kind, rnd)
+        note(f"a file of {data!r}")
+        try_out(data)
 
     one()
 
