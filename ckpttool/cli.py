@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"ckpttool {named} --help" if named in dict(COMMANDS) else "ckpttool --help"
             return _fail(f"error: {usage}", hint=hint)
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            hint = "pip install torch; reading a checkpoint works without it, running a model does not"
-            return _fail("error: torch is not installed, and a model needs it", hint=hint)
+            hint = "pip install torch; only a model and a cast to float8 need it"
+            return _fail("error: torch is not installed, and this needs it", hint=hint)
         return _fail(f"{_REPORT}: {type(error).__name__}: {_safe(str(error), 1000)}", error)
 
 

@@ -76,7 +76,9 @@ from pathlib import Path
 from benchmarks.measure import run
 print(*run([sys.executable, "-c", {f"{hold}{chr(10)}{spin}"!r}], Path({str(tmp_path)!r})))
 """
-        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        asked = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=PAGE.parent.parent, check=True
+        )
         cpu, wall, peak = map(float, asked.stdout.split())
         assert 0.15 < cpu <= wall + 0.1
         assert 100 << 20 < peak < 400 << 20

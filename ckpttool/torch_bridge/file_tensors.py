@@ -86,10 +86,11 @@ class FileTensors:
         if value.layout == "uninitialized":
             raise UnsupportedFeature(
                 f"entry {str(entry.name)!r} is an uninitialised tensor of a lazy module: it has no values",
+                path=self.checkpoint.path,
                 hint="run one forward pass before saving, so that the lazy modules know their shapes",
             )
         if self.checkpoint.format not in ("torch_zip", "torch_legacy"):
-            raise UnsupportedFeature(what)
+            raise UnsupportedFeature(what, path=self.checkpoint.path)
         try:
             if self._loaded is None:
                 self._loaded = torch.load(self.checkpoint.path, map_location="cpu", weights_only=True)
@@ -98,9 +99,11 @@ class FileTensors:
                 found = found[key]
         except Exception as error:  # noqa: BLE001  what torch's loader raises for a file is not in its contract
             reason = " ".join(str(error).split())[:200]
-            raise UnsupportedFeature(f"{what}, and torch does not load the file: {reason}") from None
+            raise UnsupportedFeature(
+                f"{what}, and torch does not load the file: {reason}", path=self.checkpoint.path
+            ) from None
         if not isinstance(found, torch.Tensor):
-            raise UnsupportedFeature(what)
+            raise UnsupportedFeature(what, path=self.checkpoint.path)
         return found
 
 

@@ -114,7 +114,7 @@ STREAMS: dict[str, tuple[bytes, str]] = {
     "odd SETITEMS": (op.EMPTY_DICT + op.MARK + op.NONE + op.SETITEMS + op.STOP, "odd number"),
     "SETITEM on a tensor's number": (op.push(1) + op.push(2) + op.push(3) + op.SETITEM + op.STOP, "SETITEMS"),
     "APPEND to a tuple": (op.EMPTY_TUPLE + op.NONE + op.APPEND + op.STOP, "APPENDS"),
-    "ADDITEMS to a list": (op.EMPTY_LIST + op.MARK + op.ADDITEMS + op.STOP, "ADDITEMS"),
+    "ADDITEMS to a list": (op.EMPTY_LIST + op.MARK + op.NONE + op.ADDITEMS + op.STOP, "ADDITEMS"),
     "STACK_GLOBAL of numbers": (op.push(1) + op.push(2) + op.STACK_GLOBAL + op.STOP, "two strings"),
     "out-of-band buffer": (op.NEXT_BUFFER + op.STOP, "out-of-band"),
     "text that is not UTF-8": (op.BINUNICODE(b"\xff\xff") + op.STOP, "UTF-8"),

@@ -14,6 +14,7 @@ so that the peak of each is its own.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import json
@@ -84,6 +85,35 @@ class Terminal(io.TextIOWrapper):
 
     def isatty(self) -> bool:
         return True
+
+
+class Sink(io.BufferedIOBase):
+    """What was written: its beginning and its end. All of 200 MB would count as the memory of the command."""
+
+    KEPT = 100_000
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._head, self._tail = bytearray(), bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        room = self.KEPT - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * self.KEPT:
+            del self._tail[: -self.KEPT]
+        self.nbytes += len(data)
+        return len(data)
+
+    def text(self) -> str:
+        """The text, without what was dropped in between; what is kept must be UTF-8."""
+        if self.nbytes == len(self._head) + len(self._tail):
+            return (self._head + self._tail).decode("utf-8")
+        rest = self._tail.lstrip(bytes(range(0x80, 0xC0)))  # the end of a character that was cut
+        return codecs.getincrementaldecoder("utf-8")().decode(bytes(self._head)) + rest.decode("utf-8")
 
 
 class Watch:
@@ -196,16 +226,11 @@ def run_main(argv: list[str], *, terminal: bool) -> dict[str, object]:
     from ckpttool.cli import main
 
     wrapper = Terminal if terminal else io.TextIOWrapper
-    streams = [wrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    sinks = Sink(), Sink()
+    streams = [wrapper(sink, encoding="utf-8", write_through=True) for sink in sinks]
     with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
         status: object = main(argv)
-    out, err = (stream.buffer.getvalue().decode("utf-8") for stream in streams)  # type: ignore[attr-defined]
-    return {
-        "status": status,
-        "out": out if len(out) < 200_000 else out[:100_000] + out[-100_000:],
-        "err": err[:100_000],
-        "out_chars": len(out),
-    }
+    return {"status": status, "out": sinks[0].text(), "err": sinks[1].text()}
 
 
 @contextlib.contextmanager
