@@ -209,7 +209,7 @@ class _ModuleWalk:
             if type(name) is not str or name in attributes:
                 raise MalformedCheckpoint(
                     "an attribute's name is not text, or stands twice",
-                    name=str(name)[:256],
+                    name=name[:256] if type(name) is str else type_name(name),  # str() would recurse
                     byte_offset=node.byte_offset,
                 )
             attributes[name] = value

@@ -134,6 +134,22 @@ SCRIPTS: dict[str, tuple[Callable[[], bytes], str, tuple[str, ...]]] = {
         "stands twice",
         (),
     ),
+    # Found by coverage: the message wrote the name out, by recursion.
+    "an attribute name 100,000 deep": (
+        lambda: script(
+            op.named("__torch__.m:Net")
+            + op.EMPTY_TUPLE
+            + op.NEWOBJ
+            + op.MARK
+            + op.EMPTY_TUPLE
+            + op.TUPLE1 * 100_000
+            + op.NONE
+            + op.DICT
+            + op.BUILD
+        ),
+        "not text",
+        (),
+    ),
     "an attribute name that is a number": (
         lambda: script(_net() + op.push({7: op.tensor()}) + op.BUILD),
         "",
