@@ -87,9 +87,8 @@ def entry() -> None:
 def _run(arguments: list[str]) -> int:
     completes = wants_completion(arguments)
     if completes:
-        os.environ["COLUMNS"] = (
-            "10000"  # Typer wraps what it says of a word, and a shell offers the rest as a word
-        )
+        # Typer wraps what it says of a word, and a shell offers the rest as a word.
+        os.environ["COLUMNS"] = "10000"
     chosen = _chosen(words_to_complete() if completes else arguments)
     app = _build_app(chosen, completes=completes or chosen is None)
     # Not standalone: errors of usage are raised, and what a command returns comes back.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -23,6 +20,7 @@ from safetensors.torch import save_file
 from ckpttool import __version__, cli
 from ckpttool.commands import inspect as inspect_command
 from ckpttool.errors import CkptToolError
+from tools.terminal import run_on_terminal
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -61,28 +59,13 @@ def run(*arguments: object, stdin: int = subprocess.DEVNULL, **env: str) -> subp
 
 def on_terminal(*arguments: object, width: int = 100, **env: str) -> str:
     """What a terminal of ``width`` columns gets from both streams."""
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    process = subprocess.Popen(
+    status, text = run_on_terminal(
         [sys.executable, "-m", "ckpttool", *map(str, arguments)],
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        env={**os.environ, "TERM": "xterm-256color", **env},
+        width=width,
+        environment={**os.environ, "TERM": "xterm-256color", **env},
     )
-    os.close(child)
-    pieces = []
-    while True:
-        try:
-            piece = os.read(parent, 1 << 16)
-        except OSError:  # Linux says EIO when the other side is closed
-            break
-        if not piece:
-            break
-        pieces.append(piece)
-    os.close(parent)
-    assert process.wait(60) == 0
-    return b"".join(pieces).decode().replace("\r\n", "\n")
+    assert status == 0
+    return text
 
 
 # ------------------------------------------------------------------------------------ exit and streams

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import signal
 import struct
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from ckpttool.formats import read_checkpoint
 from ckpttool.render.diff import iter_diff
 from ckpttool.render.diff_table import View
 from ckpttool.sums import Tolerance
+from tools.terminal import run_on_terminal
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -339,28 +337,12 @@ def test_a_file_that_changes_meanwhile_is_an_error(tmp_path: Path, monkeypatch: 
 
 def terminal(*arguments: object, width: int = 100) -> str:
     """What a terminal of 40 rows is sent, without what a progress line wrote and took back."""
-    primary, secondary = pty.openpty()
-    fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    child = subprocess.Popen(
+    return run_on_terminal(
         [sys.executable, "-m", "ckpttool", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=secondary,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "NO_COLOR": "1", "TERM": "xterm"},
-    )
-    os.close(secondary)
-    text = b""
-    while True:
-        try:
-            part = os.read(primary, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        text += part
-    os.close(primary)
-    child.communicate(timeout=60)
-    return text.decode().replace("\r\n", "\n")
+        width=width,
+        environment={**os.environ, "NO_COLOR": "1", "TERM": "xterm"},
+        with_errors=False,
+    )[1]
 
 
 @pytest.mark.parametrize(

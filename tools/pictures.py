@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import pty
-import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -21,6 +19,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from sample_models import write_demo
+from tools.terminal import run_on_terminal
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "images"
@@ -73,44 +72,31 @@ _TEMPLATE = """\
 """
 
 
-def run_on_terminal(arguments: tuple[str, ...], folder: Path) -> str:
-    """Return what ``ckpttool`` prints on a terminal in ``folder``, colours included."""
-    parent, child = pty.openpty()
+def print_of(arguments: tuple[str, ...], folder: Path) -> str:
+    """Return what ``ckpttool`` prints on a terminal in ``folder``, colours included and progress left out."""
     environment = {
         **{name: value for name, value in os.environ.items() if name != "NO_COLOR"},
         "COLUMNS": str(WIDTH),
         "TERM": "xterm-256color",
         "PYTHONPATH": str(ROOT),
     }
-    process = subprocess.Popen(
+    status, text = run_on_terminal(
         [sys.executable, "-m", "ckpttool", *arguments],
-        cwd=folder,
-        env=environment,
-        stdin=child,
-        stdout=child,
-        stderr=subprocess.DEVNULL,  # progress
+        width=WIDTH,
+        environment=environment,
+        folder=folder,
+        with_errors=False,
     )
-    os.close(child)
-    pieces = []
-    while True:
-        try:
-            piece = os.read(parent, 1 << 16)
-        except OSError:  # Linux says EIO when the other side is closed
-            break
-        if not piece:
-            break
-        pieces.append(piece)
-    os.close(parent)
-    if process.wait(60) != 0:
-        raise RuntimeError(f"ckpttool {' '.join(arguments)} ends with {process.returncode}")
-    return b"".join(pieces).decode().replace("\r\n", "\n")
+    if status != 0:
+        raise RuntimeError(f"ckpttool {' '.join(arguments)} ends with {status}")
+    return text
 
 
 def draw(arguments: tuple[str, ...], folder: Path) -> str:
     """Return the picture of one command as SVG."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
     console.print(Text.assemble(("$ ", "green"), " ".join(("ckpttool", *arguments))), soft_wrap=True)
-    console.print(Text.from_ansi(run_on_terminal(arguments, folder)), soft_wrap=True)
+    console.print(Text.from_ansi(print_of(arguments, folder)), soft_wrap=True)
     return console.export_svg(
         title="ckpttool", theme=_THEME, code_format=_TEMPLATE, unique_id=f"ckpttool-{arguments[0]}"
     )
