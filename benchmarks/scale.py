@@ -69,6 +69,8 @@ def make_tensors(folder: Path, tensors: int) -> None:
     import torch
     from safetensors.torch import save_file
 
+    from sample_models.same_bytes import save_legacy
+
     (folder / "scale_model.py").write_text(MODEL)
     sys.path.insert(0, str(folder))
     model = __import__("scale_model").build(tensors)
@@ -77,7 +79,7 @@ def make_tensors(folder: Path, tensors: int) -> None:
             parameter.fill_(position)
     state = model.state_dict()
     torch.save(state, folder / "m.pt")
-    torch.save(state, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    save_legacy(state, folder / "legacy.pt")
     save_file(dict(state), folder / "m.safetensors")
     next(iter(state.values())).fill_(-1)
     save_file(dict(state), folder / "other.safetensors")

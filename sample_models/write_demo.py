@@ -1,8 +1,7 @@
 """Write checkpoints of the sample models, one of each sort that people meet.
 
-`python -m sample_models.write_demo DIR` writes the same tensors on every run, and the same bytes, with two
-exceptions: the legacy layout names each storage by its address in memory, and TorchScript notes where its
-source lay. Beside them it writes the source of two models, for `--model swin.py:build` and
+`python -m sample_models.write_demo DIR` writes the same bytes on every run and every machine, by one version
+of torch: see `same_bytes`. Beside them it writes the source of two models, for `--model swin.py:build` and
 `lint forgotten.py:build`.
 """
 
@@ -11,7 +10,6 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +33,7 @@ from sample_models import (
     tied_embeddings,
     unregistered_tensor,
 )
+from sample_models.same_bytes import save, save_legacy, save_scripted, with_exact_weights
 
 # What transformers and safetensors' own `save_model` put there; some loaders refuse a file without it.
 METADATA = {"format": "pt"}
@@ -47,13 +46,20 @@ size 4265146304
 
 
 def train(model: nn.Module, inputs: tuple[Tensor, ...], steps: int) -> torch.optim.Adam:
-    """Take Adam steps towards an output of zero, and return the optimizer with what it remembers."""
+    """Take Adam steps towards an output of zero, and return the optimizer with what it remembers.
+
+    In double precision, and then back: how a processor adds up does not reach the digits that stay.
+    """
+    model.double()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=1e-3)
     for _ in range(steps):
         optimizer.zero_grad()
         model(*inputs).square().mean().backward()
         optimizer.step()
+    model.float()
+    for moments in optimizer.state.values():
+        moments.update({name: moment.float() for name, moment in moments.items()})
     return optimizer
 
 
@@ -64,18 +70,18 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 def write_linear(folder: Path) -> None:
     """A state_dict and nothing else."""
-    torch.save(linear_xavier.build().state_dict(), folder / "linear.pt")
+    save(with_exact_weights(linear_xavier.build()).state_dict(), folder / "linear.pt")
 
 
 def write_conv_twins(folder: Path) -> None:
     """Two files with equal names and bytes: parameters in one model, buffers in the other."""
-    torch.save(conv_parameters.build().state_dict(), folder / "conv_parameters.pt")
-    torch.save(conv_buffers.build().state_dict(), folder / "conv_buffers.pt")
+    save(with_exact_weights(conv_parameters.build()).state_dict(), folder / "conv_parameters.pt")
+    save(with_exact_weights(conv_buffers.build()).state_dict(), folder / "conv_buffers.pt")
 
 
 def write_decoder_training(folder: Path) -> None:
     """A training checkpoint: weights, Adam's two moments of each, a schedule, and where the training was."""
-    model = rotary_decoder.build(num_layers=2)
+    model = with_exact_weights(rotary_decoder.build(num_layers=2))
     optimizer = train(model, rotary_decoder.example_input(), steps=3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
     checkpoint = {
@@ -88,45 +94,44 @@ def write_decoder_training(folder: Path) -> None:
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
     }
-    torch.save(checkpoint, folder / "decoder_training.pt")
+    save(checkpoint, folder / "decoder_training.pt")
 
 
 def write_decoder_safetensors(folder: Path) -> None:
     """One safetensors file, and no `inv_freq` in it."""
-    save_file(tensors_of(rotary_decoder.build()), folder / "decoder.safetensors", metadata=METADATA)
+    save_file(
+        tensors_of(with_exact_weights(rotary_decoder.build())),
+        folder / "decoder.safetensors",
+        metadata=METADATA,
+    )
 
 
 def write_swin(folder: Path) -> None:
     """The same weights twice: bare, and with the prefixes that DistributedDataParallel and compile leave."""
-    state = swin_window_attention.build().state_dict()
-    torch.save(state, folder / "swin.pt")
+    state = with_exact_weights(swin_window_attention.build()).state_dict()
+    save(state, folder / "swin.pt")
     wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
-    torch.save({"epoch": 12, "state_dict": wrapped}, folder / "swin_ddp_compiled.pt")
+    save({"epoch": 12, "state_dict": wrapped}, folder / "swin_ddp_compiled.pt")
 
 
 def write_batch_norms_legacy(folder: Path) -> None:
     """The layout from before torch 1.6: a row of pickles and then the storages, no zip."""
-    state = batch_norm_stack.build().state_dict()
-    torch.save(state, folder / "batch_norms_legacy.pth", _use_new_zipfile_serialization=False)
+    save_legacy(with_exact_weights(batch_norm_stack.build()).state_dict(), folder / "batch_norms_legacy.pth")
 
 
 def write_batch_norms_whole_module(folder: Path) -> None:
     """A pickled module: names its class, and `torch.load` would import it. The kinds are in the file."""
-    torch.save(batch_norm_stack.build().eval(), folder / "batch_norms_whole_module.pt")
+    save(with_exact_weights(batch_norm_stack.build()).eval(), folder / "batch_norms_whole_module.pt")
 
 
 def write_batch_norms_torchscript(folder: Path) -> None:
     """A scripted module: code and weights in one archive, which no import is needed for."""
-    model = batch_norm_stack.build().eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        scripted: Any = torch.jit.script(model)
-        torch.jit.save(scripted, folder / "batch_norms_torchscript.pt")
+    save_scripted(batch_norm_stack.build, folder / "batch_norms_torchscript.pt")
 
 
 def write_sharded(folder: Path) -> None:
     """A folder of shards with an index, as published language models are."""
-    tensors = tensors_of(rotary_decoder.build(num_layers=4))
+    tensors = tensors_of(with_exact_weights(rotary_decoder.build(num_layers=4)))
     names = list(tensors)
     parts = [names[:14], names[14:28], names[28:]]
     target = folder / "sharded"
@@ -144,8 +149,8 @@ def write_sharded(folder: Path) -> None:
 
 def write_tied(folder: Path) -> None:
     """One storage under two names; and the safetensors form, in which one name had to go."""
-    model = tied_embeddings.build()
-    torch.save(model.state_dict(), folder / "tied.pt")
+    model = with_exact_weights(tied_embeddings.build())
+    save(model.state_dict(), folder / "tied.pt")
     kept = tensors_of(model)
     del kept["lm_head.weight"]
     save_file(kept, folder / "tied.safetensors", metadata=METADATA)
@@ -153,21 +158,21 @@ def write_tied(folder: Path) -> None:
 
 def write_low_precision(folder: Path) -> None:
     """bfloat16 and both float8 dtypes, in both containers."""
-    model = low_precision.build()
-    torch.save(model.state_dict(), folder / "low_precision.pt")
+    model = with_exact_weights(low_precision.build())
+    save(model.state_dict(), folder / "low_precision.pt")
     save_file(tensors_of(model), folder / "low_precision.safetensors", metadata=METADATA)
 
 
 def write_odd_tensors(folder: Path) -> None:
     """Shapes `()` and `(0, 8)`, bool and complex; and a state_dict with a value that is no tensor."""
-    torch.save(scalar_and_empty.build().state_dict(), folder / "scalar_and_empty.pt")
-    torch.save(extra_state.build().state_dict(), folder / "extra_state.pt")
+    save(with_exact_weights(scalar_and_empty.build()).state_dict(), folder / "scalar_and_empty.pt")
+    save(with_exact_weights(extra_state.build()).state_dict(), folder / "extra_state.pt")
 
 
 def write_base_and_tuned(folder: Path) -> None:
     """Before and after a fine-tune of the last layer and the head, in two containers."""
-    model = rotary_decoder.build()
-    torch.save(model.state_dict(), folder / "base.pt")
+    model = with_exact_weights(rotary_decoder.build())
+    save(model.state_dict(), folder / "base.pt")
     model.requires_grad_(False)
     model.layers[-1].requires_grad_(True)
     model.lm_head.requires_grad_(True)

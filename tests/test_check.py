@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ from ckpttool.check import CheckResult, Status, check, iter_checks, summarize
 from ckpttool.checkpoint import Checkpoint, FileInfo, Record
 from ckpttool.errors import MalformedCheckpoint
 from ckpttool.formats import read_checkpoint
+from sample_models.same_bytes import save_legacy
 
 
 def save(path: Path) -> dict[str, torch.Tensor]:
@@ -132,7 +134,7 @@ def test_formats_without_checksums_say_so(tmp_path: Path, container: str) -> Non
     if container == "safetensors":
         safetensors.torch.save_file({"a": torch.ones(3)}, path)
     else:
-        torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+        save_legacy({"a": torch.ones(3)}, path)
     checkpoint = read_checkpoint(str(path))
     (result,) = iter_checks(checkpoint)
     assert result.status is Status.NO_CHECKSUM and result.ok
@@ -150,7 +152,7 @@ def hand_made(path: Path, *records: Record) -> Checkpoint:
 
 def test_records_that_do_not_lie_where_they_may(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    data = os.urandom(100)
+    data = random.randbytes(100)
     path.write_bytes(data)
 
     def record(name: str, start: int, end: int) -> Record:

@@ -20,6 +20,7 @@ from ckpttool.analysis.placing import Placing, Wanted
 from ckpttool.checkpoint import StorageRef, TensorInfo
 from ckpttool.cli import main
 from ckpttool.dtypes import BY_NAME
+from sample_models.same_bytes import save_legacy
 from tests.hostile import pickles as op
 from tests.hostile.containers import torch_zip
 
@@ -306,7 +307,7 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
 
 def test_legacy_and_big_endian_sources(tmp_path: Path) -> None:
     state = {"a": torch.randn(3, 4).t(), "b": torch.arange(5), "c": torch.randn(2, dtype=torch.complex64)}
-    torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    save_legacy(state, tmp_path / "a.pt")
     convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
     read = load_file(tmp_path / "b.safetensors")
     for name in state:

@@ -26,6 +26,7 @@ from ckpttool.dtypes import BY_NAME
 from ckpttool.errors import CkptToolError, LimitExceeded, MalformedCheckpoint
 from ckpttool.formats import read_checkpoint
 from ckpttool.tensor_bytes import TensorReader
+from sample_models.same_bytes import save_legacy
 
 
 def digest(capsys: pytest.CaptureFixture[str], path: Path, *options: str) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def test_order_container_shards_and_strides_do_not_matter(
     nested = tmp_path / "run.pt"
     torch.save({"state_dict": tensors, "epoch": 3}, nested)
     legacy = tmp_path / "legacy.pt"
-    torch.save(tensors, legacy, _use_new_zipfile_serialization=False)
+    save_legacy(tensors, legacy)
     paths = [save(tmp_path / "a.pt", tensors), save(tmp_path / "b.pt", turned),
              save(tmp_path / "c.safetensors", tensors), shards, nested, legacy]  # fmt: skip
     found = [digest(capsys, path) for path in paths]

@@ -33,6 +33,7 @@ from ckpttool.analysis.weights_only import (
 from ckpttool.checkpoint import Basis, Checkpoint, Classification, Entry, GlobalRef, Kind
 from ckpttool.errors import MalformedCheckpoint
 from ckpttool.formats import read_checkpoint
+from sample_models.same_bytes import save_legacy
 from tests.hostile import pickles as op
 from tests.hostile.containers import legacy, torch_zip
 
@@ -232,7 +233,8 @@ def test_weights_only_agrees_with_torch_on_whole_files(
     value: object, protocol: int, zipped: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.pt"
-    torch.save(value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    save = torch.save if zipped else save_legacy
+    save(value, path, pickle_protocol=protocol)
     try:
         torch.load(path, weights_only=True)
         loads = True

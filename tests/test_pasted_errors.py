@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ckpttool import cli
+from sample_models.same_bytes import save_legacy
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,9 +82,11 @@ class Row(NamedTuple):
     with_model: bool = False
 
 
-def saved(value: Callable[[], Any], name: str = "model.pt", **options: Any) -> Callable[[Path], Path]:
+def saved(
+    value: Callable[[], Any], name: str = "model.pt", save: Callable[..., None] = torch.save
+) -> Callable[[Path], Path]:
     def build(folder: Path) -> Path:
-        torch.save(value(), folder / name, **options)
+        save(value(), folder / name)
         return folder / name
 
     return build
@@ -288,7 +291,7 @@ ROWS = [
         ("running_max", "is float32 in the file and int64 in the model", "casts without a word"),
         (VERIFY,), with_model=True),
     Row(10, "mmap can only be used with files saved with",
-        saved(weights, _use_new_zipfile_serialization=False),
+        saved(weights, save=save_legacy),
         ("layout before torch 1.6", "torch.load(mmap=True) refuses it"),
         (f"{CONVERT} {{path}} {{stem}}.safetensors",),
         lambda path: torch.load(path, mmap=True, weights_only=True), load_file),
@@ -383,7 +386,7 @@ def test_inspect_names_the_cause_and_the_next_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(MODEL)
-    path = row.build(tmp_path)
+    path = row.build(tmp_path).relative_to(tmp_path)
     if row.provoke is not None:
         with pytest.raises(Exception) as raised:
             row.provoke(path)

@@ -25,6 +25,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZipInfo
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ import torch
 from ckpttool.analysis.inspect import inspect_checkpoint
 from ckpttool.checkpoint import Checkpoint, CompositeTensor, Entry, Kind, OddKey, TensorInfo, iter_parts
 from ckpttool.formats import read_checkpoint
+from sample_models.same_bytes import save_legacy
 from tests.hostile import pickles as op
 from tests.hostile.containers import DEFLATED, Member, build_zip, legacy, torch_members, torch_zip
 
@@ -44,9 +46,10 @@ def read(path: Path, content: bytes) -> Checkpoint:
     return read_checkpoint(str(path))
 
 
-def saved(value: object, **kwargs: Any) -> bytes:
+def saved(value: object, *, legacy: bool = False, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    torch.save(value, buffer, **kwargs)
+    save = save_legacy if legacy else torch.save
+    save(value, buffer, **options)
     return buffer.getvalue()
 
 
@@ -126,14 +129,14 @@ STATE: dict[str, Any] = {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor
 def rezip(
     content: bytes, method: int = zipfile.ZIP_STORED, top: str | None = None, extra: str | None = None
 ) -> bytes:
-    """The same members written by Python's zipfile: no padding, sizes in front."""
+    """The same members written by Python's zipfile: no padding, sizes in front, all of 1980."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w", method) as new:
         for name in old.namelist():
             renamed = name if top is None else f"{top}/{name.partition('/')[2]}"
-            new.writestr(renamed, old.read(name))
+            new.writestr(ZipInfo(renamed), old.read(name), method)
         if extra is not None:
-            new.writestr(extra, b"more")
+            new.writestr(ZipInfo(extra), b"more", method)
     return out.getvalue()
 
 
@@ -142,7 +145,7 @@ def without(content: bytes, *names: str) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
         for name in old.namelist():
             if name.partition("/")[2] not in names:
-                new.writestr(name, old.read(name))
+                new.writestr(ZipInfo(name), old.read(name))
     return out.getvalue()
 
 
@@ -204,12 +207,10 @@ CONTAINERS: dict[str, Callable[[], bytes]] = {
     "a state_dict of nothing": lambda: saved(torch.nn.Module().state_dict()),
     **{f"zip, protocol {n}": lambda n=n: saved(STATE, pickle_protocol=n) for n in range(2, 6)},
     **{
-        f"legacy, protocol {n}": lambda n=n: saved(
-            STATE, pickle_protocol=n, _use_new_zipfile_serialization=False
-        )
+        f"legacy, protocol {n}": lambda n=n: saved(STATE, pickle_protocol=n, legacy=True)
         for n in range(1, 6)  # torch.load cannot read what protocol 0 makes of a persistent id
     },
-    "legacy of nothing": lambda: saved({}, _use_new_zipfile_serialization=False),
+    "legacy of nothing": lambda: saved({}, legacy=True),
     "legacy that says big-endian": lambda: legacy(
         op.dump({"w": op.tensor(op.storage("0", "torch:FloatStorage", 4, "cpu", None))}),
         [(4, struct.pack("<4f", 1, 2, 3, 4))],
@@ -325,7 +326,7 @@ def test_structure(case: str, container: str, tmp_path: Path) -> None:
         pytest.skip("the legacy writer has no storage class for these dtypes")
     value = STRUCTURES[case]
     path = tmp_path / "strange.pt"
-    checkpoint = read(path, saved(value, _use_new_zipfile_serialization=container == "zip"))
+    checkpoint = read(path, saved(value, legacy=container == "legacy"))
     assert_as_loaded(checkpoint, load(path, weights_only=False))
 
 
@@ -514,7 +515,7 @@ def objects() -> dict[str, Any]:
         "torch.Size": torch.Size([1, 2]),
         "torch.device": torch.device("cuda:1"),
         "torch.dtype": torch.float16,
-        "generator state": torch.get_rng_state(),
+        "generator state": torch.Generator().manual_seed(0).get_state(),
         "function": torch.relu,
         "class": torch.nn.Linear,
         "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1),
@@ -537,9 +538,7 @@ OBJECTS = objects()
 @pytest.mark.parametrize("case", OBJECTS)
 def test_object_beside_weights(case: str, container: str, tmp_path: Path) -> None:
     """The weights read whatever stands beside them, and what it is is said somewhere."""
-    kwargs: dict[str, Any] = {}
-    if container.startswith("legacy"):
-        kwargs["_use_new_zipfile_serialization"] = False
+    kwargs: dict[str, Any] = {"legacy": container.startswith("legacy")}
     if container[-1].isdigit():
         kwargs["pickle_protocol"] = int(container[-1])
     content = saved({"w": torch.arange(3), "object": OBJECTS[case], "last": torch.ones(2)}, **kwargs)
@@ -680,7 +679,7 @@ def forget(content: bytes, name: str) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
         for member in old.namelist():
-            new.writestr(member, old.read(member).replace(name.encode(), b"G" * len(name)))
+            new.writestr(ZipInfo(member), old.read(member).replace(name.encode(), b"G" * len(name)))
     return out.getvalue()
 
 

@@ -17,7 +17,6 @@ from tests.test_strange_but_legal import CONTAINERS, OBJECTS, STRUCTURES, compos
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 NO_LEGACY_CLASS = {"odd widths", "float8", "one storage, uint8 and float8"}
-LEGACY = {"_use_new_zipfile_serialization": False}
 
 
 def files() -> dict[str, Callable[[], bytes]]:
@@ -26,12 +25,12 @@ def files() -> dict[str, Callable[[], bytes]]:
     for name, value in STRUCTURES.items():
         found[f"structure: {name}"] = lambda value=value: saved(value)
         if name not in NO_LEGACY_CLASS:
-            found[f"legacy structure: {name}"] = lambda value=value: saved(value, **LEGACY)
+            found[f"legacy structure: {name}"] = lambda value=value: saved(value, legacy=True)
     for name, value in OBJECTS.items():
         beside = {"w": torch.arange(3), "object": value, "last": torch.ones(2)}
         found[f"object: {name}"] = lambda beside=beside: saved(beside)
         found[f"object, protocol 4: {name}"] = lambda beside=beside: saved(beside, pickle_protocol=4)
-        found[f"object, legacy: {name}"] = lambda beside=beside: saved(beside, **LEGACY)
+        found[f"object, legacy: {name}"] = lambda beside=beside: saved(beside, legacy=True)
     for name in ("per tensor", "per channel", "coo", "csr", "bsr", "nested"):
         found[f"composite: {name}"] = lambda name=name: saved({"w": composites()[name][0]})
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
 from ckpttool.formats import read_checkpoint
 from ckpttool.strides import Block, Dim, iter_windows, merge_dims, stored_view
 from ckpttool.tensor_bytes import TensorReader, first_values
+from sample_models.same_bytes import save_legacy
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 
@@ -384,7 +386,7 @@ def test_records_come_out_whole(tmp_path: Path, compressed: bool, nbytes: int) -
 def test_records_that_inflate_to_another_size(
     tmp_path: Path, change: Callable[[Record], Record], what: str
 ) -> None:
-    stored = deflated(os.urandom(3000) + bytes(3000))
+    stored = deflated(random.randbytes(3000) + bytes(3000))
     (tmp_path / "x").write_bytes(PREFIX + stored + SUFFIX)
     record = change(Record("r", str(tmp_path / "x"), 7, 6000, len(stored), None))
     with (
@@ -437,7 +439,7 @@ def test_files_read_as_torch_loads_them(tmp_path: Path, container: str) -> None:
     elif container == "legacy":
         # torch's own legacy writer does not keep the conj and neg bits of these two.
         tensors = {name: t for name, t in tensors.items() if not (t.is_conj() or t.is_neg())}
-        torch.save(tensors, path, _use_new_zipfile_serialization=False)
+        save_legacy(tensors, path)
     else:
         torch.save(tensors, path)
     if container == "deflated zip":

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from ckpttool.checkpoint import Basis, Checkpoint, Classification, Entry, Kind
 from ckpttool.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
 from ckpttool.formats import read_checkpoint
 from ckpttool.formats.export_schema import _DTYPES, _LAYOUTS
+from sample_models.same_bytes import save_legacy
 from tests.stored import elements, raw_bytes
 
 # torch.export itself takes seconds to import and trace; everything here shares one program.
@@ -258,7 +260,7 @@ class Payload:
         self.canary = canary
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, (f"touch {self.canary}",)
+        return os.system, (f"touch {shlex.quote(str(self.canary))}",)
 
 
 @pytest.fixture
@@ -288,7 +290,7 @@ def test_a_pickled_weight_is_read_in_place(saved: Saved, tmp_path: Path) -> None
 
 def hostile_objects(canary: Path) -> dict[str, bytes]:
     legacy = io.BytesIO()
-    torch.save([Payload(canary)], legacy, _use_new_zipfile_serialization=False)
+    save_legacy([Payload(canary)], legacy)
     return {
         "torch zip": torch_zip([Payload(canary)]),
         "legacy file": legacy.getvalue(),

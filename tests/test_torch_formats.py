@@ -5,6 +5,8 @@ import math
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 from ckpttool.checkpoint import Checkpoint, CompositeTensor, Entry, Kind, TensorInfo
 from ckpttool.formats import read_checkpoint
+from sample_models.same_bytes import save_legacy
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 
@@ -58,12 +61,12 @@ def grid() -> "OrderedDict[str, torch.Tensor]":
     return state_dict
 
 
-SAVES = {
-    "zip": {},
-    "legacy": {"_use_new_zipfile_serialization": False},
-    **{f"zip protocol {n}": {"pickle_protocol": n} for n in (3, 4, 5)},
+SAVES: dict[str, Callable[..., None]] = {
+    "zip": torch.save,
+    "legacy": save_legacy,
+    **{f"zip protocol {n}": partial(torch.save, pickle_protocol=n) for n in (3, 4, 5)},
     **{
-        f"legacy protocol {n}": {"pickle_protocol": n, "_use_new_zipfile_serialization": False}
+        f"legacy protocol {n}": partial(save_legacy, pickle_protocol=n)
         for n in (1, 3, 4, 5)  # protocol 0 turns persistent ids into text: torch cannot load that
     },
 }
@@ -105,7 +108,7 @@ def test_every_field_is_what_torch_load_says(
     # The legacy writer has no storage class for the dtypes that came after it.
     chosen = {name: t for name, t in grid.items() if not legacy or t.dtype in DTYPES[:10]}
     path = tmp_path / "grid.pt"
-    torch.save(chosen, path, **SAVES[save])
+    SAVES[save](chosen, path)
     checkpoint = read_checkpoint(str(path))
     loaded = torch.load(path, weights_only="protocol" not in save)
     assert [entry.name for entry in checkpoint.entries] == list(loaded)
@@ -120,7 +123,8 @@ def test_ties_and_views_share_a_storage_as_in_torch(legacy: bool, tmp_path: Path
     base = torch.arange(100.0)
     state = {"a": base, "b": base, "view": base[10:20], "other": torch.arange(100.0)}
     path = tmp_path / "ties.pt"
-    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    save = save_legacy if legacy else torch.save
+    save(state, path)
     by_name = {entry.name: tensor_of(entry) for entry in read_checkpoint(str(path)).entries}
     assert by_name["a"] == by_name["b"]
     assert by_name["view"].storage == by_name["a"].storage

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sample_models.same_bytes import save_legacy
+
 BLOCKED = """
 import sys
 for name in ("torch", "safetensors"):
@@ -25,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weight = torch.arange(12.0).reshape(3, 4)
     state = {"a.weight": weight, "a.bias": torch.ones(3), "tied.weight": weight, "t": weight.t()}
     torch.save(state, path / "zip.pt")
-    torch.save(state, path / "legacy.pt", _use_new_zipfile_serialization=False)
+    save_legacy(state, path / "legacy.pt")
     torch.save({"model": torch.nn.BatchNorm1d(3)}, path / "module.pt")
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path / "script.pt")
     save_file({"a.weight": weight, "a.bias": torch.ones(3)}, path / "st.safetensors")
