@@ -199,7 +199,9 @@ def build_files(architecture: Architecture, folder: Path) -> Truth:
 def measure(architecture: Architecture, folder: Path) -> Result:
     """Classify one architecture's files, built into ``folder`` unless an earlier run left them there."""
     kept = folder / "truth.json"
-    truth = Truth(*json.loads(kept.read_text())) if kept.exists() else build_files(architecture, folder)
+    truth = (
+        Truth(*json.loads(kept.read_text("utf-8"))) if kept.exists() else build_files(architecture, folder)
+    )
     scores = {}
     mistakes = []
     claims: list[tuple[str, str, bool]] = []

@@ -175,9 +175,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     results = read_results(options.results)
     page = options.docs / PAGE
-    text = replace_between(page.read_text(), "benchmarks", "benchmarks.report", markdown(results))
-    (options.docs / CHART).write_text(chart(results))
-    page.write_text(text)
+    text = replace_between(page.read_text("utf-8"), "benchmarks", "benchmarks.report", markdown(results))
+    (options.docs / CHART).write_text(chart(results), "utf-8")
+    page.write_text(text, "utf-8")
     return 0
 
 

@@ -167,7 +167,7 @@ def read_results(path: Path) -> Results:
     Raises:
         ValueError: it is something else.
     """
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text("utf-8"))
     if document.pop("schema", None) != SCHEMA:
         raise ValueError(f"{path}: not a result of these benchmarks")
     races = [

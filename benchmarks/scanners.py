@@ -29,7 +29,7 @@ from compatibility.environments import ROOT, environment
 from tests.hostile import cases
 
 # Run as text: as a script it would put this folder, with its inspect.py, before the standard library.
-CHILD = Path(__file__).with_name("scan_child.py").read_text()
+CHILD = Path(__file__).with_name("scan_child.py").read_text("utf-8")
 # fickling 0.1.12 imports typing_extensions below Python 3.12 and does not ask for it.
 SCANNERS = {
     "picklescan": ("picklescan==1.0.5",),

@@ -96,7 +96,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Found]:
             run(timed, folder, terminal=start.terminal, errors=errors)
             if turn:  # the first one warms the page cache
                 cpu[start.name].append(cost.cpu)
-                imports[start.name].append(parse_importtime(errors.read_text()))
+                imports[start.name].append(parse_importtime(errors.read_text("utf-8")))
     return {name: Found(statistics.median(cpu[name]), _least(imports[name])) for name in cpu}
 
 
@@ -164,7 +164,9 @@ def main(argv: list[str] | None = None) -> int:
         print(text)
     else:
         page = options.docs / PAGE
-        page.write_text(replace_between(page.read_text(), "startup", "benchmarks.startup", text))
+        page.write_text(
+            replace_between(page.read_text("utf-8"), "startup", "benchmarks.startup", text), "utf-8"
+        )
     return 0
 
 

@@ -80,7 +80,7 @@ WAYS = (READ, OWN_PT, OWN_SAFETENSORS, TODAY_PT, TODAY_SAFETENSORS)
 def run_in(python: str, what: str, folder: Path) -> dict[str, Any]:
     """The facts that ``in_torch.py`` writes in an environment."""
     subprocess.run([python, SCRIPT, what, str(folder)], check=True)
-    facts: dict[str, Any] = json.loads((folder / f"{what}.json").read_text())
+    facts: dict[str, Any] = json.loads((folder / f"{what}.json").read_text("utf-8"))
     return facts
 
 

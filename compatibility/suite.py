@@ -29,7 +29,7 @@ WORDS = ("passed", "skipped", "failed", "error")
 
 def requirements() -> list[str]:
     """What pyproject.toml depends on, without torch."""
-    text = (ROOT / "pyproject.toml").read_text()
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
     block = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)
     if block is None:
         sys.exit("pyproject.toml has no dependencies")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
+import signal
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +15,9 @@ import pytest
 
 # Outside of tests the error boundary turns a bug into one line; here it must show where the bug is.
 os.environ["CKPTTOOL_TRACEBACK"] = "1"
+
+# What a script starts in the background ignores interrupts, and so do the programs that it starts in turn.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Equal runs everywhere: no deadline on a busy machine, and the same examples on every one of them.
 # `make fuzz` is where luck is wanted.
@@ -22,9 +28,19 @@ hypothesis.settings.load_profile("default_here")
 REAL_DIR_VARIABLE = "CKPTTOOL_REAL_DIR"
 
 
+def pytest_configure() -> None:
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        raise pytest.UsageError(
+            f"tests write file names that {encoding} lacks: unset PYTHONUTF8 and PYTHONCOERCECLOCALE"
+        )
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write what is printed now into the golden files"
+    )
+    parser.addoption(
+        "--shuffle", type=int, metavar="SEED", help="run modules, and tests in them, in random order"
     )
 
 
@@ -61,11 +77,33 @@ def why_no_cuda() -> str | None:
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def shuffle(items: list[pytest.Item], seed: int) -> None:
+    """Reorder in place; the tests of a module stay together, so that its fixtures are made once."""
+    modules: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    draw, order = random.Random(seed), list(modules.values())
+    draw.shuffle(order)
+    for tests in order:
+        draw.shuffle(tests)
+    items[:] = [item for tests in order for item in tests]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (seed := config.getoption("--shuffle")) is not None:
+        shuffle(items, seed)
     on_cuda = [item for item in items if item.get_closest_marker("cuda")]
     if on_cuda and (reason := why_no_cuda()):
         for item in on_cuda:
             item.add_marker(pytest.mark.skip(reason=f"needs CUDA: {reason}"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let a test and its fixtures draw the same numbers in every run, whatever ran before them."""
+    random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckpttool import cli
+from tests.programs import write_program
 
 ROOT = Path(__file__).parent.parent
 WIDTH = 100
@@ -112,13 +113,9 @@ class Terminal:
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
-        program = scratch / "bin" / "ckpttool"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m ckpttool \"$@\"\n")
-        program.chmod(0o755)
         self.env = {
             **os.environ,
-            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "PATH": f"{write_program(scratch)}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "COLUMNS": str(WIDTH),
             "NO_COLOR": "1",

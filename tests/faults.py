@@ -196,7 +196,7 @@ class Scenario:
 
     def judge(self, fault: Fault, status: int) -> str:
         """What is wrong after a fault; "" if nothing is."""
-        said, now = self.stderr.read_text(), self.contents()
+        said, now = self.stderr.read_text("utf-8"), self.contents()
         old, new = _bytes_of(self.old), _bytes_of(self.new)
         if snapshot(self.source) != self.before:
             return "the source is not what it was"
@@ -230,7 +230,7 @@ class Scenario:
             return ""
         status = self.run(None, [*self.command, "--force"])
         if status or self.contents() != new:
-            return f"the next run ends with {status}: {self.stderr.read_text()}"
+            return f"the next run ends with {status}: {self.stderr.read_text('utf-8')}"
         return ""
 
     def _judge_folder(self, rest: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> str:

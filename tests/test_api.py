@@ -368,7 +368,10 @@ def page_of(shown: object) -> Page:
     return page
 
 
-def test_each_result_is_a_table_in_a_notebook(demo: Path, tmp_path: Path) -> None:
+def test_each_result_is_a_table_in_a_notebook(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     opened = ckpttool.open(demo / "decoder_training.pt")
     page = page_of(opened)
     assert "layers.{0..1}.self_attn.q_proj.weight" in page.text and "×2" in page.text  # folded
@@ -377,7 +380,7 @@ def test_each_result_is_a_table_in_a_notebook(demo: Path, tmp_path: Path) -> Non
     assert "different:" in diff.text and diff.rows > 2
     verified = page_of(ckpttool.verify(demo / "linear.pt", linear_xavier.build, devices=["cpu"]))
     assert "loads and is right on cpu" in verified.text and verified.rows == 1 + len(LOADS)
-    assert "linear.safetensors" in page_of(opened.convert(tmp_path / "linear.safetensors")).text
+    assert "linear.safetensors" in page_of(opened.convert("linear.safetensors")).text
     assert "gains[0]" in page_of(ckpttool.lint(unregistered_tensor.build)).text
 
 

@@ -92,7 +92,7 @@ print(*run([sys.executable, "-c", {f"{hold}{chr(10)}{spin}"!r}], Path({str(tmp_p
     @pytest.mark.parametrize(
         ("command", "why"),
         [
-            (["no-such-program"], "No such file"),
+            (["no-such-program"], "no-such-program"),
             ([sys.executable, "-c", "raise SystemExit('out of luck')"], "exit status 1: out of luck"),
             ([sys.executable, "-c", "import time; time.sleep(60)"], "after 1 s"),
         ],
@@ -124,7 +124,7 @@ print(*run([sys.executable, "-c", {f"{hold}{chr(10)}{spin}"!r}], Path({str(tmp_p
 FAILS_LATER = """
 from pathlib import Path
 p = Path("turns")
-turns = int(p.read_text()) if p.exists() else 0
+turns = int(p.read_text("utf-8")) if p.exists() else 0
 p.write_text(str(turns + 1))
 raise SystemExit(turns == 2)
 """
@@ -220,16 +220,16 @@ class TestReport:
 
     def test_the_page_keeps_what_is_around_the_marks(self, tmp_path: Path) -> None:
         write_results(self.results, tmp_path / "results.json")
-        shipped = PAGE.read_text()
+        shipped = PAGE.read_text("utf-8")
         (tmp_path / "benchmarks.md").write_text(shipped)
         report([str(tmp_path / "results.json"), "--docs", str(tmp_path)])
-        made = (tmp_path / "benchmarks.md").read_text()
+        made = (tmp_path / "benchmarks.md").read_text("utf-8")
         for said in ("| met", "**missed**", "0.50", "failed: exit status 1", "wrong: calls <them> equal"):
             assert said in made
         begin = shipped.index("<!-- benchmarks: begin")
         assert made.startswith(shipped[:begin])
         assert made.endswith(shipped[shipped.index("<!-- benchmarks: end") :])
-        ElementTree.fromstring((tmp_path / "benchmarks.svg").read_text())
+        ElementTree.fromstring((tmp_path / "benchmarks.svg").read_text("utf-8"))
 
     def test_a_page_without_marks_is_left_alone(self) -> None:
         with pytest.raises(ValueError, match="the page has no"):
@@ -253,8 +253,8 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [output]
     (tmp_path / "benchmarks.md").write_bytes(PAGE.read_bytes())
     report([str(output), "--docs", str(tmp_path)])
-    assert "20 tensors" in (tmp_path / "benchmarks.md").read_text()
-    ElementTree.fromstring((tmp_path / "benchmarks.svg").read_text())
+    assert "20 tensors" in (tmp_path / "benchmarks.md").read_text("utf-8")
+    ElementTree.fromstring((tmp_path / "benchmarks.svg").read_text("utf-8"))
 
 
 def test_imports_are_summed_by_package() -> None:

@@ -25,7 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_torch_that_is_here_is_a_release_too(written: Path, tmp_path: Path) -> None:
-    today = json.loads((written / "write.json").read_text())
+    today = json.loads((written / "write.json").read_text("utf-8"))
     facts, outcomes = releases.judge_release(sys.executable, tmp_path, today, written)
     assert facts["torch"] == str(torch.__version__)
     assert [file["file"] for file in facts["files"] if "cannot" in file] == []
@@ -40,7 +40,8 @@ def test_the_torch_that_is_here_is_a_release_too(written: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_one_wrong_fact_is_seen(written: Path) -> None:
     facts = {
-        file["file"]: file["tensors"] for file in json.loads((written / "write.json").read_text())["files"]
+        file["file"]: file["tensors"]
+        for file in json.loads((written / "write.json").read_text("utf-8"))["files"]
     }
     name = "tied_zip.pt"
     assert file_differences(written / name, facts[name]) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from ckpttool import cli
 from ckpttool.commands.options import complete_choice, complete_list
 from ckpttool.parser import COMPLETE_VARIABLE
+from tests.programs import write_program
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,10 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shell")
     for name in ("model.pt", "model.safetensors", "net.py", "other.txt"):
         folder.joinpath(name).touch()
-    program = folder / "bin" / "ckpttool"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m ckpttool \"$@\"\n")
-    program.chmod(0o755)
+    write_program(folder)
     return folder
 
 
@@ -170,8 +167,8 @@ def test_what_cannot_be_completed_is_no_error(folder: Path, line: str) -> None:
 def test_install_completion_says_what_it_wrote(folder: Path) -> None:
     done = run(folder, "bash", "--norc", "-c", "ckpttool --install-completion; echo status $?")
     assert done.stdout.endswith("status 0\n") and done.stderr == ""
-    assert "source" in folder.joinpath(".bashrc").read_text()
-    assert "_ckpttool_completion" in folder.joinpath(".bash_completions", "ckpttool.sh").read_text()
+    assert "source" in folder.joinpath(".bashrc").read_text("utf-8")
+    assert "_ckpttool_completion" in folder.joinpath(".bash_completions", "ckpttool.sh").read_text("utf-8")
 
 
 def test_values() -> None:

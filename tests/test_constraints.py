@@ -18,13 +18,13 @@ OF_TORCH = re.compile(r"^(nvidia-|cuda-|triton$)")
 
 
 def pins() -> list[Requirement]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
 def declared() -> list[Requirement]:
     """The dependencies and the extras of `make venv`. Python 3.10 has no reader of TOML."""
-    text = (ROOT / "pyproject.toml").read_text()
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
     found = []
     for name in ("dependencies", "dev", "docs"):
         block = re.search(rf"^{name} = \[(.*?)\]\n", text, re.DOTALL | re.MULTILINE)

@@ -171,7 +171,7 @@ class Traced(Scenario):
         tracer = ["strace", "-f", "-o", str(log), *self.paths()]
         command = [*tracer, sys.executable, "-m", "ckpttool", *self.command]
         subprocess.run(command, check=True, env=environment())
-        return re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE)
+        return re.findall(r"^\d+ +(\w+)\(", log.read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.mark.slow

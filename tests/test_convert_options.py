@@ -294,7 +294,7 @@ def test_shards_hold_what_the_source_holds(run: Any, tmp_path: Path, container: 
     source = save(tmp_path / "a.pt", state)
     assert run(source, tmp_path / "out", "--max-shard-size", "200B", "--to", container).status == 0
     index_path = next((tmp_path / "out").glob("*.index.json"))
-    index = json.loads(index_path.read_text())
+    index = json.loads(index_path.read_text("utf-8"))
     files = sorted(path.name for path in (tmp_path / "out").iterdir() if path != index_path)
     assert files == sorted(set(index["weight_map"].values())) and len(files) > 3
     found: dict[str, torch.Tensor] = {}
@@ -364,11 +364,11 @@ def test_manifests_of_both_containers_agree(run: Any, tmp_path: Path) -> None:
         assert (
             run(source, tmp_path / name, "--manifest", tmp_path / "m.json", "--force", *options).status == 0
         )
-        digests.append(json.loads((tmp_path / "m.json").read_text())["digest"]["all"])
+        digests.append(json.loads((tmp_path / "m.json").read_text("utf-8"))["digest"]["all"])
     assert len(set(digests)) == 1
     save(tmp_path / "d.pt", state | {"s": torch.tensor(2)})
     run(tmp_path / "d.pt", tmp_path / "c.pt", "--manifest", tmp_path / "m.json", "--force")
-    assert json.loads((tmp_path / "m.json").read_text())["digest"]["all"] not in digests
+    assert json.loads((tmp_path / "m.json").read_text("utf-8"))["digest"]["all"] not in digests
 
 
 def test_pipe_output_is_a_word_a_tab_a_fact(run: Any, tmp_path: Path) -> None:

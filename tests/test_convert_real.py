@@ -84,7 +84,7 @@ def test_training_checkpoint_keeps_its_optimizer(real_dir: Path, tmp_path: Path)
 def test_a_folder_of_shards_and_back(real_dir: Path, tmp_path: Path) -> None:
     source = real_dir / MINILM / "model.safetensors"
     convert(source, tmp_path / "shards", "--max-shard-size", "20MB")
-    index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())
+    index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text("utf-8"))
     assert len(set(index["weight_map"].values())) > 3
     convert(tmp_path / "shards", tmp_path / "back.safetensors")
     assert (tmp_path / "back.safetensors").read_bytes() == source.read_bytes()

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ckpttool import cli
+from tests.programs import write_program
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -31,13 +31,9 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "repository"
         self.folder.mkdir()
-        program = folder / "bin" / "ckpttool"
-        program.parent.mkdir()
-        program.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m ckpttool \"$@\"\n")
-        program.chmod(0o755)
         self.env = {
             **os.environ,
-            "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{write_program(folder)}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(DOCS.parent.parent),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_SYSTEM": os.devnull,

@@ -167,7 +167,7 @@ def result_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[
             if not path.exists():
                 names = TOGETHER[number * BATCH : (number + 1) * BATCH]
                 path.write_text(json.dumps(run_child(names)))
-        results: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        results: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))
         return results
 
     return lambda name: batch(TOGETHER.index(name) // BATCH)[name]

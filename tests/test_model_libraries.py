@@ -115,7 +115,7 @@ def test_hf_runs_no_code_that_lies_beside_the_checkpoint(
 ) -> None:
     witness = llama / "witness"
     (llama / "modeling_own.py").write_text(f"open({str(witness)!r}, 'w').close()\n")
-    config = json.loads((llama / "config.json").read_text())
+    config = json.loads((llama / "config.json").read_text("utf-8"))
     del config["model_type"]
     config["auto_map"] = {"AutoConfig": "modeling_own.Config", "AutoModel": "modeling_own.Model"}
     (llama / "config.json").write_text(json.dumps(config))

@@ -169,7 +169,7 @@ def test_a_link_that_leads_nowhere_is_a_missing_shard(model: Path) -> None:
 
 
 def test_a_name_in_no_shard(model: Path) -> None:
-    weight_map = json.loads((model / INDEX).read_text())["weight_map"]
+    weight_map = json.loads((model / INDEX).read_text("utf-8"))["weight_map"]
     write_index(model, {**weight_map, "lost": shard_name(1, 2)})
     checkpoint = read_folder(str(model), LIMITS, read_file)
     assert codes(checkpoint) == [("shard-key-missing", "error", "lost")]
@@ -177,13 +177,13 @@ def test_a_name_in_no_shard(model: Path) -> None:
 
 
 def test_a_name_in_another_shard_than_the_index_says(model: Path) -> None:
-    weight_map = json.loads((model / INDEX).read_text())["weight_map"]
+    weight_map = json.loads((model / INDEX).read_text("utf-8"))["weight_map"]
     write_index(model, {**weight_map, "a.bias": shard_name(2, 2)})
     assert codes(read_folder(str(model), LIMITS, read_file)) == [("shard-key-elsewhere", "warning", "a.bias")]
 
 
 def test_a_name_that_the_index_lacks_is_read_and_said(model: Path) -> None:
-    weight_map = json.loads((model / INDEX).read_text())["weight_map"]
+    weight_map = json.loads((model / INDEX).read_text("utf-8"))["weight_map"]
     del weight_map["a.bias"]
     write_index(model, weight_map)
     checkpoint = read_folder(str(model), LIMITS, read_file)
@@ -207,7 +207,7 @@ def test_a_name_in_two_shards_is_taken_from_the_one_in_the_index(said: int, tmp_
     ("total", "ok"), [(52, True), (52.0, True), (53, False), ("52", False), (True, False), (-1, False)]
 )
 def test_the_declared_total_is_compared(total: object, ok: bool, model: Path) -> None:
-    weight_map = json.loads((model / INDEX).read_text())["weight_map"]
+    weight_map = json.loads((model / INDEX).read_text("utf-8"))["weight_map"]
     write_index(model, weight_map, {"total_size": total})
     expected = [] if ok else [("shard-total-size", "warning", "")]
     assert codes(read_folder(str(model), LIMITS, read_file)) == expected
@@ -238,7 +238,7 @@ def test_a_stray_shard_is_said_and_not_read(model: Path) -> None:
 
 
 def test_many_findings_of_one_code_are_counted(model: Path) -> None:
-    weight_map = json.loads((model / INDEX).read_text())["weight_map"]
+    weight_map = json.loads((model / INDEX).read_text("utf-8"))["weight_map"]
     write_index(model, weight_map | {f"lost.{i}": shard_name(1, 2) for i in range(500)})
     findings = read_folder(str(model), LIMITS, read_file).findings
     assert len(findings) == 21

@@ -1,5 +1,6 @@
 """TorchScript archives: torch.jit.load(...).state_dict() is the oracle; code that lies decides nothing."""
 
+import shlex
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -423,7 +424,8 @@ def test_odd_attribute_names_are_errors(state: bytes, tmp_path: Path) -> None:
 
 def test_calls_in_attributes_are_listed_and_never_made(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    call = b"cposix\nsystem\nX" + len(f"touch {canary}").to_bytes(4, "little") + f"touch {canary}".encode()
+    command = f"touch {shlex.quote(str(canary))}".encode()
+    call = b"cposix\nsystem\nX" + len(command).to_bytes(4, "little") + command
     pickled = b"\x80\x02" + INSTANCE + b"}(X\x01\x00\x00\x00x" + call + b"\x85R0Nub."
     checkpoint = read_checkpoint(str(archive_of(tmp_path / "call.pt", pickled)))
     assert ("posix", "system", True) in {(g.module, g.name, g.called) for g in checkpoint.globals}

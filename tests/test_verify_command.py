@@ -156,7 +156,7 @@ def test_no_torch_is_one_sentence(folder: Path) -> None:
 def test_a_reference_is_written_whole_and_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify("good.pt", "--write-reference", "ref.json", "--load", "copy") == 0
     assert "wrote ref.json: fingerprints of 1 rebuilt buffer" in capsys.readouterr().err
-    assert set(json.loads((folder / "ref.json").read_text())["buffers"]) == {"freq"}
+    assert set(json.loads((folder / "ref.json").read_text("utf-8"))["buffers"]) == {"freq"}
     assert [path.name for path in folder.glob(".*ref*")] == []
     umask = os.umask(0)
     os.umask(umask)
@@ -196,7 +196,7 @@ def test_every_field_of_the_contract(folder: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_contract_is_documented() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "json.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "json.md").read_text("utf-8")
     section = page.partition("## verify")[2].partition("\n## ")[0]
     assert [name for name in (*TOP, *RUN) if f"`{name}" not in section] == []
 
