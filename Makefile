@@ -1,6 +1,7 @@
 # make demo     write sample checkpoints, look into five of them, and verify one
 # make test     the fast tests
 # make check    format, lint, types, layers, and every test but cuda, real and fuzz
+# make anywhere the fast tests in fresh clones, each in other surroundings: two hours
 # make fuzz     long random search for a file that breaks a reader
 # make fuzz-atheris FUZZ_SECONDS=3600   the same by coverage, with atheris in an environment of its own
 # make docs     the pages as a site, in build/site
@@ -27,7 +28,7 @@ DEMO := build/demo
 PYTEST := $(BIN)/python -m pytest -n auto
 
 .DEFAULT_GOAL := test
-.PHONY: venv demo test check format lint types layers fuzz fuzz-atheris bench docs pictures \
+.PHONY: venv demo test check anywhere format lint types layers fuzz fuzz-atheris bench docs pictures \
     compat scanners dist audit sbom clean
 
 venv: $(STAMP)
@@ -62,6 +63,10 @@ test: venv
 
 check: format lint types layers
 	$(PYTEST) -m "not cuda and not real and not fuzz" $(PYTEST_ARGS)
+
+# Some of the surroundings only: make anywhere ANYWHERE_ARGS="'other user' 'umask 077'"
+anywhere: venv
+	$(BIN)/python -m tools.anywhere $(ANYWHERE_ARGS)
 
 format: venv
 	$(BIN)/ruff format --check .
