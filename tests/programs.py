@@ -8,15 +8,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
 def why_no_checkout() -> str:
     """Why git cannot be asked about the sources, or nothing."""
+    if not (ROOT / ".git").exists():  # though a folder above may be a checkout
+        return "no .git here"
     if shutil.which("git") is None:
         return "git is not installed"
-    asked = subprocess.run(["git", "status"], cwd=ROOT, capture_output=True)
+    asked = subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True)
     return asked.stderr.decode(errors="replace").partition("\n")[0] if asked.returncode else ""
+
+
+WHY_NO_CHECKOUT = why_no_checkout()
+needs_checkout = pytest.mark.skipif(bool(WHY_NO_CHECKOUT), reason=f"needs a git checkout: {WHY_NO_CHECKOUT}")
 
 
 def write_program(folder: Path) -> Path:

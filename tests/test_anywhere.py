@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import why_no_checkout
+from tests.programs import needs_checkout
 from tools import anywhere
 from tools.anywhere import STRANGE_FOLDER, SURROUNDINGS, Surroundings, why_not
 
@@ -30,7 +30,7 @@ def test_what_cannot_be_had_here_is_skipped_with_the_reason(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(why_no_checkout()), reason=f"nothing to clone: {why_no_checkout()}")
+@needs_checkout
 @pytest.mark.parametrize("on_terminal", [False, True])
 def test_a_clone_runs_with_these_packages(on_terminal: bool, tmp_path: Path) -> None:
     log = tmp_path / "log"

@@ -92,7 +92,7 @@ print(*run([sys.executable, "-c", {f"{hold}{chr(10)}{spin}"!r}], Path({str(tmp_p
     @pytest.mark.parametrize(
         ("command", "why"),
         [
-            (["no-such-program"], "no-such-program"),
+            (["no-such-program"], "(No such file or directory|Permission denied): 'no-such-program'"),
             ([sys.executable, "-c", "raise SystemExit('out of luck')"], "exit status 1: out of luck"),
             ([sys.executable, "-c", "import time; time.sleep(60)"], "after 1 s"),
         ],
@@ -221,7 +221,7 @@ class TestReport:
     def test_the_page_keeps_what_is_around_the_marks(self, tmp_path: Path) -> None:
         write_results(self.results, tmp_path / "results.json")
         shipped = PAGE.read_text("utf-8")
-        (tmp_path / "benchmarks.md").write_text(shipped)
+        (tmp_path / "benchmarks.md").write_text(shipped, "utf-8")
         report([str(tmp_path / "results.json"), "--docs", str(tmp_path)])
         made = (tmp_path / "benchmarks.md").read_text("utf-8")
         for said in ("| met", "**missed**", "0.50", "failed: exit status 1", "wrong: calls <them> equal"):

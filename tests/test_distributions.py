@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import why_no_checkout
+from tests.programs import needs_checkout
 from tools import distributions
 
 LACKING = [name for name in ("build", "hatchling") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(LACKING), reason=f"{LACKING} not installed: `make venv` brings them"),
-    pytest.mark.skipif(bool(why_no_checkout()), reason=f"no checkout to build from: {why_no_checkout()}"),
+    needs_checkout,
 ]
 
 

@@ -17,14 +17,14 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from tools.distributions import ROOT, git
 from tools.terminal import run_on_terminal
 
-ROOT = Path(__file__).parent.parent
 # No such user need exist. One that does not has no name and no home folder, as in many containers.
 OTHER_USER = 12345
 STRANGE_FOLDER = "/".join(["a folder with blanks", "größe 模型", "deep" * 20, "q'uote", "$HOME"])
@@ -90,12 +90,6 @@ class Outcome(NamedTuple):
     failed: bool = False
 
 
-def git(*arguments: str, folder: Path = ROOT) -> str:
-    """Standard output of git."""
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
-
-
 def make_clone(folder: Path, *, with_git: bool) -> Path:
     """Clone what is committed, with an environment that finds the packages of this one."""
     clone = folder / "ckpttool"
@@ -139,6 +133,26 @@ def give_away(*folders: Path) -> None:
             os.chown(path, OTHER_USER, OTHER_USER, follow_symlinks=False)
 
 
+def execute(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, *, on_terminal: bool
+) -> int:
+    """Run the command; what it prints goes to ``log``, and its status is returned."""
+    if on_terminal:
+        status, text = run_on_terminal(command, width=WIDTH, environment=environment, folder=folder)
+        log.write_text(text, "utf-8")
+        return status
+    with log.open("wb") as file:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    return done.returncode
+
+
 def run(surroundings: Surroundings, targets: str, folder: Path, log: Path) -> Outcome:
     """Make the targets in these surroundings; what is printed goes to ``log``."""
     if reason := why_not(surroundings):
@@ -151,8 +165,7 @@ def run(surroundings: Surroundings, targets: str, folder: Path, log: Path) -> Ou
     command = [*surroundings.command, "make", *targets.split(), f"PYTEST_ARGS={surroundings.pytest}"]
     if surroundings.other_user:
         command = [*as_other_user(), *command]
-        mine = [home, temporary] if surroundings.read_only else [home, temporary, clone]
-        give_away(*mine)
+        give_away(home, temporary, *([] if surroundings.read_only else [clone]))
     environment = {
         "PATH": os.environ["PATH"],
         "LANG": "C.UTF-8",
@@ -161,19 +174,7 @@ def run(surroundings: Surroundings, targets: str, folder: Path, log: Path) -> Ou
         **surroundings.environment,
     }
     start = time.monotonic()
-    if surroundings.on_terminal:
-        status, text = run_on_terminal(command, width=WIDTH, environment=environment, folder=clone)
-        log.write_text(text, "utf-8")
-    else:
-        with log.open("wb") as file:
-            status = subprocess.run(
-                command,
-                cwd=clone,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            ).returncode
+    status = execute(command, environment, clone, log, on_terminal=surroundings.on_terminal)
     if surroundings.temporary:
         shutil.rmtree(temporary)
     counts = re.findall(r"\d+ (?:passed|failed|errors?)\b", log.read_text("utf-8", "replace"))
