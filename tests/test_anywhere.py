@@ -23,7 +23,7 @@ def test_page_lists_all_surroundings() -> None:
 def test_what_cannot_be_had_here_is_skipped_with_the_reason(tmp_path: Path) -> None:
     missing = Surroundings(command=("no-such-program",))
     assert why_not(missing) == "no no-such-program here"
-    outcome = anywhere.run(missing, "test", tmp_path / "work", tmp_path / "log")
+    outcome = anywhere.run(missing, tmp_path / "work", tmp_path / "log")
     assert outcome == ("skipped: no no-such-program here", False)
     assert list(tmp_path.iterdir()) == []
     assert "is not there" in why_not(Surroundings(temporary=str(tmp_path / "nowhere")))
@@ -35,7 +35,7 @@ def test_what_cannot_be_had_here_is_skipped_with_the_reason(tmp_path: Path) -> N
 def test_a_clone_runs_with_these_packages(on_terminal: bool, tmp_path: Path) -> None:
     log = tmp_path / "log"
     where = Surroundings({"TZ": "UTC"}, pytest="--version", folder=STRANGE_FOLDER, on_terminal=on_terminal)
-    assert anywhere.run(where, "test", tmp_path, log).failed is False
+    assert anywhere.run(where, tmp_path, log).failed is False
     printed = log.read_text("utf-8")
     assert "-m pytest" in printed and re.search(r"^pytest \d", printed, re.MULTILINE)
     assert "pip install" not in printed  # nothing is fetched

@@ -153,8 +153,8 @@ def execute(
     return done.returncode
 
 
-def run(surroundings: Surroundings, targets: str, folder: Path, log: Path) -> Outcome:
-    """Make the targets in these surroundings; what is printed goes to ``log``."""
+def run(surroundings: Surroundings, folder: Path, log: Path) -> Outcome:
+    """Run the tests in these surroundings; what is printed goes to ``log``."""
     if reason := why_not(surroundings):
         return Outcome(f"skipped: {reason}")
     work = folder / surroundings.folder
@@ -162,7 +162,7 @@ def run(surroundings: Surroundings, targets: str, folder: Path, log: Path) -> Ou
     home.mkdir(parents=True)
     temporary.mkdir(parents=True)
     clone = make_clone(work, with_git=surroundings.with_git)
-    command = [*surroundings.command, "make", *targets.split(), f"PYTEST_ARGS={surroundings.pytest}"]
+    command = [*surroundings.command, "make", "test", f"PYTEST_ARGS={surroundings.pytest}"]
     if surroundings.other_user:
         command = [*as_other_user(), *command]
         give_away(home, temporary, *([] if surroundings.read_only else [clone]))
@@ -187,7 +187,6 @@ def main() -> int:
     """Try the surroundings that are named, or all of them; 1 if tests failed in one."""
     parser = argparse.ArgumentParser(description="Run the tests in clones, each in other surroundings.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(SURROUNDINGS)}")
-    parser.add_argument("--make", default="test", metavar="TARGETS", help="what to make instead of test")
     arguments = parser.parse_args()
     if strangers := [name for name in arguments.names if name not in SURROUNDINGS]:
         parser.error(f"no such surroundings: {', '.join(strangers)}")
@@ -199,7 +198,7 @@ def main() -> int:
     for name in arguments.names or SURROUNDINGS:
         with tempfile.TemporaryDirectory(prefix="anywhere-") as folder:
             os.chmod(folder, 0o755)  # noqa: S103
-            outcome = run(SURROUNDINGS[name], arguments.make, Path(folder), logs / f"{name}.log")
+            outcome = run(SURROUNDINGS[name], Path(folder), logs / f"{name}.log")
         print(f"{name:32} {outcome.text}", flush=True)
         failures += outcome.failed
     return 1 if failures else 0
