@@ -195,6 +195,11 @@ class Kind(Word):
     UNKNOWN = "unknown"
 
 
+def is_buffer(kind: Kind) -> bool:
+    """Whether an entry of this kind is a buffer of either persistence."""
+    return kind in (Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER)
+
+
 class Presence(Word):
     """Whether the file holds the entry, and whether it should."""
 
@@ -228,12 +233,17 @@ EXACT_BASES = frozenset({Basis.MODULE, Basis.PICKLED_MODULE, Basis.TORCHSCRIPT, 
 
 
 class Classification(NamedTuple):
-    """``Kind x Presence`` and why. ``note`` is a short reason for people, e.g. the rule's name."""
+    """``Kind x Presence`` and why. ``note`` is a short reason for people, e.g. the rule's name.
+
+    ``rebuilt_since`` says of a buffer which versions of its library leave it out of files and build it
+    anew, in words; empty where none is known to.
+    """
 
     kind: Kind
     basis: Basis
     presence: Presence = Presence.PRESENT
     note: str = ""
+    rebuilt_since: str = ""
 
     @property
     def exact(self) -> bool:
@@ -348,6 +358,8 @@ class Checkpoint(NamedTuple):
     says. ``layout`` says more about the container for people
     ("1.6-2.0 layout"). ``ordered`` is false where the container loses the order of registration
     (safetensors). ``rare_opcodes`` are those that its pickles use besides what every torch pickle has.
+    Where facts that a conversion carried were put back (``carried``), ``stored`` is the checkpoint as the
+    file itself has it, and ``put_back`` are root and name of the entries that are no keys of the file.
     """
 
     path: str
@@ -366,6 +378,8 @@ class Checkpoint(NamedTuple):
     ordered: bool = True
     module_extras: Mapping[Root, Mapping[str, ModuleExtras]] = {}
     rare_opcodes: frozenset[int] = frozenset()
+    stored: Checkpoint | None = None
+    put_back: frozenset[tuple[Root, Key]] = frozenset()
 
     @property
     def file_nbytes(self) -> int:

@@ -16,11 +16,11 @@ from ckpttool.analysis.alignment import (
 )
 from ckpttool.analysis.diff_findings import find_differences
 from ckpttool.analysis.difference import Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
-from ckpttool.analysis.inspection import Row
+from ckpttool.analysis.inspection import Row, is_rebuilt
 from ckpttool.analysis.renames import Rule
-from ckpttool.analysis.sides import Placed, Scope, choose_scope, is_buffer, is_rebuilt, select
+from ckpttool.analysis.sides import Placed, Scope, choose_scope, select
 from ckpttool.analysis.surroundings import compare_surroundings
-from ckpttool.checkpoint import Basis, Kind, Root, Tensor, iter_parts
+from ckpttool.checkpoint import Basis, Kind, Root, Tensor, is_buffer, iter_parts
 from ckpttool.compare import Comparer, Outcome, Watch
 from ckpttool.contents import find_contents
 from ckpttool.digests import digest_tensor
@@ -330,7 +330,8 @@ def _rounding(status: Status, numbers: Numbers | None) -> str:
 def _single(item: Placed, status: Status) -> DiffEntry:
     row = item.row
     a, b = (row, None) if status is Status.REMOVED else (None, row)
-    note = row.classification.note if is_rebuilt(row) else ""
+    said = row.classification
+    note = (said.rebuilt_since or said.note) if is_rebuilt(row) else ""
     return DiffEntry(row.entry.root, item.name, row.classification.kind, status, a, b, note=note)
 
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
+import ckpttool
 from ckpttool.analysis import known_names
 from ckpttool.analysis.classify import Kinds, classify
 from ckpttool.analysis.optimizer import find_groups, match_order, read_optimizers
@@ -547,6 +549,23 @@ def test_deepspeed_says_which_names_are_buffers() -> None:
     values = (Value((), "buffer_names", ("a.strange",)),)
     source = checkpoint(entries, values=values)
     assert kind_of(source) == {"a.weight": PARAMETER, "a.strange": BUFFER, "a.odd": PARAMETER}
+
+
+def test_what_newer_code_rebuilds_is_known_whatever_says_that_it_is_a_buffer(tmp_path: Path) -> None:
+    """Neither DeepSpeed's list of buffers nor a tie to one may hide it from --drop-known-buffers."""
+    ids = torch.arange(4)
+    state = {"embed.weight": torch.ones(4, 2), "embed.position_ids": ids, "embed.strange": torch.zeros(1)}
+    names = ["embed.position_ids", "embed.strange"]
+    torch.save({"module": state, "buffer_names": names}, tmp_path / "zero.pt")
+    torch.save({"module": state}, tmp_path / "plain.pt")
+    for name in ("zero", "plain"):
+        found = ckpttool.open(tmp_path / f"{name}.pt")
+        (finding,) = [item for item in found.findings if item.code == "known-buffers"]
+        assert finding.name == "embed.position_ids" and "not saved since" in finding.message
+        target = tmp_path / f"{name}.safetensors"
+        converted = found.convert(target, drop_known_buffers=True)
+        assert [item.name for item in converted.dropped if item.type_name == "int64"] == ["embed.position_ids"]
+        assert sorted(load_file(target)) == ["embed.strange", "embed.weight"]
 
 
 # ----------------------------------------------------------------------------------- copies, ties, roots

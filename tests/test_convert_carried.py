@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickletools
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+import ckpttool
 from ckpttool.analysis.carried import (
     PREFIX,
     carry_order,
@@ -21,6 +23,7 @@ from ckpttool.analysis.carried import (
     encode_plain,
     expand,
 )
+from ckpttool.analysis.next_commands import next_commands
 from ckpttool.checkpoint import Checkpoint, OddKey, Plain, PlainList, Value
 from ckpttool.cli import main
 from ckpttool.formats import read_checkpoint
@@ -150,3 +153,61 @@ def test_a_written_pickle_names_nothing_that_runs(tmp_path: Path) -> None:
     }
     back = torch.load(tmp_path / "b.pt", weights_only=True)
     assert back["raw"] == state["raw"] and back["dtype"] is torch.float16
+
+
+def converted(tmp_path: Path) -> tuple[Path, Path]:
+    """A training checkpoint with a tie and names that say nothing, and what ``convert`` made of it."""
+    embed = torch.nn.Parameter(torch.arange(8.0).reshape(4, 2))
+    state = OrderedDict(
+        {
+            "embed.weight": embed,
+            "fc.zorp": torch.nn.Parameter(torch.ones(2)),
+            "norm.frozz": torch.zeros(3),
+            "head.weight": embed,
+        }
+    )
+    state._metadata = {"": {"version": 1}, "embed": {"version": 1}}  # type: ignore[attr-defined]
+    torch.save({"model": state, "epoch": 3}, tmp_path / "a.pt")
+    assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.safetensors"), "--quiet"]) == 0
+    return tmp_path / "a.pt", tmp_path / "b.safetensors"
+
+
+def test_inspect_puts_back_what_was_carried(tmp_path: Path) -> None:
+    """The file alone says of each entry what its source said, and what ``diff`` says of it."""
+    before, after = map(ckpttool.open, converted(tmp_path))
+    facts = [[(e.root, e.name, e.kind, e.basis, e.tied_to) for e in each.entries] for each in (before, after)]
+    assert facts[0] == facts[1]
+    assert [(v.root, v.name, v.value) for v in after.values] == [((), "epoch", 3)]
+    assert {entry.kind for entry in ckpttool.diff(before, after).entries} == {e.kind for e in after.entries}
+    assert not [key for key in after.metadata if key.startswith(PREFIX)]
+    assert before.digest() == after.digest() == ckpttool.open(after.path, root="model").digest()
+    assert list(load_file(after.path)) == ["embed.weight", "fc.zorp", "norm.frozz"]
+
+
+def test_what_was_converted_is_not_sent_to_be_converted_again(tmp_path: Path) -> None:
+    _, after = converted(tmp_path)
+    opened = ckpttool.open(after)
+    assert [item.command for item in next_commands(opened.inspection) if " convert " in item.command] == []
+    (tied,) = [finding for finding in opened.findings if finding.code == "tied"]
+    assert "load_file does not" in tied.message
+
+
+def test_a_load_is_given_the_file_and_not_what_was_put_back(tmp_path: Path) -> None:
+    """A tied name that only metadata knows is missing from a strict load, whatever ``inspect`` shows."""
+    _, after = converted(tmp_path)
+
+    def build() -> torch.nn.Module:
+        model = torch.nn.Module()
+        model.embed, model.head = torch.nn.Embedding(4, 2), torch.nn.Linear(2, 4, bias=False)
+        model.head.weight = model.embed.weight
+        model.fc, model.norm = torch.nn.Module(), torch.nn.Module()
+        model.fc.zorp = torch.nn.Parameter(torch.zeros(2))
+        model.norm.register_buffer("frozz", torch.zeros(3))
+        return model
+
+    opened = ckpttool.open(after, model=build)
+    assert {entry.name: entry.kind for entry in opened.entries}["norm.frozz"] == "persistent_buffer"
+    assert "missing-tied" in {finding.code for finding in opened.findings}
+    for root in (None, "model"):
+        verified = ckpttool.open(after, root=root).verify(build, devices=["cpu"], loads=["copy"])
+        assert [item.name for item in verified.runs[0].missing] == ["head.weight"]

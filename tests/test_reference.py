@@ -389,12 +389,12 @@ def test_modules_with_loading_of_their_own_are_named() -> None:
     linear = nn.Linear(2, 2)
     linear.register_load_state_dict_pre_hook(lambda *_: None)
     model = nn.ModuleDict({"a": Overrides(), "b": linear, "c": RenamingHook(), "d": Extra()})
-    found = dict(item.rstrip(")").split(" (") for item in describe_model(model, "m").custom_load)
+    found = {own.path: own.what for own in describe_model(model, "m").custom_load}
     assert found == {
-        "a": "_load_from_state_dict",
-        "b": "load_state_dict pre-hook",
-        "c": "state_dict hook",
-        "d": "get_extra_state",
+        "a": ("_load_from_state_dict",),
+        "b": ("load_state_dict pre-hook",),
+        "c": ("state_dict hook",),
+        "d": ("get_extra_state",),
     }
 
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from ckpttool.analysis.difference import NameBasis
 from ckpttool.analysis.match import match_names
 from ckpttool.analysis.renames import Rule
-from ckpttool.analysis.sides import Placed, is_buffer
-from ckpttool.checkpoint import Key, Kind, Root
+from ckpttool.analysis.sides import Placed
+from ckpttool.checkpoint import Key, Kind, Root, is_buffer
 from ckpttool.errors import CkptToolError
 
 _MOST_PARTS = 8  # of a name that are looked at for a common end

@@ -92,7 +92,9 @@ def apply_model(checkpoint: Checkpoint, spec: ModelSpec, root: Root | None = Non
     missing = tuple(_iter_missing(spec, at, met))
     findings = [*names_findings(spec, match), *differences.findings()]
     if match.matched:
-        findings += missing_findings(spec, missing)
+        # A load is not given what was put back.
+        given = met - {match.to_model.get(str(name)) for root, name in checkpoint.put_back if root == at}
+        findings += missing_findings(spec, tuple(_iter_missing(spec, at, given)))
         findings += unexpected_findings(spec, list(unexpected.values()), match)
     return Applied(
         at,
@@ -118,7 +120,7 @@ def model_facts(spec: ModelSpec, match: NameMatch | None = None) -> ModelFacts:
         spec.note or "built on meta",
         spec.none_names,
         spec.lazy_names,
-        spec.custom_load,
+        tuple(map(str, spec.custom_load)),
         None if match is None else match.matched,
         0 if match is None else len(match.to_model),
         "" if match is None else match.description,

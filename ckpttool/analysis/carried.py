@@ -125,7 +125,7 @@ def expand(checkpoint: Checkpoint) -> Checkpoint:
 
     Aliases become entries that share bytes with the kept one, values and ``_metadata`` stand where
     they stood. A checkpoint that carries nothing is returned as it is; keys of others stay in
-    ``metadata``.
+    ``metadata``. What a load is given, which knows nothing of all this, is its ``stored``.
     """
     names = {entry.name for entry in checkpoint.entries if not entry.root and isinstance(entry.name, str)}
     aliases = {
@@ -155,6 +155,7 @@ class _Expansion:
         parameters = frozenset(self.read("parameters", _decode_names, ()))
         as_bytes = self.read("as_bytes", _decode_as_bytes, {})
         entries = []
+        put_back = set()
         for entry in self.ordered(self.with_aliases()):
             name = entry.name
             if entry.root or not isinstance(name, str):
@@ -165,9 +166,12 @@ class _Expansion:
             declared = _PARAMETER if name in parameters else entry.declared
             grad = True if name in parameters else entry.requires_grad
             entries.append(Entry(path[:-1], path[-1], value, grad, declared))
+            if name in self.aliases:
+                put_back.add(entries[-1][:2])
         if len({entry[:2] for entry in entries}) != len(entries):  # forged: two names on one path
             self.findings.append(_finding("paths", "two tensors would get the same path"))
             entries = list(checkpoint.entries)
+            put_back = set()
         values = self.read("values", _decode_values, ())
         versions, extras = self.read("module_versions", _decode_versions, ({}, {}))
         mine = {key for key in checkpoint.metadata if key.startswith(PREFIX)}
@@ -184,6 +188,8 @@ class _Expansion:
             module_extras={**checkpoint.module_extras, **extras},
             findings=(*checkpoint.findings, *self.findings),
             ordered=self.is_ordered,
+            stored=checkpoint,
+            put_back=frozenset(put_back),
         )
 
     def read(self, key: str, decode: Any, default: Any) -> Any:

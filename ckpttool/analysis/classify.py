@@ -105,7 +105,8 @@ def _judge_weights(
     for index, entry, classification in zip(indices, entries, judged, strict=True):
         if buffers is not None and not is_final(entry):
             kind = Kind.PERSISTENT_BUFFER if entry.name in buffers else Kind.PARAMETER
-            classification = Classification(kind, Basis.METADATA, note="DeepSpeed buffer_names")
+            note = "DeepSpeed buffer_names"
+            classification = classification._replace(kind=kind, basis=Basis.METADATA, note=note)
         found[index] = classification
 
 

@@ -146,7 +146,7 @@ def _borrow(own: Classification, other: Classification, note: str) -> Classifica
     if own.kind not in _MEMBER_KINDS or other.kind not in _MEMBER_KINDS:
         return own
     basis = Basis.SIBLING if other.basis in EXACT_BASES else other.basis
-    return Classification(other.kind, basis, note=note)
+    return Classification(other.kind, basis, note=note, rebuilt_since=other.rebuilt_since)
 
 
 def _shape(entry: Entry) -> tuple[int, ...] | None:

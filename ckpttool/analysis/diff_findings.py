@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from ckpttool.analysis.difference import SAME, DiffEntry, Side, Status
-from ckpttool.analysis.inspection import Row
-from ckpttool.analysis.sides import is_buffer, is_rebuilt
-from ckpttool.checkpoint import Finding, Key, Root
+from ckpttool.analysis.inspection import Row, is_rebuilt
+from ckpttool.checkpoint import Finding, Key, Root, is_buffer
 
 _MOST_NAMED = 3
 _STATISTICS = ("running_mean", "running_var")

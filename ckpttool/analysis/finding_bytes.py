@@ -73,12 +73,13 @@ def find_ties(evidence: Evidence) -> Iterator[Finding]:
     tied = [(entry, first) for entry, _, first in evidence.rows if first is not None]
     if tied:
         pairs = [f"{short_name(entry)} = {short_name(first)}" for entry, first in tied]
+        where = "named in the metadata, which safetensors' load_model reads and load_file does not: "
         yield Finding(
             "tied",
             "info",
             name_of(tied[0][0]),
-            f"{count_of(len(tied), 'entry', 'entries')} with all bytes of an earlier one, counted once: "
-            f"{some(pairs)}",
+            f"{count_of(len(tied), 'entry', 'entries')} with all bytes of an earlier one, counted once"
+            f"{', ' + where if evidence.checkpoint.put_back else ': '}{some(pairs)}",
         )
     if evidence.aliasing.overlaps:
         overlaps = [f"{short_name(a)} and {short_name(b)}" for a, b in evidence.aliasing.overlaps]

@@ -180,9 +180,9 @@ def find_adapters(evidence: Evidence) -> Iterator[Finding]:
 def find_known_buffers(evidence: Evidence) -> Iterator[Finding]:
     """Buffers that some versions of their library save and others build anew."""
     saved = [
-        (entry, note)
-        for entry, (kind, _, _, note), _ in evidence.rows
-        if kind is Kind.PERSISTENT_BUFFER and "not saved" in note  # as the head of known_names.toml says
+        (row.entry, row.classification.rebuilt_since)
+        for row in evidence.rows
+        if row.classification.kind is Kind.PERSISTENT_BUFFER and row.classification.rebuilt_since
     ]
     if saved:
         yield about(

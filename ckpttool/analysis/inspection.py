@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ckpttool.checkpoint import Checkpoint, Classification, Entry, Finding, Root
+from ckpttool.checkpoint import Checkpoint, Classification, Entry, Finding, Kind, Root, is_buffer
 
 
 class Row(NamedTuple):
@@ -18,6 +18,12 @@ class Row(NamedTuple):
     entry: Entry
     classification: Classification
     tied_to: Entry | None = None
+
+
+def is_rebuilt(row: Row) -> bool:
+    """Whether an entry is one that some versions of its library leave out of files and build anew."""
+    kind = row.classification.kind
+    return kind is Kind.NON_PERSISTENT_BUFFER or (is_buffer(kind) and bool(row.classification.rebuilt_since))
 
 
 class Group(NamedTuple):

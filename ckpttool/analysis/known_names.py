@@ -30,11 +30,13 @@ class KnownName(NamedTuple):
     """What a name says. ``sure``: strong enough to decide the order rule for its neighbours.
 
     ``kind`` is ``UNKNOWN`` for a name that is a parameter in one library and a buffer in another.
+    ``rebuilt_since`` is that of a ``Classification``.
     """
 
     kind: Kind
     note: str
     sure: bool
+    rebuilt_since: str = ""
 
 
 class MissingName(NamedTuple):
@@ -64,7 +66,7 @@ class NameTable:
         endings: dict[str, KnownName] = {}
         for kind, rules in RULES.items():
             for rule in rules:
-                known = KnownName(kind, rule.note, rule.sure)
+                known = KnownName(kind, rule.note, rule.sure, rule.note if rule.rebuilt else "")
                 names = rule.names.split()
                 if rule.shape:
                     self._shaped.update(((name, _SHAPES[rule.shape]), known) for name in names)

@@ -18,8 +18,8 @@ class Rule(NamedTuple):
     stands is not listed: gamma_1 is gamma. With a ``shape`` the names hold for it only, and then before all
     others. ``endings`` of the last part are tried after all names; the longest wins. ``sure``: no library
     seen has it as the other kind, so it may decide the order rule for neighbours. ``note`` is shown to
-    people: where the name is from and, where that changed, in which versions. Not saved since X: newer code
-    still builds the buffer and leaves it out of files.
+    people: where the name is from and, where that changed, in which versions. ``rebuilt``: newer code, as
+    the note says since when, still builds the buffer and leaves it out of files.
     """
 
     note: str
@@ -27,6 +27,7 @@ class Rule(NamedTuple):
     endings: str = ""
     shape: str = ""
     sure: bool = False
+    rebuilt: bool = False
 
 
 class MissingRule(NamedTuple):
@@ -115,11 +116,13 @@ BUFFERS = (
     Rule(
         note="rotary positions; mostly not saved (transformers since 4.32)",
         sure=True,
+        rebuilt=True,
         names="inv_freq original_inv_freq freqs_cis freqs_cos freqs_sin cos_cached sin_cached",
     ),
     Rule(
         note="transformers; mostly not saved since 4.31",
         sure=True,
+        rebuilt=True,
         names="""
         position_ids token_type_ids masked_bias causal_mask attention_bias_idxs relative_position_index
         """,
@@ -127,6 +130,7 @@ BUFFERS = (
     Rule(
         note="timm, transformers: index tables and masks of windows; not saved since timm 0.9",
         sure=True,
+        rebuilt=True,
         names="attn_mask relative_coords_table rel_pos_indices rel_indices",
     ),
     Rule(

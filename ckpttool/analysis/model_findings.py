@@ -202,11 +202,7 @@ def unexpected_findings(spec: ModelSpec, unexpected: Sequence[Entry], match: Nam
 
 
 def _loads_by_own_code(spec: ModelSpec, name: str) -> bool:
-    for item in spec.custom_load:
-        path, _, what = item.partition(" (")
-        if what != "get_extra_state)" and (path == "the model" or name.startswith(f"{path}.")):
-            return True
-    return False
+    return any(own.renames and (not own.path or name.startswith(f"{own.path}.")) for own in spec.custom_load)
 
 
 # ---------------------------------------- names
@@ -251,7 +247,7 @@ def model_findings(spec: ModelSpec) -> Iterator[Finding]:
             "info",
             "",
             f"{count_of(len(spec.custom_load), 'module')} with saving or loading of its own: "
-            f"{_named(spec.custom_load)}; keys in a file may differ from the attributes",
+            f"{_named(list(map(str, spec.custom_load)))}; keys in a file may differ from the attributes",
         )
 
 

@@ -7,6 +7,24 @@ from typing import NamedTuple
 from ckpttool.checkpoint import Checkpoint
 
 
+class CustomLoad(NamedTuple):
+    """A module whose saving or loading is not torch's own. ``path`` is "" for the model itself.
+
+    ``what`` names the methods that are overridden and the hooks that are registered.
+    """
+
+    path: str
+    what: tuple[str, ...]
+
+    @property
+    def renames(self) -> bool:
+        """Whether keys in a file may differ from the attributes; extra state has one key of its own."""
+        return self.what != ("get_extra_state",)
+
+    def __str__(self) -> str:
+        return f"{self.path or 'the model'} ({', '.join(self.what)})"
+
+
 class ModelSpec(NamedTuple):
     """A module as a checkpoint, and what has no place in one.
 
@@ -20,5 +38,5 @@ class ModelSpec(NamedTuple):
     note: str  # e.g. why it was not built on meta
     none_names: tuple[str, ...]  # registered as None: no key until something is assigned
     lazy_names: tuple[str, ...]  # uninitialised parameters and buffers
-    custom_load: tuple[str, ...]  # modules whose loading is overridden or hooked: "path (what)"
+    custom_load: tuple[CustomLoad, ...]
     arguments: tuple[str, ...] = ()  # of its factory, as they are typed: "key=value"

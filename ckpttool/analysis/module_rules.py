@@ -164,7 +164,8 @@ def _judge_alone(leaf: Leaf, signature: Signature, table: NameTable) -> Verdict 
 
 def _by_name(known: KnownName) -> Verdict:
     basis = Basis.NONE if known.kind is Kind.UNKNOWN else Basis.NAME
-    return Verdict(Classification(known.kind, basis, note=known.note), known.sure)
+    found = Classification(known.kind, basis, note=known.note, rebuilt_since=known.rebuilt_since)
+    return Verdict(found, known.sure)
 
 
 _NEVER_LEARNT = frozenset({"int64", "bool"})

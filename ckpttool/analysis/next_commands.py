@@ -54,6 +54,8 @@ def _iter_convert(inspection: Inspection) -> Iterator[NextCommand]:
         return
     if "adapter" in codes:  # a loaded adapter has the prefix as well
         codes.discard("wrapper-prefix")
+    if inspection.checkpoint.stored is not None:  # a conversion has kept ties once already
+        codes.discard("tied")
     asked = [option for code, option in _CONVERSIONS.items() if code in codes]
     asked += [option for is_so, option in _WITHOUT_A_FINDING if is_so(inspection)]
     given = [(option.why, option.arguments(inspection)) for option in asked]
@@ -166,10 +168,11 @@ _CONVERSIONS = {
 
 
 def _stands_among_others(inspection: Inspection) -> bool:
-    """Whether the weights are a branch of something larger, or values stand beside them."""
+    """Whether the weights are a branch of something larger in the file, or values stand beside them."""
     root = inspection.weights_root
-    beside = [value for value in inspection.checkpoint.values if value.root == root]
-    return root is not None and (bool(root) or bool(beside))
+    if root is None or inspection.checkpoint.stored is not None:
+        return False
+    return bool(root) or any(value.root == root for value in inspection.checkpoint.values)
 
 
 _WITHOUT_A_FINDING: tuple[tuple[Callable[[Inspection], bool], _Option], ...] = (

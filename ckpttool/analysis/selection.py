@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ckpttool.analysis.conversion import Dropped, Options
 from ckpttool.analysis.globs import Globs
-from ckpttool.analysis.inspection import Inspection, Row
+from ckpttool.analysis.inspection import Inspection, Row, is_rebuilt
 from ckpttool.checkpoint import (
     Basis,
     Container,
@@ -120,7 +120,7 @@ def _select_rows(inspection: Inspection, options: Options, selection: Selection,
             reason, asked = "outside the branch that is converted", asked_root
         elif keep and not keep.match(entry.root, entry.name):
             reason = "not among --keep"
-        elif options.drop_known_buffers and _is_rebuilt(row):
+        elif options.drop_known_buffers and is_rebuilt(row):
             reason = "--drop-known-buffers"
         elif entry.root in modules and not options.non_persistent:
             # What follows is in the pickled module, and its state_dict() would leave it out.
@@ -137,15 +137,6 @@ def _select_rows(inspection: Inspection, options: Options, selection: Selection,
 def _module_roots(inspection: Inspection) -> set[Root]:
     """Where pickled modules stand: what lies below is their state_dict, by dotted names."""
     return {row.entry.root for row in inspection.rows if row.entry.declared.basis is Basis.PICKLED_MODULE}
-
-
-def _is_rebuilt(row: Row) -> bool:
-    """Whether today's libraries build the buffer themselves: a model says so, or the table of names."""
-    kind = row.classification.kind
-    if kind is Kind.NON_PERSISTENT_BUFFER:
-        return True
-    # known_names_table: "not saved since X" is said of buffers that newer code leaves out of files.
-    return kind is Kind.PERSISTENT_BUFFER and "not saved" in row.classification.note
 
 
 def dropped_tensor(root: Root, name: Key, value: Tensor | None, reason: str, asked: bool) -> Dropped:

@@ -12,11 +12,10 @@ from ckpttool.analysis.difference import Side
 from ckpttool.analysis.globs import Globs
 from ckpttool.analysis.inspection import Inspection, Row
 from ckpttool.analysis.summary import choose_weights_root, tally_rows
-from ckpttool.checkpoint import Checkpoint, Key, Kind, Opaque, Root, Value
+from ckpttool.checkpoint import Checkpoint, Key, Opaque, Root, Value
 
 _MOST_NAMED = 4
 _MOST_SHOWN = 40  # characters of a name in a sentence
-_NOT_SAVED = "not saved"  # in the notes of known_names_table, as its Rule says
 
 
 class Placed(NamedTuple):
@@ -97,16 +96,11 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
 
 
 def digest_scope(inspection: Inspection) -> tuple[Placed, ...]:
-    """Entries that a content hash is over: the weights by name, tied names that metadata lists included.
+    """Entries that a content hash is over: the weights by name.
 
     Where it is not clear which are the weights, or they are not in the selection, every entry by path.
     """
-    expanded = expand(inspection.checkpoint)
-    if expanded is not inspection.checkpoint and len(inspection.rows) == len(inspection.checkpoint.entries):
-        side = make_side(expanded, inspection.checkpoint.path)
-        rows, root = side.rows, side.weights_root
-    else:
-        rows, root = inspection.rows, inspection.weights_root
+    rows, root = inspection.rows, inspection.weights_root
     return _under(rows, ()) if root is None else _at(rows, root) or _under(rows, ())
 
 
@@ -137,17 +131,6 @@ def values_under(side: Side, base: Root, whole: bool) -> tuple[list[Value], list
         ],
         [item._replace(root=item.root[depth:]) for item in checkpoint.opaque if item.root[:depth] == base],
     )
-
-
-def is_buffer(kind: Kind) -> bool:
-    """Whether an entry of this kind is a buffer of either persistence."""
-    return kind in (Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER)
-
-
-def is_rebuilt(row: Row) -> bool:
-    """Whether an entry is one that some versions of its library leave out of files and build anew."""
-    kind, _, _, note = row.classification
-    return kind is Kind.NON_PERSISTENT_BUFFER or (is_buffer(kind) and _NOT_SAVED in note)
 
 
 def _counterpart(side: Side, other: Root | None) -> Root:

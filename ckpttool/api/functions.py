@@ -301,6 +301,7 @@ def verify(
     if model is None:
         raise ValueError("no model is named, and the checkpoint was opened without one")
     read = _file_of(opened)
+    read = read.stored or read  # what a load is given
     root, _ = choose_root(read, opened.root)
     source = find_model(model, arguments, checkpoint_path=read.path)
     from ckpttool.torch_bridge.verify import Options, verify

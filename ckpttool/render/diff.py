@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ckpttool.analysis.difference import Diff, DiffEntry, Status, ValueChange
 from ckpttool.analysis.fold import fold_rows
 from ckpttool.analysis.inspection import Row
-from ckpttool.analysis.sides import is_buffer
-from ckpttool.checkpoint import UNCLASSIFIED, Kind, Root
+from ckpttool.checkpoint import UNCLASSIFIED, Kind, Root, is_buffer
 from ckpttool.render.diff_table import (
     COLUMNS,
     GROUP_COLUMNS,

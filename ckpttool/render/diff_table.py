@@ -10,8 +10,7 @@ from typing import NamedTuple
 from ckpttool.analysis.difference import DiffEntry, NameBasis, Numbers, Status, join_numbers
 from ckpttool.analysis.fold import FoldedRow, fold_rows
 from ckpttool.analysis.inspection import Row
-from ckpttool.analysis.sides import is_buffer
-from ckpttool.checkpoint import Basis, Classification, Kind, Root, Tensor
+from ckpttool.checkpoint import Basis, Classification, Kind, Root, Tensor, is_buffer
 from ckpttool.render.kinds import KIND_NAMES
 from ckpttool.render.tables import Cell, Column
 from ckpttool.render.units import (

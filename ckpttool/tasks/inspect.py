@@ -26,18 +26,19 @@ def inspect_file(
     model: Model | None = None,
     model_args: Arguments = (),
 ) -> Inspection:
-    """Read headers, and classify what they hold; with a ``model``, as the model has it.
+    """Read headers, and classify what they hold, carried facts put back; with a ``model``, as it has them.
 
     Raises:
         CkptToolError: it cannot be read, or has no such branch; the model cannot be built.
         OSError: as the file system says.
     """
+    from ckpttool.analysis.carried import expand
     from ckpttool.analysis.inspect import inspect_checkpoint
     from ckpttool.analysis.roots import resolve_root
     from ckpttool.formats import read_checkpoint
     from ckpttool.tasks.models import read_model
 
-    checkpoint = read_checkpoint(path)
+    checkpoint = expand(read_checkpoint(path))
     branch = None if root is None else resolve_root(checkpoint, root)
     # Before a model runs it is known that the file can be read.
     spec = None if model is None else read_model(model, model_args, checkpoint_path=path)

@@ -26,9 +26,16 @@ def choose_root(checkpoint: Checkpoint, asked: str | Root | None) -> tuple[Root,
     branches = [format_root(root) for root in owners if root][:_MOST_BRANCHES]
     hint = f"--root takes one of: {', '.join(branches)}" if branches else None
     if asked is not None:
+        from ckpttool.analysis.carried import expand
         from ckpttool.analysis.roots import resolve_root
 
-        root = resolve_root(checkpoint, asked)
+        shown = expand(checkpoint)
+        root = resolve_root(shown, asked)
+        if shown is not checkpoint and {entry.root for entry in shown.entries} == {root}:
+            return (
+                (),
+                False,
+            )  # where it stood before a conversion
         if root not in owners:
             text = asked if isinstance(asked, str) else format_root(asked)
             raise CkptToolError(f"--root {text} holds no tensors itself", path=checkpoint.path, hint=hint)

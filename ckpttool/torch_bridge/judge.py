@@ -19,7 +19,7 @@ from ckpttool.torch_bridge.file_tensors import same_bytes
 from ckpttool.torch_bridge.loading import LoadOutcome
 from ckpttool.torch_bridge.placement import left_on_meta, unmoved
 from ckpttool.torch_bridge.poison import Poison, is_plain
-from ckpttool.torch_bridge.reference import ROOT_IN_WORDS, named_state, non_persistent_names
+from ckpttool.torch_bridge.reference import named_state, non_persistent_names
 from ckpttool.torch_bridge.ties import find_untied, share_memory, tie_groups
 
 NORMAL_BUILDS = ("copy", "round-trip")  # ways in which the constructor has run for real
@@ -41,8 +41,7 @@ class Judge:
         self.builds = builds
         self.entries = {str(entry.name): entry for entry in spec.checkpoint.entries}
         self.ties = tie_groups(spec)
-        custom = (item.partition(" (")[0] for item in spec.custom_load)
-        self.custom = tuple("" if path == ROOT_IN_WORDS else path for path in custom)
+        self.custom = tuple(own.path for own in spec.custom_load)
         self.rewritten: dict[str, torch.Tensor] = {}
 
     def judge(self, module: nn.Module, outcome: LoadOutcome, poison: Poison, device: str, load: str) -> Run:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 
 from ckpttool.checkpoint import Kind
 from ckpttool.torch_bridge.lint_facts import Facts, Hit
 from ckpttool.torch_bridge.lint_probes import Conversion, Placed
-from ckpttool.torch_bridge.lint_scan import is_stock
+from ckpttool.torch_bridge.reference import iter_custom_load
 
-_OVERRIDES = ("load_state_dict", "_load_from_state_dict", "state_dict", "_save_to_state_dict")
-_HOOKS = (
-    ("_state_dict_pre_hooks", "a state_dict pre-hook"),
-    ("_state_dict_hooks", "a state_dict hook"),
-    ("_load_state_dict_pre_hooks", "a load_state_dict pre-hook"),
-    ("_load_state_dict_post_hooks", "a load_state_dict post-hook"),
-)
 _INTO_EXPANDED = "single memory location"  # of torch's message when copy_ meets an expanded tensor
 
 
@@ -42,16 +34,12 @@ def find_silent_reload(facts: Facts) -> Iterator[Hit]:
 
 def find_own_loading(facts: Facts) -> Iterator[Hit]:
     """Modules whose saving or loading is not torch's own."""
-    for path, module in facts.modules.items():
-        found = [name for name in _OVERRIDES if _overridden(type(module), name)]
-        for attribute, what in _HOOKS:
-            hooks = getattr(module, attribute, {})
-            if any(not _is_torchs(hook) for hook in hooks.values()):
-                found.append(what)
-        if found:
-            message = f"{type(module).__name__} has {', '.join(found)}: keys in a file may differ from "
-            message += "attributes"
-            yield Hit(path, message, "keep both sides in one class, and test an old file against them")
+    for own in iter_custom_load(facts.modules.items()):
+        if own.renames:
+            what = [f"a {name}" if name.endswith("hook") else name for name in own.what]
+            kind = type(facts.modules[own.path]).__name__
+            message = f"{kind} has {', '.join(what)}: keys in a file may differ from attributes"
+            yield Hit(own.path, message, "keep both sides in one class, and test an old file against them")
 
 
 def find_opaque_extra_state(facts: Facts) -> Iterator[Hit]:
@@ -63,19 +51,6 @@ def find_opaque_extra_state(facts: Facts) -> Iterator[Hit]:
             )
             message += "strict=True misses it"
             yield Hit(key, message, "return a tensor (of bytes, if need be), or keep it beside the weights")
-
-
-def _overridden(kind: type, name: str) -> bool:
-    """Whether a class outside of torch defines it."""
-    return any(name in vars(base) for base in kind.__mro__ if not is_stock(base))
-
-
-def _is_torchs(hook: Any) -> bool:
-    """Whether torch itself registered a hook; torch wraps hooks, and binds modules to them."""
-    for attribute in ("hook", "func", "__func__"):
-        hook = getattr(hook, attribute, hook)
-    where = getattr(hook, "__module__", None) or type(hook).__module__
-    return str(where).partition(".")[0] == "torch"
 
 
 # -- 5xx: .to() and .double() -----------------------------------------------------------------------

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ckpttool.analysis.model_spec import ModelSpec
+from ckpttool.analysis.model_spec import CustomLoad, ModelSpec
 from ckpttool.checkpoint import (
     Basis,
     Checkpoint,
@@ -34,7 +34,6 @@ from ckpttool.errors import ModelImportFailed, UnsupportedFeature
 from ckpttool.torch_bridge.model import foreign_code
 
 MODEL_FILE = "<model>"
-ROOT_IN_WORDS = "the model"  # the module that has no path
 _EXTRA_STATE = "_extra_state"  # torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX
 
 
@@ -129,7 +128,7 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
         state = named_state(module)
         registered = tuple(iter_registered(module))
         transient = non_persistent_names(module, state)
-        custom_load = tuple(_custom_load(module))
+        custom_load = tuple(iter_custom_load(module.named_modules()))
     slots = _Slots(registered)
     storages = _Storages()
     entries = [
@@ -269,34 +268,39 @@ def _requires_grad(value: Any) -> bool | None:
     return bool(value.requires_grad) if isinstance(value, torch.Tensor) else None
 
 
-_OWN_METHODS = (
-    "_load_from_state_dict",
+_METHODS = (
     "load_state_dict",
-    "_save_to_state_dict",
+    "_load_from_state_dict",
     "state_dict",
+    "_save_to_state_dict",
     "get_extra_state",
 )
 _HOOKS = {
-    "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
-    "_load_state_dict_post_hooks": "load_state_dict post-hook",
     "_state_dict_pre_hooks": "state_dict pre-hook",
     "_state_dict_hooks": "state_dict hook",
+    "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
+    "_load_state_dict_post_hooks": "load_state_dict post-hook",
 }
 
 
-def _custom_load(module: nn.Module) -> Iterator[str]:
-    """Modules whose saving or loading is not torch's own: keys in a file may differ from their attributes."""
-    for path, child in module.named_modules():
-        found = [name for name in _OWN_METHODS if not _is_of_torch_nn(getattr(type(child), name))]
+def iter_custom_load(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[CustomLoad]:
+    """Modules whose saving or loading is not that of the layers of torch.
+
+    What else torch ships, such as observers and parametrizations, renames keys as anybody's code does.
+    """
+    for path, child in modules:
+        found = [name for name in _METHODS if not _is_of_torch_nn(getattr(type(child), name))]
         found += [
             said
             for attribute, said in _HOOKS.items()
             if any(not _is_of_torch_nn(hook) for hook in getattr(child, attribute, {}).values())
         ]
         if found:
-            yield f"{path or ROOT_IN_WORDS} ({', '.join(found)})"
+            yield CustomLoad(path, tuple(found))
 
 
 def _is_of_torch_nn(function: Any) -> bool:
     """Whether torch wrote it for a layer of its own: batch norm tells old files, lazy layers find shapes."""
+    for attribute in ("hook", "func", "__func__"):  # torch wraps hooks, and binds modules to them
+        function = getattr(function, attribute, function)
     return str(getattr(function, "__module__", "")).startswith("torch.nn.modules.")
