@@ -324,7 +324,7 @@ class Record(NamedTuple):
 
 
 class FileInfo(NamedTuple):
-    """A file that was read: what it was at that moment, to notice a change later (``file_state``)."""
+    """A file that was read: what it was at that moment, to notice a change later (``files.local``)."""
 
     path: str
     nbytes: int

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from ckpttool.checkpoint import FileInfo
 from ckpttool.errors import CkptToolError
-from ckpttool.file_state import check_path
+from ckpttool.files.local import check_path
 
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)

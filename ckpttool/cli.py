@@ -222,8 +222,8 @@ def _keep_streams_writable() -> None:
 
 
 def _safe(text: str, limit: int | None = None) -> str:
-    """See ``render.units.safe``, which only an error needs."""
-    from ckpttool.render.units import safe
+    """See ``values.words.safe``, which only an error needs."""
+    from ckpttool.values.words import safe
 
     return safe(text, limit)
 

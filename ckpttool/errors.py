@@ -12,7 +12,7 @@
 
 ``OSError`` passes as itself. A difference or an unexpected key is a result, never an
 exception. ``str(error)`` is one lower-case sentence; strings from files inside it are made
-harmless where they are printed (``render.units.safe``), not here.
+harmless where they are printed (``values.words.safe``), not here.
 """
 
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 
 from ckpttool.checkpoint import FileInfo
 from ckpttool.errors import CkptToolError, DestinationExists, NotEnoughSpace
-from ckpttool.file_state import naming
+from ckpttool.files.local import naming
 
 PARTIAL_SUFFIX = ".ckpttool-partial"
 _ASIDE = ".replaced"  # what is being replaced, in the partial folder

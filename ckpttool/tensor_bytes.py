@@ -16,7 +16,7 @@ little-endian, with the conj and neg bits resolved.
   those of ``strides.stored_view(info)`` are each stored element once.
 
 ``TensorReader`` opens each file once and holds it to what it was when its header was read
-(``file_state``), before the first byte and again at the end. One reader belongs to one thread.
+(``files.local``), before the first byte and again at the end. One reader belongs to one thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from types import TracebackType
 
 from ckpttool.checkpoint import FileInfo, Record, StorageRef, TensorInfo
 from ckpttool.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
-from ckpttool.file_state import check_path, check_status, naming
+from ckpttool.files.local import check_path, check_status, naming
 from ckpttool.float_bits import Number, decode_numbers, number_bits
 from ckpttool.inflate import Inflater
 from ckpttool.strides import (

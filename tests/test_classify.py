@@ -564,7 +564,9 @@ def test_what_newer_code_rebuilds_is_known_whatever_says_that_it_is_a_buffer(tmp
         assert finding.name == "embed.position_ids" and "not saved since" in finding.message
         target = tmp_path / f"{name}.safetensors"
         converted = found.convert(target, drop_known_buffers=True)
-        assert [item.name for item in converted.dropped if item.type_name == "int64"] == ["embed.position_ids"]
+        assert [item.name for item in converted.dropped if item.type_name == "int64"] == [
+            "embed.position_ids"
+        ]
         assert sorted(load_file(target)) == ["embed.strange", "embed.weight"]
 
 

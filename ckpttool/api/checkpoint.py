@@ -263,7 +263,7 @@ class Checkpoint(Shown):
         return inspect_document(self.inspection)
 
     def _first_line(self) -> str:
-        from ckpttool.render.units import NAME_LIMIT, safe
+        from ckpttool.values.words import NAME_LIMIT, safe
 
         return f"{safe(self.path, NAME_LIMIT)}: {super()._first_line()}"
 

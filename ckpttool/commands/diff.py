@@ -167,7 +167,7 @@ def _write_text(diff: Diff, view: View) -> None:
         return
     from ckpttool.render.diff_data import iter_pipe
     from ckpttool.render.inspection import iter_finding_lines
-    from ckpttool.render.units import safe
+    from ckpttool.values.words import safe
 
     sys.stdout.writelines(iter_pipe(diff, view))
     sys.stdout.flush()  # what is said of the entries comes after them, also where both streams are one

@@ -29,7 +29,7 @@ def command(
     from ckpttool.contents import digest_rows
     from ckpttool.formats import read_checkpoint
     from ckpttool.render.textconv import iter_textconv
-    from ckpttool.render.units import safe
+    from ckpttool.values.words import safe
 
     try:
         side = make_side(read_checkpoint(path), path)

@@ -173,7 +173,7 @@ def _write_reference(path: str, result: Verification, quiet: bool) -> None:
         os.unlink(beside)
         raise
     if not quiet:
-        from ckpttool.render.units import plural, safe
+        from ckpttool.values.words import plural, safe
 
         said = f"fingerprints of {plural(len(result.fingerprints), 'rebuilt buffer')}"
         sys.stderr.write(f"wrote {safe(path)}: {said}\n")

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from ckpttool.checkpoint import Checkpoint, FileInfo, GlobalRef
 from ckpttool.errors import CkptToolError, MalformedCheckpoint
-from ckpttool.file_state import check_path, naming
+from ckpttool.files.local import check_path, naming
 
 
 class Limits(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ckpttool.check import CheckReport, CheckResult
 from ckpttool.render.json import key_value, root_keys
-from ckpttool.render.units import format_count, format_nbytes, plural
+from ckpttool.values.words import format_count, format_nbytes, plural
 
 
 def check_fact(report: CheckReport) -> str:

@@ -11,7 +11,7 @@ from ckpttool.checkpoint import Root
 from ckpttool.digests import NamedDigest
 from ckpttool.render.json import key_value, root_keys
 from ckpttool.render.tables import Line, Span
-from ckpttool.render.units import (
+from ckpttool.values.words import (
     NAME_LIMIT,
     format_float,
     format_key,

@@ -20,7 +20,7 @@ from ckpttool.render.diff_table import (
 from ckpttool.render.inspection import iter_findings
 from ckpttool.render.kinds import KIND_NOUNS
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
-from ckpttool.render.units import (
+from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
     format_path,

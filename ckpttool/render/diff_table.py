@@ -13,7 +13,7 @@ from ckpttool.analysis.inspection import Row
 from ckpttool.checkpoint import Basis, Classification, Kind, Root, Tensor, is_buffer
 from ckpttool.render.kinds import KIND_NAMES
 from ckpttool.render.tables import Cell, Column
-from ckpttool.render.units import (
+from ckpttool.values.words import (
     NAME_LIMIT,
     bar,
     format_count,

@@ -8,7 +8,7 @@ from ckpttool.analysis.globals import GlobalVerdict, Verdict
 from ckpttool.analysis.weights_only import judge_all, plain_load, plain_load_fact, weights_only_verdict
 from ckpttool.checkpoint import Checkpoint
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
-from ckpttool.render.units import NAME_LIMIT, format_count, plural, safe
+from ckpttool.values.words import NAME_LIMIT, format_count, plural, safe
 
 _STYLES = {Verdict.ALLOWED: "good", Verdict.UNKNOWN: "warning", Verdict.DANGEROUS: "error"}
 _ORDER = (Verdict.DANGEROUS, Verdict.UNKNOWN, Verdict.ALLOWED)

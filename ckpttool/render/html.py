@@ -13,7 +13,7 @@ from html import escape
 from itertools import groupby
 
 from ckpttool.render.tables import Cell, Column, Line, RowLine, Span
-from ckpttool.render.units import plural
+from ckpttool.values.words import plural
 
 WIDTH = 100_000
 """The width to draw lines at that become HTML: the browser wraps, so nothing is to be elided."""

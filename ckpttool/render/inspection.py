@@ -12,7 +12,7 @@ from ckpttool.render.inspection_head import iter_around, iter_head
 from ckpttool.render.inspection_table import Table, iter_missing, iter_rows, missing_facts
 from ckpttool.render.kinds import iter_legend
 from ckpttool.render.tables import Line, Span, cell_width, fill
-from ckpttool.render.units import (
+from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
     format_int,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ckpttool.analysis.inspection import Inspection, ModelFacts
 from ckpttool.render.tables import Line, Span, fill
 from ckpttool.render.tree import count_facts, iter_groups, iter_values
-from ckpttool.render.units import NAME_LIMIT, format_count, format_nbytes, plural, safe
+from ckpttool.values.words import NAME_LIMIT, format_count, format_nbytes, plural, safe
 
 _MAX_FACTS = 6  # dtypes or devices named in one line
 _MAX_REASON = 400  # characters of why a model was not built on meta

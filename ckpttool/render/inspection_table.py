@@ -12,7 +12,7 @@ from ckpttool.analysis.inspection import Inspection, Row
 from ckpttool.checkpoint import Basis, CompositeTensor, Kind, Presence, Root, TensorInfo
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_name, kind_style
 from ckpttool.render.tables import Cell, Column, Heading, Line, Span, TableRow, column_width, fill, iter_table
-from ckpttool.render.units import (
+from ckpttool.values.words import (
     NAME_LIMIT,
     bar,
     format_name,

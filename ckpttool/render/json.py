@@ -31,7 +31,7 @@ from ckpttool.checkpoint import (
     Value,
 )
 from ckpttool.errors import LimitExceeded
-from ckpttool.render.units import format_int
+from ckpttool.values.words import format_int
 
 if TYPE_CHECKING:
     from ckpttool.float_bits import Number

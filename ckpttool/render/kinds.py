@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from ckpttool.checkpoint import EXACT_BASES, Basis, Classification, Kind, Presence
 from ckpttool.render.tables import Span
-from ckpttool.render.units import format_count, plural
+from ckpttool.values.words import format_count, plural
 
 KIND_NAMES = {
     Kind.PARAMETER: "parameter",

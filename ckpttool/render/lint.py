@@ -11,7 +11,7 @@ from ckpttool.analysis.lint_report import LintEntry, LintFinding, LintReport, Pr
 from ckpttool.checkpoint import UNCLASSIFIED, Entry
 from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
-from ckpttool.render.units import NAME_LIMIT, format_count, format_shape, plural, safe
+from ckpttool.values.words import NAME_LIMIT, format_count, format_shape, plural, safe
 
 LINT_SCHEMA = "ckpttool/lint/1"
 

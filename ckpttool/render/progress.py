@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from ckpttool.render.units import bar, format_nbytes
+from ckpttool.values.words import bar, format_nbytes
 
 _INTERVAL = 0.1  # seconds between two drawings
 _CELLS = 24

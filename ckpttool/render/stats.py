@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ckpttool.render.tables import Cell, Column, Line, iter_table
-from ckpttool.render.units import bar, format_float, format_int, format_percent, plural, safe
 from ckpttool.stats import EntryStats
+from ckpttool.values.words import bar, format_float, format_int, format_percent, plural, safe
 
 COLUMNS = (
     Column("name", floor=20),

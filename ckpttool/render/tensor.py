@@ -10,7 +10,8 @@ from ckpttool.float_bits import Number
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_style
 from ckpttool.render.stats import iter_bins, iter_stats_details
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
-from ckpttool.render.units import (
+from ckpttool.stats import EntryStats
+from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
     format_float,
@@ -22,7 +23,6 @@ from ckpttool.render.units import (
     join_facts,
     safe,
 )
-from ckpttool.stats import EntryStats
 
 _FACTS = (Column(""), Column(""))
 _BINS = (Column("", right=True), Column(""), Column("", right=True))

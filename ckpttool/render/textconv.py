@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ckpttool.analysis.difference import Side
 from ckpttool.digests import NamedDigest, digest_set
-from ckpttool.render.units import format_int, format_path, format_value, safe
+from ckpttool.values.words import format_int, format_path, format_value, safe
 
 _DIGEST_DIGITS = 16  # of a tensor: 64 bits tell two versions of it apart
 

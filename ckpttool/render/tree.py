@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ckpttool.analysis.inspection import Inspection
 from ckpttool.checkpoint import Key, Root
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
-from ckpttool.render.units import (
+from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
     format_key,

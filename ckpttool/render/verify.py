@@ -11,7 +11,7 @@ from ckpttool.analysis.inspection import Row
 from ckpttool.analysis.verification import Plan, Run, Verification
 from ckpttool.checkpoint import UNCLASSIFIED, Entry
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
-from ckpttool.render.units import (
+from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
     format_nbytes,

@@ -152,7 +152,7 @@ def _inspect(checkpoint: Checkpoint, writing: Writing, stack: ExitStack) -> Insp
 
 def _refuse_loss(plan: ConversionPlan) -> None:
     if plan.lost:
-        from ckpttool.render.units import format_path, plural
+        from ckpttool.values.words import format_path, plural
 
         first = plan.lost[0]
         raise CkptToolError(

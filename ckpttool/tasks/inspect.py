@@ -51,7 +51,7 @@ def find_row(inspection: Inspection, name: str) -> Row:
     Raises:
         CkptToolError: there is none, or there are several.
     """
-    from ckpttool.render.units import format_name, format_path
+    from ckpttool.values.words import format_name, format_path
 
     rows = (*inspection.rows, *inspection.missing)
     found = []

@@ -20,7 +20,7 @@ def choose_root(checkpoint: Checkpoint, asked: str | Root | None) -> tuple[Root,
     Raises:
         CkptToolError: it cannot be told, or there are no tensors at it.
     """
-    from ckpttool.render.units import format_root
+    from ckpttool.values.words import format_root
 
     owners = dict.fromkeys(entry.root for entry in checkpoint.entries)
     branches = [format_root(root) for root in owners if root][:_MOST_BRANCHES]

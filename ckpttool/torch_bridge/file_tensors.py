@@ -13,7 +13,7 @@ import torch
 
 from ckpttool.checkpoint import Checkpoint, CompositeTensor, Entry, StorageRef, TensorInfo
 from ckpttool.errors import UnsupportedFeature
-from ckpttool.file_state import check_path
+from ckpttool.files.local import check_path
 from ckpttool.tensor_bytes import TensorReader
 
 

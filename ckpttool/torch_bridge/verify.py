@@ -25,7 +25,7 @@ from ckpttool.analysis.suggestions import suggest
 from ckpttool.analysis.verification import LOADS, Plan, Run, Verification
 from ckpttool.checkpoint import Checkpoint, Kind, Root
 from ckpttool.errors import DeviceUnavailable, ModelImportFailed
-from ckpttool.file_state import check_path
+from ckpttool.files.local import check_path
 from ckpttool.torch_bridge.builds import Builds
 from ckpttool.torch_bridge.judge import Judge
 from ckpttool.torch_bridge.loading import LoadOutcome, foreign_streams, load_strict

@@ -41,9 +41,9 @@ from ckpttool.render.stats import stats_fields
 from ckpttool.render.tables import Line
 from ckpttool.render.tensor import iter_tensor
 from ckpttool.render.textconv import iter_textconv
-from ckpttool.render.units import safe
 from ckpttool.stats import iter_stats
 from ckpttool.tensor_bytes import TensorReader
+from ckpttool.values.words import safe
 from ckpttool.writers.sharded import lay_out_file
 from tests.hostile.inert import RAW
 from tests.hostile.mutations import write_input

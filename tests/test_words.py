@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpttool.checkpoint import OddKey
-from ckpttool.render.units import (
+from ckpttool.values.words import (
     bar,
     format_float,
     format_int,
