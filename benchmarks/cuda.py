@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ckpttool.checkpoint import Entry
 from ckpttool.formats import read_checkpoint
-from ckpttool.torch_bridge.device_compare import CHUNK_NBYTES, DeviceComparer
-from ckpttool.torch_bridge.file_tensors import FileTensors
+from ckpttool.torch_bridge.tensors import FileTensors
+from ckpttool.torch_bridge.verify.device_compare import CHUNK_NBYTES, DeviceComparer
+from ckpttool.values.checkpoint import Entry
 from tests.conftest import why_no_cuda
 
 ROUNDS = 5

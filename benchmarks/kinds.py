@@ -32,11 +32,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.architectures import LIBRARIES, Architecture, Truth, iter_architectures, truth_of
-from ckpttool.analysis.classify import classify
-from ckpttool.analysis.known_names import load_name_table
-from ckpttool.checkpoint import Checkpoint
-from ckpttool.dtypes import parse_torch_name
 from ckpttool.formats import FORMATS, load_format, read_checkpoint
+from ckpttool.kinds.classify import classify
+from ckpttool.kinds.known_names import load_name_table
+from ckpttool.values.checkpoint import Checkpoint
+from ckpttool.values.dtypes import parse_torch_name
 
 HELD_OUT_LIBRARIES = frozenset({"diffusers"})
 HELD_OUT_ONE_IN = 3

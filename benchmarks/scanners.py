@@ -2,7 +2,7 @@
 
     python -m benchmarks.scanners [--environment TOOL=PYTHON …] [--tool TOOL …] [--only TEXT] [--details FILE]
 
-Builds every case of tests/hostile and the strange but legal files of tests/test_strange_but_legal.py, and
+Builds every case of tests/hostile and the files of tests/formats/test_strange_but_legal.py, and
 runs picklescan, fickling, modelscan and ``ckpttool inspect`` on each: in environments of their own (made here
 unless one is named), without network, with limits of time and memory, and with a canary that tells if
 anything in a file was executed. Prints the tables of docs/security.md; ``--details`` writes each outcome as
@@ -105,7 +105,7 @@ def iter_corpus() -> Iterator[tuple[str, str, Callable[[Path], str]]]:
             yield family_of(module, case.name), case.name, case.build
     import warnings
 
-    from tests import test_strange_but_legal as legal
+    from tests.formats import test_strange_but_legal as legal
 
     warnings.simplefilter("ignore")  # torch's, about layouts that are in beta
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckpttool.api.checkpoint import Checkpoint, Entry, Global
     from ckpttool.api.functions import convert, diff, lint, open, open_model, verify
     from ckpttool.api.results import Conversion, Diff, LintReport, Verification
-    from ckpttool.errors import (
+    from ckpttool.values.errors import (
         CkptToolError,
         DestinationExists,
         DeviceUnavailable,
@@ -68,7 +68,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    found: object = getattr(import_module(_HOMES.get(name, "ckpttool.errors")), name)
+    found: object = getattr(import_module(_HOMES.get(name, "ckpttool.values.errors")), name)
     globals()[name] = found
     return found
 

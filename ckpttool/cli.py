@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ckpttool.errors import CkptToolError, ModelImportFailed
-from ckpttool.parser import Group, command_class, wants_completion, words_to_complete
+from ckpttool.commands.parser import Group, command_class, wants_completion, words_to_complete
+from ckpttool.values.errors import CkptToolError, ModelImportFailed
 
 COMMANDS = (
     ("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),

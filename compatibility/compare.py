@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ckpttool.checkpoint import Checkpoint, Entry, OddKey, PlainList, Tensor, TensorInfo
-from ckpttool.errors import CkptToolError
+from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.formats import read_checkpoint
-from ckpttool.tensor_bytes import TensorReader
+from ckpttool.values.checkpoint import Checkpoint, Entry, OddKey, PlainList, Tensor, TensorInfo
+from ckpttool.values.errors import CkptToolError
 
 Fact = Mapping[str, Any]
 

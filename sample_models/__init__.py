@@ -2,7 +2,7 @@
 
 A file has `build() -> nn.Module`, the same weights on every call, and `example_input() -> tuple[Tensor,
 ...]`, which `forward` takes. Its docstring says what it shows. What each model owns is a table in
-`tests/test_sample_models.py`.
+`tests/project/test_sample_models.py`.
 """
 
 from __future__ import annotations

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckpttool.analysis.globals import Verdict, judge_global
-from ckpttool.analysis.inspection import Inspection, Row, Summary
 from ckpttool.api import functions
 from ckpttool.api.shown import Shown
-from ckpttool.checkpoint import (
+from ckpttool.findings.globals import Verdict, judge_global
+from ckpttool.values.checkpoint import (
     Basis,
     CompositeTensor,
     Finding,
@@ -23,15 +22,16 @@ from ckpttool.checkpoint import (
     Value,
     iter_parts,
 )
+from ckpttool.values.inspection import Inspection, Row, Summary
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpttool.analysis.model_spec import ModelSpec
-    from ckpttool.digests import SetDigests
-    from ckpttool.number_arrays import Array
+    from ckpttool.api.models import Arguments, Model
+    from ckpttool.elements.arrays import Array
+    from ckpttool.elements.digests import SetDigests
     from ckpttool.render.tables import Line
-    from ckpttool.tasks.models import Arguments, Model
+    from ckpttool.values.model import ModelSpec
 
 
 class Entry(NamedTuple):
@@ -215,7 +215,7 @@ class Checkpoint(Shown):
         >>> ckpttool.open("linear.pt").array("weight").mean(axis=1).shape
         (4,)
         """
-        from ckpttool.tasks.tensors import read_array
+        from ckpttool.api.tensors import read_array
 
         return read_array(self.inspection.checkpoint.files, self._row(name).entry.value)
 
@@ -233,7 +233,7 @@ class Checkpoint(Shown):
         >>> ckpttool.open("linear.pt").tensor("bias").dtype
         torch.float32
         """
-        from ckpttool.tasks.tensors import read_tensor
+        from ckpttool.api.tensors import read_tensor
 
         tensor: torch.Tensor = read_tensor(self.inspection.checkpoint.files, self._row(name).entry.value)
         return tensor
@@ -248,7 +248,7 @@ class Checkpoint(Shown):
         >>> ckpttool.open("same.safetensors").digest().all == ckpttool.open("linear.pt").digest().all
         True
         """
-        from ckpttool.tasks.inspect import digest_weights
+        from ckpttool.comparison.contents import digest_weights
 
         return digest_weights(self.inspection)
 
@@ -268,7 +268,7 @@ class Checkpoint(Shown):
         return f"{safe(self.path, NAME_LIMIT)}: {super()._first_line()}"
 
     def _row(self, name: str | Entry) -> Row:
-        from ckpttool.tasks.inspect import find_row
+        from ckpttool.inspection.rows import find_row
 
         if not isinstance(name, Entry):
             return find_row(self.inspection, name)

@@ -10,18 +10,18 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
-from ckpttool.errors import CkptToolError
-from ckpttool.tasks.models import Arguments, Model
+from ckpttool.api.models import Arguments, Model
+from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpttool import checkpoint as contents
-    from ckpttool.analysis.difference import Side
-    from ckpttool.analysis.verification import Load
     from ckpttool.api.checkpoint import Checkpoint
     from ckpttool.api.results import Conversion, Diff, LintReport, Verification
-    from ckpttool.checkpoint import Root
+    from ckpttool.values import checkpoint as contents
+    from ckpttool.values.checkpoint import Root
+    from ckpttool.values.difference import Side
+    from ckpttool.values.verification import Load
 
 Path: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = Union[Path, "Checkpoint"]
@@ -55,9 +55,9 @@ def open(
     >>> checkpoint.entry("weight").shape  # (out_features, in_features)
     (4, 8)
     """
-    from ckpttool.analysis.roots import resolve_root
     from ckpttool.api.checkpoint import Checkpoint
-    from ckpttool.tasks.inspect import inspect_file
+    from ckpttool.api.opened import inspect_file
+    from ckpttool.names.roots import resolve_root
 
     arguments = model_args or {}
     inspection = inspect_file(os.fspath(path), root=root, model=model, model_args=arguments)
@@ -81,9 +81,9 @@ def open_model(model: Model, *, model_args: Mapping[str, Any] | None = None) -> 
     >>> {str(entry.kind) for entry in model.entries}
     {'persistent_buffer'}
     """
-    from ckpttool.analysis.inspect_model import inspect_model
     from ckpttool.api.checkpoint import Checkpoint
-    from ckpttool.tasks.models import read_model
+    from ckpttool.api.models import read_model
+    from ckpttool.inspection.inspect import inspect_model
 
     arguments = model_args or {}
     spec = read_model(model, arguments)
@@ -126,10 +126,10 @@ def diff(
     >>> ckpttool.diff("linear.pt", "linear.pt").equal
     True
     """
+    from ckpttool.api.arguments import choose
+    from ckpttool.api.diff import KINDS, make_request
     from ckpttool.api.results import Diff
-    from ckpttool.diffing import diff_sides
-    from ckpttool.tasks.diff import KINDS, make_request
-    from ckpttool.tasks.values import choose
+    from ckpttool.comparison.diff import diff_sides
 
     if only is not None:
         choose(only, KINDS)
@@ -207,10 +207,10 @@ def convert(
     >>> [(cast.name, cast.before.name, cast.after.name) for cast in conversion.cast]
     [('weight', 'float32', 'bfloat16'), ('bias', 'float32', 'bfloat16')]
     """
-    from ckpttool.analysis.conversion import Options
+    from ckpttool.api import arguments as values
+    from ckpttool.api.convert import Writing, prepared
     from ckpttool.api.results import Conversion
-    from ckpttool.tasks import values
-    from ckpttool.tasks.convert import Writing, prepared
+    from ckpttool.values.conversion import Options
 
     if add_known_buffers and drop_known_buffers:
         raise ValueError("add_known_buffers contradicts drop_known_buffers")
@@ -285,11 +285,11 @@ def verify(
     >>> ckpttool.verify("linear.pt", "sample_models.linear_xavier:build", devices=["cpu"], loads=["copy"]).ok
     True
     """
-    from ckpttool.analysis.verification import LOADS
+    from ckpttool.api.arguments import choose
+    from ckpttool.api.models import find_model
     from ckpttool.api.results import Verification
-    from ckpttool.tasks.models import find_model
-    from ckpttool.tasks.values import choose
-    from ckpttool.tasks.verify import choose_root, read_reference
+    from ckpttool.api.verify import choose_root, read_reference
+    from ckpttool.values.verification import LOADS
 
     for load in loads:
         choose(load, LOADS)
@@ -304,7 +304,7 @@ def verify(
     read = read.stored or read  # what a load is given
     root, _ = choose_root(read, opened.root)
     source = find_model(model, arguments, checkpoint_path=read.path)
-    from ckpttool.torch_bridge.verify import Options, verify
+    from ckpttool.torch_bridge.verify.verify import Options, verify
 
     options = Options(tuple(devices), tuple(loads), allow_cast, kept)
     return Verification._make(verify(read, root, source, options))
@@ -334,13 +334,13 @@ def lint(
     >>> [finding.name for finding in ckpttool.lint("sample_models.unregistered_tensor:build").findings]
     ['offset', 'gains[0]', 'gains[1]', 'shift']
     """
+    from ckpttool.api.arguments import parse_input_dtype
+    from ckpttool.api.models import find_model
     from ckpttool.api.results import LintReport
-    from ckpttool.tasks.models import find_model
-    from ckpttool.tasks.values import parse_input_dtype
 
     specs = [(tuple(shape), parse_input_dtype(str(dtype))) for shape, dtype in example_inputs]
     source = find_model(model, model_args or {})
-    from ckpttool.torch_bridge.lint import lint_model, make_example
+    from ckpttool.torch_bridge.lint.lint import lint_model, make_example
 
     return LintReport._make(lint_model(source, make_example(specs) if specs else None, proved=prove))
 
@@ -361,9 +361,9 @@ def _file_of(opened: Checkpoint) -> contents.Checkpoint:
 
 
 def _side_of(source: Source) -> Side:
-    from ckpttool.analysis.sides import make_declared_side, make_side
     from ckpttool.api.checkpoint import Checkpoint
-    from ckpttool.tasks.diff import read_file_side
+    from ckpttool.api.diff import read_file_side
+    from ckpttool.comparison.sides import make_declared_side, make_side
 
     if not isinstance(source, Checkpoint):
         return read_file_side(os.fspath(source))

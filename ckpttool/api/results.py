@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ckpttool.analysis import conversion, difference, lint_report, verification
 from ckpttool.api.shown import Answer
+from ckpttool.values import conversion, difference, verification
+from ckpttool.values import lint as lint_report
 
 if TYPE_CHECKING:
     from ckpttool.render.tables import Line

@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckpttool.commands.options import (
-    Json,
-    KindsModel,
-    ModelArgs,
-    Quiet,
-    complete_choice,
-    parse,
-    parse_choice,
-)
-from ckpttool.tasks.values import (
+from ckpttool.api.arguments import (
     DTYPES,
     FORMATS,
     SHARED_WAYS,
@@ -29,10 +20,11 @@ from ckpttool.tasks.values import (
     parse_size,
     parse_target,
 )
+from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, complete_choice, parse, parse_choice
 
 if TYPE_CHECKING:
-    from ckpttool.analysis.conversion import Conversion
-    from ckpttool.tasks.convert import Prepared
+    from ckpttool.api.convert import Prepared
+    from ckpttool.values.conversion import Conversion
 
 EXAMPLES = (
     "ckpttool convert decoder_training.pt model.safetensors",
@@ -173,9 +165,9 @@ def command(
     interrupted run leaves the old DST, or none. Tensors are copied as bytes; nothing is cast that
     --dtype does not name, and whatever the destination cannot hold is listed.
     """
-    from ckpttool.analysis.conversion import Options
+    from ckpttool.api.convert import Writing, prepared
     from ckpttool.formats import read_checkpoint
-    from ckpttool.tasks.convert import Writing, prepared
+    from ckpttool.values.conversion import Options
 
     shard_nbytes = None if max_shard_size is None else parse("--max-shard-size", parse_size, max_shard_size)
     where = "DST" if to is None else "--to"

@@ -20,9 +20,9 @@ from ckpttool.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from ckpttool.analysis.difference import Diff, Side
-    from ckpttool.diffing import Request
+    from ckpttool.comparison.diff import Request
     from ckpttool.render.diff_table import View
+    from ckpttool.values.difference import Diff, Side
 
 EXAMPLES = (
     "ckpttool diff swin.pt swin_ddp_compiled.pt",
@@ -38,7 +38,7 @@ SECTIONS = {
 
 
 def _complete_kinds(incomplete: str) -> list[str]:
-    from ckpttool.tasks.diff import KINDS
+    from ckpttool.api.diff import KINDS
 
     return complete_choice(*KINDS)(incomplete)
 
@@ -106,8 +106,8 @@ def command(
     same, 1 if they differ, 2 if one cannot be read. A side may also be a manifest of convert, or a
     model (package.module:factory), which has a structure and no values. docs/diff.md says more.
     """
+    from ckpttool.api.diff import KINDS, make_request, read_side, read_sides
     from ckpttool.render.diff_table import View
-    from ckpttool.tasks.diff import KINDS, make_request, read_side, read_sides
 
     if only is not None:
         parse_choice(only, KINDS, "--only")
@@ -150,7 +150,7 @@ def _number(text: str, option: str) -> float:
 
 
 def _compare(a: Side, b: Side, request: Request, *, quiet: bool) -> Diff:
-    from ckpttool.diffing import diff_sides, total_nbytes
+    from ckpttool.comparison.diff import diff_sides, total_nbytes
     from ckpttool.render.progress import Progress
 
     with Progress("compare", total_nbytes(a, b), quiet=quiet or request.structure_only) as progress:

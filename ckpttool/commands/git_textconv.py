@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckpttool.errors import CkptToolError
+from ckpttool.values.errors import CkptToolError
 
 EXAMPLES = (
     "ckpttool git-textconv base.pt",
@@ -25,8 +25,8 @@ def command(
     pointer, a truncated file) is described in one line with status 0: git gives up on a whole
     `git log -p` when a textconv fails. docs/git.md has the three lines of configuration.
     """
-    from ckpttool.analysis.sides import Placed, make_side
-    from ckpttool.contents import digest_rows
+    from ckpttool.comparison.contents import digest_rows
+    from ckpttool.comparison.sides import Placed, make_side
     from ckpttool.formats import read_checkpoint
     from ckpttool.render.textconv import iter_textconv
     from ckpttool.values.words import safe

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from ckpttool.commands.inspected import (
-    FAIL_ON,
-    FAIL_ON_VALUES,
-    Found,
-    fails,
-    pick_one,
-    with_check,
-    with_stats,
-)
+from ckpttool.api.inspected import FAIL_ON, FAIL_ON_VALUES, Found, fails, pick_one, with_check, with_stats
 from ckpttool.commands.options import (
     Exclude,
     Include,
@@ -29,11 +21,11 @@ from ckpttool.commands.options import (
     parse_choice,
     parse_count,
 )
-from ckpttool.errors import CkptToolError
+from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
-    from ckpttool.analysis.inspection import Inspection
-    from ckpttool.stats import EntryStats
+    from ckpttool.elements.stats import EntryStats
+    from ckpttool.values.inspection import Inspection
 
 EXAMPLES = (
     "ckpttool inspect decoder_training.pt",
@@ -119,7 +111,7 @@ def command(
 
     With --model, kinds are the model's own, and entries that are missing or unexpected are listed.
     """
-    from ckpttool.tasks.models import names_model
+    from ckpttool.api.models import names_model
 
     sort = parse_choice(sort, _SORTS, "--sort")
     asked, count = _parse_fail_on(fail_on), parse_count(values, "--values")
@@ -158,7 +150,7 @@ class _Selection(NamedTuple):
 
 
 def _inspect(path: str, selection: _Selection, model: str | None, arguments: Sequence[str]) -> Inspection:
-    from ckpttool.tasks.inspect import inspect_file
+    from ckpttool.api.opened import inspect_file
 
     if arguments and model is None:
         raise typer.BadParameter("it goes with --model", param_hint="--model-arg")
@@ -169,8 +161,8 @@ def _inspect(path: str, selection: _Selection, model: str | None, arguments: Seq
 def _inspect_model(
     text: str, model: str | None, arguments: Sequence[str], selection: _Selection, *, reads_file: bool
 ) -> Inspection:
-    from ckpttool.analysis.inspect_model import inspect_model
-    from ckpttool.tasks.models import read_model
+    from ckpttool.api.models import read_model
+    from ckpttool.inspection.inspect import inspect_model
 
     if model is not None or selection.root is not None or reads_file:
         raise CkptToolError(
@@ -184,8 +176,8 @@ def _inspect_model(
 
 def _write_digest(inspection: Inspection, *, json: bool, quiet: bool) -> None:
     """Digests of the weights, or of the branch or entries that were asked for."""
+    from ckpttool.comparison.contents import digest_weights
     from ckpttool.render.progress import Progress
-    from ckpttool.tasks.inspect import digest_weights
 
     with Progress("digest", inspection.summary.tensor_nbytes, quiet=quiet) as progress:
         digests = digest_weights(inspection, progress.add)

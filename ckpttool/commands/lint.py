@@ -11,7 +11,7 @@ import typer
 from ckpttool.commands.options import Json, ModelArgs, Quiet, parse
 
 if TYPE_CHECKING:
-    from ckpttool.analysis.lint_report import LintReport
+    from ckpttool.values.lint import LintReport
 
 EXAMPLES = (
     "ckpttool lint swin.py:build --example-input 1,3,16,16",
@@ -48,10 +48,10 @@ def command(
     status is 0 without warnings and errors, 1 with some. docs/lint.md has each code with an example.
     """
     specs = [_parse_spec(text) for text in example_input or ()]
-    from ckpttool.tasks.models import find_model
+    from ckpttool.api.models import find_model
 
     source = find_model(model, model_arg or ())
-    from ckpttool.torch_bridge.lint import lint_model, make_example
+    from ckpttool.torch_bridge.lint.lint import lint_model, make_example
 
     report = lint_model(source, make_example(specs) if specs else None, proved=prove)
     if json:
@@ -66,7 +66,7 @@ def command(
 
 def _parse_spec(text: str) -> tuple[tuple[int, ...], str]:
     """``2,16:int64`` -> ``((2, 16), "int64")``."""
-    from ckpttool.tasks.values import parse_input_dtype
+    from ckpttool.api.arguments import parse_input_dtype
 
     shape, _, name = text.partition(":")
     if not _SHAPE.fullmatch(shape):

@@ -69,7 +69,7 @@ def complete_list(*choices: str) -> Callable[[str], list[str]]:
 
 def parse_choice(text: str, choices: Sequence[_Choice], option: str) -> _Choice:
     """Return the one of ``choices`` that ``text`` is."""
-    from ckpttool.tasks.values import choose
+    from ckpttool.api.arguments import choose
 
     return parse(option, choose, text, choices)
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckpttool.commands.options import Json, ModelArgs, Quiet, complete_list, parse_choice
-from ckpttool.errors import CkptToolError
+from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
-    from ckpttool.analysis.verification import Plan, Verification
     from ckpttool.render.progress import Steps
+    from ckpttool.values.verification import Plan, Verification
 
 EXAMPLES = (
     "ckpttool verify swin_ddp_compiled.pt --model swin.py:build",
@@ -29,7 +29,7 @@ SECTIONS = {
 
 
 def _complete_loads(incomplete: str) -> list[str]:
-    from ckpttool.analysis.verification import LOADS
+    from ckpttool.values.verification import LOADS
 
     return complete_list(*LOADS)(incomplete)
 
@@ -86,8 +86,8 @@ def command(
     Also where the file is silent: non-persistent buffers are compared with those of a normal build,
     in each way of loading. Status 0: right; 1: wrong; 2: could not be told. docs/verify.md has more.
     """
-    from ckpttool.analysis.verification import LOADS
-    from ckpttool.tasks.verify import choose_root, read_reference
+    from ckpttool.api.verify import choose_root, read_reference
+    from ckpttool.values.verification import LOADS
 
     loads = _split(load, "--load")
     for way in loads:
@@ -96,9 +96,9 @@ def command(
     if write_reference is not None and os.path.isdir(write_reference):
         raise CkptToolError("a folder, not a file to write", path=write_reference)
 
-    from ckpttool.child_process import go_on_in_child
+    from ckpttool.api.models import find_model
+    from ckpttool.commands.child_process import go_on_in_child
     from ckpttool.formats import read_checkpoint
-    from ckpttool.tasks.models import find_model
 
     checkpoint = read_checkpoint(path)
     state_root, found = choose_root(checkpoint, root)
@@ -106,7 +106,7 @@ def command(
     source = find_model(model, model_arg or (), checkpoint_path=path)
 
     from ckpttool.render.progress import Steps
-    from ckpttool.torch_bridge.verify import Options, verify
+    from ckpttool.torch_bridge.verify.verify import Options, verify
 
     options = Options(_split(device, "--device"), loads, allow_cast, kept)
     with Steps(quiet=quiet) as steps:
@@ -154,7 +154,7 @@ class _Watcher:
 
 def _write_reference(path: str, result: Verification, quiet: bool) -> None:
     """Write beside the target and rename: there is the old file or the new one, never half of one."""
-    from ckpttool.analysis.fingerprints import reference_text
+    from ckpttool.torch_bridge.verify.fingerprints import reference_text
 
     folder = os.path.dirname(os.path.abspath(path))
     from tempfile import mkstemp  # with random and bisect: 3 ms that `--help` need not spend

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from ckpttool.checkpoint import Checkpoint
-from ckpttool.errors import CkptToolError
-from ckpttool.formats.base import DEFAULT_LIMITS, FileSource, Format, Limits, open_source
+from ckpttool.files.local import FileSource, open_source
+from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits
 from ckpttool.formats.validate import validate
+from ckpttool.values.checkpoint import Checkpoint
+from ckpttool.values.errors import CkptToolError
 
 _HEAD_NBYTES = 4096
 
@@ -16,7 +17,7 @@ _HEAD_NBYTES = 4096
 FORMATS: tuple[tuple[str, str], ...] = (
     ("ckpttool.formats.safetensors", "SafetensorsFormat"),
     ("ckpttool.formats.torchscript", "TorchScriptFormat"),
-    ("ckpttool.formats.torch_export", "TorchExportFormat"),
+    ("ckpttool.formats.export", "TorchExportFormat"),
     ("ckpttool.formats.torch_zip", "TorchZipFormat"),
     ("ckpttool.formats.torch_legacy", "TorchLegacyFormat"),
     ("ckpttool.formats.python_pickle", "PythonPickleFormat"),
@@ -49,13 +50,13 @@ def read_checkpoint(path: str, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
         OSError: ``path`` cannot be opened.
     """
     if os.path.isdir(path):
-        from ckpttool.formats.sharded import read_folder
+        from ckpttool.formats.folders.shards import read_folder
 
         return read_folder(path, limits, _read_file)
     with open_source(path) as source:
         head = read_head(source)
         if head.lstrip(b" \t\r\n").startswith(b"{"):  # JSON may follow: only then are indexes asked
-            from ckpttool.formats.sharded import is_index, read_index
+            from ckpttool.formats.folders.shards import is_index, read_index
 
             if is_index(head, path):
                 return read_index(path, limits, _read_file)
@@ -77,7 +78,7 @@ def _read_source(source: FileSource, path: str, limits: Limits) -> Checkpoint:
     try:
         format_ = detect(source)
         if format_ is None:
-            from ckpttool.formats.foreign import describe_foreign
+            from ckpttool.formats.foreign.files import describe_foreign
 
             raise describe_foreign(read_head(source), source)
         checkpoint = format_.read(source, limits)

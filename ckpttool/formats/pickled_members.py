@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ckpttool.checkpoint import Finding, GlobalRef, Record, StorageRef
-from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
-from ckpttool.formats.base import ByteSource, Limits, RangeSource
-from ckpttool.formats.pickle_globals import list_globals
-from ckpttool.formats.pickle_stream import PickleStream
-from ckpttool.formats.rebuild_arguments import StorageClaim
-from ckpttool.formats.torch_legacy import MAGIC_NUMBER
-from ckpttool.formats.torch_objects import Contents, read_objects
-from ckpttool.formats.torch_tensors import StorageResolver, TensorReader
-from ckpttool.formats.torch_zip import TorchArchive, open_torch_archive
+from ckpttool.files.source import ByteSource, RangeSource
+from ckpttool.formats.base import Limits
+from ckpttool.formats.pickled.arguments import StorageClaim
+from ckpttool.formats.pickled.globals import list_globals
+from ckpttool.formats.pickled.objects import Contents, read_objects
+from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
+from ckpttool.formats.pickled.tensors import StorageResolver, TensorReader
+from ckpttool.formats.torch_archive import TorchArchive, open_torch_archive
 from ckpttool.formats.zip_records import LOCAL_MAGIC, read_archive
-from ckpttool.pickle_nodes import LOCATED_CALLS
+from ckpttool.pickles.nodes import LOCATED_CALLS
+from ckpttool.values.checkpoint import Finding, GlobalRef, Record, StorageRef
+from ckpttool.values.errors import MalformedCheckpoint, UnsupportedFeature
 
 _LEGACY_PICKLES = 5
 

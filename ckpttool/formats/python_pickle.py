@@ -9,16 +9,18 @@
 
 from __future__ import annotations
 
-from ckpttool.checkpoint import Checkpoint, StorageRef
-from ckpttool.dtypes import DType
-from ckpttool.errors import CkptToolError, UnsupportedFeature
-from ckpttool.formats.base import DEFAULT_LIMITS, ByteSource, FileSource, Limits, MergedGlobals, merge_globals
-from ckpttool.formats.pickle_stream import PickleStream
-from ckpttool.formats.rebuild_arguments import StorageClaim
-from ckpttool.formats.torch_legacy import MAGIC_NUMBER, TorchLegacyFormat, resolve_embedded
-from ckpttool.formats.torch_objects import read_objects
-from ckpttool.formats.torch_tensors import TensorReader
-from ckpttool.formats.torch_zip import assemble
+from ckpttool.files.local import FileSource
+from ckpttool.files.source import ByteSource
+from ckpttool.formats.base import DEFAULT_LIMITS, Limits
+from ckpttool.formats.pickled.arguments import StorageClaim
+from ckpttool.formats.pickled.globals import MergedGlobals, merge_globals
+from ckpttool.formats.pickled.objects import assemble, read_objects
+from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
+from ckpttool.formats.pickled.tensors import TensorReader
+from ckpttool.formats.torch_legacy import TorchLegacyFormat, resolve_embedded
+from ckpttool.values.checkpoint import Checkpoint, StorageRef
+from ckpttool.values.dtypes import DType
+from ckpttool.values.errors import CkptToolError, UnsupportedFeature
 
 _TEXT_STARTS = b"(]}c"  # opcodes that protocols 0 and 1 begin a container or object with
 

@@ -11,7 +11,7 @@ more than that library, the line says so.
 - Each other key is a tensor's name, MAY be empty, and MUST map to an object (stricter: the library
   also takes an array) with ``dtype``, ``shape`` and ``data_offsets``. Further fields MAY be there;
   they are ignored and reported.
-- ``dtype`` MUST be one of the 22 tags of 0.8.0, which ``ckpttool.dtypes`` lists.
+- ``dtype`` MUST be one of the 22 tags of 0.8.0, which ``ckpttool.values.dtypes`` lists.
 - ``shape`` MUST be an array of integers >= 0; ``[]`` is a tensor of one element. A size MUST fit in
   63 bits, as must the strides that follow from the shape (torch cannot hold more).
 - ``data_offsets`` MUST be two integers [begin, end), counted from the first byte after the header.
@@ -31,7 +31,11 @@ from __future__ import annotations
 import math
 from typing import TypeAlias
 
-from ckpttool.checkpoint import (
+from ckpttool.files.local import FileSource
+from ckpttool.files.source import ByteSource
+from ckpttool.formats.base import Limits
+from ckpttool.formats.strict_json import JSON_SPACE, describe_json_type, parse_json
+from ckpttool.values.checkpoint import (
     Checkpoint,
     CompositeTensor,
     Entry,
@@ -41,10 +45,8 @@ from ckpttool.checkpoint import (
     Tensor,
     TensorInfo,
 )
-from ckpttool.dtypes import BY_NAME, BY_SAFETENSORS_TAG, DType
-from ckpttool.errors import LimitExceeded, MalformedCheckpoint
-from ckpttool.formats.base import ByteSource, FileSource, Limits
-from ckpttool.formats.strict_json import JSON_SPACE, describe_json_type, parse_json
+from ckpttool.values.dtypes import BY_NAME, BY_SAFETENSORS_TAG, DType
+from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
 LENGTH_NBYTES = 8  # the little-endian u64 in front of the header
 _MAX_SIZE = 2**63 - 1  # torch keeps sizes and strides as int64

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from typing import NoReturn
 
-from ckpttool.errors import LimitExceeded, MalformedCheckpoint
 from ckpttool.formats.base import Limits
+from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
 JSON_SPACE = b" \t\r\n"  # RFC 8259, section 2: ws
 

@@ -17,19 +17,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ckpttool.checkpoint import Checkpoint, Finding, GlobalRef, StorageRef
-from ckpttool.dtypes import DType
-from ckpttool.errors import MalformedCheckpoint, UnsupportedFeature
-from ckpttool.formats.base import ByteSource, FileSource, Limits, RangeSource, merge_globals
-from ckpttool.formats.pickle_globals import list_globals
-from ckpttool.formats.pickle_stream import PickleStream
-from ckpttool.formats.rebuild_arguments import StorageClaim, parse_storage_id
-from ckpttool.formats.torch_objects import read_objects
-from ckpttool.formats.torch_tensors import TensorReader
-from ckpttool.formats.torch_zip import assemble
-from ckpttool.pickle_nodes import LocatedBytes, PersistentId, PickleTree
+from ckpttool.files.local import FileSource
+from ckpttool.files.source import ByteSource, RangeSource
+from ckpttool.formats.base import Limits
+from ckpttool.formats.pickled.arguments import StorageClaim, parse_storage_id
+from ckpttool.formats.pickled.globals import list_globals, merge_globals
+from ckpttool.formats.pickled.objects import assemble, read_objects
+from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
+from ckpttool.formats.pickled.tensors import TensorReader
+from ckpttool.pickles.nodes import LocatedBytes, PersistentId, PickleTree
+from ckpttool.values.checkpoint import Checkpoint, Finding, GlobalRef, StorageRef
+from ckpttool.values.dtypes import DType
+from ckpttool.values.errors import MalformedCheckpoint, UnsupportedFeature
 
-MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _MAGIC_BYTES = b"\x8a\x0a" + MAGIC_NUMBER.to_bytes(10, "little")  # LONG1 of ten bytes
 _MAGIC_TEXT = f"L{MAGIC_NUMBER}L\n".encode()  # protocols 0 and 1
 _PROTOCOL_VERSION = 1001

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from math import prod
 
-from ckpttool.checkpoint import Checkpoint, Entry, FileInfo, StorageRef, TensorInfo, iter_parts
-from ckpttool.errors import MalformedCheckpoint
+from ckpttool.values.checkpoint import Checkpoint, Entry, FileInfo, StorageRef, TensorInfo, iter_parts
+from ckpttool.values.errors import MalformedCheckpoint
 
 _MAX_INT64 = 2**63 - 1  # torch keeps sizes, strides, offsets and numel as int64
 

@@ -17,9 +17,11 @@ import zlib
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
-from ckpttool.checkpoint import Finding, Record
-from ckpttool.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
-from ckpttool.formats.base import ByteSource, FileSource, Limits
+from ckpttool.files.local import FileSource
+from ckpttool.files.source import ByteSource
+from ckpttool.formats.base import Limits
+from ckpttool.values.checkpoint import Finding, Record
+from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
 
 _EOCD = Struct("<4s4H2IH")
 _EOCD64_LOCATOR = Struct("<4sIQI")

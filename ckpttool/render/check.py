@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckpttool.check import CheckReport, CheckResult
+from ckpttool.files.checksums import CheckReport, CheckResult
 from ckpttool.render.json import key_value, root_keys
 from ckpttool.values.words import format_count, format_nbytes, plural
 

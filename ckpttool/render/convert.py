@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ckpttool.analysis.carried import PREFIX
-from ckpttool.analysis.conversion import CastLoss, Conversion, Dropped, Placed
-from ckpttool.checkpoint import Root
-from ckpttool.digests import NamedDigest
+from ckpttool.formats.carried import PREFIX
 from ckpttool.render.json import key_value, root_keys
 from ckpttool.render.tables import Line, Span
+from ckpttool.render.units import join_facts
+from ckpttool.values.checkpoint import Root
+from ckpttool.values.conversion import CastLoss, Conversion, Dropped
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_float,
@@ -18,7 +18,6 @@ from ckpttool.values.words import (
     format_nbytes,
     format_path,
     format_root,
-    join_facts,
     plural,
     safe,
 )
@@ -236,25 +235,3 @@ def convert_document(conversion: Conversion) -> dict[str, object]:
         ],
         "notes": list(plan.notes),
     }
-
-
-def named_digests(conversion: Conversion) -> list[NamedDigest]:
-    """Return the digest of each name of the destination, tied ones too."""
-    plan = conversion.plan
-    found: dict[str, NamedDigest] = {}
-    listed = plan.aliases if plan.options.container == "safetensors" else {}
-    digests = []
-    for position, tensor in enumerate(plan.tensors):
-        digest = conversion.digests.get(position)
-        if digest is None:
-            continue
-        value, dtype = tensor.entry.value, None
-        if value is not None:
-            dtype = value.dtype
-        if isinstance(tensor.value, Placed):
-            dtype = plan.pieces[tensor.value.piece].cast or dtype
-        shape = None if value is None else value.shape
-        item = NamedDigest(tensor.root, tensor.name, tensor.classification.kind, dtype, shape, digest)
-        digests.append(item)
-        found[str(tensor.name)] = item
-    return digests + [found[kept]._replace(name=alias) for alias, kept in listed.items() if kept in found]

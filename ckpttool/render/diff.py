@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from ckpttool.analysis.difference import Diff, DiffEntry, Status, ValueChange
-from ckpttool.analysis.fold import fold_rows
-from ckpttool.analysis.inspection import Row
-from ckpttool.checkpoint import UNCLASSIFIED, Kind, Root, is_buffer
-from ckpttool.render.diff_table import (
-    COLUMNS,
-    GROUP_COLUMNS,
-    STATUS_STYLES,
-    View,
-    iter_group_rows,
-    iter_rows,
-)
+from ckpttool.names.fold import fold_rows
+from ckpttool.render.diff_table import COLUMNS, GROUP_COLUMNS, STATUS_STYLES, View, iter_group_rows, iter_rows
 from ckpttool.render.inspection import iter_findings
 from ckpttool.render.kinds import KIND_NOUNS
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.values.checkpoint import UNCLASSIFIED, Kind, Root, is_buffer
+from ckpttool.values.difference import Diff, DiffEntry, Status, ValueChange
+from ckpttool.values.inspection import Row
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,

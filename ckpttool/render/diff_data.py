@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ckpttool.analysis.difference import SAME, Diff, DiffEntry, Numbers, Status
 from ckpttool.render.diff_table import View, dtype_text, pair_text, sort_rank
 from ckpttool.render.json import finding_object, key_value, plain_value, root_keys
+from ckpttool.values.difference import SAME, Diff, DiffEntry, Numbers, Status
 from ckpttool.values.words import NAME_LIMIT, format_int, format_name, format_root, format_value, safe
 
 DIFF_SCHEMA = "ckpttool/diff/1"

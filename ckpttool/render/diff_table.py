@@ -7,23 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ckpttool.analysis.difference import DiffEntry, NameBasis, Numbers, Status, join_numbers
-from ckpttool.analysis.fold import FoldedRow, fold_rows
-from ckpttool.analysis.inspection import Row
-from ckpttool.checkpoint import Basis, Classification, Kind, Root, Tensor, is_buffer
+from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.kinds import KIND_NAMES
 from ckpttool.render.tables import Cell, Column
+from ckpttool.render.units import bar, format_percent, join_facts
+from ckpttool.values.checkpoint import Basis, Classification, Kind, Root, Tensor, is_buffer
+from ckpttool.values.difference import DiffEntry, NameBasis, Numbers, Status, join_numbers
+from ckpttool.values.inspection import Row
 from ckpttool.values.words import (
     NAME_LIMIT,
-    bar,
     format_count,
     format_float,
     format_int,
     format_name,
     format_path,
-    format_percent,
     format_shape,
-    join_facts,
     plural,
     safe,
 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpttool.analysis.globals import GlobalVerdict, Verdict
-from ckpttool.analysis.weights_only import judge_all, plain_load, plain_load_fact, weights_only_verdict
-from ckpttool.checkpoint import Checkpoint
+from ckpttool.findings.globals import GlobalVerdict, Verdict
+from ckpttool.findings.weights_only import judge_all, plain_load, plain_load_fact, weights_only_verdict
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.values.checkpoint import Checkpoint
 from ckpttool.values.words import NAME_LIMIT, format_count, plural, safe
 
 _STYLES = {Verdict.ALLOWED: "good", Verdict.UNKNOWN: "warning", Verdict.DANGEROUS: "error"}

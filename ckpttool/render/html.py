@@ -1,6 +1,6 @@
 """Lines of a view as HTML for a notebook: tables as tables, all else as text.
 
-Names in files are hostile here as anywhere: a text has passed ``units.safe`` before it became a span,
+Names in files are hostile here as anywhere: a text has passed ``words.safe`` before it became a span,
 and is escaped for HTML once more. There are no scripts and nothing remote. Colours are those in the
 middle between black and white, which both light and dark backgrounds set off: a notebook does not say
 which it has.

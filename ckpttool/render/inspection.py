@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ckpttool.analysis.inspection import Inspection
-from ckpttool.analysis.next_commands import next_commands
-from ckpttool.checkpoint import Finding, Root, TensorInfo
+from ckpttool.findings.next_commands import next_commands
 from ckpttool.render.inspection_head import iter_around, iter_head
 from ckpttool.render.inspection_table import Table, iter_missing, iter_rows, missing_facts
 from ckpttool.render.kinds import iter_legend
 from ckpttool.render.tables import Line, Span, cell_width, fill
+from ckpttool.values.checkpoint import Finding, Root, TensorInfo
+from ckpttool.values.inspection import Inspection
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
@@ -23,7 +23,7 @@ from ckpttool.values.words import (
 )
 
 if TYPE_CHECKING:
-    from ckpttool.stats import EntryStats
+    from ckpttool.elements.stats import EntryStats
 
 _MAX_FINDINGS = 20  # sentences on a screen; the rest is counted
 _MAX_MESSAGE = 2000  # characters of a sentence: it may quote what a file says

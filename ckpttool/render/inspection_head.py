@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ckpttool.analysis.inspection import Inspection, ModelFacts
 from ckpttool.render.tables import Line, Span, fill
 from ckpttool.render.tree import count_facts, iter_groups, iter_values
+from ckpttool.values.inspection import Inspection, ModelFacts
 from ckpttool.values.words import NAME_LIMIT, format_count, format_nbytes, plural, safe
 
 _MAX_FACTS = 6  # dtypes or devices named in one line

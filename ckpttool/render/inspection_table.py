@@ -7,26 +7,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckpttool.analysis.fold import FoldedRow, fold_rows
-from ckpttool.analysis.inspection import Inspection, Row
-from ckpttool.checkpoint import Basis, CompositeTensor, Kind, Presence, Root, TensorInfo
+from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_name, kind_style
 from ckpttool.render.tables import Cell, Column, Heading, Line, Span, TableRow, column_width, fill, iter_table
+from ckpttool.render.units import bar, join_facts
+from ckpttool.values.checkpoint import Basis, CompositeTensor, Kind, Presence, Root, TensorInfo
+from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import (
     NAME_LIMIT,
-    bar,
     format_name,
     format_nbytes,
     format_path,
     format_root,
     format_shape,
-    join_facts,
     plural,
     safe,
 )
 
 if TYPE_CHECKING:
-    from ckpttool.stats import EntryStats
+    from ckpttool.elements.stats import EntryStats
 
 _BAR_CELLS = 6
 

@@ -12,11 +12,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckpttool.analysis.globals import GlobalVerdict, judge_global
-from ckpttool.analysis.inspection import Inspection, Row
-from ckpttool.analysis.next_commands import next_commands
-from ckpttool.analysis.weights_only import plain_load, weights_only_verdict
-from ckpttool.checkpoint import (
+from ckpttool.findings.globals import GlobalVerdict, judge_global
+from ckpttool.findings.next_commands import next_commands
+from ckpttool.findings.weights_only import plain_load, weights_only_verdict
+from ckpttool.values.checkpoint import (
     Checkpoint,
     CompositeTensor,
     Finding,
@@ -30,11 +29,12 @@ from ckpttool.checkpoint import (
     TensorInfo,
     Value,
 )
-from ckpttool.errors import LimitExceeded
+from ckpttool.values.errors import LimitExceeded
+from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import format_int
 
 if TYPE_CHECKING:
-    from ckpttool.float_bits import Number
+    from ckpttool.elements.bits import Number
 
 INSPECT_SCHEMA = "ckpttool/inspect/1"
 

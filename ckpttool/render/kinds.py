@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ckpttool.checkpoint import EXACT_BASES, Basis, Classification, Kind, Presence
 from ckpttool.render.tables import Span
+from ckpttool.values.checkpoint import EXACT_BASES, Basis, Classification, Kind, Presence
 from ckpttool.values.words import format_count, plural
 
 KIND_NAMES = {

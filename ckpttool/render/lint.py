@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from ckpttool.analysis.fold import fold_rows
-from ckpttool.analysis.inspection import Row
-from ckpttool.analysis.lint_report import LintEntry, LintFinding, LintReport, Proof
-from ckpttool.checkpoint import UNCLASSIFIED, Entry
+from ckpttool.names.fold import fold_rows
 from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
+from ckpttool.values.inspection import Row
+from ckpttool.values.lint import LintEntry, LintFinding, LintReport, Proof
 from ckpttool.values.words import NAME_LIMIT, format_count, format_shape, plural, safe
 
 LINT_SCHEMA = "ckpttool/lint/1"

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 
-from ckpttool.values.words import bar, format_nbytes
+from ckpttool.render.units import bar
+from ckpttool.values.words import format_nbytes
 
 _INTERVAL = 0.1  # seconds between two drawings
 _CELLS = 24

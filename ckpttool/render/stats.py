@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ckpttool.elements.stats import EntryStats
 from ckpttool.render.tables import Cell, Column, Line, iter_table
-from ckpttool.stats import EntryStats
-from ckpttool.values.words import bar, format_float, format_int, format_percent, plural, safe
+from ckpttool.render.units import bar, format_percent
+from ckpttool.values.words import format_float, format_int, plural, safe
 
 COLUMNS = (
     Column("name", floor=20),

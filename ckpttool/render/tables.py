@@ -1,7 +1,7 @@
 """Rows in columns, as lines of styled spans: no boxes, one rule under the head, one column gives way.
 
 A style is a word for what the text is (``parameter``, ``finding``); ``render.console`` knows its
-colour. Every text has passed ``units.safe`` before it comes here.
+colour. Every text has passed ``words.safe`` before it comes here.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ckpttool.analysis.inspection import Row
-from ckpttool.checkpoint import CompositeTensor, StorageRef, Tensor, TensorInfo
-from ckpttool.float_bits import Number
+from ckpttool.elements.bits import Number
+from ckpttool.elements.stats import EntryStats
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_style
 from ckpttool.render.stats import iter_bins, iter_stats_details
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
-from ckpttool.stats import EntryStats
+from ckpttool.render.units import join_facts
+from ckpttool.values.checkpoint import CompositeTensor, StorageRef, Tensor, TensorInfo
+from ckpttool.values.inspection import Row
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
@@ -20,7 +21,6 @@ from ckpttool.values.words import (
     format_path,
     format_shape,
     format_value,
-    join_facts,
     safe,
 )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ckpttool.analysis.difference import Side
-from ckpttool.digests import NamedDigest, digest_set
+from ckpttool.elements.digests import NamedDigest, digest_set
+from ckpttool.values.difference import Side
 from ckpttool.values.words import format_int, format_path, format_value, safe
 
 _DIGEST_DIGITS = 16  # of a tensor: 64 bits tell two versions of it apart

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpttool.analysis.inspection import Inspection
-from ckpttool.checkpoint import Key, Root
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.values.checkpoint import Key, Root
+from ckpttool.values.inspection import Inspection
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,

@@ -6,19 +6,18 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ckpttool.analysis.fold import fold_rows
-from ckpttool.analysis.inspection import Row
-from ckpttool.analysis.verification import Plan, Run, Verification
-from ckpttool.checkpoint import UNCLASSIFIED, Entry
+from ckpttool.names.fold import fold_rows
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.units import format_percent, join_facts
+from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
+from ckpttool.values.inspection import Row
+from ckpttool.values.verification import Plan, Run, Verification
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
     format_nbytes,
-    format_percent,
     format_root,
     format_shape,
-    join_facts,
     plural,
     safe,
 )

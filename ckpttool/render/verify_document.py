@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckpttool.analysis.verification import Run, Verification
 from ckpttool.render.json import root_keys
+from ckpttool.values.verification import Run, Verification
 
 VERIFY_SCHEMA = "ckpttool/verify/1"
 

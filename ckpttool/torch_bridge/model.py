@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ckpttool.errors import ModelImportFailed
+from ckpttool.values.errors import ModelImportFailed
 
 _TRACE_FRAMES = 3
 

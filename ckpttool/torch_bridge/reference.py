@@ -9,15 +9,15 @@ mapped to state_dict keys by object identity through ``state_dict(keep_vars=True
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ckpttool.analysis.model_spec import CustomLoad, ModelSpec
-from ckpttool.checkpoint import (
+from ckpttool.torch_bridge.model import ModelSource, foreign_code
+from ckpttool.values.checkpoint import (
     Basis,
     Checkpoint,
     Classification,
@@ -29,9 +29,9 @@ from ckpttool.checkpoint import (
     Tensor,
     TensorInfo,
 )
-from ckpttool.dtypes import DType, parse_torch_name
-from ckpttool.errors import ModelImportFailed, UnsupportedFeature
-from ckpttool.torch_bridge.model import foreign_code
+from ckpttool.values.dtypes import DType, parse_torch_name
+from ckpttool.values.errors import ModelImportFailed, UnsupportedFeature
+from ckpttool.values.model import CustomLoad, ModelSpec
 
 MODEL_FILE = "<model>"
 _EXTRA_STATE = "_extra_state"  # torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX
@@ -304,3 +304,14 @@ def _is_of_torch_nn(function: Any) -> bool:
     for attribute in ("hook", "func", "__func__"):  # torch wraps hooks, and binds modules to them
         function = getattr(function, attribute, function)
     return str(getattr(function, "__module__", "")).startswith("torch.nn.modules.")
+
+
+def save_buffers(source: ModelSource, names: Collection[str], path: str) -> None:
+    """Build the model on CPU and save those of its non-persistent buffers that ``names`` asks for.
+
+    Raises:
+        ModelImportFailed: the factory fails.
+        OSError: ``path`` cannot be written.
+    """
+    buffers = non_persistent_names(source.build(device="cpu"))
+    torch.save({name: buffers[name].detach() for name in buffers if name in names}, path)

@@ -1,4 +1,4 @@
-"""Small texts: names made harmless, shapes, bytes, counts, paths, values and bars.
+"""The words of every room: names made harmless, counts, sizes, shapes, paths, values, lists cut short.
 
 ``safe`` is the only function that lets a string from a file reach a stream. It is idempotent, so
 that a sentence may be built from safe pieces and made safe again.
@@ -6,11 +6,10 @@ that a sentence may be built from safe pieces and made safe again.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
-from ckpttool.checkpoint import Key, OddKey, Plain, Root
+from ckpttool.values.checkpoint import Key, OddKey, Plain, Root
 
 NAME_LIMIT = 200
 """Characters of a name that a person is shown; the rest is counted."""
@@ -29,8 +28,6 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 # Above this many bits an int is shown by its magnitude: `str` of one beyond 4300 digits raises ValueError
 # (sys.set_int_max_str_digits), and nobody reads the digits.
 _INT_BITS = 128
-
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def safe(text: str, limit: int | None = None) -> str:
@@ -186,23 +183,30 @@ def _scalar(value: Plain, limit: int) -> str:
     return f'"{safe(str(value), limit)}"'
 
 
-def join_facts(facts: Iterable[str]) -> str:
-    """Return the facts that are not empty, with a middle dot between them."""
-    return " · ".join(fact for fact in facts if fact)
+MOST_NAMED = 3  # entries spelled out in a sentence
+
+_LONGEST_NAME = 80  # characters of one of them
+
+_MOST_WRITTEN = 10**18
 
 
-def format_percent(part: float, whole: float) -> str:
-    """Return ``13 %``; below one percent with one digit; ``0 %`` of nothing."""
-    if not whole:
-        return "0 %"
-    percent = 100 * part / whole
-    return f"{percent:.1f} %" if 0 < percent < 1 else f"{percent:.0f} %"
+def some(texts: Sequence[str]) -> str:
+    """The first few ``texts``, and how many more."""
+    more = len(texts) - MOST_NAMED
+    return ", ".join(texts[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def bar(fraction: float, width: int = 8) -> str:
-    """Return a bar of eighths, at most ``width`` cells; something above zero always shows."""
-    if math.isnan(fraction) or fraction <= 0:
-        return ""
-    eighths = max(1, round(min(fraction, 1.0) * width * 8))
-    full, rest = divmod(eighths, 8)
-    return "█" * full + _EIGHTHS[rest].strip()
+def count_of(number: int, one: str, many: str = "") -> str:
+    """``1 pair``, ``2 pairs``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def nbytes_of(number: int) -> str:
+    """A number of bytes in digits, or its magnitude."""
+    # An expanded tensor claims any size: Python refuses to write integers of 4,300 digits.
+    return f"{number:,} bytes" if number < _MOST_WRITTEN else f"about 2**{number.bit_length()} bytes"
+
+
+def cut(text: str) -> str:
+    """A string of the file, at most ``_LONGEST_NAME`` characters of it."""
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"

@@ -262,8 +262,8 @@ def watched(watch: Watch, seconds: float, result: dict[str, object]) -> Iterator
 
 def read(path: str) -> dict[str, object]:
     """What the reader itself makes of a file."""
-    from ckpttool.errors import CkptToolError
     from ckpttool.formats import read_checkpoint
+    from ckpttool.values.errors import CkptToolError
 
     try:
         checkpoint = read_checkpoint(path)

@@ -16,19 +16,18 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ckpttool.analysis.carried import expand
-from ckpttool.analysis.conversion import ContainerName, Options
-from ckpttool.analysis.inspect import inspect_checkpoint
-from ckpttool.analysis.inspection import Inspection
-from ckpttool.analysis.plan import plan_conversion
-from ckpttool.analysis.sides import Placed, make_side
-from ckpttool.check import iter_checks, summarize
-from ckpttool.checkpoint import Checkpoint, TensorInfo, iter_parts
-from ckpttool.contents import digest_rows
-from ckpttool.converting import Effort, Target, convert
-from ckpttool.diffing import Request, diff_sides, total_nbytes
-from ckpttool.errors import CkptToolError
+from ckpttool.comparison.contents import digest_rows
+from ckpttool.comparison.diff import Request, diff_sides, total_nbytes
+from ckpttool.comparison.sides import Placed, make_side
+from ckpttool.conversion.execute import Effort, Target, convert
+from ckpttool.conversion.plan import plan_conversion
+from ckpttool.conversion.shards import lay_out_file
+from ckpttool.elements.stats import iter_stats
+from ckpttool.files.checksums import iter_checks, summarize
+from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.formats import read_checkpoint
+from ckpttool.formats.carried import expand
+from ckpttool.inspection.inspect import inspect_checkpoint
 from ckpttool.render.check import check_fact
 from ckpttool.render.diff import iter_diff
 from ckpttool.render.diff_data import iter_pipe as iter_diff_pipe
@@ -41,10 +40,11 @@ from ckpttool.render.stats import stats_fields
 from ckpttool.render.tables import Line
 from ckpttool.render.tensor import iter_tensor
 from ckpttool.render.textconv import iter_textconv
-from ckpttool.stats import iter_stats
-from ckpttool.tensor_bytes import TensorReader
+from ckpttool.values.checkpoint import Checkpoint, TensorInfo, iter_parts
+from ckpttool.values.conversion import ContainerName, Options
+from ckpttool.values.errors import CkptToolError
+from ckpttool.values.inspection import Inspection
 from ckpttool.values.words import safe
-from ckpttool.writers.sharded import lay_out_file
 from tests.hostile.inert import RAW
 from tests.hostile.mutations import write_input
 

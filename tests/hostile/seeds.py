@@ -1,6 +1,6 @@
 """Valid files of every kind, small, to be mutated. All by hand: what makes them needs no torch.
 
-``tests/test_fuzz.py`` proves that each of them reads.
+``tests/hostile/test_fuzz.py`` proves that each of them reads.
 """
 
 from __future__ import annotations

@@ -1,1 +1,0 @@
-"""Pure functions from a ``Checkpoint`` to facts about it."""

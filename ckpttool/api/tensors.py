@@ -1,0 +1,76 @@
+"""One tensor in memory: its bytes, and the numpy array or torch tensor that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ckpttool.elements.digests import check_claim
+from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.values.checkpoint import FileInfo, Tensor, TensorInfo
+from ckpttool.values.errors import UnsupportedFeature
+
+if TYPE_CHECKING:
+    from ckpttool.elements.arrays import Array
+
+_KINDS = ("float", "int", "uint", "bool", "complex")
+_UNKNOWN_TO_NUMPY = ("complex32", "float6_e2m3fn", "float6_e3m2fn")
+
+
+def read_array(files: Sequence[FileInfo], value: Tensor | None) -> Array:
+    """The elements as a numpy array of the tensor's shape.
+
+    numpy has no bfloat16 and no float8: these become the narrowest dtype that holds all their values.
+
+    Raises:
+        UnsupportedFeature: it has no bytes in the file, is made of parts, or numpy is not installed.
+        LimitExceeded: it claims far more elements than its file stores.
+        MalformedCheckpoint: a file changed since its header was read, or is damaged.
+    """
+    from ckpttool.elements.arrays import import_numpy, to_array
+
+    info = _strided(value)
+    if info.dtype.kind not in _KINDS or info.dtype.packed > 1 or info.dtype.name in _UNKNOWN_TO_NUMPY:
+        raise UnsupportedFeature(f"{info.dtype.name} as numbers of numpy")
+    numpy = import_numpy("an array", "read it as a torch tensor")
+    return to_array(numpy, info.dtype, read_packed(files, info)).reshape(info.shape)
+
+
+def read_tensor(files: Sequence[FileInfo], value: Tensor | None) -> Any:
+    """The elements as a contiguous ``torch.Tensor`` on the CPU.
+
+    Raises:
+        UnsupportedFeature: it has no bytes in the file, is made of parts, or torch has no such dtype.
+        LimitExceeded: it claims far more elements than its file stores.
+        MalformedCheckpoint: a file changed since its header was read, or is damaged.
+        ModuleNotFoundError: torch is not installed.
+    """
+    from ckpttool.torch_bridge.tensors import wrap_bytes
+
+    info = _strided(value)
+    return wrap_bytes(info, read_packed(files, info))
+
+
+def read_packed(files: Sequence[FileInfo], info: TensorInfo) -> bytearray:
+    """All elements in row-major order, packed and little-endian.
+
+    Raises:
+        LimitExceeded: it claims far more elements than its file stores.
+        CkptToolError: as ``TensorReader.iter_chunks``.
+    """
+    check_claim(info)
+    data = bytearray(info.nbytes)
+    position = 0
+    with TensorReader(files) as reader:
+        for chunk in reader.iter_chunks(info):
+            data[position : position + len(chunk)] = chunk
+            position += len(chunk)
+    return data
+
+
+def _strided(value: Tensor | None) -> TensorInfo:
+    if isinstance(value, TensorInfo):
+        return value
+    if value is None:
+        raise UnsupportedFeature("an entry that the file does not hold has no elements")
+    raise UnsupportedFeature(f"a {value.layout} tensor is made of parts, and is not put together here")

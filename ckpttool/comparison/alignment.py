@@ -1,0 +1,326 @@
+"""Which entry of one checkpoint is which of the other, and on what basis: pure.
+
+In order: the same name; ``--map``; wrapper prefixes and leading paths (``match_names``); one part
+that stands in the names of one side only (``lora_A.default.weight``). Then, for what is left on
+both sides, equal bytes (``pair_by_content``, told from digests that ``contents`` makes) and last an
+equal shape with a common end of the name that nothing else shares.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ckpttool.comparison.sides import Placed
+from ckpttool.names.match import match_names
+from ckpttool.names.renames import Rule
+from ckpttool.values.checkpoint import Key, Kind, Root, is_buffer
+from ckpttool.values.difference import NameBasis
+from ckpttool.values.errors import CkptToolError
+
+_MOST_PARTS = 8  # of a name that are looked at for a common end
+_MOST_CANDIDATES = 8  # parts that are tried as the one that is too many
+
+
+class Content(NamedTuple):
+    """What a tensor holds: equal contents are equal tensors.
+
+    ``says_little``: it is all zero or one, as many an untrained tensor is.
+    """
+
+    shape: Hashable
+    digest: str
+    says_little: bool = False
+
+
+class Pair(NamedTuple):
+    """Two rows that are one entry, and why."""
+
+    a: Placed
+    b: Placed
+    basis: NameBasis
+
+
+class Alignment(NamedTuple):
+    """Every item of either side once: paired, or only on its side. ``said`` is for people."""
+
+    pairs: tuple[Pair, ...]
+    only_a: tuple[Placed, ...]
+    only_b: tuple[Placed, ...]
+    said: tuple[str, ...] = ()
+
+
+def align(
+    a: Sequence[Placed], b: Sequence[Placed], *, rule: Rule | None = None, guess: bool = True
+) -> Alignment:
+    """Pair items by name; without ``guess`` only equal names meet (after ``rule``, that of ``--map``).
+
+    Raises:
+        CkptToolError: ``rule`` makes two names equal.
+    """
+    mapped = _map_names(a, rule)
+    there = {(item.root, item.name): item for item in b}
+    pairs: list[Pair] = []
+    rest: list[tuple[Placed, Key]] = []
+    for item, name in mapped:
+        found = there.pop((item.root, name), None)
+        if found is None:
+            rest.append((item, name))
+        else:
+            pairs.append(Pair(item, found, NameBasis.SAME_NAME if name == item.name else NameBasis.MAP))
+    said: list[str] = []
+    changed = sum(pair.basis is NameBasis.MAP for pair in pairs)
+    if changed:
+        said.append(f"--map renamed {changed:,} of A's names")
+    if guess and rest and there:
+        pairs, rest, there = _match_prefixes(pairs, rest, there, mapped, b, said)
+    if guess and rest and there:
+        _match_parts(pairs, rest, there, said)
+    return Alignment(tuple(pairs), tuple(item for item, _ in rest), tuple(there.values()), tuple(said))
+
+
+def pair_by_content(
+    only_a: Sequence[Placed], only_b: Sequence[Placed], contents: Mapping[int, Content]
+) -> list[Pair]:
+    """Pairs of equal content, by ``id`` of the item; the nearest names first where several are equal.
+
+    A parameter is not taken for a buffer where the content says little.
+    """
+    groups: dict[Content, tuple[list[Placed], list[Placed]]] = {}
+    for side, items in enumerate((only_a, only_b)):
+        for item in items:
+            content = contents.get(id(item))
+            if content is not None:
+                groups.setdefault(content, ([], []))[side].append(item)
+    pairs: list[Pair] = []
+    for content, (group_a, group_b) in groups.items():
+        pairs += _pair_nearest(group_a, group_b, same_kind=content.says_little)
+    return pairs
+
+
+def pair_by_suffix(only_a: Sequence[Placed], only_b: Sequence[Placed]) -> list[Pair]:
+    """Pairs of equal shape whose names end alike, where no other name of that shape ends so.
+
+    The longest end that is unambiguous counts. What has become the only one left because others found
+    better matches is not unambiguous.
+    """
+    pairs: list[Pair] = []
+    done: set[int] = set()
+    for length in range(_MOST_PARTS, 0, -1):
+        ends_a, ends_b = _ends(only_a, length), _ends(only_b, length)
+        for end, mine in ends_a.items():
+            others = ends_b.get(end, ())
+            if len(mine) != 1 or len(others) != 1:
+                continue
+            ids = id(mine[0]), id(others[0])
+            if done.isdisjoint(ids) and _kinds_agree(mine[0], others[0]):
+                pairs.append(Pair(mine[0], others[0], NameBasis.SUFFIX))
+                done.update(ids)
+    return pairs
+
+
+def find_cycles(pairs: Iterable[Pair]) -> list[Pair]:
+    """Of pairs between entries of the same set of names, those that only permute names among themselves."""
+    by_name = {(pair.a.root, pair.a.name): pair for pair in pairs}
+    found: list[Pair] = []
+    seen: set[tuple[Root, Key]] = set()
+    for start in by_name:
+        path: list[Pair] = []
+        at = start
+        while at in by_name and at not in seen:
+            seen.add(at)
+            path.append(by_name[at])
+            at = (by_name[at].b.root, by_name[at].b.name)
+        if path and at == start and len(path) > 1:
+            found += path
+    return found
+
+
+def _map_names(a: Sequence[Placed], rule: Rule | None) -> list[tuple[Placed, Key]]:
+    if rule is None:
+        return [(item, item.name) for item in a]
+    mapped: list[tuple[Placed, Key]] = []
+    taken: dict[tuple[Root, Key], Key] = {}
+    for item in a:
+        name = rule(item.name) if isinstance(item.name, str) else item.name
+        other = taken.setdefault((item.root, name), item.name)
+        if other != item.name:
+            raise CkptToolError(
+                f"--map would call both {str(other)!r} and {str(item.name)!r} {str(name)!r}",
+                hint="names must stay different: anchor the expression, or map fewer of them",
+            )
+        mapped.append((item, name))
+    return mapped
+
+
+def _match_prefixes(
+    pairs: list[Pair],
+    rest: list[tuple[Placed, Key]],
+    there: dict[tuple[Root, Key], Placed],
+    mapped: Sequence[tuple[Placed, Key]],
+    b: Sequence[Placed],
+    said: list[str],
+) -> tuple[list[Pair], list[tuple[Placed, Key]], dict[tuple[Root, Key], Placed]]:
+    """One rule for all names of a branch, if it brings more of them together than the plain names do."""
+    names_a: dict[Root, list[str]] = {}
+    names_b: dict[Root, list[str]] = {}
+    for item, name in mapped:
+        if isinstance(name, str):
+            names_a.setdefault(item.root, []).append(name)
+    for item in b:
+        if isinstance(item.name, str):
+            names_b.setdefault(item.root, []).append(item.name)
+    rules: dict[Root, dict[str, str]] = {}
+    for root in {item.root for item, _ in rest} & {root for root, _ in there}:
+        if root in names_a and root in names_b:
+            match = match_names(names_a[root], names_b[root])
+            if match.description:
+                rules[root] = match.to_model
+                said.append(_of_sides(match.description))
+    if not rules:
+        return pairs, rest, there
+    old = {id(pair.a): pair for pair in pairs if pair.a.root not in rules}
+    target = {(item.root, item.name): item for item in b}
+    pairs, rest = [], []
+    for item, name in mapped:
+        if item.root in rules and isinstance(name, str):
+            new = rules[item.root][name]
+            found = target.pop((item.root, new), None)
+            basis = NameBasis.SAME_NAME if new == item.name else NameBasis.PREFIX
+        else:
+            known = old.get(id(item))
+            found = target.pop((item.root, name), None)
+            basis = known.basis if known else NameBasis.SAME_NAME if name == item.name else NameBasis.MAP
+        if found is None:
+            rest.append((item, name))
+        else:
+            pairs.append(Pair(item, found, basis))
+    return pairs, rest, target
+
+
+def _of_sides(description: str) -> str:
+    """The words of ``match_names`` for two files."""
+    for old, new in (("the model's own", "B's own"), ("names of the file", "names of A")):
+        description = description.replace(old, new)
+    return description.replace("the file's names", "A's names")
+
+
+def _match_parts(
+    pairs: list[Pair],
+    rest: list[tuple[Placed, Key]],
+    there: dict[tuple[Root, Key], Placed],
+    said: list[str],
+) -> None:
+    """Take one part out of the names of the side that has it everywhere."""
+    counts_a = _count_parts(name for _, name in rest)
+    counts_b = _count_parts(name for _, name in there)
+    best: tuple[int, str, bool] = (0, "", False)
+    for in_a, mine, theirs in ((True, counts_a, counts_b), (False, counts_b, counts_a)):
+        total = len(rest) if in_a else len(there)
+        candidates = [part for part, count in mine.most_common() if 2 * count >= total and part not in theirs]
+        for part in candidates[:_MOST_CANDIDATES]:
+            met = len(_without_part(rest, there, part, in_a))
+            best = max(best, (met, part, in_a))
+    met, part, in_a = best
+    # One part too many is a habit of one side, not a likeness between two names.
+    if met < 2 or 2 * met < min(len(rest), len(there)):
+        return
+    found = _without_part(rest, there, part, in_a)
+    gone = set()
+    for item, other in found:
+        pairs.append(Pair(item, other, NameBasis.PART))
+        gone.add(id(item))
+        del there[other.root, other.name]
+    rest[:] = [(item, name) for item, name in rest if id(item) not in gone]
+    said.append(f"'{part}' taken out of {met:,} of {'A' if in_a else 'B'}'s names")
+
+
+def _without_part(
+    rest: Sequence[tuple[Placed, Key]], there: Mapping[tuple[Root, Key], Placed], part: str, in_a: bool
+) -> list[tuple[Placed, Placed]]:
+    """Items that meet when ``part`` goes; none if two names become one."""
+    shorter: dict[tuple[Root, Key], Placed] = {}
+    for (root, name), other in there.items():
+        key = (root, name if in_a else _drop(name, part))
+        if shorter.setdefault(key, other) is not other:
+            return []
+    found = []
+    taken = set()
+    for item, name in rest:
+        key = (item.root, _drop(name, part) if in_a else name)
+        if key in shorter and _shape(item) == _shape(shorter[key]):
+            if key in taken:
+                return []
+            taken.add(key)
+            found.append((item, shorter[key]))
+    return found
+
+
+def _shape(item: Placed) -> tuple[int, ...] | None:
+    value = item.row.entry.value
+    return None if value is None else value.shape
+
+
+def _drop(name: Key, part: str) -> Key:
+    if not isinstance(name, str):
+        return name
+    return ".".join([piece for piece in name.split(".") if piece != part])
+
+
+def _count_parts(names: Iterable[Key]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for name in names:
+        if isinstance(name, str):
+            counts.update({part for part in name.split(".")[:-1] if not part.isdigit()})
+    return counts
+
+
+def _pair_nearest(group_a: list[Placed], group_b: list[Placed], *, same_kind: bool) -> list[Pair]:
+    """Pair equals: those whose names end alike first, then in order."""
+    pairs: list[Pair] = []
+    for length in range(_MOST_PARTS, -1, -1):
+        by_end: dict[Hashable, list[Placed]] = {}
+        for other in group_b:
+            by_end.setdefault(_end(other, length), []).append(other)
+        for others in by_end.values():
+            others.reverse()
+        left = []
+        for item in group_a:
+            others = by_end.get(_end(item, length), [])
+            if others and (not same_kind or _kinds_agree(item, others[-1])):
+                pairs.append(Pair(item, others.pop(), NameBasis.CONTENT))
+            else:
+                left.append(item)
+        gone = {id(pair.b) for pair in pairs}
+        group_a, group_b = left, [other for other in group_b if id(other) not in gone]
+        if not group_a or not group_b:
+            break
+    return pairs
+
+
+def _end(item: Placed, length: int) -> Hashable:
+    if not isinstance(item.name, str):
+        return None if not length else (item.name, length)
+    parts = item.name.rsplit(".", length) if length else []
+    return tuple(parts[-length:]) if length else None
+
+
+def _ends(items: Sequence[Placed], length: int) -> dict[Hashable, list[Placed]]:
+    """Items by root, shape and the last ``length`` parts of their names, where a name has so many."""
+    found: dict[Hashable, list[Placed]] = {}
+    for item in items:
+        value = item.row.entry.value
+        if not isinstance(item.name, str) or value is None or value.shape is None:
+            continue
+        parts = item.name.rsplit(".", length)
+        if len(parts) >= length:
+            found.setdefault((item.root, value.shape, tuple(parts[-length:])), []).append(item)
+    return found
+
+
+def _kinds_agree(a: Placed, b: Placed) -> bool:
+    first, second = a.row.classification.kind, b.row.classification.kind
+    if Kind.UNKNOWN in (first, second):
+        return True
+    return first is second or (is_buffer(first) and is_buffer(second))

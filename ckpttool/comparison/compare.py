@@ -1,0 +1,357 @@
+"""Compare the bytes of two checkpoints, tensor by tensor, and put numbers on what differs.
+
+Bytes first: NaN, -0.0, float8 and every other element is the same if its bits are, and most
+tensors of two checkpoints of one run are. Equal tensors cost a ``preadv`` of each side and a
+``memcmp`` in cache; neither numpy nor torch is imported. Where bytes or dtypes differ, a second
+pass decodes both sides in blocks that stay in cache and adds up in float64.
+
+- Elements correspond by their index, whatever the strides, the container and the byte order.
+- Where both sides have the same strides, every *stored* element is compared once: an expanded tensor
+  costs what its file holds. Views that expand differently, to far more than is stored, are refused.
+- Work is cut into spans of 32 MiB for two threads (each with readers of its own), so that one
+  large tensor is shared between them. Sums depend on the spans, which do not depend on threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ckpttool.elements.arrays import import_numpy
+from ckpttool.elements.sums import BLOCK_NUMEL, Sums, Tolerance
+from ckpttool.files.strides import stored_view
+from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.values.checkpoint import CompositeTensor, FileInfo, Tensor, TensorInfo
+from ckpttool.values.difference import Numbers, join_numbers
+from ckpttool.values.errors import LimitExceeded, UnsupportedFeature
+
+# Both blocks stay in an L2 cache between the read and the comparison.
+_BLOCK_NBYTES = 512 << 10
+_SPAN_NBYTES = 32 << 20
+# Below this a second thread costs more than it gives.
+_THREADED_NBYTES = 16 << 20
+_THREADS = 2
+# Views that expand in two different ways are walked as they claim to be, up to this many times their bytes.
+_MOST_EXPANDED = 64
+_ALWAYS_NUMEL = 1 << 24
+
+Watch = Callable[[int], None]
+
+
+class Outcome(NamedTuple):
+    """What comparing one pair found. ``equal`` is None where there are no bytes to compare."""
+
+    equal: bool | None
+    numbers: Numbers | None = None
+    note: str = ""
+
+
+class Comparer:
+    """Compares tensors of two sets of files. ``watch`` is told of bytes done on each side."""
+
+    def __init__(
+        self,
+        files_a: Sequence[FileInfo],
+        files_b: Sequence[FileInfo],
+        tolerance: Tolerance | None = None,
+        watch: Watch = lambda nbytes: None,
+    ) -> None:
+        self._files = files_a, files_b
+        self._tolerance = tolerance or Tolerance()
+        self._watch = watch
+
+    def compare(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Outcome]:
+        """The outcome of each pair of tensors of equal shape; ties are compared once.
+
+        Raises:
+            CkptToolError: a file changed or is damaged, or a pair expands to more than is compared.
+            UnsupportedFeature: numbers are needed and numpy is not installed.
+        """
+        places: dict[tuple[Tensor, Tensor], int] = {}
+        positions = [places.setdefault(pair, len(places)) for pair in pairs]
+        found = self._compare_distinct(list(places))
+        return [found[position] for position in positions]
+
+    def _compare_distinct(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Outcome]:
+        tasks: list[_Task] = []
+        outcomes: list[Outcome] = []
+        for a, b in pairs:
+            made, outcome = _tasks_of(a, b, len(outcomes))
+            tasks += made
+            outcomes.append(outcome)
+        differing = self._find_differing(tasks)
+        changed: set[int] = set()
+        numbered: list[_Task] = []
+        notes: dict[int, list[str]] = {}
+        for position, task in enumerate(tasks):
+            if position in differing:
+                changed.add(task.pair)
+                if task.part:
+                    notes.setdefault(task.pair, []).append(task.part)
+                else:
+                    numbered.append(task)
+        numbers = self._measure(numbered)
+        for index, outcome in enumerate(outcomes):
+            if outcome.equal is None:
+                continue
+            note = f"other {', '.join(notes[index])}" if index in notes else outcome.note
+            equal = outcome.equal and index not in changed
+            outcomes[index] = Outcome(equal, numbers.get(index), note)
+        return outcomes
+
+    def _find_differing(self, tasks: Sequence[_Task]) -> set[int]:
+        """Positions of tasks whose bytes are not the same."""
+        differing = {position for position, task in enumerate(tasks) if task.a.dtype is not task.b.dtype}
+        spans = [
+            (position, span)
+            for position, task in enumerate(tasks)
+            if position not in differing and task.a != task.b
+            for span in _spans(task)
+        ]
+
+        def work(readers: _Readers, queue: deque[tuple[int, tuple[int, int]]]) -> None:
+            while queue:
+                try:
+                    position, (start, count) = queue.popleft()
+                except IndexError:  # the other thread took the last one
+                    return
+                task = tasks[position]
+                if position not in differing and not readers.same_bytes(task, start, count):
+                    differing.add(position)
+                self._watch(count * task.a.dtype.bits // 8)
+
+        self._share(spans, sum(tasks[position].a.dtype.bits * span[1] for position, span in spans) // 8, work)
+        return differing
+
+    def _measure(self, tasks: Sequence[_Task]) -> dict[int, Numbers]:
+        """Numbers of each task, by its pair."""
+        if not tasks:
+            return {}
+        np = import_numpy("the size of differences", "ask for --headers")
+        found: dict[int, dict[int, Numbers]] = {task.pair: {} for task in tasks}
+        spans = [(task, span) for task in tasks for span in _spans(task)]
+
+        def work(readers: _Readers, queue: deque[tuple[_Task, tuple[int, int]]]) -> None:
+            sums = Sums(np, self._tolerance)
+            with np.errstate(all="ignore"):
+                while queue:
+                    try:
+                        task, (start, count) = queue.popleft()
+                    except IndexError:
+                        return
+                    found[task.pair][start] = readers.measure(task, start, count, sums)
+                    self._watch(count * task.a.dtype.bits // 8)
+
+        total = sum(task.a.dtype.bits * span[1] for task, span in spans) // 8
+        self._share(spans, total, work)
+        # In the order of the spans: the same sum whichever thread was first.
+        return {
+            pair: join_numbers([parts[start] for start in sorted(parts)]) for pair, parts in found.items()
+        }
+
+    def _share(self, items: Iterable[Any], nbytes: int, work: Callable[[_Readers, deque[Any]], None]) -> None:
+        """Let one or two threads work the queue of ``items`` off."""
+        queue = deque(items)
+        if not queue:
+            return
+        if nbytes < _THREADED_NBYTES:
+            with _Readers(*self._files) as readers:
+                work(readers, queue)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        def run() -> None:
+            try:
+                with _Readers(*self._files) as readers:
+                    work(readers, queue)
+            finally:
+                queue.clear()  # what one thread raises ends the other soon
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            futures = [pool.submit(run) for _ in range(_THREADS)]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                queue.clear()  # Ctrl-C comes here, and the pool waits for its threads
+
+
+class _Task(NamedTuple):
+    """Two strided tensors of one pair: all of it, or a part of composites."""
+
+    pair: int
+    a: TensorInfo
+    b: TensorInfo
+    part: str = ""
+
+
+def _tasks_of(a: Tensor, b: Tensor, index: int) -> tuple[list[_Task], Outcome]:
+    """What to compare of a pair, and the outcome if all of that is equal."""
+    same = Outcome(True)
+    if isinstance(a, TensorInfo) and isinstance(b, TensorInfo):
+        if 0 in a.shape:
+            return [], same if a.dtype is b.dtype else Outcome(False, Numbers(), "no elements")
+        if a.storage is None or b.storage is None:
+            one = a.storage is not b.storage
+            return [], Outcome(False if one else None, note="only one has values" if one else "no values")
+        return [_Task(index, *_congruent(a, b))], same
+    if not (isinstance(a, CompositeTensor) and isinstance(b, CompositeTensor)):
+        return [], Outcome(False, note="one is made of parts, the other is not")
+    parts_a, parts_b = dict(_named_parts(a)), dict(_named_parts(b))
+    if a._replace(parts=()) != b._replace(parts=()) or parts_a.keys() != parts_b.keys():
+        return [], Outcome(False, note=f"{a.layout} and {b.layout} of other parts or details")
+    tasks = []
+    for name, part in parts_a.items():
+        other = parts_b[name]
+        if (part.dtype, part.shape) != (other.dtype, other.shape):
+            return [], Outcome(False, note=f"{name} of another dtype or shape")
+        if part.storage is None or other.storage is None:
+            return [], Outcome(None if part.storage is other.storage else False, note=f"no values of {name}")
+        if 0 not in part.shape:
+            tasks.append(_Task(index, *_congruent(part, other), name))
+    return tasks, same
+
+
+def _named_parts(value: CompositeTensor) -> Iterator[tuple[str, TensorInfo]]:
+    """Every strided part with its path of names."""
+    stack: list[tuple[str, Tensor]] = [(part.name, part.value) for part in reversed(value.parts)]
+    while stack:
+        path, item = stack.pop()
+        if isinstance(item, TensorInfo):
+            yield path, item
+        else:
+            stack.extend((f"{path}.{part.name}", part.value) for part in reversed(item.parts))
+
+
+def _congruent(a: TensorInfo, b: TensorInfo) -> tuple[TensorInfo, TensorInfo]:
+    """The two as views of the same shape whose elements correspond in order, as small as it can be.
+
+    Raises:
+        LimitExceeded: they expand in different ways to far more than is stored.
+    """
+    if a.stride == b.stride and _steps_apart(a):  # the k-th that is stored is the k-th that is stored
+        return (a, b) if a.is_contiguous else (stored_view(a), stored_view(b))
+    repeated = [first == second == 0 for first, second in zip(a.stride, b.stride, strict=True)]
+    if any(repeated):
+        kept = [place for place, both in enumerate(repeated) if not both]
+        a, b = (
+            info._replace(
+                shape=tuple(info.shape[place] for place in kept),
+                stride=tuple(info.stride[place] for place in kept),
+            )
+            for info in (a, b)
+        )
+    stored = sum(info.storage.nbytes * 8 // info.dtype.bits for info in (a, b) if info.storage is not None)
+    limit = max(_ALWAYS_NUMEL, _MOST_EXPANDED * stored)
+    if a.numel > limit:
+        path = a.storage.file if a.storage is not None else None
+        what = "the number of elements that two views expand to, in different ways,"
+        raise LimitExceeded(what, limit=limit, actual=a.numel, path=path)
+    return a, b
+
+
+def _steps_apart(info: TensorInfo) -> bool:
+    """Whether different indices are different elements, but for dimensions that repeat (stride 0)."""
+    reach = 0
+    for step, size in sorted(zip(info.stride, info.shape, strict=True)):
+        if step and size != 1:
+            if step <= reach:
+                return False
+            reach += (size - 1) * step
+    return True
+
+
+def _is_packed(info: TensorInfo) -> bool:
+    """Whether any run of elements is a run of bytes that can be read by itself."""
+    return info.is_contiguous and info.storage is not None and info.storage.compressed_nbytes is None
+
+
+def _spans(task: _Task) -> Iterator[tuple[int, int]]:
+    """(first element, count) of the runs that may be compared apart."""
+    numel = task.a.numel
+    if not (_is_packed(task.a) and _is_packed(task.b)):
+        yield 0, numel
+        return
+    # A multiple of every element's width, of 6-bit groups and of the blocks below.
+    step = _SPAN_NBYTES // max(task.a.dtype.nbytes, task.b.dtype.nbytes)
+    for start in range(0, numel, step):
+        yield start, min(step, numel - start)
+
+
+class _Readers:
+    """The readers of one thread, one a side, and its buffers."""
+
+    def __init__(self, files_a: Sequence[FileInfo], files_b: Sequence[FileInfo]) -> None:
+        self._a, self._b = TensorReader(files_a), TensorReader(files_b)
+        self._buffers = bytearray(_BLOCK_NBYTES), bytearray(_BLOCK_NBYTES)
+        self._views = memoryview(self._buffers[0]), memoryview(self._buffers[1])
+
+    def __enter__(self) -> _Readers:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self._a.__exit__(*error)
+        finally:
+            self._b.__exit__(*error)
+
+    def same_bytes(self, task: _Task, start: int, count: int) -> bool:
+        """Whether ``count`` elements from ``start`` on have the same bits on both sides."""
+        a, b = task.a, task.b
+        if not (_is_packed(a) and _is_packed(b) and a.storage and b.storage) or a[5:] != b[5:]:
+            return all(bytes(x) == bytes(y) for x, y, _ in self._zip(task, start, count))
+        if a.storage.big_endian != b.storage.big_endian:
+            return all(bytes(x) == bytes(y) for x, y, _ in self._zip(task, start, count))
+        bits = a.dtype.bits
+        if (start * bits | a.storage_offset * bits | b.storage_offset * bits) % 8:
+            raise UnsupportedFeature(f"{a.dtype.name} that does not begin on a byte", path=a.storage.file)
+        left = (count * bits + 7) // 8
+        from_a, from_b = ((info.storage_offset + start) * bits // 8 for info in (a, b))
+        (buffer_a, buffer_b), (view_a, view_b) = self._buffers, self._views
+        while left >= _BLOCK_NBYTES:
+            self._a.read_into(a.storage, from_a, view_a)
+            self._b.read_into(b.storage, from_b, view_b)
+            if buffer_a != buffer_b:  # one memcmp; memoryviews would be compared item by item
+                return False
+            from_a, from_b, left = from_a + _BLOCK_NBYTES, from_b + _BLOCK_NBYTES, left - _BLOCK_NBYTES
+        if not left:
+            return True
+        rest_a, rest_b = bytearray(left), bytearray(left)
+        self._a.read_into(a.storage, from_a, memoryview(rest_a))
+        self._b.read_into(b.storage, from_b, memoryview(rest_b))
+        return rest_a == rest_b
+
+    def measure(self, task: _Task, start: int, count: int, sums: Sums) -> Numbers:
+        """Numbers of ``count`` elements from ``start`` on."""
+        sums.begin(task.a.dtype, task.b.dtype)
+        for chunk_a, chunk_b, numel in self._zip(task, start, count):
+            sums.add(chunk_a, chunk_b, numel)
+        return sums.result()
+
+    def _zip(self, task: _Task, start: int, count: int) -> Iterator[tuple[memoryview, memoryview, int]]:
+        """Chunks of both sides that hold the same elements, and how many: ``BLOCK_NUMEL`` at most."""
+        chunks = [
+            reader.iter_chunks(
+                _run(info, start, count), chunk_nbytes=max(1, BLOCK_NUMEL * 8 * info.dtype.bits // 8)
+            )
+            for reader, info in ((self._a, task.a), (self._b, task.b))
+        ]
+        bits_a, bits_b = task.a.dtype.bits, task.b.dtype.bits
+        a = b = memoryview(b"")
+        while count:
+            a = a if len(a) else next(chunks[0], memoryview(b""))
+            b = b if len(b) else next(chunks[1], memoryview(b""))
+            if not len(a) or not len(b):
+                return
+            numel = min(len(a) * 8 // bits_a, len(b) * 8 // bits_b, BLOCK_NUMEL, count)
+            cut_a, cut_b = (numel * bits_a + 7) // 8, (numel * bits_b + 7) // 8
+            yield a[:cut_a], b[:cut_b], numel
+            a, b, count = a[cut_a:], b[cut_b:], count - numel
+
+
+def _run(info: TensorInfo, start: int, count: int) -> TensorInfo:
+    """``count`` elements of a packed tensor as a tensor of their own; others are whole."""
+    if count == info.numel:
+        return info
+    return info._replace(shape=(count,), stride=(1,), storage_offset=info.storage_offset + start)

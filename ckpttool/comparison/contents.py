@@ -1,0 +1,181 @@
+"""The same content under another name, and manifests as sides of a comparison.
+
+A *sample* is a few kilobytes of each tensor and costs three reads; only tensors of equal dtype, shape
+and sample on both sides are worth a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ckpttool.comparison.alignment import Content
+from ckpttool.comparison.sides import Placed
+from ckpttool.elements.digests import NamedDigest, digest_tensor
+from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.values.checkpoint import (
+    FileInfo,
+    StorageRef,
+    Tensor,
+    TensorInfo,
+    iter_parts,
+)
+
+if TYPE_CHECKING:
+    from ckpttool.elements.digests import SetDigests
+    from ckpttool.values.inspection import Inspection
+
+_CONSTANT = b"constant "
+_SAMPLE_NBYTES = 2048  # at the start, in the middle and at the end
+# An expanded tensor claims more than it stores: up to this many times its bytes it is looked at, and up to
+# this much in any case.
+_MOST_EXPANDED = 64
+_ALWAYS_NBYTES = 1 << 30
+
+
+def find_contents(
+    items_a: Sequence[Placed],
+    items_b: Sequence[Placed],
+    files: tuple[Sequence[FileInfo], Sequence[FileInfo]],
+    *,
+    differing: bool = False,
+) -> dict[int, Content]:
+    """Content, by ``id``, of the items of either side that one of the other side may equal.
+
+    ``differing``: items at one position are known to differ from each other, and often in a few
+    elements only, so their samples say nothing.
+    """
+    contents: dict[int, Content] = {}
+    with TensorReader(files[0]) as reader_a, TensorReader(files[1]) as reader_b:
+        shapes = [[_shape_of(item.row.entry.value) for item in items] for items in (items_a, items_b)]
+        shared = set(shapes[0]) & set(shapes[1]) - {None}
+        # The end of a run of bytes is the end of the elements only where these lie in order.
+        unordered = {
+            shape
+            for items, keys in zip((items_a, items_b), shapes, strict=True)
+            for item, shape in zip(items, keys, strict=True)
+            if shape in shared and not _is_plain(item.row.entry.value)
+        }
+        sides: list[tuple[TensorReader, list[tuple[int, Placed, tuple[Hashable, bytes]]]]] = []
+        for reader, items, keys in ((reader_a, items_a, shapes[0]), (reader_b, items_b, shapes[1])):
+            sampled = []
+            for position, (item, shape) in enumerate(zip(items, keys, strict=True)):
+                if shape in shared:
+                    sample = _sample(reader, item.row.entry.value, head_only=shape in unordered)
+                    sampled.append((position, item, (shape, sample)))
+            sides.append((reader, sampled))
+        alike = _alike(*(sampled for _, sampled in sides), differing=differing)
+        for reader, sampled in sides:
+            known: dict[Tensor, str] = {}
+            for _, item, key in sampled:
+                value = item.row.entry.value
+                if key in alike and value is not None:
+                    if value not in known:
+                        known[value] = digest_tensor(reader, value)
+                    contents[id(item)] = Content(key[0], known[value], key[1].startswith(_CONSTANT))
+    return contents
+
+
+def _alike(
+    a: Iterable[tuple[int, Placed, Hashable]], b: Iterable[tuple[int, Placed, Hashable]], *, differing: bool
+) -> set[Hashable]:
+    """The keys that occur on both sides, and at more than one position if ``differing``."""
+    positions: tuple[dict[Hashable, set[int]], dict[Hashable, set[int]]] = ({}, {})
+    for side, found in zip((a, b), positions, strict=True):
+        for position, _, key in side:
+            found.setdefault(key, set()).add(position)
+    both = positions[0].keys() & positions[1].keys()
+    if not differing:
+        return set(both)
+    return {key for key in both if len(positions[0][key] | positions[1][key]) > 1}
+
+
+def digest_rows(
+    items: Sequence[Placed], files: Sequence[FileInfo], watch: Callable[[int], None] = lambda nbytes: None
+) -> list[NamedDigest]:
+    """Digests of the tensors that have bytes, under the places where they are compared; ties are read once.
+
+    Raises:
+        LimitExceeded: a tensor claims far more elements than its file stores.
+        CkptToolError: a file changed since its header was read, or is damaged.
+    """
+    found: list[NamedDigest] = []
+    known: dict[Tensor, str] = {}
+    with TensorReader(files) as reader:
+        for root, name, row in items:
+            value = row.entry.value
+            if value is None or any(
+                part.storage is None and 0 not in part.shape for part in iter_parts(value)
+            ):
+                continue
+            sha256 = known.get(value)
+            if sha256 is None:
+                sha256 = known[value] = digest_tensor(reader, value)
+                watch(value.nbytes)
+            found.append(NamedDigest(root, name, row.classification.kind, value.dtype, value.shape, sha256))
+    return found
+
+
+def _shape_of(value: Tensor | None) -> Hashable:
+    if value is None or any(not _is_bounded(info) for info in iter_parts(value)):
+        return None
+    if isinstance(value, TensorInfo):
+        return value.dtype.name, value.shape
+    return value.layout, tuple((info.dtype.name, info.shape) for info in iter_parts(value)), value.details
+
+
+def _is_bounded(info: TensorInfo) -> bool:
+    """Whether there are bytes, and about as many as are claimed."""
+    if 0 in info.shape:
+        return True
+    if info.storage is None:
+        return False
+    return info.nbytes <= max(_ALWAYS_NBYTES, _MOST_EXPANDED * info.storage.nbytes)
+
+
+def _is_plain(value: Tensor | None) -> bool:
+    """Whether the first bytes of the storage's run are those of the first elements."""
+    if not isinstance(value, TensorInfo) or not value.is_contiguous:
+        return False
+    storage = value.storage
+    flagged = value.conj or value.neg
+    return storage is None or not (flagged or storage.big_endian or storage.compressed_nbytes is not None)
+
+
+def _sample(reader: TensorReader, value: Tensor | None, *, head_only: bool) -> bytes:
+    """A digest of a few elements; ``_CONSTANT`` and the element where they are one again and again."""
+    if not isinstance(value, TensorInfo) or value.storage is None:
+        return b""
+    if head_only:
+        sample = bytes(next(reader.iter_chunks(value, chunk_nbytes=_SAMPLE_NBYTES), b""))
+    else:
+        sample = b"".join(_iter_samples(reader, value.storage, *value.byte_span))
+    first = sample[: value.dtype.nbytes] or b"\0"
+    if sample == first * (len(sample) // len(first)):
+        return _CONSTANT + first
+    return hashlib.blake2b(sample, digest_size=16).digest()
+
+
+def _iter_samples(reader: TensorReader, storage: StorageRef, start: int, end: int) -> Iterator[bytes]:
+    """The start, the middle and the end of a run of bytes, or all of a short one."""
+    runs = [(start, end - start)]
+    if end - start > 3 * _SAMPLE_NBYTES:
+        middle = (start + end - _SAMPLE_NBYTES) // 2
+        runs = [(at, _SAMPLE_NBYTES) for at in (start, middle, end - _SAMPLE_NBYTES)]
+    for at, nbytes in runs:
+        data = bytearray(nbytes)
+        reader.read_into(storage, at, memoryview(data))
+        yield bytes(data)
+
+
+def digest_weights(inspection: Inspection, watch: Callable[[int], None] = lambda nbytes: None) -> SetDigests:
+    """Digests of the weights' content, or of the branch or entries that were asked for.
+
+    Raises:
+        CkptToolError: a file changed since its header was read, or is damaged.
+    """
+    from ckpttool.comparison.sides import digest_scope
+    from ckpttool.elements.digests import digest_set
+
+    return digest_set(digest_rows(digest_scope(inspection), inspection.checkpoint.files, watch))

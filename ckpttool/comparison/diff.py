@@ -1,0 +1,352 @@
+"""``diff_sides``: align, compare, look for renames, and say what is odd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ckpttool.comparison.alignment import (
+    Alignment,
+    Content,
+    Pair,
+    align,
+    find_cycles,
+    pair_by_content,
+    pair_by_suffix,
+)
+from ckpttool.comparison.compare import Comparer, Outcome, Watch
+from ckpttool.comparison.contents import find_contents
+from ckpttool.comparison.findings import find_differences
+from ckpttool.comparison.sides import Placed, Scope, choose_scope, select
+from ckpttool.comparison.surroundings import compare_surroundings
+from ckpttool.elements.digests import digest_tensor
+from ckpttool.elements.sums import Tolerance
+from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.names.renames import Rule
+from ckpttool.values.checkpoint import Basis, Kind, Root, Tensor, is_buffer, iter_parts
+from ckpttool.values.difference import Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
+from ckpttool.values.inspection import Row, is_rebuilt
+
+_EVIDENCE = {basis: rank for rank, basis in enumerate(Basis)}
+
+
+class Request(NamedTuple):
+    """What was asked for. ``only`` is ``parameters``, ``buffers`` or None."""
+
+    root_a: Root | None = None
+    root_b: Root | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    only: str | None = None
+    align: bool = True
+    rule: Rule | None = None
+    tolerance: Tolerance = Tolerance()
+    structure_only: bool = False
+
+
+def diff_sides(a: Side, b: Side, request: Request, watch: Watch = lambda nbytes: None) -> Diff:
+    """Compare two sides as asked; ``watch`` is told how many bytes of each are done.
+
+    Raises:
+        CkptToolError: ``--map`` makes names collide; a file changed, or is damaged.
+    """
+    scope = choose_scope(a, b, request.root_a, request.root_b)
+    left_out = list(scope.left_out)
+    alignment = _align(a, b, scope, request, left_out)
+    structure_only = request.structure_only or not _comparable(a, b)
+    compare = _Structure() if structure_only else _by_digest(a, b) or _Bytes(a, b, request.tolerance, watch)
+    pairs, only_a, only_b = list(alignment.pairs), list(alignment.only_a), list(alignment.only_b)
+    outcomes = compare.outcomes(pairs)
+    if request.align:
+        found = _find_renames(compare, pairs, outcomes, only_a, only_b)
+        outcomes += compare.outcomes(found)
+        pairs += found
+    entries = [
+        *(_judge(pair, outcome, request.tolerance) for pair, outcome in zip(pairs, outcomes, strict=True)),
+        *(_single(item, Status.REMOVED) for item in only_a),
+        *(_single(item, Status.ADDED) for item in only_b),
+    ]
+    unread = sum(outcome.equal is None for outcome in outcomes)
+    if unread and not structure_only:
+        left_out.append(f"{unread:,} tensors without values in either file")
+    values: tuple[ValueChange, ...] = ()
+    if request.only is None and not request.include and not request.exclude:
+        values, said = compare_surroundings(a, b, scope)
+        left_out += said
+    entries = _in_order(entries, a, b)
+    findings = tuple(find_differences(a, b, entries))
+    return Diff(a, b, tuple(entries), values, findings, alignment.said, tuple(left_out), structure_only)
+
+
+def _align(a: Side, b: Side, scope: Scope, request: Request, left_out: list[str]) -> Alignment:
+    """Pair by name what was asked for."""
+    alignment = align(
+        select(_savable(scope.a, b, "A", left_out), request.include, request.exclude),
+        select(_savable(scope.b, a, "B", left_out), request.include, request.exclude),
+        rule=request.rule,
+        guess=request.align,
+    )
+    if request.only is None:
+        return alignment
+    kept, unknown = _keep_only(alignment, request.only)
+    if unknown:
+        left_out.append(f"{unknown:,} entries of unknown kind, neither parameters nor buffers for sure")
+    return kept
+
+
+def total_nbytes(a: Side, b: Side) -> int:
+    """About how many bytes of each side will be read."""
+    return min(
+        sum(row.entry.value.nbytes for row in side.rows if row.entry.value is not None) for side in (a, b)
+    )
+
+
+def _comparable(a: Side, b: Side) -> bool:
+    """Whether each side has bytes, or digests that stand for them."""
+    return all(side.has_bytes or side.digests for side in (a, b))
+
+
+def _savable(items: Sequence[Placed], other: Side, which: str, left_out: list[str]) -> list[Placed]:
+    """The items without non-persistent buffers that the other side lacks because it is a state_dict.
+
+    Models, pickled modules and programs have them; a state_dict has none by design.
+    """
+    if any(_is_non_persistent(row) for row in other.rows):
+        return list(items)
+    there = {row.entry.name for row in other.rows}
+    kept = [item for item in items if not _is_non_persistent(item.row) or item.name in there]
+    count = len(items) - len(kept)
+    if count:
+        noun = "buffer" if count == 1 else "buffers"
+        left_out.append(f"only in {which}: {count:,} non-persistent {noun}, which no state_dict holds")
+    return kept
+
+
+def _is_non_persistent(row: Row) -> bool:
+    """Whether an entry is a non-persistent buffer for sure."""
+    return row.classification.kind is Kind.NON_PERSISTENT_BUFFER and row.classification.exact
+
+
+def _keep_only(alignment: Alignment, only: str) -> tuple[Alignment, int]:
+    """The part of ``alignment`` that is of one kind, and how many entries are of no known kind."""
+    unknown = 0
+
+    def keep(*rows: Row) -> bool:
+        nonlocal unknown
+        kind = _better(rows)
+        unknown += kind is Kind.UNKNOWN
+        return kind is Kind.PARAMETER if only == "parameters" else is_buffer(kind)
+
+    kept = Alignment(
+        tuple(pair for pair in alignment.pairs if keep(pair.a.row, pair.b.row)),
+        tuple(item for item in alignment.only_a if keep(item.row)),
+        tuple(item for item in alignment.only_b if keep(item.row)),
+        alignment.said,
+    )
+    return kept, unknown
+
+
+def _better(rows: Sequence[Row]) -> Kind:
+    """The kind with the strongest evidence."""
+    return min(rows, key=lambda row: _EVIDENCE[row.classification.basis]).classification.kind
+
+
+# ------------------------------------------------------------------------------------ three ways to compare
+
+
+class _Structure:
+    """Nothing but dtype and shape."""
+
+    def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        return [Outcome(None) for _ in pairs]
+
+    def content_pairs(
+        self, only_a: Sequence[Placed], only_b: Sequence[Placed], *, differing: bool = False
+    ) -> list[Pair]:
+        return []
+
+
+class _Bytes:
+    """The bytes of both sides."""
+
+    def __init__(self, a: Side, b: Side, tolerance: Tolerance, watch: Watch) -> None:
+        self._files = a.checkpoint.files, b.checkpoint.files
+        self._comparer = Comparer(*self._files, tolerance, watch)
+
+    def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        outcomes = [Outcome(False)] * len(pairs)
+        tensors: list[tuple[Tensor, Tensor]] = []
+        places = []
+        for place, pair in enumerate(pairs):
+            a, b = pair.a.row.entry.value, pair.b.row.entry.value
+            if a is None or b is None:
+                outcomes[place] = Outcome(None)
+            elif a.shape == b.shape:
+                tensors.append((a, b))
+                places.append(place)
+        for place, outcome in zip(places, self._comparer.compare(tensors), strict=True):
+            outcomes[place] = outcome
+        return outcomes
+
+    def content_pairs(
+        self, only_a: Sequence[Placed], only_b: Sequence[Placed], *, differing: bool = False
+    ) -> list[Pair]:
+        if not only_a or not only_b:
+            return []
+        contents = find_contents(only_a, only_b, self._files, differing=differing)
+        return pair_by_content(only_a, only_b, contents)
+
+
+class _Digests:
+    """Digests that one side lacks the bytes for; the other's are made by reading it."""
+
+    def __init__(self, a: _Digest, b: _Digest) -> None:
+        self._digests = a, b
+
+    def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        found = []
+        for pair in pairs:
+            a, b = (digest(item) for digest, item in zip(self._digests, (pair.a, pair.b), strict=True))
+            found.append(Outcome(None if a is None and b is None else a == b))
+        return found
+
+    def content_pairs(
+        self, only_a: Sequence[Placed], only_b: Sequence[Placed], *, differing: bool = False
+    ) -> list[Pair]:
+        contents: dict[int, Content] = {}
+        for digest, items in zip(self._digests, (only_a, only_b), strict=True):
+            for item in items:
+                value, found = item.row.entry.value, digest(item)
+                if value is not None and found is not None:
+                    contents[id(item)] = Content((value.dtype, value.shape), found)
+        return pair_by_content(only_a, only_b, contents)
+
+
+_Digest = Callable[[Placed], "str | None"]
+
+
+def _by_digest(a: Side, b: Side) -> _Digests | None:
+    """A comparison by digests if one side is a manifest."""
+    if a.has_bytes and b.has_bytes:
+        return None
+    return _Digests(_digest_of(a), _digest_of(b))
+
+
+def _digest_of(side: Side) -> _Digest:
+    known: dict[tuple[object, ...], str | None] = {}
+
+    def look_up(item: Placed) -> str | None:
+        entry = item.row.entry
+        return side.digests.get((*entry.root, entry.name))
+
+    def make(item: Placed) -> str | None:
+        entry = item.row.entry
+        path = (*entry.root, entry.name)
+        if path not in known:
+            known[path] = None
+            parts = list(iter_parts(entry.value))
+            if entry.value is not None and all(part.storage is not None or 0 in part.shape for part in parts):
+                with TensorReader(side.checkpoint.files) as reader:
+                    known[path] = digest_tensor(reader, entry.value)
+        return known[path]
+
+    return make if side.has_bytes else look_up
+
+
+# -------------------------------------------------------------------------------------------------- renames
+
+
+def _find_renames(
+    compare: _Structure | _Bytes | _Digests,
+    pairs: list[Pair],
+    outcomes: list[Outcome],
+    only_a: list[Placed],
+    only_b: list[Placed],
+) -> list[Pair]:
+    """Pair what is left by content, then by shape and end of the name; undo pairs whose contents swapped.
+
+    ``pairs`` and ``outcomes`` lose the latter, ``only_a`` and ``only_b`` what was paired.
+    """
+    changed = [place for place, outcome in enumerate(outcomes) if outcome.equal is False]
+    found: list[Pair] = []
+    if len(changed) > 1:
+        swapped = find_cycles(
+            compare.content_pairs(
+                [pairs[p].a for p in changed], [pairs[p].b for p in changed], differing=True
+            )
+        )
+        gone = {id(pair.a) for pair in swapped}
+        for place in reversed(changed):
+            if id(pairs[place].a) in gone:
+                del pairs[place], outcomes[place]
+        found += swapped
+    for pairing in (compare.content_pairs, pair_by_suffix):
+        new = pairing(only_a, only_b)
+        gone = {id(item) for pair in new for item in (pair.a, pair.b)}
+        only_a[:] = [item for item in only_a if id(item) not in gone]
+        only_b[:] = [item for item in only_b if id(item) not in gone]
+        found += new
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- judging
+
+
+def _judge(pair: Pair, outcome: Outcome, tolerance: Tolerance) -> DiffEntry:
+    a, b = pair.a.row.entry.value, pair.b.row.entry.value
+    numbers = outcome.numbers
+    guessed = pair.basis in (NameBasis.CONTENT, NameBasis.SUFFIX)
+    if (a is None) != (b is None) or (a is not None and b is not None and a.shape != b.shape):
+        status, numbers = Status.SHAPE, None
+    elif a is not None and b is not None and a.dtype is not b.dtype:
+        status = Status.DTYPE
+    elif outcome.equal is False:
+        status = Status.CHANGED
+        if tolerance.is_asked and numbers is not None and numbers.outside == 0:
+            status = Status.WITHIN_TOLERANCE
+    else:
+        status = Status.RENAMED if guessed else Status.EQUAL
+    return DiffEntry(
+        pair.b.row.entry.root,
+        pair.b.name,
+        _better((pair.a.row, pair.b.row)),
+        status,
+        pair.a.row,
+        pair.b.row,
+        numbers,
+        pair.basis,
+        outcome.note or _rounding(status, numbers),
+    )
+
+
+def _rounding(status: Status, numbers: Numbers | None) -> str:
+    if status is not Status.DTYPE or numbers is None:
+        return ""
+    if not numbers.changed:
+        return "the same values"
+    return "rounded, nothing else" if numbers.unrounded == 0 else ""
+
+
+def _single(item: Placed, status: Status) -> DiffEntry:
+    row = item.row
+    a, b = (row, None) if status is Status.REMOVED else (None, row)
+    said = row.classification
+    note = (said.rebuilt_since or said.note) if is_rebuilt(row) else ""
+    return DiffEntry(row.entry.root, item.name, row.classification.kind, status, a, b, note=note)
+
+
+def _in_order(entries: Sequence[DiffEntry], a: Side, b: Side) -> list[DiffEntry]:
+    """Entries in the order of B's file, removed ones where they stood in A's."""
+    places = {id(row): (place, 0) for place, row in enumerate(b.rows)}
+    before = (-1, 0)
+    follows: dict[int, tuple[int, int]] = {}
+    partner = {id(entry.a): id(entry.b) for entry in entries if entry.a is not None and entry.b is not None}
+    for place, row in enumerate(a.rows):
+        if id(row) in partner:
+            before = places[partner[id(row)]]
+        else:
+            follows[id(row)] = (before[0], place + 1)
+    return sorted(
+        entries,
+        key=lambda entry: places[id(entry.b)] if entry.b is not None else follows.get(id(entry.a), (0, 0)),
+    )

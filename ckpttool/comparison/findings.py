@@ -1,0 +1,161 @@
+"""What a person should know of a difference: one sentence each, that ends in what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from ckpttool.values.checkpoint import Finding, Key, Root, is_buffer
+from ckpttool.values.difference import SAME, DiffEntry, Side, Status
+from ckpttool.values.inspection import Row, is_rebuilt
+
+_MOST_NAMED = 3
+_STATISTICS = ("running_mean", "running_var")
+
+
+def find_differences(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    """All findings of a comparison."""
+    yield from _buffer_dtypes(entries)
+    yield from _ties(a, b, entries)
+    yield from _non_persistent(entries)
+    yield from _statistics(entries)
+    yield from _nonfinite(entries)
+
+
+def _about(code: str, severity: str, entries: Sequence[DiffEntry], one: str, many: str) -> Iterator[Finding]:
+    if entries:
+        names = [_cut(str(entry.name)) for entry in entries[:_MOST_NAMED]]
+        more = ", …" if len(entries) > _MOST_NAMED else ""
+        text = one if len(entries) == 1 else f"{len(entries):,} {many} ({', '.join(names)}{more})"
+        yield Finding(code, severity, str(entries[0].name) if len(entries) == 1 else "", text)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 80 else f"{name[:40]}…{name[-39:]}"
+
+
+def _buffer_dtypes(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    found = [entry for entry in entries if entry.status is Status.DTYPE and is_buffer(entry.kind)]
+    why = (
+        "statistics and tables lose what they need; cast parameters alone, as `ckpttool convert --dtype` does"
+    )
+    yield from _about(
+        "buffer-dtype",
+        "warning",
+        found,
+        f"a buffer changed its dtype: {why}",
+        f"buffers changed their dtype: {why}",
+    )
+
+
+def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    """Names that share bytes on one side and do not on the other."""
+    lost = list(_untied([(entry.a, entry.b, entry) for entry in entries]))
+    gained = list(_untied([(entry.b, entry.a, entry) for entry in entries]))
+    if a.has_bytes and b.has_bytes:
+        yield from _about(
+            "lost-tie",
+            "warning",
+            lost,
+            "shares its bytes with another name in A and has bytes of its own in B: the tie is lost, and "
+            "training moves the two apart; tie them again in the model",
+            "names share bytes with another in A and not in B: the ties are lost; tie them in the model",
+        )
+        yield from _about(
+            "new-tie",
+            "info",
+            gained,
+            "has bytes of its own in A and shares them with another name in B",
+            "names have bytes of their own in A and share them in B",
+        )
+    there = {(entry.root, entry.name) for entry in entries if entry.b is not None}
+    first_names = {id(row.entry): row for row in a.rows}
+    dropped = [
+        entry
+        for entry in entries
+        if entry.status is Status.REMOVED
+        and entry.a is not None
+        and entry.a.tied_to is not None
+        and id(entry.a.tied_to) in first_names
+        and (entry.a.tied_to.root, entry.a.tied_to.name) in there
+    ]
+    yield from _about(
+        "tied-name-dropped",
+        "info",
+        dropped,
+        "is tied to a name that B keeps: a model that ties the two finds everything in B",
+        "removed names are tied to names that B keeps: a model that ties them finds everything in B",
+    )
+
+
+def _untied(rows: Iterable[tuple[Row | None, Row | None, DiffEntry]]) -> Iterator[DiffEntry]:
+    """Entries that share bytes with an earlier one in the first file, and not with that one in the second."""
+    groups: dict[
+        int, int
+    ] = {}  # what a group of ties is in the first file -> and its first one in the second
+    for first, second, entry in rows:
+        if first is None or second is None:
+            continue
+        there = id(second.tied_to or second.entry)
+        if groups.setdefault(id(first.tied_to or first.entry), there) != there:
+            yield entry
+
+
+def _non_persistent(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    """Buffers that a library saves in some versions only."""
+    for status, code, what in (
+        (Status.ADDED, "non-persistent-entered", "came into the file"),
+        (Status.REMOVED, "non-persistent-left", "left the file"),
+    ):
+        found = []
+        for entry in entries:
+            row = entry.b or entry.a
+            if entry.status is status and row is not None and is_rebuilt(row):
+                found.append(entry)
+        said = "versions of the library differ in whether they save it; its constructor makes it"
+        many = "versions of the library differ in whether they save them; their constructor makes them"
+        yield from _about(
+            code, "info", found, f"a buffer that {what}: {said}", f"buffers that {what}: {many}"
+        )
+
+
+def _statistics(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    """Running statistics that moved in a module whose own weights did not."""
+    modules: dict[tuple[Root, str], list[DiffEntry]] = {}
+    for entry in entries:
+        if isinstance(entry.name, str) and entry.a is not None and entry.b is not None:
+            path, _, leaf = entry.name.rpartition(".")
+            if leaf in _STATISTICS or leaf in ("weight", "bias"):
+                modules.setdefault((entry.root, path), []).append(entry)
+    moved: list[DiffEntry] = []
+    for those in modules.values():
+        statistics = [entry for entry in those if _leaf(entry.name) in _STATISTICS]
+        weights = [entry for entry in those if _leaf(entry.name) not in _STATISTICS]
+        if weights and all(entry.status in SAME for entry in weights):
+            moved += [entry for entry in statistics if entry.status is Status.CHANGED][:1]
+    why = "the module ran in train mode while it was frozen; call .eval() on it"
+    yield from _about(
+        "batch-norm-moved",
+        "warning",
+        moved,
+        f"running statistics moved while the module's own weights did not: {why}",
+        f"modules have other running statistics and the same weights: {why}",
+    )
+
+
+def _leaf(name: Key) -> str:
+    return str(name).rpartition(".")[2]
+
+
+def _nonfinite(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+    numbered = [entry for entry in entries if entry.numbers is not None]
+    nan = [entry for entry in numbered if entry.numbers and entry.numbers.nan_appeared]
+    inf = [entry for entry in numbered if entry.numbers and entry.numbers.inf_appeared]
+    look = "`ckpttool inspect B --stats` shows where"
+    for code, found, what in (("nan-appeared", nan, "NaN"), ("inf-appeared", inf, "infinite")):
+        yield from _about(
+            code,
+            "error" if code == "nan-appeared" else "warning",
+            found,
+            f"values became {what} that were not in A; {look}",
+            f"tensors hold values that became {what}; {look}",
+        )

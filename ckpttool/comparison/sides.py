@@ -1,0 +1,185 @@
+"""From two checkpoints to what is laid beside what: the branches that match, and the rest in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ckpttool.formats.carried import expand
+from ckpttool.inspection.summary import choose_weights_root, tally_rows
+from ckpttool.kinds.aliases import find_aliases
+from ckpttool.kinds.classify import classify
+from ckpttool.names.globs import Globs
+from ckpttool.values.checkpoint import Checkpoint, Key, Opaque, Root, Value
+from ckpttool.values.difference import Side
+from ckpttool.values.inspection import Inspection, Row
+
+_MOST_NAMED = 4
+_MOST_SHOWN = 40  # characters of a name in a sentence
+
+
+class Placed(NamedTuple):
+    """A row at the place where it is compared: ``root`` leaves out the branch that was chosen."""
+
+    root: Root
+    name: Key
+    row: Row
+
+
+class Scope(NamedTuple):
+    """What is compared of each side. ``left_out`` says what is not.
+
+    ``base_a`` and ``base_b`` are the branches whose values are compared. ``whole``: nothing is left out.
+    """
+
+    a: tuple[Placed, ...]
+    b: tuple[Placed, ...]
+    base_a: Root
+    base_b: Root
+    whole: bool
+    left_out: tuple[str, ...]
+
+
+def make_side(checkpoint: Checkpoint, label: str) -> Side:
+    """Classify the entries of one side, with all that its ``__metadata__`` carries put back."""
+    checkpoint = expand(checkpoint)
+    aliasing = find_aliases(checkpoint.entries)
+    kinds = classify(checkpoint, aliasing.tied_to)
+    rows = tuple(map(Row, checkpoint.entries, kinds.classifications, aliasing.tied_to))
+    return Side(label, checkpoint, rows, choose_weights_root(checkpoint, tally_rows(rows)))
+
+
+def make_declared_side(
+    checkpoint: Checkpoint, label: str, digests: Mapping[tuple[Key, ...], str] | None = None
+) -> Side:
+    """A side without bytes whose kinds are told, not found: a model, or a manifest with ``digests``."""
+    aliasing = find_aliases(checkpoint.entries)
+    rows = tuple(
+        [
+            Row(entry, entry.declared, tied_to)
+            for entry, tied_to in zip(checkpoint.entries, aliasing.tied_to, strict=True)
+        ]
+    )
+    weights_root = choose_weights_root(checkpoint, tally_rows(rows))
+    return Side(label, checkpoint, rows, weights_root, has_bytes=False, digests=digests or {})
+
+
+def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> Scope:
+    """Lay the branches that were asked for upon each other, or the weights, or all.
+
+    Unasked, everything is compared, with the weights wherever they stand; except that a file that
+    has nothing but weights is compared with the weights of the other.
+    """
+    if root_a is not None or root_b is not None:
+        base_a = root_a if root_a is not None else _counterpart(a, root_b)
+        base_b = root_b if root_b is not None else _counterpart(b, root_a)
+        return Scope(_under(a.rows, base_a), _under(b.rows, base_b), base_a, base_b, False, ())
+    home_a, home_b = a.weights_root, b.weights_root
+    if home_a is None or home_b is None:
+        return Scope(_under(a.rows, ()), _under(b.rows, ()), (), (), True, ())
+    more_a, more_b = ({row.entry.root for row in side.rows} - {side.weights_root} for side in (a, b))
+    if bool(more_a) == bool(more_b):
+        if home_a == home_b:
+            return Scope(_under(a.rows, ()), _under(b.rows, ()), (), (), True, ())
+        if not more_a:
+            return Scope(_at(a.rows, home_a), _at(b.rows, home_b), home_a, home_b, False, ())
+        # Both have more than weights, at other places: only the weights' own place is moved.
+        moved = tuple(
+            Placed(home_b if item.root == home_a else item.root, item.name, item.row)
+            for item in _under(a.rows, ())
+        )
+        return Scope(moved, _under(b.rows, ()), (), (), True, ())
+    # Where the weights stand at the same place, so do the values around them.
+    base_a, base_b = ((), ()) if home_a == home_b else (home_a, home_b)
+    left = [*_outside(a, home_a, base_a, "A"), *_outside(b, home_b, base_b, "B")]
+    return Scope(_at(a.rows, home_a), _at(b.rows, home_b), base_a, base_b, False, tuple(left))
+
+
+def digest_scope(inspection: Inspection) -> tuple[Placed, ...]:
+    """Entries that a content hash is over: the weights by name.
+
+    Where it is not clear which are the weights, or they are not in the selection, every entry by path.
+    """
+    rows, root = inspection.rows, inspection.weights_root
+    return _under(rows, ()) if root is None else _at(rows, root) or _under(rows, ())
+
+
+def select(items: Sequence[Placed], include: Sequence[str], exclude: Sequence[str]) -> tuple[Placed, ...]:
+    """The items that some ``include`` glob (if any) and no ``exclude`` glob matches."""
+    if not include and not exclude:
+        return tuple(items)
+    included, excluded = Globs(include), Globs(exclude)
+    return tuple(
+        item
+        for item in items
+        if (not include or included.match(item.row.entry.root, item.row.entry.name))
+        and not excluded.match(item.row.entry.root, item.row.entry.name)
+    )
+
+
+def values_under(side: Side, base: Root, whole: bool) -> tuple[list[Value], list[Opaque]]:
+    """Plain values and objects that are compared, with roots relative to ``base``."""
+    checkpoint = side.checkpoint
+    depth = len(base)
+    if whole:
+        return list(checkpoint.values), list(checkpoint.opaque)
+    return (
+        [
+            value._replace(root=value.root[depth:])
+            for value in checkpoint.values
+            if value.root[:depth] == base
+        ],
+        [item._replace(root=item.root[depth:]) for item in checkpoint.opaque if item.root[:depth] == base],
+    )
+
+
+def _counterpart(side: Side, other: Root | None) -> Root:
+    """The branch to lay beside ``other``: the one of that name, else the weights, else the top."""
+    roots = {row.entry.root for row in side.rows}
+    if other is not None and any(root[: len(other)] == other for root in roots):
+        return other
+    return side.weights_root or ()
+
+
+def _under(rows: Iterable[Row], base: Root) -> tuple[Placed, ...]:
+    """Rows at or below ``base``."""
+    depth = len(base)
+    return tuple(
+        [
+            Placed(row.entry.root[depth:], row.entry.name, row)
+            for row in rows
+            if row.entry.root[:depth] == base
+        ]
+    )
+
+
+def _at(rows: Iterable[Row], root: Root) -> tuple[Placed, ...]:
+    """Rows of one mapping."""
+    return tuple([Placed((), row.entry.name, row) for row in rows if row.entry.root == root])
+
+
+def _outside(side: Side, home: Root, base: Root, which: str) -> list[str]:
+    """Tensors of ``side`` that are not in the mapping at ``home`` and values not below ``base``, in words."""
+    depth = len(base)
+    branches: dict[str, int] = {}
+    for row in side.rows:
+        root = row.entry.root
+        if root != home:
+            first = str(root[0])[:_MOST_SHOWN] if root else "top"
+            branches[first] = branches.get(first, 0) + 1
+    facts = [
+        f"{count:,} tensor{'s' if count > 1 else ''} of {name}"
+        for name, count in list(branches.items())[:_MOST_NAMED]
+    ]
+    if len(branches) > _MOST_NAMED:
+        facts.append(f"{len(branches) - _MOST_NAMED:,} more branches")
+    values = sum(value.root[:depth] != base for value in side.checkpoint.values)
+    if values:
+        facts.append(f"{values:,} value{'s' if values > 1 else ''} such as {_first_value(side, base)}")
+    return [f"only in {which}: {', '.join(facts)}"] if facts else []
+
+
+def _first_value(side: Side, base: Root) -> str:
+    outside = [value for value in side.checkpoint.values if value.root[: len(base)] != base]
+    first = min(outside, key=lambda value: len(value.root))
+    return str(first.name)[:_MOST_SHOWN]

@@ -1,0 +1,127 @@
+"""What stands around the weights on both sides: values, ``_metadata`` versions, metadata, objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from ckpttool.comparison.sides import Scope, values_under
+from ckpttool.values.checkpoint import Key, Plain, Root
+from ckpttool.values.difference import Side, Status, ValueChange
+
+_Facts: TypeAlias = Mapping[tuple[Root, Key], Plain]
+_MOST_NAMED = 3
+
+
+def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueChange, ...], list[str]]:
+    """What changed, and in words what only one side has and the other's container may not hold.
+
+    A side that has no value (no metadata) at all counts as one that cannot hold any.
+    """
+    said: list[str] = []
+    values: list[_Facts] = [
+        _plain_values(side, base, scope) for side, base in ((a, scope.base_a), (b, scope.base_b))
+    ]
+    versions: list[_Facts] = [_versions(side, base) for side, base in ((a, scope.base_a), (b, scope.base_b))]
+    metadata: list[_Facts] = [_metadata(side) for side in (a, b)]
+    changes = [
+        *_changes("value", values, "plain values", said, same_layout=scope.whole and _same_layout(a, b)),
+        *_changed_versions(versions[0], versions[1], said),
+        *_changes("metadata", metadata, "entries of metadata", said),
+    ]
+    objects_a, objects_b = (
+        {(item.root, item.name): item.type_name for item in values_under(side, base, scope.whole)[1]}
+        for side, base in ((a, scope.base_a), (b, scope.base_b))
+    )
+    if objects_a and objects_b:
+        changes += _changes("object", (objects_a, objects_b), "", said)
+        same = [key for key, type_name in objects_a.items() if objects_b.get(key) == type_name]
+        if same:
+            named = ", ".join(
+                f"{str(name)[:40]}: {objects_a[at, name][:60]}" for at, name in same[:_MOST_NAMED]
+            )
+            what = "object" if len(same) == 1 else "objects"
+            said.append(f"{len(same):,} opaque {what} ({named}{', …' if len(same) > _MOST_NAMED else ''})")
+    elif objects_a or objects_b:
+        which, only = ("A", objects_a) if objects_a else ("B", objects_b)
+        said.append(f"only in {which}: {len(only):,} opaque object{'s' if len(only) > 1 else ''}")
+    return tuple(changes), said
+
+
+def same_plain(a: Plain, b: Plain) -> bool:
+    """Equality of plain values: of one type, NaN equal to NaN, lists and tuples alike."""
+    stack = [(a, b)]
+    seen: set[tuple[int, int]] = set()  # lists may be shared: what nests 50 deep may stand for 2**50 items
+    while stack:
+        first, second = stack.pop()
+        if isinstance(first, tuple) and isinstance(second, tuple):
+            if len(first) != len(second):
+                return False
+            if first is not second and (id(first), id(second)) not in seen:
+                seen.add((id(first), id(second)))
+                stack.extend(zip(first, second, strict=True))
+        elif not (type(first) is type(second) and (first == second or (first != first and second != second))):
+            return False  # what is not itself is NaN
+    return True
+
+
+def _same_layout(a: Side, b: Side) -> bool:
+    return a.weights_root == b.weights_root and a.weights_root != ()
+
+
+def _plain_values(side: Side, base: Root, scope: Scope) -> dict[tuple[Root, Key], Plain]:
+    return {(item.root, item.name): item.value for item in values_under(side, base, scope.whole)[0]}
+
+
+def _versions(side: Side, base: Root) -> dict[tuple[Root, Key], Plain]:
+    """Versions by module path, of the weights alone or of the branch that was chosen."""
+    depth = len(base)
+    root = side.weights_root or ()
+    found: dict[tuple[Root, Key], Plain] = {}
+    for at, modules in side.checkpoint.module_versions.items():
+        if at[:depth] == base:
+            relative = () if at == root else at[depth:]
+            found.update({(relative, path): version for path, version in modules.items()})
+    return found
+
+
+def _changed_versions(a: _Facts, b: _Facts, said: list[str]) -> Iterable[ValueChange]:
+    """Versions of modules that both sides name: those of others come and go with their entries.
+
+    Without ``_metadata`` every module counts as version 1 or older, which only matters to those above.
+    """
+    for mine, other, which in ((a, b, "A"), (b, a, "B")):
+        above = sum(isinstance(version, int) and version > 1 for version in mine.values())
+        if above and not other:
+            said.append(f"only in {which}: _metadata, with {above:,} modules above version 1")
+    for key, version in a.items():
+        if key in b and version != b[key]:
+            yield ValueChange("version", *key, Status.CHANGED, version, b[key])
+
+
+def _metadata(side: Side) -> dict[tuple[Root, Key], Plain]:
+    """What safetensors' ``__metadata__`` says, but for ``format``: that is about the container."""
+    return {((), key): text for key, text in side.checkpoint.metadata.items() if key != "format"}
+
+
+def _changes(
+    section: str,
+    sides: Sequence[_Facts],
+    what: str,
+    said: list[str],
+    *,
+    same_layout: bool = False,
+) -> Iterable[ValueChange]:
+    a, b = sides
+    if not (a and b) and not same_layout:
+        if a or b:
+            said.append(f"only in {'A' if a else 'B'}: {len(a or b):,} {what}")
+        return
+    for key, value in a.items():
+        if key not in b:
+            yield ValueChange(section, *key, Status.REMOVED, value, None)
+        elif not same_plain(value, b[key]):
+            yield ValueChange(section, *key, Status.CHANGED, value, b[key])
+    for key, value in b.items():
+        if key not in a:
+            yield ValueChange(section, *key, Status.ADDED, None, value)

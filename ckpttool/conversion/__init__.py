@@ -1,0 +1,1 @@
+"""From an inspection to files."""

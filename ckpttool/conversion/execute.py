@@ -1,0 +1,350 @@
+"""Executes a ``ConversionPlan``: streams every byte to its place, checks what was written, renames.
+
+The output of a file is one stream in order of offset through one buffer: headers, padding and
+tensors, small ones together, in writes of 1 MiB. Bytes that lie in the source as they will in the
+destination go straight from ``preadv`` into that buffer; CRC-32 and digest are taken while they are in
+the cache. Gathered tensors come in chunks from ``TensorReader``, cast ones through a ``Caster``.
+
+The check sends the same stream once more and holds it against what is read back, byte for byte,
+headers too. It sees what the kernel has for the file after fsync: a disk that lies is beyond it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ckpttool.conversion.layout import FileLayout, Segment
+from ckpttool.files.staging import created_file, refuse_overwriting, staged_file, staged_folder
+from ckpttool.files.streams import BLOCK_NBYTES, Checker, Crc32, Stream, Writer, load_crc32, write_at
+from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.values.conversion import (
+    CastLoss,
+    Conversion,
+    ConversionPlan,
+    FileWritten,
+    Piece,
+    Placed,
+    Planned,
+)
+from ckpttool.values.dtypes import DType
+from ckpttool.values.errors import CkptToolError, DestinationExists
+
+if TYPE_CHECKING:
+    from ckpttool.elements.digests import NamedDigest, TensorDigest
+
+# A gather holds 8 chunks (tensor_bytes), and all of it must stay far below 64 MiB.
+_GATHER_NBYTES = 2 << 20
+
+
+class Caster(Protocol):
+    """Turns packed elements of one dtype into another's, and says what that cost."""
+
+    def __call__(self, data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
+        """The cast bytes and the loss."""
+
+
+class Effort(NamedTuple):
+    """How much is done besides copying. ``advance`` is told of bytes that are done, check included."""
+
+    check: bool = True
+    digests: bool = False
+    advance: Callable[[int], None] = lambda nbytes: None
+    cast: Caster | None = None
+
+
+class Target(NamedTuple):
+    """Where to write: a file, or a folder that takes several."""
+
+    path: str
+    is_folder: bool
+    force: bool = False
+
+    def path_of(self, layout: FileLayout) -> str:
+        """The final path of one file."""
+        return os.path.join(self.path, layout.name) if self.is_folder else self.path
+
+
+def convert(
+    plan: ConversionPlan, layouts: Sequence[FileLayout], target: Target, effort: Effort
+) -> Conversion:
+    """Write all ``layouts`` of ``plan`` to ``target``.
+
+    Raises:
+        DestinationExists: the target is there, is a source, or is being written by another run.
+        NotEnoughSpace: known before the first byte.
+        CkptToolError: the source changed or is damaged, or what was written reads back otherwise.
+        OSError: as the file system says.
+    """
+    begin = time.monotonic()
+    plan = check_target(plan, layouts, target)
+    hashes: list[str | None] = []
+    if target.is_folder:
+        names = [layout.name for layout in layouts]
+        with (
+            staged_folder(target.path, names, sum(layout.nbytes for layout in layouts)) as folder,
+            _Run(plan, effort) as run,
+        ):
+            for layout in layouts:
+                path = os.path.join(folder, layout.name)
+                with created_file(path, target.path_of(layout), layout.nbytes) as fd:
+                    hashes.append(run.fill(layout, fd))
+            run.complete_digests()
+    else:
+        with staged_file(target.path, layouts[0].nbytes) as fd, _Run(plan, effort) as run:
+            hashes.append(run.fill(layouts[0], fd))
+            run.complete_digests()
+    files = [
+        FileWritten(target.path_of(layout), layout.nbytes, sha256)
+        for layout, sha256 in zip(layouts, hashes, strict=True)
+    ]
+    return Conversion(
+        plan,
+        target.path,
+        tuple(files),
+        written=True,
+        checked=effort.check,
+        seconds=time.monotonic() - begin,
+        losses=run.losses,
+        digests=run.digests,
+    )
+
+
+def check_target(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Target) -> ConversionPlan:
+    """Refuse what must not be overwritten, before anything is written; note what would stay beside it.
+
+    Shards of an older set, or its index, are not removed: loaders may follow them all the same.
+
+    Raises:
+        DestinationExists: the target is there, or is a source.
+    """
+    for layout in layouts:
+        refuse_overwriting(target.path_of(layout), force=target.force, sources=plan.source.files)
+    if not (target.is_folder and os.path.isdir(target.path)):
+        return plan
+    from ckpttool.files.folder import list_folder
+    from ckpttool.formats.folders.choice import find_leftovers, shorten_list
+
+    leftovers = find_leftovers(list_folder(target.path), [layout.name for layout in layouts])
+    if not leftovers:
+        return plan
+    found = f"{len(leftovers)} of an older set: {shorten_list(leftovers)}"
+    if not target.force:
+        raise DestinationExists(
+            f"files are there already, {found}",
+            path=target.path,
+            hint="write into another folder; --force writes beside them",
+        )
+    note = f"in {target.path} stay {found}; remove them, or a loader may take them for these"
+    return plan._replace(notes=(*plan.notes, note))
+
+
+class _Run:
+    """One conversion under way: the open source, and what is learnt from its bytes."""
+
+    def __init__(self, plan: ConversionPlan, effort: Effort) -> None:
+        self._plan = plan
+        self._effort = effort
+        self._reader = TensorReader(plan.source.files)
+        self._crcs: dict[int, int] = {}
+        # What the digest of a piece is over besides bytes: the first tensor that is all of it.
+        self._wholes: dict[int, tuple[DType, tuple[int, ...]]] = {}
+        if effort.digests:
+            for tensor in plan.tensors:
+                whole = _whole_piece(tensor, plan.pieces)
+                if whole is not None:
+                    self._wholes.setdefault(whole, _meaning(tensor, plan.pieces[whole]))
+        self._piece_digests: dict[int, str] = {}
+        self.losses: dict[int, CastLoss] = {}
+        self.digests: dict[int, str] = {}
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, trace)  # refuses a source that changed meanwhile
+
+    def fill(self, layout: FileLayout, fd: int) -> str | None:
+        """Write one file and check it; its SHA-256 if digests are wanted.
+
+        Raises:
+            MalformedCheckpoint: what is read back is not what was written.
+        """
+        segments = self._write(layout, fd)
+        if not (self._effort.check or self._effort.digests):
+            return None
+        os.fsync(fd)
+        hasher = None
+        if self._effort.digests:
+            from hashlib import sha256  # loads OpenSSL: 2 ms, for digests alone
+
+            hasher = sha256()
+        checker = Checker(fd, layout.name, hasher.update if hasher else None)
+        if self._effort.check:
+            self._check(segments, checker)
+        else:
+            checker.read_all(layout.nbytes)
+        return hasher.hexdigest() if hasher else None
+
+    def _write(self, layout: FileLayout, fd: int) -> Iterable[Segment]:
+        """Write one file; its segments as they stand there, checksums included."""
+        with_crcs = layout.with_crcs
+        crc32 = None if with_crcs is None else load_crc32()
+        writer = Writer(fd)
+        for segment in layout.segments:
+            if segment.piece < 0:
+                writer.append(segment.literal)
+            else:
+                self._write_piece(segment.piece, writer, crc32)
+        writer.flush()
+        if with_crcs is None:
+            return layout.segments
+        _patch(fd, layout.segments, with_crcs(self._crcs))
+        return with_crcs(self._crcs)
+
+    def complete_digests(self) -> None:
+        """Digests by tensor; one that is a strided view of its piece is read once more."""
+        if not self._effort.digests:
+            return
+        from ckpttool.elements.digests import TensorDigest, digest_tensor
+
+        for position, tensor in enumerate(self._plan.tensors):
+            whole = _whole_piece(tensor, self._plan.pieces)
+            if whole is not None:
+                dtype, shape = meaning = _meaning(tensor, self._plan.pieces[whole])
+                known = self._piece_digests.get(whole) if self._wholes[whole] == meaning else None
+                if known is None and not self._plan.pieces[whole].nbytes:
+                    known = TensorDigest(dtype, shape).hexdigest()
+                if known is not None:
+                    self.digests[position] = known
+                    continue
+            if tensor.entry.value is not None:
+                self.digests[position] = digest_tensor(self._reader, tensor.entry.value)
+
+    def _write_piece(self, position: int, writer: Writer, crc32: Crc32 | None) -> None:
+        """Send one piece into the file."""
+        piece = self._plan.pieces[position]
+        digester = self._digester(position)
+        crc, advance = 0, self._effort.advance
+        for block in self._iter_into(piece, writer, position):
+            if crc32 is not None:
+                crc = crc32(block, crc)
+            if digester is not None:
+                digester.update(block)
+            advance(len(block))
+        if crc32 is not None:
+            self._crcs[position] = crc
+        if digester is not None:
+            self._piece_digests[position] = digester.hexdigest()
+
+    def _digester(self, position: int) -> TensorDigest | None:
+        """An empty digest for a piece that needs one."""
+        meaning = self._wholes.get(position)
+        if meaning is None:
+            return None
+        from ckpttool.elements.digests import TensorDigest
+
+        return TensorDigest(*meaning)
+
+    def _check(self, segments: Iterable[Segment], checker: Checker) -> None:
+        """Send the same stream against the file."""
+        advance = self._effort.advance
+        for segment in segments:
+            if segment.piece < 0:
+                checker.append(segment.literal)
+                continue
+            for block in self._iter_into(self._plan.pieces[segment.piece], checker):
+                advance(len(block))
+        checker.flush()
+
+    def _iter_into(self, piece: Piece, stream: Stream, position: int | None = None) -> Iterator[memoryview]:
+        """Append a piece to ``stream``, yielding what was appended block by block.
+
+        ``position`` is where to count what a cast loses; None if it was counted before.
+        """
+        storage = piece.source.storage
+        if storage is None:  # no elements
+            return
+        if piece.method == "copied":
+            offset, end = piece.source.byte_span
+            while offset < end:
+                room = stream.room(min(BLOCK_NBYTES, end - offset))
+                self._reader.read_into(storage, offset, room)
+                offset += len(room)
+                yield room
+            return
+        for chunk in self._iter_elements(piece, position):
+            for at in range(0, len(chunk), BLOCK_NBYTES):
+                block = chunk[at : at + BLOCK_NBYTES]
+                stream.append(block)
+                yield block
+
+    def _iter_elements(self, piece: Piece, position: int | None) -> Iterator[memoryview]:
+        """The elements of a piece that is gathered or cast, in chunks."""
+        chunks = self._reader.iter_chunks(piece.source, chunk_nbytes=_GATHER_NBYTES)
+        if piece.cast is None:
+            yield from chunks
+            return
+        if self._effort.cast is None:
+            raise CkptToolError("this plan casts, and no caster was given")
+        for chunk in chunks:
+            data, loss = self._effort.cast(chunk, piece.source.dtype, piece.cast)
+            if position is not None:
+                self.losses[position] = self.losses.get(position, CastLoss()).joined(loss)
+            yield data
+
+
+def _patch(fd: int, before: Iterable[Segment], after: Iterable[Segment]) -> None:
+    """Write the literals that are other ones now."""
+    for old, new in zip(before, after, strict=True):
+        if old.literal != new.literal:
+            write_at(fd, new.literal, new.offset)
+
+
+def _meaning(tensor: Planned, piece: Piece) -> tuple[DType, tuple[int, ...]]:
+    """The dtype and shape that the elements have in any container, also where one holds them as bytes."""
+    info = tensor.entry.tensor or piece.source
+    return piece.cast or info.dtype, info.shape
+
+
+def _whole_piece(tensor: Planned, pieces: Sequence[Piece]) -> int | None:
+    """The piece whose bytes are exactly those of the tensor, packed; None for other views."""
+    value = tensor.value
+    if not isinstance(value, Placed) or value.conj or value.neg or value.storage_offset:
+        return None
+    piece = pieces[value.piece]
+    expected = 1
+    for size, stride in zip(reversed(value.shape), reversed(value.stride), strict=True):
+        if size > 1 and stride != expected:
+            return None
+        expected *= size
+    return value.piece if (expected * value.dtype.bits + 7) // 8 == piece.nbytes else None
+
+
+def named_digests(conversion: Conversion) -> list[NamedDigest]:
+    """Return the digest of each name of the destination, tied ones too."""
+    from ckpttool.elements.digests import NamedDigest
+
+    plan = conversion.plan
+    found: dict[str, NamedDigest] = {}
+    listed = plan.aliases if plan.options.container == "safetensors" else {}
+    digests = []
+    for position, tensor in enumerate(plan.tensors):
+        digest = conversion.digests.get(position)
+        if digest is None:
+            continue
+        value, dtype = tensor.entry.value, None
+        if value is not None:
+            dtype = value.dtype
+        if isinstance(tensor.value, Placed):
+            dtype = plan.pieces[tensor.value.piece].cast or dtype
+        shape = None if value is None else value.shape
+        item = NamedDigest(tensor.root, tensor.name, tensor.classification.kind, dtype, shape, digest)
+        digests.append(item)
+        found[str(tensor.name)] = item
+    return digests + [found[kept]._replace(name=alias) for alias, kept in listed.items() if kept in found]

@@ -1,0 +1,174 @@
+"""The nested object of a ``.pt`` out of flat paths: dicts, lists and tuples around tensors and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias, Union
+
+from ckpttool.conversion.pt.pickle_writer import PickleWriter
+from ckpttool.values.checkpoint import Container, Key, ModuleExtras, Opaque, PlainList, Root, Value
+from ckpttool.values.conversion import WRITABLE_CONTAINERS, Planned
+from ckpttool.values.errors import MalformedCheckpoint
+
+Leaf: TypeAlias = Planned | Value | Opaque
+
+
+class Branch:
+    """A container; ``kind`` is dict, OrderedDict, list, tuple or set."""
+
+    __slots__ = ("children", "kind", "path")
+
+    def __init__(self, path: Root, kind: str = "dict") -> None:
+        self.path = path
+        self.kind = kind
+        self.children: dict[Key, Node] = {}
+
+
+Node: TypeAlias = Union[Branch, Leaf]  # noqa: UP007 (a forward reference)
+
+
+def build_tree(
+    tensors: Sequence[Planned],
+    values: Sequence[Value],
+    objects: Sequence[Opaque],
+    containers: Sequence[Container],
+) -> Branch:
+    """One tree of everything. A mapping of tensors is an OrderedDict unless the source says otherwise.
+
+    Raises:
+        MalformedCheckpoint: two things stand at one path, or one stands inside a leaf.
+    """
+    top = Branch((), "")
+    known: dict[Root, Branch] = {(): top}
+    kinds = {container.path: container.type_name for container in containers}
+
+    def branch_at(path: Root) -> Branch:
+        found = known.get(path)
+        if found is None:
+            found = known[path] = Branch(path, "")
+            put(path[:-1], path[-1], found)
+        return found
+
+    def put(root: Root, name: Key, node: Node) -> None:
+        siblings = branch_at(root).children
+        if name in siblings:
+            raise MalformedCheckpoint("two things stand at one path", name=".".join(map(str, (*root, name))))
+        siblings[name] = node
+
+    leaves: list[Leaf] = [*values, *tensors, *objects]
+    for leaf in leaves:
+        put(leaf.root, leaf.name, leaf)
+    for container in containers:  # those that are empty
+        branch_at(container.path)
+    for path, branch in known.items():
+        kind = kinds.get(path, "")
+        holds_tensors = any(isinstance(child, Planned) for child in branch.children.values())
+        if kind not in WRITABLE_CONTAINERS or (kind in ("list", "tuple") and not _has_places(branch)):
+            kind = "OrderedDict" if holds_tensors else "dict"
+        if kind == "set" and any(map(_is_unhashable, branch.children.values())):
+            kind = "list"  # a set in it was a frozenset, which weights_only does not let pass
+        branch.kind = kind
+    return top
+
+
+def write_tree(
+    pickle: PickleWriter,
+    top: Branch,
+    module_versions: Mapping[Root, Mapping[str, int | None]],
+    module_extras: Mapping[Root, Mapping[str, ModuleExtras]],
+) -> None:
+    """Write ``top`` depth first over an explicit stack: how deep a file nests is its own choice."""
+    if list(top.children) == [""] and isinstance(top.children[""], Planned):
+        _write_leaf(pickle, top.children[""])  # a file that holds one bare tensor
+        return
+    stack: list[tuple[Branch, Iterator[tuple[Key, Node | None]]]] = []
+
+    def enter(branch: Branch) -> None:
+        if branch.kind in ("dict", "OrderedDict"):
+            # `_metadata` is an attribute, which a plain dict cannot have.
+            if branch.path in module_versions:
+                branch.kind = "OrderedDict"
+            pickle.begin_dict(ordered=branch.kind == "OrderedDict")
+            stack.append((branch, iter(branch.children.items())))
+            return
+        begin = {"list": pickle.begin_list, "tuple": pickle.begin_tuple, "set": pickle.begin_set}[branch.kind]
+        begin()
+        stack.append((branch, _in_order(branch)))
+
+    enter(top)
+    while stack:
+        branch, children = stack[-1]
+        for key, child in children:
+            if branch.kind in ("dict", "OrderedDict"):
+                pickle.write_key(key)
+            if isinstance(child, Branch):
+                enter(child)
+                break
+            if child is None:
+                pickle.write_plain(None)
+            else:
+                _write_leaf(pickle, child)
+        else:
+            stack.pop()
+            _leave(pickle, branch, module_versions, module_extras)
+
+
+def _leave(
+    pickle: PickleWriter,
+    branch: Branch,
+    module_versions: Mapping[Root, Mapping[str, int | None]],
+    module_extras: Mapping[Root, Mapping[str, ModuleExtras]],
+) -> None:
+    if branch.kind == "list":
+        pickle.end_list()
+    elif branch.kind == "tuple":
+        pickle.end_tuple()
+    elif branch.kind == "set":
+        pickle.end_set()
+    else:
+        pickle.end_dict()
+        if branch.path in module_versions:
+            pickle.write_module_metadata(module_versions[branch.path], module_extras.get(branch.path, {}))
+
+
+def _in_order(branch: Branch) -> Iterator[tuple[Key, Node | None]]:
+    """Items of a list by index; what was dropped leaves None, so that the others keep their places."""
+    if branch.kind == "set":
+        yield from branch.children.items()
+        return
+    last = -1
+    for index in sorted(key for key in branch.children if isinstance(key, int)):  # all: see _has_places
+        for gap in range(last + 1, index):
+            yield gap, None
+        yield index, branch.children[index]
+        last = index
+
+
+_MOST_GAPS = 1 << 16  # an index is the reader's own count, so gaps are what was dropped
+
+
+def _is_unhashable(node: Node) -> bool:
+    """Whether a load would fail to put what is written for this into a set."""
+    return isinstance(node, Branch) or (isinstance(node, Value) and isinstance(node.value, PlainList))
+
+
+def _has_places(branch: Branch) -> bool:
+    """Whether the keys are places in a list; what a foreign ``__metadata__`` calls a list need not be one."""
+    keys = branch.children
+    return not keys or (
+        all(type(key) is int and key >= 0 for key in keys)
+        and max(key for key in keys if type(key) is int) < len(keys) + _MOST_GAPS
+    )
+
+
+def _write_leaf(pickle: PickleWriter, leaf: Node) -> None:
+    if isinstance(leaf, Planned):
+        # What a file claims of integers, or what --as-bytes made of a parameter, torch would refuse to load.
+        dtype = leaf.value.dtype
+        takes_grad = dtype is None or dtype.kind in ("float", "complex")
+        requires_grad = takes_grad and bool(leaf.entry.requires_grad)
+        pickle.write_tensor(leaf.value, requires_grad=requires_grad, parameter=leaf.is_parameter)
+    elif isinstance(leaf, Value):
+        pickle.write_plain(leaf.value)
+    elif isinstance(leaf, Opaque):
+        pickle.write_dtype(leaf.summary)

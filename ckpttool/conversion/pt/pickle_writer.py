@@ -1,0 +1,345 @@
+"""Writes the pickle of a ``.pt``: protocol 2, only what ``torch.load(weights_only=True)`` accepts.
+
+The mirror of ``formats.pickled.objects``. Nothing here can be made to write a global that is not in
+``_GLOBALS`` or a dtype, storage class or quantizer of torch's: names from files are strings only.
+Equal input gives equal bytes: no identity, no hash order. Sources: ``torch/_utils.py``,
+``torch/_weights_only_unpickler.py`` (the opcodes and globals that it takes), ``pickletools``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+from ckpttool.conversion.pt.key_literal import parse_key
+from ckpttool.values.checkpoint import Key, ModuleExtras, OddKey, Plain, PlainList
+from ckpttool.values.conversion import Placed, PlacedComposite
+from ckpttool.values.dtypes import DType, parse_torch_name
+from ckpttool.values.errors import UnsupportedFeature
+
+_ORDERED_DICT = ("collections", "OrderedDict")
+_SET = ("__builtin__", "set")  # as protocol 2 spells it
+_QSCHEMES = frozenset(("torch.per_tensor_affine", "torch.per_channel_affine"))
+
+
+class StorageName:
+    """What a tensor's storage is called in the file: its key and its number of bytes."""
+
+    __slots__ = ("key", "nbytes")
+
+    def __init__(self, key: str, nbytes: int) -> None:
+        self.key = key
+        self.nbytes = nbytes
+
+
+class PickleWriter:
+    """Opcodes in the making. Strings, globals and storages are memoized, as pickle itself does."""
+
+    def __init__(self, storages: Mapping[int, StorageName]) -> None:
+        self._out = bytearray(b"\x80\x02")  # PROTO 2
+        self._memo: dict[object, int] = {}
+        self._storages = storages
+
+    def finish(self) -> bytes:
+        """The whole pickle."""
+        return bytes(self._out) + b"."
+
+    # -- leaves ---------------------------------------------------------------------------------
+
+    def write_plain(self, value: Plain) -> None:
+        """A scalar, a string, bytes, or a tuple or list of them (as deep as a reader lets them nest)."""
+        if value is None:
+            self._out += b"N"
+        elif isinstance(value, bool):
+            self._out += b"\x88" if value else b"\x89"
+        elif isinstance(value, int):
+            self.write_int(value)
+        elif isinstance(value, float):
+            self._out += b"G" + struct.pack(">d", value)
+        elif isinstance(value, str):
+            self.write_text(value)
+        elif isinstance(value, bytes):
+            self.write_bytes(value)
+        elif isinstance(value, PlainList):
+            self.begin_list()
+            for item in value:
+                self.write_plain(item)
+            self.end_list()
+        else:
+            self.begin_tuple()
+            for item in value:
+                self.write_plain(item)
+            self.end_tuple()
+
+    def write_int(self, value: int) -> None:
+        """BININT1, BININT2, BININT, LONG1 or LONG4, the shortest that holds it."""
+        if 0 <= value <= 0xFF:
+            self._out += b"K" + value.to_bytes(1, "little")
+        elif 0 <= value <= 0xFFFF:
+            self._out += b"M" + value.to_bytes(2, "little")
+        elif -(1 << 31) <= value < 1 << 31:
+            self._out += b"J" + value.to_bytes(4, "little", signed=True)
+        else:
+            data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+            if len(data) <= 0xFF:
+                self._out += b"\x8a" + bytes((len(data),)) + data
+            else:
+                self._out += b"\x8b" + len(data).to_bytes(4, "little") + data
+
+    def write_text(self, text: str) -> None:
+        """BINUNICODE; a lone surrogate as pickle writes it."""
+        if not self._recall(text):
+            data = text.encode("utf-8", "surrogatepass")
+            self._out += b"X" + len(data).to_bytes(4, "little") + data
+            self._memoize(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        """``_codecs.encode(text, "latin1")``: protocol 2 has no bytes."""
+        self._write_global("_codecs", "encode")
+        self.begin_tuple()
+        self.write_text(data.decode("latin1"))
+        self.write_text("latin1")
+        self.end_tuple()
+        self._out += b"R"
+
+    def write_dtype(self, name: str) -> None:
+        """The global ``torch.float32``."""
+        dtype = parse_torch_name(name)
+        if dtype is None:
+            raise UnsupportedFeature(f"the dtype {name!r}")
+        self._write_global("torch", dtype.name)
+
+    def write_key(self, key: Key) -> None:
+        """A key of a mapping."""
+        if isinstance(key, OddKey):
+            self.write_plain(parse_key(key.text))
+        elif isinstance(key, str):
+            self.write_text(key)
+        else:
+            self.write_int(key)
+
+    # -- containers -----------------------------------------------------------------------------
+
+    def begin_dict(self, *, ordered: bool = False) -> None:
+        """Items (key, value, key, value, …) follow."""
+        if ordered:
+            self._write_global(*_ORDERED_DICT)
+            self._out += b")R("
+        else:
+            self._out += b"}("
+
+    def end_dict(self) -> None:
+        """SETITEMS."""
+        self._out += b"u"
+
+    def begin_list(self) -> None:
+        """Items follow."""
+        self._out += b"]("
+
+    def end_list(self) -> None:
+        """APPENDS."""
+        self._out += b"e"
+
+    def begin_tuple(self) -> None:
+        """Items follow."""
+        self._out += b"("
+
+    def end_tuple(self) -> None:
+        """TUPLE."""
+        self._out += b"t"
+
+    def begin_set(self) -> None:
+        """Items follow."""
+        self._write_global(*_SET)
+        self._out += b"(]("
+
+    def end_set(self) -> None:
+        """``set([…])``."""
+        self._out += b"etR"
+
+    def write_module_metadata(
+        self, versions: Mapping[str, int | None], extras: Mapping[str, ModuleExtras]
+    ) -> None:
+        """BUILD of ``{"_metadata": OrderedDict(…)}`` on the OrderedDict that was just written."""
+        self.begin_dict()
+        self.write_text("_metadata")
+        self.begin_dict(ordered=True)
+        for module, version in versions.items():
+            self.write_text(module)
+            self.begin_dict()
+            if version is not None:
+                self.write_text("version")
+                self.write_int(version)
+            self._write_facts(extras.get(module, ()))
+            self.end_dict()
+        self.end_dict()
+        self.end_dict()
+        self._out += b"b"
+
+    def _write_facts(self, facts: ModuleExtras) -> None:
+        """Plain facts of a module; those of a path of two keys stand in a dict of their own."""
+        inner: dict[str, list[tuple[str, Plain]]] = {}
+        for path, plain in facts:
+            if len(path) == 1:
+                self.write_text(path[0])
+                self.write_plain(plain)
+            else:
+                inner.setdefault(path[0], []).append((path[1], plain))
+        for key, items in inner.items():
+            self.write_text(key)
+            self.begin_dict()
+            for name, plain in items:
+                self.write_text(name)
+                self.write_plain(plain)
+            self.end_dict()
+
+    # -- tensors --------------------------------------------------------------------------------
+
+    def write_tensor(self, value: Placed | PlacedComposite, *, requires_grad: bool, parameter: bool) -> None:
+        """A tensor, wrapped as a Parameter if it was one."""
+        if not parameter:
+            self._write_tensor(value, requires_grad)
+            return
+        self._write_global("torch._utils", "_rebuild_parameter")
+        self.begin_tuple()
+        self._write_tensor(value, False)
+        self.write_plain(requires_grad)
+        self._write_no_hooks()
+        self.end_tuple()
+        self._out += b"R"
+
+    def _write_tensor(self, value: Placed | PlacedComposite, requires_grad: bool) -> None:
+        if isinstance(value, PlacedComposite):
+            self._write_composite(value, requires_grad)
+        else:
+            self._write_strided(value, requires_grad)
+
+    def _write_strided(self, placed: Placed, requires_grad: bool) -> None:
+        """``_rebuild_tensor_v2``, or v3 for a dtype without a storage class."""
+        untyped = placed.dtype.storage is None
+        self._write_global("torch._utils", "_rebuild_tensor_v3" if untyped else "_rebuild_tensor_v2")
+        self.begin_tuple()
+        self._write_view(placed)
+        self.write_plain(requires_grad)
+        self._write_no_hooks()
+        if untyped:
+            self.write_dtype(placed.dtype.name)
+        if placed.conj or placed.neg:
+            self.begin_dict()
+            for name, flag in (("conj", placed.conj), ("neg", placed.neg)):
+                if flag:
+                    self.write_text(name)
+                    self.write_plain(True)
+            self.end_dict()
+        self.end_tuple()
+        self._out += b"R"
+
+    def _write_view(self, placed: Placed) -> None:
+        """Storage, storage_offset, size and stride: the first four arguments of every rebuild."""
+        self._write_storage(placed)
+        self.write_int(placed.storage_offset)
+        self.write_plain(placed.shape)
+        self.write_plain(placed.stride)
+
+    def _write_storage(self, placed: Placed) -> None:
+        """The persistent id ``("storage", class, key, "cpu", numel)``."""
+        dtype, name = placed.dtype, self._storages[placed.piece]
+        memo = ("storage", name.key)
+        if self._recall(memo):
+            self._out += b"Q"
+            return
+        self.begin_tuple()
+        self.write_text("storage")
+        if dtype.storage is None:
+            self._write_global("torch.storage", "UntypedStorage")
+        else:
+            self._write_global("torch", dtype.storage)
+        self.write_text(name.key)
+        self.write_text("cpu")
+        self.write_int(_storage_numel(dtype, name.nbytes))
+        self.end_tuple()
+        self._memoize(memo)
+        self._out += b"Q"  # BINPERSID
+
+    def _write_composite(self, value: PlacedComposite, requires_grad: bool) -> None:
+        parts = dict(value.parts)
+        if value.layout == "quantized":
+            self._write_quantized(value, parts, requires_grad)
+        elif value.layout == "nested":
+            self._write_global("torch._utils", "_rebuild_nested_tensor")
+            self.begin_tuple()
+            for name in ("buffer", "sizes", "strides", "storage_offsets"):
+                self._write_tensor(parts[name], False)
+            self.end_tuple()
+            self._out += b"R"
+        else:
+            self._write_sparse(value, parts)
+
+    def _write_sparse(self, value: PlacedComposite, parts: Mapping[str, Placed | PlacedComposite]) -> None:
+        """``_rebuild_sparse_tensor(layout, (…parts, size))``; torch finds out itself if COO is coalesced."""
+        self._write_global("torch._utils", "_rebuild_sparse_tensor")
+        self.begin_tuple()
+        self._write_global("torch.serialization", "_get_layout")
+        self.begin_tuple()
+        self.write_text(f"torch.{value.layout}")
+        self.end_tuple()
+        self._out += b"R"
+        self.begin_tuple()
+        for part in parts.values():
+            self._write_tensor(part, False)
+        self.write_plain(value.shape or ())
+        self.end_tuple()
+        self.end_tuple()
+        self._out += b"R"
+
+    def _write_quantized(
+        self, value: PlacedComposite, parts: Mapping[str, Placed | PlacedComposite], requires_grad: bool
+    ) -> None:
+        """``_rebuild_qtensor(storage, offset, size, stride, (qscheme, scale, zero_point[, axis]), …)``."""
+        integers, details = parts["int_repr"], dict(value.details)
+        if value.type_name not in _QSCHEMES or not isinstance(integers, Placed):
+            raise UnsupportedFeature(f"the quantizer {value.type_name!r}")
+        self._write_global("torch._utils", "_rebuild_qtensor")
+        self.begin_tuple()
+        self._write_view(integers)
+        self.begin_tuple()
+        self._write_global("torch", value.type_name.removeprefix("torch."))
+        for name in ("scale", "zero_point", "axis"):
+            if name in parts:
+                self._write_tensor(parts[name], False)
+            elif name in details:
+                self.write_plain(details[name])
+        self.end_tuple()
+        self.write_plain(requires_grad)
+        self._write_no_hooks()
+        self.end_tuple()
+        self._out += b"R"
+
+    def _write_no_hooks(self) -> None:
+        self._write_global(*_ORDERED_DICT)
+        self._out += b")R"
+
+    # -- memo -----------------------------------------------------------------------------------
+
+    def _write_global(self, module: str, name: str) -> None:
+        if not self._recall((module, name)):
+            self._out += b"c" + module.encode() + b"\n" + name.encode() + b"\n"
+            self._memoize((module, name))
+
+    def _recall(self, key: object) -> bool:
+        """BINGET or LONG_BINGET if ``key`` was written before."""
+        number = self._memo.get(key)
+        if number is None:
+            return False
+        self._out += b"h" + bytes((number,)) if number <= 0xFF else b"j" + number.to_bytes(4, "little")
+        return True
+
+    def _memoize(self, key: object) -> None:
+        """BINPUT or LONG_BINPUT."""
+        number = self._memo[key] = len(self._memo)
+        self._out += b"q" + bytes((number,)) if number <= 0xFF else b"r" + number.to_bytes(4, "little")
+
+
+def _storage_numel(dtype: DType, nbytes: int) -> int:
+    """What a persistent id calls numel: elements, or bytes where the storage is untyped."""
+    return nbytes if dtype.storage is None else nbytes * 8 // dtype.bits

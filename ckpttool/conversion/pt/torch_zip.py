@@ -1,0 +1,196 @@
+"""Writes ``.pt``: the zip container of ``torch.save``, with real checksums.
+
+- Members in torch's order under the top folder ``archive``: ``data.pkl``, ``byteorder``, ``data/0`` …
+  ``data/N`` numbered by first use, ``version``. No ``.format_version``: with it torch would trust
+  computed storage offsets instead of those in the file.
+- All STORED. The local header holds CRC and sizes (torch writes zeros there and a data descriptor
+  after the data; every reader takes this simpler form). The CRC is put in once the bytes have passed.
+- Data starts at a multiple of 64: the local extra field ``FB`` pads, as torch's does.
+- Sizes or offsets from 4 GiB on stand in zip64 extra fields (APPNOTE 4.5.3); the zip64 end record and
+  its locator are always written, as torch does.
+- The date is 1980-01-01, the first that exists: equal input gives equal bytes.
+
+Source: ``caffe2/serialize/inline_container.cc``, ``torch/serialization.py``, APPNOTE 6.3.10.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ckpttool.conversion.layout import Crcs, FileLayout, Segment
+from ckpttool.conversion.pt.object_tree import Branch, build_tree, write_tree
+from ckpttool.conversion.pt.pickle_writer import PickleWriter, StorageName
+from ckpttool.values.checkpoint import Container, ModuleExtras, Opaque, Root, Value
+from ckpttool.values.conversion import Piece, Placed, PlacedComposite, Planned
+
+_TOP = "archive"
+_ALIGNMENT = 64  # kFieldAlignment of inline_container.h
+_VERSION = b"3\n"  # kMinProducedFileFormatVersion
+_UTF8_NAMES = 0x0800
+_DATE = 0x0021  # 1980-01-01 in DOS format
+_FULL32 = 0xFFFFFFFF
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_ZIP64_NEEDED, _ZIP_NEEDED = 45, 20  # "version needed to extract"
+
+
+class Contents(NamedTuple):
+    """What one file holds, in the fields of the plan."""
+
+    tensors: Sequence[Planned]
+    values: Sequence[Value] = ()
+    objects: Sequence[Opaque] = ()
+    containers: Sequence[Container] = ()
+    module_versions: Mapping[Root, Mapping[str, int | None]] = {}
+    module_extras: Mapping[Root, Mapping[str, ModuleExtras]] = {}
+
+
+class _Member(NamedTuple):
+    """A member of the zip: literal ``data``, or a piece. ``offset`` is that of its local header."""
+
+    name: bytes
+    nbytes: int
+    data: bytes
+    piece: int
+    offset: int
+    extra: bytes
+
+
+def lay_out(name: str, contents: Contents, pieces: Sequence[Piece]) -> FileLayout:
+    """A file called ``name`` that holds ``contents``."""
+    used = dict.fromkeys(placed.piece for tensor in contents.tensors for placed in leaves_of(tensor))
+    storages = {piece: StorageName(str(number), pieces[piece].nbytes) for number, piece in enumerate(used)}
+    tree: Branch = build_tree(contents.tensors, contents.values, contents.objects, contents.containers)
+    pickle = PickleWriter(storages)
+    write_tree(pickle, tree, contents.module_versions, contents.module_extras)
+    members: list[_Member] = []
+    _append(members, "data.pkl", data=pickle.finish())
+    _append(members, "byteorder", data=b"little")
+    for piece, storage in storages.items():
+        _append(members, f"data/{storage.key}", piece=piece, nbytes=storage.nbytes)
+    _append(members, "version", data=_VERSION)
+
+    def with_crcs(crcs: Crcs) -> Iterable[Segment]:
+        return _iter_segments(members, crcs)
+
+    segments = list(_iter_segments(members, {}))
+    return FileLayout(name, segments[-1].offset + segments[-1].nbytes, segments, with_crcs)
+
+
+def leaves_of(tensor: Planned) -> Iterable[Placed]:
+    """The strided tensors that a planned one is made of."""
+    stack: list[Placed | PlacedComposite] = [tensor.value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Placed):
+            yield value
+        else:
+            stack.extend(part for _, part in reversed(value.parts))
+
+
+def _append(
+    members: list[_Member], name: str, *, data: bytes = b"", piece: int = -1, nbytes: int = 0
+) -> None:
+    """Place a member after the last one, its data aligned."""
+    offset = _end(members[-1]) if members else 0
+    encoded = f"{_TOP}/{name}".encode()
+    nbytes = nbytes if piece >= 0 else len(data)
+    extra = b""
+    if nbytes >= _FULL32:
+        extra = struct.pack("<HHQQ", 1, 16, nbytes, nbytes)
+    start = offset + _LOCAL.size + len(encoded) + len(extra) + 4
+    padding = -start % _ALIGNMENT
+    extra += b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+    members.append(_Member(encoded, nbytes, data, piece, offset, extra))
+
+
+def _end(member: _Member) -> int:
+    return member.offset + _LOCAL.size + len(member.name) + len(member.extra) + member.nbytes
+
+
+def _iter_segments(members: Sequence[_Member], crcs: Crcs) -> Iterator[Segment]:
+    """The whole file; a CRC that is not known yet is 0."""
+    offset = 0
+    directory = bytearray()
+    for member in members:
+        crc = zlib.crc32(member.data) if member.piece < 0 else crcs.get(member.piece, 0)
+        literal = _local_header(member, crc) + member.data
+        yield Segment(offset, len(literal), literal)
+        offset += len(literal)
+        if member.piece >= 0 and member.nbytes:
+            yield Segment(offset, member.nbytes, piece=member.piece)
+            offset += member.nbytes
+        directory += _central_header(member, crc)
+    literal = bytes(directory) + _end_records(len(members), len(directory), offset)
+    yield Segment(offset, len(literal), literal)
+
+
+def _local_header(member: _Member, crc: int) -> bytes:
+    size = min(member.nbytes, _FULL32)
+    needed = _ZIP64_NEEDED if size == _FULL32 else _ZIP_NEEDED
+    head = _LOCAL.pack(
+        b"PK\x03\x04",
+        needed,
+        _UTF8_NAMES,
+        0,
+        0,
+        _DATE,
+        crc,
+        size,
+        size,
+        len(member.name),
+        len(member.extra),
+    )
+    return head + member.name + member.extra
+
+
+def _central_header(member: _Member, crc: int) -> bytes:
+    size, offset = min(member.nbytes, _FULL32), min(member.offset, _FULL32)
+    wide = [member.nbytes, member.nbytes] if size == _FULL32 else []
+    wide += [member.offset] if offset == _FULL32 else []
+    extra = struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
+    needed = _ZIP64_NEEDED if wide else _ZIP_NEEDED
+    head = _CENTRAL.pack(
+        b"PK\x01\x02",
+        needed,
+        needed,
+        _UTF8_NAMES,
+        0,
+        0,
+        _DATE,
+        crc,
+        size,
+        size,
+        len(member.name),
+        len(extra),
+        0,
+        0,
+        0,
+        0,
+        offset,
+    )
+    return head + member.name + extra
+
+
+def _end_records(count: int, directory_nbytes: int, directory_offset: int) -> bytes:
+    """zip64 end record, its locator, end record."""
+    end64 = struct.pack(
+        "<4sQ2H2I4Q",
+        b"PK\x06\x06",
+        44,  # size of what follows in this record
+        _ZIP64_NEEDED,
+        _ZIP64_NEEDED,
+        0,
+        0,
+        count,
+        count,
+        directory_nbytes,
+        directory_offset,
+    )
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, directory_offset + directory_nbytes, 1)
+    short, few = min(directory_offset, _FULL32), min(count, 0xFFFF)
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, few, few, min(directory_nbytes, _FULL32), short, 0)
+    return end64 + locator + end

@@ -1,0 +1,218 @@
+"""Writes safetensors: the header that ``save_file`` of safetensors 0.8.0 writes, byte for byte.
+
+- u64 little-endian length, compact JSON with ``__metadata__`` first, spaces to a multiple of 8, data.
+- Tensors by dtype (``_RANK``, widest alignment first), then by the bytes of the name: every tensor
+  lies aligned to its element size. Keys of an entry: dtype, shape, data_offsets.
+- ``__metadata__`` is sorted by key (``save_file`` writes it in the order of a hash map, so that equal
+  calls give different files); what the container has no place for goes there (``formats.carried``).
+- Text is UTF-8, unescaped but for what JSON demands.
+
+Source: ``safetensors/src/tensor.rs`` (``prepare``, ``Dtype``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from ckpttool.conversion.items import Item, name_some
+from ckpttool.conversion.layout import FileLayout, SegmentList
+from ckpttool.conversion.placing import Placing, as_bytes, overlapping
+from ckpttool.conversion.selection import Selection
+from ckpttool.formats.carried import (
+    PREFIX,
+    carry_json,
+    carry_order,
+    carry_values,
+    carry_versions,
+    encode_path,
+)
+from ckpttool.values.checkpoint import Checkpoint, ModuleExtras, Root
+from ckpttool.values.conversion import WRITABLE_CONTAINERS, Options, Piece, Placed, Planned
+from ckpttool.values.dtypes import DType
+from ckpttool.values.errors import CkptToolError, LimitExceeded
+
+Named = tuple[str, Root, Item]
+"""Flat name, the path that it stands for, and the tensor."""
+
+
+def lacks_dtype(dtype: DType, shape: tuple[int, ...]) -> bool:
+    """Whether the format has no such dtype: only the bytes can be kept.
+
+    A 0-dimensional tensor of packed numbers has no last size to count them in.
+    """
+    return dtype.safetensors is None or (dtype.packed > 1 and not shape)
+
+
+def name_flat(items: Sequence[Item], selection: Selection, path: str) -> list[Named]:
+    """Flat names, in the order of ``items``.
+
+    Raises:
+        CkptToolError: two are equal, or one cannot stand in a header.
+    """
+    cut = len(selection.root or ()) - len(selection.base)
+    seen = set()
+    named = []
+    for item in items:
+        keys = (*item.root[cut:], item.name)
+        name = ".".join(map(str, keys))
+        if name in seen:
+            raise CkptToolError(f"two tensors would both be called {name!r}", path=path)
+        seen.add(name)
+        _check_name(name, path)
+        named.append((name, keys, item))
+    return named
+
+
+def pack(
+    named: Sequence[Named], options: Options, placing: Placing, taken: Mapping[str, str]
+) -> tuple[list[Planned], dict[str, str], list[str]]:
+    """A piece for each tensor but those that are tied to an earlier one; aliases; notes.
+
+    ``taken`` are keys of ``__metadata__`` that have another use already.
+    """
+    first: dict[object, str] = {}
+    planned: list[Planned] = []
+    aliases: dict[str, str] = {}
+    notes = []
+    for name, _, item in named:
+        (wanted,) = item.leaves
+        if options.shared == "alias":
+            kept = first.setdefault(wanted.view, name)
+            if kept != name and name not in taken and not name.startswith(PREFIX):
+                aliases[name] = kept
+                continue
+            if kept != name:
+                notes.append(f"{name!r} is written apart: __metadata__ has another use for that name")
+        placed = placing.pack(wanted)
+        if lacks_dtype(placed.dtype, placed.shape):
+            placed = as_bytes(placed, placing)
+        planned.append(item.planned((), name, placed))
+    if options.shared == "alias":
+        notes += _note_overlaps([entry for entry in named if entry[0] not in aliases])
+    return planned, aliases, notes
+
+
+def foreign_metadata(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
+    """``__metadata__`` of the source and what was asked for; an index's total is about its own shards."""
+    sharded = len(checkpoint.files) > 1
+    kept = {key: text for key, text in checkpoint.metadata.items() if not (sharded and key == "total_size")}
+    return {**kept, **dict(options.metadata), "format": "pt"}
+
+
+def carry(
+    named: Sequence[Named],
+    selection: Selection,
+    versions: Mapping[Root, Mapping[str, int | None]],
+    extras: Mapping[Root, Mapping[str, ModuleExtras]],
+    *,
+    ordered: bool,
+) -> dict[str, str]:
+    """Everything around the tensors, as strings under keys of our own."""
+    base = len(selection.base)
+    values = [value._replace(root=value.root[base:]) for value in selection.values]
+    carried: dict[str, object] = {
+        "root": encode_path((selection.root or ())[base:]),
+        "paths": {name: encode_path(path) for name, path, _ in named if path != (name,)},
+        "lists": _unusual_containers(selection),
+        "parameters": [name for name, _, item in named if item.is_parameter],
+        "as_bytes": {
+            name: {"dtype": info.dtype.name, "shape": list(info.shape)}
+            for name, _, item in named
+            if (info := item.row.entry.tensor) is not None
+            and lacks_dtype(item.cast or info.dtype, info.shape)
+        },
+    }
+    metadata = {key: carry_json(value) for key, value in carried.items() if value}
+    if values:
+        metadata["values"] = carry_values(values)
+    if versions:
+        metadata["module_versions"] = carry_versions(versions, extras)
+    if ordered:
+        metadata["order"] = carry_order([name for name, _, _ in named])
+    return {PREFIX + key: text for key, text in metadata.items()}
+
+
+def _note_overlaps(named: Sequence[Named]) -> list[str]:
+    """Unequal views of the same bytes are written apart: say so, for they were one memory."""
+    groups = overlapping([leaf for _, _, item in named for leaf in item.leaves])
+    if not groups:
+        return []
+    names = [named[position][0] for position in groups[0]]
+    more = f" (and {len(groups) - 1:,} more groups)" if len(groups) > 1 else ""
+    return [f"views with bytes in common are written apart: {name_some(names)}{more}"]
+
+
+def _check_name(name: str, path: str) -> None:
+    """Names are UTF-8 in the header, and one is reserved."""
+    if name == "__metadata__":
+        raise CkptToolError("safetensors reserves the name '__metadata__'", path=path)
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise CkptToolError(
+                f"safetensors cannot hold the name {name!r}: it is not Unicode text",
+                path=path,
+                hint="--rename 'REGEX=>REPL' gives it another one",
+            ) from None
+
+
+def _unusual_containers(selection: Selection) -> list[list[object]]:
+    """Containers that are not what they would be made: a mapping of tensors an OrderedDict, others a dict."""
+    holding = {row.entry.root for row in selection.rows}
+    return [
+        [encode_path(container.path[len(selection.base) :]), container.type_name]
+        for container in selection.containers
+        if container.type_name in WRITABLE_CONTAINERS
+        and container.type_name != ("OrderedDict" if container.path in holding else "dict")
+    ]
+
+
+# `Dtype` derives Ord from its declaration; the header is sorted by it in descending order.
+_TAGS = (
+    "BOOL F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ "
+    "I16 U16 F16 BF16 I32 U32 F32 C64 F64 I64 U64"
+)
+_RANK = {tag: rank for rank, tag in enumerate(reversed(_TAGS.split()))}
+MAX_HEADER_NBYTES = 100_000_000  # MAX_HEADER_SIZE of the library
+_ALIGNMENT = 8
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def lay_out(
+    name: str, tensors: Iterable[Planned], pieces: Sequence[Piece], metadata: Mapping[str, str]
+) -> FileLayout:
+    """A file called ``name`` that holds ``tensors``.
+
+    Raises:
+        LimitExceeded: the header would be longer than readers accept.
+    """
+    rows = []
+    for tensor in tensors:
+        placed = tensor.value
+        if isinstance(placed, Placed):  # the plan refuses all else
+            rows.append((_RANK[placed.dtype.safetensors or "U8"], str(tensor.name).encode(), placed))
+    rows.sort(key=lambda row: row[:2])
+    header = [f'"__metadata__":{_encode(dict(sorted(metadata.items())))}'] if metadata else []
+    offset = 0
+    for _, encoded, placed in rows:
+        shape = list(placed.shape)
+        if placed.dtype.packed > 1:
+            shape[-1] *= placed.dtype.packed
+        end = offset + pieces[placed.piece].nbytes
+        header.append(
+            f'{_encode(encoded.decode())}:{{"dtype":"{placed.dtype.safetensors}","shape":{_encode(shape)},'
+            f'"data_offsets":[{offset},{end}]}}'
+        )
+        offset = end
+    raw = f"{{{','.join(header)}}}".encode()
+    raw += b" " * (-len(raw) % _ALIGNMENT)
+    if len(raw) > MAX_HEADER_NBYTES:
+        raise LimitExceeded("length of the safetensors header", limit=MAX_HEADER_NBYTES, actual=len(raw))
+    segments = SegmentList()
+    segments.add_literal(len(raw).to_bytes(8, "little") + raw)
+    for _, _, placed in rows:
+        segments.add_piece(placed.piece, pieces[placed.piece].nbytes)
+    return FileLayout(name, segments.nbytes, segments.segments)

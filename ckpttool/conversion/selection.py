@@ -1,0 +1,203 @@
+"""Which branch of a checkpoint is converted, what of it is kept, and what is left behind and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ckpttool.names.globs import Globs
+from ckpttool.values.checkpoint import Basis, Container, Key, Kind, OddKey, Opaque, Root, Tensor, Value
+from ckpttool.values.conversion import Dropped, Options
+from ckpttool.values.errors import CkptToolError
+from ckpttool.values.inspection import Inspection, Row, is_rebuilt
+
+_MOST_NAMED = 4
+_PROGRAM = (Basis.TORCHSCRIPT, Basis.EXPORT)
+
+
+class Selection(NamedTuple):
+    """What is kept of a checkpoint, with the paths that it has there.
+
+    ``root`` is the branch that was taken, None for the whole; ``found`` says that no option named
+    it. ``base`` is what the destination's paths leave out in front.
+    """
+
+    root: Root | None
+    found: bool
+    base: Root
+    rows: list[Row]
+    values: list[Value]
+    objects: list[Opaque]
+    containers: list[Container]
+    dropped: list[Dropped]
+
+
+def select(inspection: Inspection, options: Options) -> Selection:
+    """Choose branch, tensors, values.
+
+    Raises:
+        CkptToolError: no tensor is left, or several branches could be meant.
+    """
+    whole = _takes_all(inspection, options)
+    root = None if whole else choose_root(inspection, options)
+    named = options.root is not None or options.prefer_ema
+    bare = named or options.weights_only or options.sharded
+    selection = Selection(
+        root, root is not None and not named, (root or ()) if bare else (), [], [], [], [], []
+    )
+    _select_rows(inspection, options, selection, exact=not named)
+    if not selection.rows:
+        raise CkptToolError(
+            "no tensor is left to convert", path=inspection.checkpoint.path, hint=_branches(inspection)
+        )
+    _select_rest(inspection, options, selection, bare=bare)
+    return selection
+
+
+def choose_root(inspection: Inspection, options: Options) -> Root:
+    """The branch to convert.
+
+    Raises:
+        CkptToolError: it was not named, and several could be meant.
+    """
+    if options.root is not None:
+        return options.root
+    if options.prefer_ema:
+        averaged = [group.root for group in inspection.groups if group.role == "ema"]
+        if len(averaged) == 1:
+            return averaged[0]
+        what = "no averaged weights (EMA) were found" if not averaged else "several averaged copies"
+        raise CkptToolError(what, path=inspection.checkpoint.path, hint=_branches(inspection))
+    if inspection.weights_root is not None:
+        return inspection.weights_root
+    raise CkptToolError(
+        "it is not clear which branch holds the weights" if inspection.rows else "no tensors",
+        path=inspection.checkpoint.path,
+        hint=_branches(inspection),
+    )
+
+
+def _takes_all(inspection: Inspection, options: Options) -> bool:
+    """A ``.pt`` can hold the whole tree; of a program only the weights are meant."""
+    if options.container != "pt" or options.root is not None or options.sharded:
+        return False
+    if options.weights_only or options.prefer_ema:
+        return False
+    return not any(row.classification.basis in _PROGRAM for row in inspection.rows)
+
+
+def _branches(inspection: Inspection) -> str:
+    """What ``--root`` takes in this file."""
+    named = [".".join(map(str, group.root)) for group in inspection.groups if group.root]
+    if not named:
+        return "ckpttool inspect shows what is in it"
+    more = ", …" if len(named) > _MOST_NAMED else ""
+    return f"--root takes one of: {', '.join(named[:_MOST_NAMED])}{more}; --root '' takes everything"
+
+
+def _select_rows(inspection: Inspection, options: Options, selection: Selection, *, exact: bool) -> None:
+    """Sort the rows into kept and dropped."""
+    keep, drop = Globs(options.keep), Globs(options.drop)
+    modules = _module_roots(inspection)
+    asked_root = options.root is not None or options.weights_only or options.prefer_ema
+    root = selection.root
+    for row in inspection.rows:
+        entry = row.entry
+        reason, asked = "", True
+        if drop.match(entry.root, entry.name):
+            reason = "--drop"
+        elif root is not None and (entry.root != root if exact else entry.root[: len(root)] != root):
+            reason, asked = "outside the branch that is converted", asked_root
+        elif keep and not keep.match(entry.root, entry.name):
+            reason = "not among --keep"
+        elif options.drop_known_buffers and is_rebuilt(row):
+            reason = "--drop-known-buffers"
+        elif entry.root in modules and not options.non_persistent:
+            # What follows is in the pickled module, and its state_dict() would leave it out.
+            if entry.declared.kind is Kind.NON_PERSISTENT_BUFFER:
+                reason, asked = "non-persistent buffer: --non-persistent keeps it", False
+            elif entry.declared.basis is Basis.NONE:
+                reason, asked = "plain attribute of a module: --non-persistent keeps it", False
+        if reason:
+            selection.dropped.append(dropped_tensor(entry.root, entry.name, entry.value, reason, asked))
+        else:
+            selection.rows.append(row)
+
+
+def _module_roots(inspection: Inspection) -> set[Root]:
+    """Where pickled modules stand: what lies below is their state_dict, by dotted names."""
+    return {row.entry.root for row in inspection.rows if row.entry.declared.basis is Basis.PICKLED_MODULE}
+
+
+def dropped_tensor(root: Root, name: Key, value: Tensor | None, reason: str, asked: bool) -> Dropped:
+    """A tensor that is left behind."""
+    dtype = None if value is None else value.dtype
+    return Dropped(root, name, dtype.name if dtype else "tensor", value.nbytes if value else 0, reason, asked)
+
+
+def _select_rest(inspection: Inspection, options: Options, selection: Selection, *, bare: bool) -> None:
+    """Values, objects and containers. What is not a tensor stands for itself or goes with one."""
+    checkpoint, root = inspection.checkpoint, selection.root
+    drop = Globs(options.drop)
+    gone = {item.root: item.asked for item in selection.dropped}
+    for row in selection.rows:
+        gone.pop(row.entry.root, None)
+    asked_root = options.root is not None or options.weights_only or options.prefer_ema
+    tensors_only = options.weights_only or options.sharded
+
+    def why_not(at: Root, name: Key) -> tuple[str, bool]:
+        """(reason, asked), or ("", …) if it stays."""
+        if drop.match(at, name):
+            return "--drop", True
+        if tensors_only:
+            return "only tensors are converted", options.weights_only
+        if bare and root is not None and at[: len(root)] != root:
+            return "outside the branch that is converted", asked_root
+        if at in gone:
+            return "stands beside tensors that are dropped", gone[at]
+        if not _is_writable_path((*at, name)):
+            return "its key is an object", False
+        return "", False
+
+    for value in checkpoint.values:
+        reason, asked = why_not(value.root, value.name)
+        if reason:
+            type_name = type(value.value).__name__
+            selection.dropped.append(Dropped(value.root, value.name, type_name, 0, reason, asked))
+        else:
+            selection.values.append(value)
+    for item in checkpoint.opaque:
+        reason, asked = why_not(item.root, item.name)
+        if not reason and not (options.container == "pt" and item.type_name == "torch.dtype"):
+            reason = "an object: described in the file, never built"
+        if reason:
+            selection.dropped.append(Dropped(item.root, item.name, item.type_name, 0, reason, asked))
+        else:
+            selection.objects.append(item)
+    inside = set(_ancestors(selection)) if tensors_only or bare or root is not None else None
+    modules = _module_roots(inspection)
+    for container in checkpoint.containers:
+        path = container.path
+        if modules and any(path[:depth] in modules for depth in range(len(path))):
+            continue
+        if drop.match_branch(path) or (inside is not None and path not in inside):
+            continue
+        if path[: len(selection.base)] == selection.base:
+            selection.containers.append(container)
+
+
+def _ancestors(selection: Selection) -> Iterator[Root]:
+    """Paths of every container that something kept stands in."""
+    seen: set[Root] = set()
+    leaves = [row.entry.root for row in selection.rows]
+    leaves += (value.root for value in selection.values)
+    leaves += (item.root for item in selection.objects)
+    for root in leaves:
+        while root not in seen:
+            seen.add(root)
+            yield root
+            root = root[:-1] if root else root
+
+
+def _is_writable_path(path: Root) -> bool:
+    return not any(isinstance(key, OddKey) and not key.literal for key in path)

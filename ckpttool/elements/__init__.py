@@ -1,0 +1,1 @@
+"""Packed bytes as numbers: bits, sums, statistics, casts, digests."""

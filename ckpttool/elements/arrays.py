@@ -1,0 +1,99 @@
+"""Packed little-endian elements -> numpy arrays of numbers; numpy comes in as an argument, never by import.
+
+``elements.bits`` says what bits mean, this module does it for a million of them at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ckpttool.elements.bits import number_bits, number_table
+from ckpttool.values.dtypes import DType
+from ckpttool.values.errors import UnsupportedFeature
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+# Dtypes of 32 and 64 bits as numpy codes them.
+NUMPY_CODES = {"float": "f", "int": "i", "uint": "u", "quantized": "i"}
+
+
+def import_numpy(what: str, instead: str) -> Any:
+    """The module, which no one else imports.
+
+    Raises:
+        UnsupportedFeature: it is not installed; ``what`` needs it, ``instead`` does not.
+    """
+    try:
+        import numpy
+    except ImportError:
+        raise UnsupportedFeature(f"{what} without numpy", hint=f"install numpy, or {instead}") from None
+    _keep_freed_memory()
+    return numpy
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Keep glibc from giving the arrays of each block back to the kernel, only to fault them in again.
+
+    Its limits follow the largest block that was ever freed (``mallopt(3)``, M_MMAP_THRESHOLD). This one is
+    never touched, so it costs no memory; without it a third of the time of casts and of statistics is page
+    faults. Once only: from then on such a block would be cleared.
+    """
+    bytearray(16 << 20)
+
+
+@functools.cache
+def value_table(dtype: DType) -> Array:
+    """``bits.number_table`` as float64."""
+    import numpy as np
+
+    return np.array(number_table(dtype), dtype=np.float64)
+
+
+def bit_patterns(np: Any, dtype: DType, chunk: memoryview, count: int) -> Array:
+    """The bits of ``count`` numbers as unsigned integers; those of complex128 as rows of two."""
+    width = number_bits(dtype)
+    if width < 8:  # what pads the last byte is no number
+        bits = np.unpackbits(np.frombuffer(chunk, np.uint8), bitorder="little")
+        fields = bits[: count * width].reshape(count, width)
+        patterns: Array = np.packbits(fields, axis=1, bitorder="little")[:, 0]
+        return patterns
+    if width == 128:
+        pairs: Array = np.frombuffer(chunk, "<u8").reshape(-1, 2)
+        return pairs
+    patterns = np.frombuffer(chunk, f"<u{width // 8}")
+    return patterns
+
+
+def to_numbers(np: Any, dtype: DType, chunk: memoryview, count: int) -> Array:
+    """``count`` numbers in the narrowest numpy dtype that has them all; complex ones as pairs of floats."""
+    if dtype.kind == "complex":
+        values: Array = np.frombuffer(chunk, f"<f{dtype.nbytes // 2}")
+        return values
+    if dtype.name == "float16":
+        values = np.frombuffer(chunk, "<f2")
+    elif dtype.name == "bfloat16":  # the upper half of a float32
+        values = (np.frombuffer(chunk, "<u2").astype(np.uint32) << 16).view(np.float32)
+    elif number_bits(dtype) <= 16:
+        values = value_table(dtype)[bit_patterns(np, dtype, chunk, count)]
+    else:
+        values = np.frombuffer(chunk, f"<{NUMPY_CODES[dtype.kind]}{dtype.nbytes}")
+    return values
+
+
+def to_array(np: Any, dtype: DType, data: bytearray) -> Array:
+    """All elements of a tensor: in numpy's own dtype, else as ``to_numbers`` has them."""
+    if dtype.kind == "bool":
+        flags: Array = np.frombuffer(data, np.bool_)
+        return flags
+    if dtype.kind == "complex" and dtype.bits >= 64:
+        pairs: Array = np.frombuffer(data, f"<c{dtype.nbytes}")
+        return pairs
+    if dtype.name.removeprefix("u") in ("int8", "int16"):
+        integers: Array = np.frombuffer(data, f"<{dtype.kind[0]}{dtype.nbytes}")
+        return integers
+    return to_numbers(np, dtype, memoryview(data), len(data) // dtype.nbytes)

@@ -1,0 +1,272 @@
+"""The only code that reads tensor bytes.
+
+What comes out is always the same, whatever the container: elements in row-major order, packed,
+little-endian, with the conj and neg bits resolved.
+
+- A contiguous tensor, also one that views part of a storage, is read with plain ``preadv`` into
+  one reused buffer. Never ``mmap``: a file that shrinks under a map kills the process.
+- Any other strides are gathered in blocks of ``GATHER_BLOCKS`` chunks (see ``strides``). A block
+  is made from windows of the storage, so a transposed matrix is read once a block, in runs as
+  wide as the block is high. Peak memory: two blocks and a chunk, whatever the tensor's size.
+- A DEFLATE storage is inflated as a stream from its start. Going on where the last read of the
+  same storage ended costs nothing more; going back inflates again, so a *gathered* tensor of a
+  compressed storage costs at most one pass over it a block. torch never writes such a storage.
+- Numbers narrower than a byte have no address: read only when contiguous and byte-aligned.
+- A logical size is not a stored one: an expanded tensor of a petabyte yields chunks lazily, and
+  those of ``strides.stored_view(info)`` are each stored element once.
+
+``TensorReader`` opens each file once and holds it to what it was when its header was read
+(``files.local``), before the first byte and again at the end. One reader belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+
+from ckpttool.files.inflate import Inflater
+from ckpttool.files.local import check_path, check_status, naming
+from ckpttool.files.strides import (
+    GAP_NBYTES,
+    ITEM_FORMATS,
+    copy_strided,
+    iter_blocks,
+    iter_windows,
+    merge_dims,
+)
+from ckpttool.values.checkpoint import FileInfo, Record, StorageRef, TensorInfo
+from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
+
+# 8 MiB was fastest of 256 KiB to 64 MiB for reading and writing alike, and stays in a shared L3.
+CHUNK_NBYTES = 8 << 20
+# Chunks in a block of a gather: higher blocks make wider runs, and fewer passes over the storage.
+GATHER_BLOCKS = 4
+# Descriptors held open; a checkpoint may have thousands of shards, and 1024 is a common limit.
+_OPEN_FILES = 64
+
+_FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))
+
+
+class TensorReader:
+    """Reads the bytes of tensors and records of the given files. A context manager."""
+
+    def __init__(self, files: Iterable[FileInfo]) -> None:
+        self._files = {file.path: file for file in files}
+        self._open: dict[str, int] = {}
+        self._inflater: Inflater | None = None
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # That a file changed explains what is wrong with it.
+            if kind is None or issubclass(kind, CkptToolError):
+                for path in self._open:
+                    check_path(self._files[path])
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        while self._open:
+            path, fd = self._open.popitem()
+            with naming(path):
+                os.close(fd)
+        self._inflater = None
+
+    def iter_chunks(self, info: TensorInfo, *, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[memoryview]:
+        """The elements in row-major order, in chunks of whole elements of at most ``chunk_nbytes``.
+
+        A chunk holds one element at least. It is overwritten by the next one: copy what must stay.
+
+        Raises:
+            MalformedCheckpoint: the elements leave their storage, the file changed or is damaged.
+            UnsupportedFeature: meta device; sub-byte elements that are not packed; neg of integers.
+        """
+        if 0 in info.shape:
+            return
+        storage = _checked_storage(info)
+        if info.is_contiguous:
+            group = info.dtype.bits // math.gcd(info.dtype.bits, 8)  # bytes of whole elements: 3 for 6 bits
+            start, end = info.byte_span
+            chunks = self._iter_range(storage, start, end, max(group, chunk_nbytes // group * group))
+        else:
+            chunks = self._iter_gathered(info, storage, chunk_nbytes)
+        if not (storage.big_endian or info.conj or info.neg):
+            yield from chunks
+            return
+        for chunk in chunks:
+            _resolve(chunk, info, storage.big_endian)
+            yield chunk
+
+    def iter_record_chunks(self, record: Record, *, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[memoryview]:
+        """The bytes of a zip member, inflated where it is compressed; what its CRC-32 is over.
+
+        Raises:
+            MalformedCheckpoint: it does not inflate to exactly the size that the archive claims.
+        """
+        storage = StorageRef(
+            record.file,
+            record.name,
+            record.byte_offset,
+            record.nbytes,
+            compressed_nbytes=record.compressed_nbytes,
+        )
+        yield from self._iter_range(storage, 0, record.nbytes, chunk_nbytes)
+        if storage.compressed_nbytes is not None:
+            self._inflate_from(storage, record.nbytes).check_end()
+
+    def read_into(self, storage: StorageRef, offset: int, target: memoryview) -> None:
+        """Fill ``target`` with the raw bytes at ``offset`` of ``storage``.
+
+        Raises:
+            MalformedCheckpoint: the range leaves the storage, the file changed or is damaged.
+        """
+        if offset < 0 or offset + len(target) > storage.nbytes:
+            raise MalformedCheckpoint(
+                "a read leaves its storage", name=storage.key, byte_offset=offset, path=storage.file
+            )
+        if storage.compressed_nbytes is None:
+            self._pread_into(storage.file, storage.byte_offset + offset, target)
+        else:
+            self._inflate_from(storage, offset).read_into(target)
+
+    def _iter_range(
+        self, storage: StorageRef, start: int, end: int, chunk_nbytes: int
+    ) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(max(0, min(chunk_nbytes, end - start))))
+        for offset in range(start, end, chunk_nbytes):
+            chunk = buffer[: end - offset]
+            self.read_into(storage, offset, chunk)
+            yield chunk
+
+    def _iter_gathered(
+        self, info: TensorInfo, storage: StorageRef, chunk_nbytes: int
+    ) -> Iterator[memoryview]:
+        item, dims, start = _items(info)
+        element = info.dtype.nbytes
+        chunk_nbytes = max(element, chunk_nbytes // element * element)
+        block = chunk_nbytes * GATHER_BLOCKS // item
+        target = memoryview(bytearray(min(info.numel * element, block * item)))
+        first, end = info.byte_span
+        source = memoryview(bytearray(min(end - first, block * item)))
+        # A stream must be inflated through its gaps anyway.
+        gap = GAP_NBYTES // item if storage.compressed_nbytes is None else block
+        for part in iter_blocks(dims, start, block):
+            for window in iter_windows(part, block, gap):
+                run = source[: window.span * item]
+                self.read_into(storage, window.start * item, run)
+                copy_strided(target, run, item, window)
+            for offset in range(0, part.numel * item, chunk_nbytes):
+                yield target[offset : min(offset + chunk_nbytes, part.numel * item)]
+
+    def _pread_into(self, path: str, offset: int, target: memoryview) -> None:
+        fd = self._descriptor(path)
+        while len(target):
+            try:
+                got = _pread_some(fd, target, offset)
+            except OSError as error:
+                error.filename = path
+                raise
+            if not got:
+                raise MalformedCheckpoint("the file shrank while it was read", byte_offset=offset, path=path)
+            target = target[got:]
+            offset += got
+
+    def _inflate_from(self, storage: StorageRef, offset: int) -> Inflater:
+        """The stream of ``storage`` at ``offset``, going on where it stands if it can."""
+        inflater = self._inflater
+        if inflater is None or inflater.storage != storage or inflater.position > offset:
+            inflater = self._inflater = Inflater(storage, self._pread_into)
+        inflater.skip_to(offset)
+        return inflater
+
+    def _descriptor(self, path: str) -> int:
+        fd = self._open.get(path)
+        if fd is not None:
+            return fd
+        if len(self._open) >= _OPEN_FILES:
+            oldest = next(iter(self._open))
+            check_path(self._files[oldest])
+            os.close(self._open.pop(oldest))
+        # O_NONBLOCK: if a FIFO has taken the file's place, opening it must not block.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            with naming(path):
+                check_status(self._files[path], os.fstat(fd))
+            if hasattr(os, "posix_fadvise"):
+                with contextlib.suppress(OSError):  # advice
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._open[path] = fd
+        return fd
+
+
+def _checked_storage(info: TensorInfo) -> StorageRef:
+    """The storage of ``info`` once its elements are known to lie in it, and to be readable."""
+    storage = info.storage
+    if storage is None or storage.location == "meta":
+        raise UnsupportedFeature("a tensor on the meta device has no bytes")
+    start, end = info.byte_span
+    if start < 0 or end > storage.nbytes or min(info.stride, default=0) < 0:
+        raise MalformedCheckpoint(
+            "a tensor leaves its storage",
+            name=storage.key,
+            expected=f"at most {storage.nbytes} bytes",
+            actual=f"bytes {start} to {end}",
+            path=storage.file,
+        )
+    if info.dtype.bits % 8 and not (info.is_contiguous and info.storage_offset * info.dtype.bits % 8 == 0):
+        raise UnsupportedFeature(
+            f"{info.dtype.name} elements that are not packed from a whole byte on", path=storage.file
+        )
+    if info.neg and info.dtype.kind not in ("float", "complex"):
+        raise UnsupportedFeature(f"the negative bit on a tensor of {info.dtype.name}", path=storage.file)
+    return storage
+
+
+def _items(info: TensorInfo) -> tuple[int, list[tuple[int, int]], int]:
+    """Item size, dimensions and offset in items that ``memoryview`` has a format for.
+
+    complex128 has none, so each element becomes a row of two items.
+    """
+    item = info.dtype.nbytes
+    dims = merge_dims(info.shape, info.stride)
+    if item in ITEM_FORMATS:
+        return item, dims, info.storage_offset
+    parts = item // 8
+    return 8, [*((size, step * parts) for size, step in dims), (parts, 1)], info.storage_offset * parts
+
+
+def _resolve(chunk: memoryview, info: TensorInfo, big_endian: bool) -> None:
+    """Make stored elements those that the tensor means: swap bytes, then negate."""
+    is_complex = info.dtype.kind == "complex"
+    width = info.dtype.nbytes // 2 if is_complex else info.dtype.nbytes
+    if big_endian and width > 1:
+        items = array(ITEM_FORMATS[width], bytes(chunk))
+        items.byteswap()
+        chunk[:] = memoryview(items).cast("B")
+    # The sign is the top bit of the last byte. conj negates the imaginary half, neg negates both.
+    flip_last = info.neg != (info.conj and is_complex)
+    for last_byte, flip in ((width - 1, info.neg and is_complex), (info.dtype.nbytes - 1, flip_last)):
+        if flip:
+            signs = chunk[last_byte :: info.dtype.nbytes]
+            signs[:] = bytes(signs).translate(_FLIP_SIGN)
+
+
+def _pread_some(fd: int, target: memoryview, offset: int) -> int:
+    """Read up to ``len(target)`` bytes without moving the file's position."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [target], offset)
+    data = os.pread(fd, len(target), offset)  # macOS before 11
+    target[: len(data)] = data
+    return len(data)

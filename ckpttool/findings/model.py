@@ -1,0 +1,256 @@
+"""What differs between a checkpoint and a live model, and what is odd about the model, as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ckpttool.findings.text import about, short_name
+from ckpttool.names.match import NameMatch
+from ckpttool.values.checkpoint import Basis, Classification, Entry, Finding, Kind, Presence, Tensor
+from ckpttool.values.dtypes import DType
+from ckpttool.values.model import ModelSpec
+from ckpttool.values.words import count_of, cut, some
+
+STALE = "stale: this version does not save it"
+TIED_TO = "tied to "  # how the note of a missing entry begins whose twin is in the file
+
+_NOUNS = {
+    Kind.PARAMETER: "parameter",
+    Kind.PERSISTENT_BUFFER: "persistent buffer",
+    Kind.NON_PERSISTENT_BUFFER: "non-persistent buffer",
+    Kind.EXTRA_STATE: "extra state",
+}
+_REGISTERED = {Kind.PARAMETER, Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER}
+
+
+class Differences:
+    """Entries that both sides have, and what is not the same of them."""
+
+    def __init__(self) -> None:
+        self.stale: list[Entry] = []
+        self.shapes: list[tuple[Entry, Entry]] = []
+        self.dtypes: dict[tuple[DType, DType], list[Entry]] = {}
+        self.kinds: list[tuple[Entry, Entry]] = []
+
+    def compare(self, entry: Entry, known: Entry) -> Classification:
+        """The classification of ``entry``, which the model knows as ``known``."""
+        kind, said = known.declared.kind, entry.declared
+        notes = []
+        presence = Presence.PRESENT
+        if kind is Kind.NON_PERSISTENT_BUFFER and not said.exact:
+            presence = Presence.UNEXPECTED
+            self.stale.append(entry)
+            notes.append(STALE)
+        if _kinds_differ(said, kind):
+            self.kinds.append((entry, known))
+            notes.append(f"{_NOUNS[said.kind]} in the file")
+        stored, wanted = entry.value, known.value
+        if stored is not None and wanted is not None:
+            if None not in (stored.shape, wanted.shape) and stored.shape != wanted.shape:
+                self.shapes.append((entry, known))
+                notes.append(f"{_shape_text(wanted)} in the model")
+            if stored.dtype is not None and wanted.dtype is not None and stored.dtype is not wanted.dtype:
+                self.dtypes.setdefault((stored.dtype, wanted.dtype), []).append(entry)
+                notes.append(f"{wanted.dtype.name} in the model")
+        return Classification(kind, Basis.MODULE, presence, "; ".join(notes))
+
+    def findings(self) -> Iterator[Finding]:
+        """A sentence per way to differ."""
+        if self.stale:
+            yield about(
+                "stale-buffer",
+                "warning",
+                self.stale,
+                "stale: in the file, but this version of the model does not save it, and strict loading "
+                "refuses it; leave it out with `--exclude`",
+            )
+        yield from self._shape_findings()
+        for (stored, wanted), entries in self.dtypes.items():
+            widened = _is_widening(stored, wanted)
+            yield about(
+                "dtype-differs",
+                "info" if widened else "warning",
+                entries,
+                f"{stored.name} in the file and {wanted.name} in the model: load_state_dict casts without a "
+                + ("word" if widened else "word, and values may change; `ckpttool verify` tells which do"),
+            )
+        if self.kinds:
+            entry, known = self.kinds[0]
+            yield about(
+                "kind-differs",
+                "warning",
+                [each for each, _ in self.kinds],
+                f"of another kind in the model: {short_name(entry)} was a {_NOUNS[entry.declared.kind]} "
+                f"and is a {_NOUNS[known.declared.kind]}",
+            )
+
+    def _shape_findings(self) -> Iterator[Finding]:
+        # torch/nn/modules/module.py, _load_from_state_dict: a scalar takes the first of a vector (torch 0.3).
+        scalars = [entry for entry, known in self.shapes if _takes_first(entry.value, known.value)]
+        if scalars:
+            yield about(
+                "shape-differs",
+                "warning",
+                scalars,
+                "a vector in the file and a scalar in the model: load_state_dict takes its first value",
+            )
+        others = [pair for pair in self.shapes if not _takes_first(pair[0].value, pair[1].value)]
+        if others:
+            examples = [
+                f"{short_name(entry)} is {_shape_text(entry.value)} in the file "
+                f"and {_shape_text(known.value)} in the model"
+                for entry, known in others
+            ]
+            yield Finding(
+                "shape-differs",
+                "error",
+                str(others[0][0].name),
+                f"{count_of(len(others), 'entry', 'entries')} cannot be loaded: {some(examples)}",
+            )
+
+
+def _kinds_differ(said: Classification, kind: Kind) -> bool:
+    """Whether the file itself knows the entry as something else."""
+    if not said.exact or said.kind is kind or not {said.kind, kind} <= _REGISTERED:
+        return False
+    # TorchScript and exported programs keep every buffer alike.
+    return said.basis is Basis.PICKLED_MODULE or Kind.PARAMETER in (kind, said.kind)
+
+
+def _shape_text(value: Tensor | None) -> str:
+    return "?" if value is None or value.shape is None else f"[{', '.join(map(str, value.shape))}]"
+
+
+def _takes_first(stored: Tensor | None, wanted: Tensor | None) -> bool:
+    if stored is None or wanted is None or stored.shape is None:
+        return False
+    return wanted.shape == () and len(stored.shape) == 1 and stored.shape[0] > 0
+
+
+def _is_widening(stored: DType, wanted: DType) -> bool:
+    """Whether every value of one dtype is one of the other."""
+    if stored.kind != wanted.kind or stored.kind not in ("float", "int", "uint", "complex"):
+        return False
+    return wanted.bits > stored.bits and (stored.bits > 8 or wanted.bits > 16)
+
+
+_FATES = {
+    Kind.PARAMETER: "it keeps what the constructor draws",
+    Kind.PERSISTENT_BUFFER: "it keeps what the constructor gives it",
+    Kind.EXTRA_STATE: "set_extra_state is not called",
+    Kind.UNKNOWN: "nothing happens",
+}
+_PLURALS = {Kind.UNKNOWN: "entries made by state_dict hooks", Kind.EXTRA_STATE: "extra states"}
+
+
+def missing_findings(spec: ModelSpec, missing: Sequence[Entry]) -> Iterator[Finding]:
+    """What a load would not fill, non-persistent buffers apart."""
+    tied: list[Entry] = []
+    own_code: list[Entry] = []
+    by_kind: dict[Kind, list[Entry]] = {}
+    for entry in missing:
+        kind = entry.declared.kind
+        if kind is Kind.NON_PERSISTENT_BUFFER:
+            continue
+        if entry.declared.note.startswith(TIED_TO):
+            tied.append(entry)
+        elif _loads_by_own_code(spec, str(entry.name)):
+            own_code.append(entry)
+        else:
+            by_kind.setdefault(kind, []).append(entry)
+    for kind, entries in by_kind.items():
+        noun = _NOUNS.get(kind, "entry made by a state_dict hook")
+        yield Finding(
+            "missing-entry",
+            "warning" if kind is Kind.UNKNOWN else "error",
+            str(entries[0].name),
+            f"{count_of(len(entries), noun, _PLURALS.get(kind, f'{noun}s'))} of the model "
+            f"({some(list(map(short_name, entries)))}) not in the file: strict loading refuses, "
+            f"and without strict {_FATES[kind]}",
+        )
+    if tied:
+        yield about(
+            "missing-tied",
+            "warning",
+            tied,
+            f"missing, but {tied[0].declared.note}: strict=True refuses, "
+            "safetensors.torch.load_model and strict=False load it right",
+        )
+    if own_code:
+        yield about("missing-entry", "warning", own_code, f"not in the file; {_OWN_CODE}")
+
+
+_OWN_CODE = "its module loads by code of its own, which may rename: `ckpttool verify` tells"
+
+
+def unexpected_findings(spec: ModelSpec, unexpected: Sequence[Entry], match: NameMatch) -> Iterator[Finding]:
+    """What the model would not take."""
+    own_code: list[Entry] = []
+    empty: list[Entry] = []
+    others: list[Entry] = []
+    slots = frozenset(spec.none_names)
+    for entry in unexpected:
+        name = match.to_model.get(str(entry.name), str(entry.name))
+        (own_code if _loads_by_own_code(spec, name) else empty if name in slots else others).append(entry)
+    if empty:
+        fact = "in the file, and in the model registered as None until something is assigned: strict loading "
+        yield about("unexpected-entry", "warning", empty, f"{fact}into a fresh model refuses")
+    if others:
+        fact = "in the file and not in the model: strict loading refuses; leave it out with `--exclude`"
+        yield about("unexpected-entry", "warning", others, fact)
+    if own_code:
+        yield about("unexpected-entry", "info", own_code, f"in the file and not in the model; {_OWN_CODE}")
+
+
+def _loads_by_own_code(spec: ModelSpec, name: str) -> bool:
+    return any(own.renames and (not own.path or name.startswith(f"{own.path}.")) for own in spec.custom_load)
+
+
+# ---------------------------------------- names
+
+
+def names_findings(spec: ModelSpec, match: NameMatch) -> Iterator[Finding]:
+    """How the names of a file met the model's, if not as they are."""
+    model_names = [short_name(entry) for entry in spec.checkpoint.entries]
+    if not model_names:
+        yield Finding("model-names", "warning", "", "the model has no parameters and no buffers")
+    elif not match.matched:
+        file_names = list(map(cut, match.to_model))
+        yield Finding(
+            "model-names",
+            "error",
+            "",
+            f"none of the {len(file_names):,} names of the file is one of the model's {len(model_names):,}: "
+            f"{some(file_names)} against {some(model_names)}; is it another model, or is there a `--root`?",
+        )
+    elif match.description:
+        yield Finding(
+            "model-names",
+            "info",
+            "",
+            f"{match.matched:,} of {len(match.to_model):,} names meet the model's, with {match.description}",
+        )
+
+
+def model_findings(spec: ModelSpec) -> Iterator[Finding]:
+    """What is worth knowing about a model before there is a file."""
+    if spec.none_names:
+        yield Finding(
+            "none-slot",
+            "info",
+            spec.none_names[0],
+            f"{count_of(len(spec.none_names), 'slot')} registered as None ({_named(spec.none_names)}): "
+            "no key until something is assigned, and then a fresh model calls that key unexpected",
+        )
+    if spec.custom_load:
+        yield Finding(
+            "custom-load",
+            "info",
+            "",
+            f"{count_of(len(spec.custom_load), 'module')} with saving or loading of its own: "
+            f"{_named(list(map(str, spec.custom_load)))}; keys in a file may differ from the attributes",
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    return some([cut(name) for name in names])

@@ -1,0 +1,217 @@
+"""Findings about what names and ``_metadata`` give away."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from ckpttool.findings.text import Evidence, about
+from ckpttool.names.prefixes import common_first_part
+from ckpttool.values.checkpoint import Entry, Finding, Key, Kind, Root
+from ckpttool.values.dtypes import BY_NAME
+from ckpttool.values.words import MOST_NAMED, count_of, cut, some
+
+_BATCH_NORM_VERSION = 2  # torch/nn/modules/batchnorm.py: _NormBase._version, with num_batches_tracked
+_BATCH_NORM_NAME = re.compile(r"(?:^|_)bn\d*$|batch_?norm", re.IGNORECASE)
+# GPTQ and AWQ; bitsandbytes keeps the rest under .quant_state.
+_PACKED_NAMES = (".qweight", ".qzeros", ".g_idx", ".absmax", ".quant_map", ".SCB")
+_ADAPTER = re.compile(r"(?:^|\.)lora_[AB]\.weight$")
+_PARAMETRIZED = re.compile(r"(?:^|\.)(?:weight_g|weight_orig|parametrizations\.[^.]+\.original\d?)$")
+
+
+def find_wrappers(evidence: Evidence) -> Iterator[Finding]:
+    """Parts that wrappers put into names."""
+    # The same prefix in two state_dicts is one cause; a hostile file has as many as it has names.
+    matched: Counter[tuple[str, tuple[str, ...], bool]] = Counter()
+    total: Counter[tuple[str, tuple[str, ...], bool]] = Counter()
+    for prefixes in evidence.prefixes.values():
+        for text, wrappers, names, all_names, inside in prefixes:
+            matched[text, wrappers, inside] += names
+            total[text, wrappers, inside] += all_names
+    for key, names in matched.most_common(MOST_NAMED):
+        text, wrappers, inside = key
+        where = "stands inside" if inside else "is in front of"
+        who = " around ".join(wrappers[:MOST_NAMED])
+        fix = f'`sd = {{k.replace("{text}", ""): v for k, v in sd.items()}}`' if inside else _take_off(text)
+        yield Finding(
+            "wrapper-prefix",
+            "warning" if 2 * names > total[key] else "info",
+            "",
+            f"{cut(text)} ({who}) {where} {names:,} of {total[key]:,} names: "
+            f"the bare model has none of it; {fix}",
+        )
+
+
+def find_attribute_prefix(evidence: Evidence) -> Iterator[Finding]:
+    """The attribute of a LightningModule in front of all names."""
+    checkpoint, root = evidence.checkpoint, evidence.weights_root
+    if not any(v.root == () and v.name == "pytorch-lightning_version" for v in checkpoint.values):
+        return
+    names = [row.entry.name for row in evidence.rows if row.entry.root == root]
+    first = common_first_part(name for name in names if isinstance(name, str))
+    if first is not None and root not in evidence.prefixes:
+        prefix = cut(first) + "."
+        yield Finding(
+            "attribute-prefix",
+            "info",
+            "",
+            f"all {len(names):,} names start with {prefix}, an attribute of the LightningModule; "
+            f"for the model alone: {_take_off(prefix)}",
+        )
+
+
+def _take_off(prefix: str) -> str:
+    return f'`torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(sd, "{cut(prefix)}")`'
+
+
+def find_batch_norms(evidence: Evidence) -> Iterator[Finding]:
+    """Batch norms without statistics, or without their counter."""
+    versions_of = evidence.checkpoint.module_versions
+    statistics: dict[Root, list[Entry]] = {}
+    if evidence.mentions("running_mean"):
+        for entry, _, _ in evidence.rows:
+            if isinstance(entry.name, str) and entry.name.endswith("running_mean"):
+                statistics.setdefault(entry.root, []).append(entry)
+    names: dict[Root, set[Key]] = {root: set() for root in (*versions_of, *statistics)}
+    if names:
+        for entry, _, _ in evidence.rows:
+            if entry.root in names:
+                names[entry.root].add(entry.name)
+    uncounted = []
+    for root, entries in statistics.items():
+        versions = versions_of.get(root)
+        for entry in entries:
+            module = str(entry.name).removesuffix("running_mean")
+            version = _BATCH_NORM_VERSION if versions is None else versions.get(module.rstrip("."))
+            if f"{module}num_batches_tracked" not in names[root] and version == _BATCH_NORM_VERSION:
+                uncounted.append(entry)
+    if uncounted:
+        yield about(
+            "batch-norm-no-counter",
+            "info",
+            uncounted,
+            "without num_batches_tracked beside it: a frozen batch norm, or saved by torch before 0.4.1; "
+            "nn.BatchNorm2d then needs load_state_dict(strict=False)",
+        )
+    bare = []
+    for root, versions in versions_of.items():
+        known = names[root]
+        for module, version in versions.items():
+            if (
+                version == _BATCH_NORM_VERSION
+                and f"{module}.weight" in known
+                and f"{module}.running_mean" not in known
+                and _BATCH_NORM_NAME.search(module.rpartition(".")[2])
+            ):
+                bare.append(module)
+    if bare:
+        named = some([cut(module) for module in bare])
+        yield Finding(
+            "batch-norm-no-statistics",
+            "warning",
+            bare[0],
+            f"{count_of(len(bare), 'batch norm')} ({named}) without running_mean and running_var: unless "
+            "built with track_running_stats=False, eval() uses mean 0 and variance 1 after strict=False",
+        )
+
+
+def find_parametrized(evidence: Evidence) -> Iterator[Finding]:
+    """Parts of weights that are computed."""
+    if not evidence.mentions("weight_g", "weight_orig", ".original"):
+        return
+    norms = {entry.name for entry, _, _ in evidence.rows if str(entry.name).endswith(".original1")}
+    parts = [
+        entry
+        for entry, _, _ in evidence.rows
+        if isinstance(entry.name, str)
+        and entry.name.endswith(("weight_g", "weight_orig", "original", "original0"))
+        and _PARAMETRIZED.search(entry.name)
+        and f"{entry.name[:-1]}1" not in norms  # more is said of a weight norm
+    ]
+    if parts:
+        yield about(
+            "parametrized",
+            "info",
+            parts,
+            "part of a weight that the model computes (weight norm, spectral norm, pruning): a model "
+            "without that parametrization does not know these names",
+        )
+
+
+def find_weight_norms(evidence: Evidence) -> Iterator[Finding]:
+    """The names that torch.nn.utils.parametrizations.weight_norm gives."""
+    if not evidence.mentions(".original1"):
+        return
+    names = {entry.name for entry, _, _ in evidence.rows}
+    norms = [
+        entry
+        for entry, _, _ in evidence.rows
+        if isinstance(entry.name, str)
+        and entry.name.endswith(".original0")
+        and f"{entry.name[:-1]}1" in names
+    ]
+    if norms:
+        yield about(
+            "weight-norm",
+            "info",
+            norms,
+            "the norm of a weight, as torch.nn.utils.parametrizations.weight_norm names it: a model with the "
+            "older torch.nn.utils.weight_norm calls it weight_g",
+        )
+
+
+def find_adapters(evidence: Evidence) -> Iterator[Finding]:
+    """LoRA weights without the adapter's name, as PEFT saves them."""
+    if not evidence.mentions("lora_A.weight"):
+        return
+    saved = [
+        entry for entry, _, _ in evidence.rows if isinstance(entry.name, str) and _ADAPTER.search(entry.name)
+    ]
+    if saved:
+        yield about(
+            "adapter",
+            "info",
+            saved,
+            "of a LoRA adapter, saved without its name: PeftModel.from_pretrained takes them so; for "
+            "load_state_dict they must be called lora_A.default.weight",
+        )
+
+
+def find_known_buffers(evidence: Evidence) -> Iterator[Finding]:
+    """Buffers that some versions of their library save and others build anew."""
+    saved = [
+        (row.entry, row.classification.rebuilt_since)
+        for row in evidence.rows
+        if row.classification.kind is Kind.PERSISTENT_BUFFER and row.classification.rebuilt_since
+    ]
+    if saved:
+        yield about(
+            "known-buffers",
+            "info",
+            [entry for entry, _ in saved],
+            f"built anew by newer libraries, whose strict loading calls it unexpected ({cut(saved[0][1])})",
+        )
+
+
+def find_packed(evidence: Evidence) -> Iterator[Finding]:
+    """Quantized weights and their bookkeeping."""
+    float4 = any(BY_NAME[name].packed > 1 for name, _ in evidence.summary.dtypes)
+    if not float4 and not evidence.mentions(*_PACKED_NAMES, ".quant_state."):
+        return
+    packed = [
+        entry
+        for entry, _, _ in evidence.rows
+        if (
+            isinstance(entry.name, str)
+            and (entry.name.endswith(_PACKED_NAMES) or ".quant_state." in entry.name)
+        )
+        or (entry.value is not None and entry.value.dtype is not None and entry.value.dtype.packed > 1)
+    ]
+    if packed:
+        yield about(
+            "packed-weights",
+            "info",
+            packed,
+            "of a packed or quantized weight: parameter counts are of stored elements, not of weights",
+        )

@@ -1,0 +1,52 @@
+"""What a rule for findings looks at, and how its sentence is worded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ckpttool.kinds.aliases import Aliasing
+from ckpttool.names.prefixes import Prefix
+from ckpttool.values.checkpoint import Checkpoint, Entry, Finding, Root
+from ckpttool.values.inspection import Group, Row, Summary
+from ckpttool.values.words import count_of, cut, some
+
+
+class Evidence(NamedTuple):
+    """What the rules look at: the selected rows and what was counted of them."""
+
+    checkpoint: Checkpoint
+    rows: Sequence[Row]
+    groups: Sequence[Group]
+    weights_root: Root | None
+    summary: Summary
+    aliasing: Aliasing
+    prefixes: Mapping[Root, Sequence[Prefix]]
+    names: str  # of all rows, one a line: searched at once before rows are looked at one by one
+
+    def mentions(self, *texts: str) -> bool:
+        """Whether any of ``texts`` stands in any name."""
+        return any(text in self.names for text in texts)
+
+
+def about(code: str, severity: str, entries: Sequence[Entry], fact: str) -> Finding:
+    """``3 entries (a, b, c) are <fact>``, with the first entry as its name."""
+    distinct = list({id(entry): entry for entry in entries}.values())
+    names = some([short_name(entry) for entry in distinct])
+    is_are = "is" if len(distinct) == 1 else "are"
+    return Finding(
+        code,
+        severity,
+        name_of(distinct[0]),
+        f"{count_of(len(distinct), 'entry', 'entries')} ({names}) {is_are} {fact}",
+    )
+
+
+def name_of(entry: Entry) -> str:
+    """The name of an entry as text."""
+    return str(entry.name)
+
+
+def short_name(entry: Entry) -> str:
+    """The name of an entry as it stands in a sentence."""
+    return cut(name_of(entry))

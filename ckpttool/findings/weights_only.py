@@ -1,0 +1,146 @@
+"""What loading a file would do: with ``torch.load(weights_only=True)``, and with plain pickle.
+
+Facts about others, never a verdict on the file: nothing here says that a file is safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ckpttool.findings.globals import GlobalVerdict, Verdict, judge_global
+from ckpttool.pickles.nodes import ON_OBJECT
+from ckpttool.values.checkpoint import Basis, Checkpoint
+from ckpttool.values.words import cut, some
+
+_REFUSED_OPCODES = {
+    0x30: "POP",
+    0x31: "POP_MARK",
+    0x32: "DUP",
+    0x42: "BINBYTES",
+    0x43: "SHORT_BINBYTES",
+    0x46: "FLOAT",
+    0x49: "INT",
+    0x4C: "LONG",
+    0x50: "PERSID",
+    0x53: "STRING",
+    0x54: "BINSTRING",
+    0x56: "UNICODE",
+    0x64: "DICT",
+    0x67: "GET",
+    0x69: "INST",
+    0x6C: "LIST",
+    0x6F: "OBJ",
+    0x70: "PUT",
+    0x82: "EXT1",
+    0x83: "EXT2",
+    0x84: "EXT4",
+    0x8B: "LONG4",
+    0x8C: "SHORT_BINUNICODE",
+    0x8D: "BINUNICODE8",
+    0x8E: "BINBYTES8",
+    0x90: "ADDITEMS",
+    0x91: "FROZENSET",
+    0x92: "NEWOBJ_EX",
+    0x93: "STACK_GLOBAL",
+    0x94: "MEMOIZE",
+    0x95: "FRAME",
+    0x96: "BYTEARRAY8",
+    0x97: "NEXT_BUFFER",
+    0x98: "READONLY_BUFFER",
+}
+"""Opcodes that ``torch/_weights_only_unpickler.py`` of torch 2.13 does not know; a test compares."""
+
+_CHANGES = {
+    ON_OBJECT | 0x61: "APPEND",
+    ON_OBJECT | 0x65: "APPENDS",
+    ON_OBJECT | 0x73: "SETITEM",
+    ON_OBJECT | 0x75: "SETITEMS",
+    ON_OBJECT | 0x62: "BUILD",
+}
+"""Opcodes that it refuses on an object (CVE-2026-24747 was SETITEM on a tensor)."""
+
+_GRAVEST_FIRST = (Verdict.DANGEROUS, Verdict.UNKNOWN, Verdict.ALLOWED)
+_MOST_PLACES = 2  # of one global in a sentence
+
+
+class PlainLoad(NamedTuple):
+    """What ``pickle.load`` would call and import, apart from what ``weights_only=True`` allows as well."""
+
+    calls: tuple[GlobalVerdict, ...]
+    imports: tuple[GlobalVerdict, ...]
+
+
+def judge_all(checkpoint: Checkpoint) -> list[GlobalVerdict]:
+    """A verdict on each global, the gravest first."""
+    return sorted(map(judge_global, checkpoint.globals), key=lambda item: _GRAVEST_FIRST.index(item.verdict))
+
+
+def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
+    """Whether ``torch.load(weights_only=True)`` of torch 2.13 takes the file's pickles, and why not.
+
+    None where that question has no answer: nothing is pickled, or the archive is for another
+    loader. The answer is by globals and opcodes; a damaged file fails for other reasons.
+    """
+    bases = {entry.declared.basis for entry in checkpoint.entries}
+    if Basis.EXPORT in bases:
+        return None, "an exported program: torch.export.load reads it"
+    if Basis.TORCHSCRIPT in bases or any(_is_torchscript(ref.module) for ref in checkpoint.globals):
+        return None, "TorchScript: torch.jit.load reads it"
+    if not checkpoint.globals and (checkpoint.entries or checkpoint.metadata):
+        return None, "no pickle in it"
+    refused = [v for v in map(judge_global, checkpoint.globals) if v.verdict is not Verdict.ALLOWED]
+    if refused:
+        return False, some([_name(item) for item in refused])
+    if checkpoint.format == "pickle":
+        return False, "torch.load reads no bare pickle"
+    opcodes = [_REFUSED_OPCODES[op] for op in sorted(checkpoint.rare_opcodes) if op in _REFUSED_OPCODES]
+    if opcodes:
+        return False, f"opcode{'s' * (len(opcodes) > 1)} {some(opcodes)}, which it does not know"
+    changes = [name for op, name in _CHANGES.items() if op in checkpoint.rare_opcodes]
+    if changes:
+        return False, f"{some(changes)} on an object, where it takes a list or a dict"
+    return True, ""
+
+
+def plain_load(checkpoint: Checkpoint) -> PlainLoad:
+    """What an ordinary unpickler would call and import of what is dangerous or not known here."""
+    judged = [
+        item
+        for item in judge_all(checkpoint)
+        # Classes of a TorchScript archive are its own: no module of Python has such a name.
+        if item.verdict is not Verdict.ALLOWED and not _is_torchscript(item.ref.module)
+    ]
+    return PlainLoad(
+        tuple(item for item in judged if item.ref.called),
+        tuple(item for item in judged if not item.ref.called),
+    )
+
+
+def plain_load_fact(calls: Sequence[GlobalVerdict], imports: Sequence[GlobalVerdict]) -> str:
+    """``a plain pickle load would call posix.system at $.extra``; empty where there is nothing to say."""
+    parts = []
+    if calls:
+        parts.append(f"call {some([_use(item) for item in calls])}")
+    if imports:
+        parts.append(f"import {some([_use(item) for item in imports])}")
+    return f"a plain pickle load would {' and '.join(parts)}" if parts else ""
+
+
+def _use(item: GlobalVerdict) -> str:
+    """``posix.system (starts programs) at $.extra, $.more and 3 other places``."""
+    reason = f" ({item.reason})" if item.reason else ""
+    places = [cut(place) for place in item.ref.places[:_MOST_PLACES]]
+    if not places:
+        return _name(item) + reason
+    others = max(item.ref.calls, len(item.ref.places)) - len(places)
+    more = f" and {others:,} more place{'s' * (others > 1)}" if others > 0 else ""
+    return f"{_name(item)}{reason} at {' and '.join(places) if not more else ', '.join(places)}{more}"
+
+
+def _name(item: GlobalVerdict) -> str:
+    return cut(f"{item.ref.module}.{item.ref.name}")
+
+
+def _is_torchscript(module: str) -> bool:
+    return module.partition(".")[0] == "__torch__"

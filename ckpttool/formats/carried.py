@@ -1,0 +1,375 @@
+"""What a ``.pt`` holds besides tensors, as strings of safetensors' ``__metadata__``, and back.
+
+A safetensors file has names, tensors and strings. The keys below carry the rest; each value is JSON.
+
+- ``ckpttool.root``: the keys above the state_dict, so that it comes back at its place.
+- ``ckpttool.values``: ``[[path, value], …]``: epoch, lr, strings, lists of them.
+- ``ckpttool.module_versions``: ``[[path, {module: {"version": 1, …}}], …]``: ``_metadata``.
+- ``ckpttool.order``: positions in the sorted names (aliases included) in the order of the source;
+  ``[]`` if that is sorted.
+- ``ckpttool.paths``: ``{name: path}`` where a name stands for a path of several keys.
+- ``ckpttool.lists``: ``[[path, type], …]``: containers that are not plain dicts.
+- ``ckpttool.parameters``: names of those that were saved as ``nn.Parameter``.
+- ``ckpttool.as_bytes``: ``{name: {"dtype": …, "shape": […]}}`` for what stands in the file as U8.
+
+A tied name is an entry of its own, ``alias: kept``, as ``safetensors.torch.save_model`` writes it.
+In JSON a list is an array and a tuple ``{"tuple": […]}``; ``{"bytes": hex}``, ``{"float": "nan"}`` and
+``{"int": hex}`` are what JSON cannot say. A key of a path that is neither string nor integer is
+``{"key": literal}``. Everything here comes from a file that anybody may have written: what cannot be
+understood is left out and named in a finding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ckpttool.values.checkpoint import (
+    Basis,
+    Checkpoint,
+    Classification,
+    Container,
+    Entry,
+    Finding,
+    Key,
+    Kind,
+    ModuleExtras,
+    OddKey,
+    Plain,
+    PlainList,
+    Root,
+    TensorInfo,
+    Value,
+)
+from ckpttool.values.dtypes import BY_NAME
+
+PREFIX = "ckpttool."
+_MAX_DEPTH = 64  # of a value; files of torch have 4 at most
+_JSON_INT_BITS = 4096  # Python converts up to 4300 digits
+_PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_PARAMETER)
+
+# ASCII, for strings of a pickle may hold lone surrogates, which a header cannot.
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def carry_values(values: Iterable[Value]) -> str:
+    """JSON of ``[[path, value], …]``."""
+    return _encode([[encode_path((*value.root, value.name)), encode_plain(value.value)] for value in values])
+
+
+def carry_versions(
+    versions: Mapping[Root, Mapping[str, int | None]], extras: Mapping[Root, Mapping[str, ModuleExtras]]
+) -> str:
+    """JSON of every ``_metadata``, in its natural shape."""
+    found = []
+    for root, modules in versions.items():
+        document: dict[str, dict[str, Any]] = {}
+        for module, version in modules.items():
+            facts: dict[str, Any] = {} if version is None else {"version": version}
+            for path, plain in extras.get(root, {}).get(module, ()):
+                inner = facts
+                for key in path[:-1]:
+                    inner = inner.setdefault(key, {})
+                inner[path[-1]] = encode_plain(plain)
+            document[module] = facts
+        found.append([encode_path(root), document])
+    return _encode(found)
+
+
+def carry_order(names: Sequence[str]) -> str:
+    """The order of ``names`` as positions among the sorted ones; empty if they are sorted already."""
+    positions = {name: position for position, name in enumerate(sorted(names))}
+    order = [positions[name] for name in names]
+    return _encode([] if order == list(range(len(order))) else order)
+
+
+def carry_json(value: object) -> str:
+    """Compact JSON of something that is made of strings, numbers, lists and dicts only."""
+    return _encode(value)
+
+
+def encode_path(path: Root) -> list[Any]:
+    """Keys as JSON has them."""
+    return [{"key": key.text} if isinstance(key, OddKey) else key for key in path]
+
+
+def encode_plain(value: Plain) -> Any:
+    """One value as JSON; depth is bounded by the reader that made the value."""
+    if isinstance(value, PlainList):
+        return [encode_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [encode_plain(item) for item in value]}
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    if type(value) is int and value.bit_length() > _JSON_INT_BITS:
+        return {"int": hex(value)}
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+class _Malformed(ValueError):
+    """A key of ours that does not say what it should."""
+
+
+def expand(checkpoint: Checkpoint) -> Checkpoint:
+    """``checkpoint`` with everything that its ``__metadata__`` carries put back in its place.
+
+    Aliases become entries that share bytes with the kept one, values and ``_metadata`` stand where
+    they stood. A checkpoint that carries nothing is returned as it is; keys of others stay in
+    ``metadata``. What a load is given, which knows nothing of all this, is its ``stored``.
+    """
+    names = {entry.name for entry in checkpoint.entries if not entry.root and isinstance(entry.name, str)}
+    aliases = {
+        alias: kept
+        for alias, kept in checkpoint.metadata.items()
+        if kept in names and alias not in names and not alias.startswith(PREFIX) and alias != "format"
+    }
+    if not aliases and not any(key.startswith(PREFIX) for key in checkpoint.metadata):
+        return checkpoint
+    return _Expansion(checkpoint, aliases).run()
+
+
+class _Expansion:
+    """One checkpoint with its carried facts; what is malformed becomes a finding."""
+
+    def __init__(self, checkpoint: Checkpoint, aliases: Mapping[str, str]) -> None:
+        self.checkpoint = checkpoint
+        self.aliases = aliases
+        self.findings: list[Finding] = []
+        self.is_ordered = checkpoint.ordered
+
+    def run(self) -> Checkpoint:
+        """Put everything back."""
+        checkpoint = self.checkpoint
+        root = self.read("root", _decode_path, ())
+        paths = self.read("paths", _decode_paths, {})
+        parameters = frozenset(self.read("parameters", _decode_names, ()))
+        as_bytes = self.read("as_bytes", _decode_as_bytes, {})
+        entries = []
+        put_back = set()
+        for entry in self.ordered(self.with_aliases()):
+            name = entry.name
+            if entry.root or not isinstance(name, str):
+                entries.append(entry)
+                continue
+            path = (*root, *paths.get(name, (name,)))
+            value = _view_as(entry, as_bytes.get(name))
+            declared = _PARAMETER if name in parameters else entry.declared
+            grad = True if name in parameters else entry.requires_grad
+            entries.append(Entry(path[:-1], path[-1], value, grad, declared))
+            if name in self.aliases:
+                put_back.add(entries[-1][:2])
+        if len({entry[:2] for entry in entries}) != len(entries):  # forged: two names on one path
+            self.findings.append(_finding("paths", "two tensors would get the same path"))
+            entries = list(checkpoint.entries)
+            put_back = set()
+        values = self.read("values", _decode_values, ())
+        versions, extras = self.read("module_versions", _decode_versions, ({}, {}))
+        mine = {key for key in checkpoint.metadata if key.startswith(PREFIX)}
+        return checkpoint._replace(
+            entries=tuple(entries),
+            values=(*checkpoint.values, *values),
+            containers=(*checkpoint.containers, *self.read("lists", _decode_containers, ())),
+            metadata={
+                key: text
+                for key, text in checkpoint.metadata.items()
+                if key not in mine and key not in self.aliases
+            },
+            module_versions={**checkpoint.module_versions, **versions},
+            module_extras={**checkpoint.module_extras, **extras},
+            findings=(*checkpoint.findings, *self.findings),
+            ordered=self.is_ordered,
+            stored=checkpoint,
+            put_back=frozenset(put_back),
+        )
+
+    def read(self, key: str, decode: Any, default: Any) -> Any:
+        """The decoded value of a key, or ``default`` and a finding."""
+        text = self.checkpoint.metadata.get(PREFIX + key)
+        if text is None:
+            return default
+        try:
+            return decode(json.loads(text))
+        except (ValueError, TypeError, RecursionError):  # _Malformed and JSONDecodeError are ValueErrors
+            self.findings.append(_finding(key, "it is left out"))
+            return default
+
+    def with_aliases(self) -> list[Entry]:
+        """Entries of the file, then one for each tied name."""
+        entries = list(self.checkpoint.entries)
+        by_name = {entry.name: entry for entry in entries if not entry.root}
+        entries += (by_name[kept]._replace(name=alias) for alias, kept in self.aliases.items())
+        return entries
+
+    def ordered(self, entries: list[Entry]) -> list[Entry]:
+        """``entries`` in the order of the source, if that is told and still fits."""
+        order = self.read("order", _decode_order, None)
+        if order is None:
+            return entries
+        ranked = sorted(entries, key=lambda entry: str(entry.name))
+        if not order:
+            order = list(range(len(ranked)))
+        if len(order) != len(ranked) or sorted(order) != list(range(len(ranked))):
+            self.findings.append(_finding("order", "tensors were added or removed since"))
+            return entries
+        self.is_ordered = True
+        return [ranked[position] for position in order]
+
+
+def _finding(key: str, why: str) -> Finding:
+    return Finding("carried-malformed", "warning", "", f"__metadata__ {PREFIX}{key} cannot be used: {why}")
+
+
+def _view_as(entry: Entry, claim: tuple[str, tuple[int, ...]] | None) -> Any:
+    """The tensor that bytes stand for; as it is if the claim does not fit the bytes."""
+    info = entry.tensor
+    if claim is None or info is None or info.storage is None:
+        return entry.value
+    dtype = BY_NAME[claim[0]]
+    nbits = math.prod(claim[1]) * dtype.bits
+    if (nbits + 7) // 8 != info.nbytes or info.dtype.name != "uint8":
+        return entry.value
+    return TensorInfo(dtype, claim[1], packed_stride(claim[1]), 0, info.storage)
+
+
+def packed_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides as torch gives them: a size of 0 counts as 1."""
+    stride = []
+    step = 1
+    for size in reversed(shape):
+        stride.append(step)
+        step *= size or 1
+    return tuple(reversed(stride))
+
+
+def _want(condition: bool) -> None:
+    if not condition:
+        raise _Malformed
+
+
+def _decode_key(value: Any) -> Key:
+    if type(value) in (str, int):
+        key: Key = value
+        return key
+    _want(type(value) is dict and list(value) == ["key"] and type(value["key"]) is str)
+    return OddKey(value["key"], literal=True)
+
+
+def _decode_path(value: Any) -> Root:
+    _want(type(value) is list and len(value) <= _MAX_DEPTH)
+    return tuple(map(_decode_key, value))
+
+
+def _decode_paths(value: Any) -> dict[str, Root]:
+    _want(type(value) is dict)
+    paths = {name: _decode_path(path) for name, path in value.items()}
+    _want(all(paths.values()))
+    return paths
+
+
+def _decode_names(value: Any) -> tuple[str, ...]:
+    _want(type(value) is list and all(type(name) is str for name in value))
+    return tuple(value)
+
+
+def _decode_order(value: Any) -> list[int]:
+    _want(type(value) is list and all(type(position) is int for position in value))
+    order: list[int] = value
+    return order
+
+
+def _decode_containers(value: Any) -> tuple[Container, ...]:
+    found = []
+    for path, type_name in _pairs(value):
+        _want(type(type_name) is str)
+        found.append(Container(_decode_path(path), type_name, 0))
+    return tuple(found)
+
+
+def _decode_values(value: Any) -> tuple[Value, ...]:
+    found = []
+    for path, plain in _pairs(value):
+        keys = _decode_path(path)
+        _want(bool(keys))
+        found.append(Value(keys[:-1], keys[-1], _decode_plain(plain, 0)))
+    return tuple(found)
+
+
+def _decode_as_bytes(value: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    _want(type(value) is dict)
+    found = {}
+    for name, claim in value.items():
+        _want(type(claim) is dict and claim.get("dtype") in BY_NAME and type(claim.get("shape")) is list)
+        _want(all(type(size) is int and 0 <= size < 1 << 63 for size in claim["shape"]))
+        found[name] = claim["dtype"], tuple(claim["shape"])
+    return found
+
+
+def _decode_versions(
+    value: Any,
+) -> tuple[dict[Root, dict[str, int | None]], dict[Root, dict[str, ModuleExtras]]]:
+    versions: dict[Root, dict[str, int | None]] = {}
+    extras: dict[Root, dict[str, ModuleExtras]] = {}
+    for path, modules in _pairs(value):
+        root = _decode_path(path)
+        _want(type(modules) is dict)
+        versions[root] = {}
+        for module, facts in modules.items():
+            _want(type(facts) is dict)
+            version = facts.pop("version", None)
+            _want(version is None or type(version) is int)
+            versions[root][module] = version
+            if facts:
+                extras.setdefault(root, {})[module] = tuple(_decode_facts(facts))
+    return versions, extras
+
+
+def _decode_facts(facts: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], Plain]]:
+    """Facts of a module, which nest one deep; an object of one reserved key is a value."""
+    for key, value in facts.items():
+        if type(value) is dict and not (len(value) == 1 and next(iter(value)) in _TAGS):
+            for inner, plain in value.items():
+                yield (key, inner), _decode_plain(plain, 0)
+        else:
+            yield (key,), _decode_plain(value, 0)
+
+
+def _pairs(value: Any) -> Iterable[tuple[Any, Any]]:
+    _want(type(value) is list)
+    for pair in value:
+        _want(type(pair) is list and len(pair) == 2)
+        yield pair[0], pair[1]
+
+
+_TAGS = frozenset(("tuple", "bytes", "float", "int"))
+
+
+def _decode_plain(value: Any, depth: int) -> Plain:
+    _want(depth <= _MAX_DEPTH)
+    if type(value) is list:
+        return PlainList([_decode_plain(item, depth + 1) for item in value])
+    if type(value) is not dict:
+        plain: Plain = value
+        return plain
+    _want(len(value) == 1)
+    (tag, content), *_ = value.items()
+    if tag == "tuple":
+        _want(type(content) is list)
+        return tuple([_decode_plain(item, depth + 1) for item in content])
+    _want(type(content) is str)
+    if tag == "bytes":
+        return bytes.fromhex(content)
+    if tag == "float":
+        _want(content in ("nan", "inf", "-inf"))
+        return float(content)
+    _want(tag == "int")
+    return int(content, 16)

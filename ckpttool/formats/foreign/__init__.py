@@ -1,0 +1,1 @@
+"""What is recognised by its content and not read."""

@@ -1,0 +1,119 @@
+"""The manifest that ``convert`` writes, read as a checkpoint without bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ckpttool.elements.digests import MANIFEST_SCHEMA, NamedDigest, SetDigests, digest_set
+from ckpttool.files.local import open_source
+from ckpttool.formats.base import DEFAULT_LIMITS, Limits
+from ckpttool.formats.strict_json import parse_json
+from ckpttool.values.checkpoint import (
+    Basis,
+    Checkpoint,
+    Classification,
+    CompositeTensor,
+    Entry,
+    Key,
+    Kind,
+    OddKey,
+    Tensor,
+    TensorInfo,
+)
+from ckpttool.values.dtypes import BY_NAME
+from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
+
+class Manifest(NamedTuple):
+    """Names, dtypes, shapes and digests of a checkpoint's tensors: enough to tell what changed."""
+
+    path: str
+    tensors: tuple[NamedDigest, ...]
+    digests: SetDigests
+
+
+def is_manifest(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is a manifest."""
+    return head.lstrip(b" \t\r\n").startswith(b"{") and MANIFEST_SCHEMA.encode() in head
+
+
+def read_manifest(path: str, limits: Limits = DEFAULT_LIMITS) -> Manifest:
+    """Read what ``manifest_document`` gave.
+
+    Raises:
+        CkptToolError: it is not that, or beyond ``limits``.
+        OSError: ``path`` cannot be opened.
+    """
+    with open_source(path) as source:
+        if source.size > limits.header_nbytes:
+            raise LimitExceeded(
+                "length of the manifest", limit=limits.header_nbytes, actual=source.size, path=path
+            )
+        raw = source.read_at(0, source.size)
+    document = parse_json(raw, "manifest", limits, path)
+    if not isinstance(document, dict) or document.get("schema") != MANIFEST_SCHEMA:
+        raise MalformedCheckpoint("not a manifest", expected=f"schema {MANIFEST_SCHEMA}", path=path)
+    entries = document.get("entries")
+    if not isinstance(entries, list):
+        raise MalformedCheckpoint("the manifest has no list of entries", path=path)
+    tensors = tuple([_parse_entry(entry, position, path) for position, entry in enumerate(entries)])
+    if len({(item.root, item.name) for item in tensors}) < len(tensors):
+        raise MalformedCheckpoint("a name stands twice in the manifest", path=path)
+    found = digest_set(tensors)
+    claimed = document.get("digest")
+    if isinstance(claimed, dict) and claimed.get("all", found.all) != found.all:
+        raise MalformedCheckpoint(
+            "the manifest is not what was written: its digest is not that of its entries",
+            expected=str(claimed.get("all"))[:64],
+            actual=found.all,
+            path=path,
+        )
+    return Manifest(path, tensors, found)
+
+
+def _parse_entry(entry: object, position: int, path: str) -> NamedDigest:
+    fields: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
+    root, sha256, shape = fields.get("root"), fields.get("sha256"), fields.get("shape")
+    kind = next((kind for kind in Kind if kind.value == fields.get("kind")), Kind.UNKNOWN)
+    dtype = fields.get("dtype")
+    known = None if dtype is None else BY_NAME.get(dtype) if isinstance(dtype, str) else None
+    keys = [_parse_key(key) for key in (*root, fields.get("name"))] if isinstance(root, list) else [None]
+    if (
+        None in keys
+        or not (isinstance(sha256, str) and len(sha256) == 64 and _HEX_DIGITS.issuperset(sha256))
+        or (known is None and dtype is not None)
+        or not (shape is None or (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)))
+    ):
+        raise MalformedCheckpoint(f"entry {position} of the manifest is malformed", path=path)
+    *above, name = [key for key in keys if key is not None]
+    return NamedDigest(tuple(above), name, kind, known, None if shape is None else tuple(shape), sha256)
+
+
+def _parse_key(key: object) -> Key | None:
+    if isinstance(key, dict) and isinstance(key.get("key"), str):
+        return OddKey(key["key"], False)
+    return key if isinstance(key, str) or type(key) is int else None
+
+
+def manifest_checkpoint(manifest: Manifest) -> tuple[Checkpoint, dict[tuple[Key, ...], str]]:
+    """The tensors of a manifest as a checkpoint without bytes, and their digests by path."""
+    entries: list[Entry] = []
+    digests: dict[tuple[Key, ...], str] = {}
+    for root, name, kind, dtype, shape, sha256 in manifest.tensors:
+        value: Tensor = CompositeTensor("made of parts", "", dtype, shape, ())
+        if dtype is not None and shape is not None:
+            value = TensorInfo(dtype, shape, _packed_stride(shape), 0, None)
+        entries.append(Entry(root, name, value, declared=Classification(kind, Basis.NONE)))
+        path = (*root, name)
+        digests[path] = sha256
+    return Checkpoint(manifest.path, "manifest", "", (), tuple(entries), ordered=False), digests
+
+
+def _packed_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride = [1]
+    for size in reversed(shape[1:]):
+        stride.append(stride[-1] * (size or 1))
+    return tuple(reversed(stride))[: len(shape)]

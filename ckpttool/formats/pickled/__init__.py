@@ -1,0 +1,1 @@
+"""What the objects in a pickle of torch mean."""

@@ -1,0 +1,149 @@
+"""The globals of a pickle as a ``Checkpoint`` lists them: what is called, how often, and where first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckpttool.formats.base import Limits
+from ckpttool.formats.pickled.tensors import TENSOR_GLOBALS
+from ckpttool.pickles.nodes import LOCATED_CALLS, Call, Global, Node, PickleTree
+from ckpttool.pickles.tree import parse_pickle
+from ckpttool.values.checkpoint import Finding, GlobalRef, Root
+from ckpttool.values.errors import CkptToolError
+
+# Every tensor calls one of these, or holds the result (its backward hooks): a place says nothing.
+_IN_EVERY_TENSOR = TENSOR_GLOBALS | {("collections", "OrderedDict")}
+# More pickles behind the first than any loader asks for; each has this part of the limits.
+_MAX_FOLLOWING = 16
+_LIMITS_SHARE = 8
+
+_MAX_PLACE = 240  # characters of a place, for people
+_MAX_STEPS = 32  # of a path that are written out
+
+
+class Places:
+    """Where in a tree the first uses of each global stand."""
+
+    def __init__(self) -> None:
+        self._places: dict[
+            int, dict[int, str]
+        ] = {}  # by id of the Global, then of the node that stands there
+
+    def note(self, node: Node, path: Root) -> None:
+        """Remember where a global, or a call of one, stands; any other node is nothing to remember."""
+        function = node.function if isinstance(node, Call) else node
+        if isinstance(function, Global):
+            places = self._places.setdefault(id(function), {})
+            if len(places) < LOCATED_CALLS:
+                places.setdefault(id(node), describe_place(path))
+
+    def of(self, function: Global) -> dict[int, str]:
+        """The places of a global, by the id of the node that stands there; for the caller to change."""
+        return dict(self._places.get(id(function), {}))
+
+
+def describe_place(path: Root) -> str:
+    """``$.model.0.weight``; a long one is cut in front."""
+    text = "".join(f".{str(key)[-_MAX_PLACE:]}" for key in path[-_MAX_STEPS:])
+    if len(path) <= _MAX_STEPS and len(text) <= _MAX_PLACE:
+        return f"${text}"
+    return f"$…{text[-_MAX_PLACE:]}"
+
+
+def list_globals(tree: PickleTree, places: Places | None = None) -> tuple[GlobalRef, ...]:
+    """Every global of a pickle, also one that the value does not reach.
+
+    A call that was met at no place in the tree (popped, inside a key, among a tensor's arguments) is
+    told by its byte.
+    """
+    refs = []
+    for node in tree.globals.values():
+        met = places.of(node) if places is not None else {}
+        where = []
+        name = (node.module, node.name)
+        for call in node.first_calls:
+            place = met.pop(id(call), "")
+            if place or name not in _IN_EVERY_TENSOR:
+                where.append(place or f"byte {tree.base + call.byte_offset} of {tree.within}")
+        where = list(dict.fromkeys((*where, *met.values())))[:LOCATED_CALLS]
+        refs.append(GlobalRef(node.module, node.name, node.calls > 0, tuple(where), node.calls))
+    return tuple(refs)
+
+
+def absorb_following(tree: PickleTree, behind: bytes, left: int, limits: Limits) -> tuple[Finding, ...]:
+    """Add to ``tree`` the globals of the pickles behind its STOP, and report what is there.
+
+    ``behind`` are the first of the ``left`` bytes there. A loader that asks for one pickle does not reach
+    them; one that reads on does.
+    """
+    if not left:
+        return ()
+    position, count = 0, 0
+    for _ in range(_MAX_FOLLOWING):
+        try:
+            following = parse_pickle(
+                behind,
+                start=position,
+                max_ops=limits.pickle_ops // _LIMITS_SHARE,
+                max_nodes=limits.pickle_nodes // _LIMITS_SHARE,
+                max_name=limits.name_nbytes,
+            )
+        except CkptToolError:
+            break  # whatever it is, it is reported as bytes
+        position, count = following.end, count + 1
+        _absorb(tree, following)
+    if not count:
+        message = f"{left} bytes follow the first pickle and are not read"
+    else:
+        noun = "pickle follows" if count == 1 else "pickles follow"
+        message = f"{count} more {noun} the first: a loader that reads on would unpickle what is there"
+        if position < left:
+            message += f"; {left - position} bytes behind are not read"
+    return (Finding("bytes-after-pickle", "warning", "", message),)
+
+
+def _absorb(tree: PickleTree, other: PickleTree) -> None:
+    """Count the globals of a pickle behind ``tree`` as its own, with offsets from its start."""
+    for key, node in other.globals.items():
+        for call in node.first_calls:
+            call.byte_offset += tree.end
+        known = tree.globals.setdefault(key, node)
+        if known is not node:
+            known.first_calls = (known.first_calls + node.first_calls)[:LOCATED_CALLS]
+            known.calls += node.calls
+
+
+_SHOWN_PLACES = 4  # uses of a global over all pickles
+
+
+class MergedGlobals:
+    """The globals of several pickles, each once: with all its calls, and the first few places."""
+
+    def __init__(self) -> None:
+        self._refs: dict[tuple[str, str], GlobalRef] = {}
+
+    def add(self, refs: Iterable[GlobalRef]) -> None:
+        """Count what one more pickle names."""
+        merged = self._refs
+        for ref in refs:
+            old = merged.get(ref[:2])
+            if old is None:
+                merged[ref[:2]] = ref
+            else:
+                merged[ref[:2]] = old._replace(
+                    called=old.called or ref.called,
+                    places=(*old.places, *ref.places)[:_SHOWN_PLACES],
+                    calls=old.calls + ref.calls,
+                )
+
+    def refs(self) -> tuple[GlobalRef, ...]:
+        """All of them, in order of appearance."""
+        return tuple(self._refs.values())
+
+
+def merge_globals(groups: Iterable[Iterable[GlobalRef]]) -> tuple[GlobalRef, ...]:
+    """Each global of several pickles once."""
+    merged = MergedGlobals()
+    for group in groups:
+        merged.add(group)
+    return merged.refs()

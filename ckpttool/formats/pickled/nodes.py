@@ -1,0 +1,155 @@
+"""Questions about single nodes of an inert pickle tree, as torch and Python write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckpttool.formats.pickled.python_objects import describe_call, shorten
+from ckpttool.pickles.nodes import BigInt, Call, DictNode, Global, Node, PersistentId, SetNode, iter_items
+from ckpttool.values.dtypes import parse_torch_name
+
+
+def iter_mapping(node: Node) -> Iterable[tuple[Node, Node]]:
+    """(key, value) pairs of a dict or of an OrderedDict call, however its items were given."""
+    if isinstance(node, DictNode):
+        yield from iter_items(node.items)
+    elif isinstance(node, Call):
+        args = node.args if isinstance(node.args, tuple) else ()
+        for argument in args[:1]:
+            # Python 2 and Counter give the items as the argument: [[key, value], …] or a dict.
+            if isinstance(argument, DictNode):
+                yield from iter_items(argument.items)
+            elif isinstance(argument, (list, tuple)):
+                for pair in argument:
+                    if isinstance(pair, (list, tuple)) and len(pair) == 2:
+                        yield pair[0], pair[1]
+        yield from iter_items(node.items)
+
+
+def type_name(node: Node) -> str:
+    """The class a leaf or container would have, as ``module.name`` for globals."""
+    if is_set(node):
+        return "set"
+    if isinstance(node, Call):
+        name = node.function.full_name if isinstance(node.function, Global) else "a computed callable"
+        return _SHORT_NAMES.get(name) or shorten(name)
+    if isinstance(node, Global):
+        return "torch.dtype" if _is_dtype(node) else "global"
+    return _NODE_NAMES.get(type(node), type(node).__name__)
+
+
+def summarize(node: Node) -> str:
+    """A few words on a leaf that is not built."""
+    if isinstance(node, Call):
+        return describe_call(node)
+    if isinstance(node, Global):
+        return shorten(node.full_name)
+    if isinstance(node, BigInt):
+        return f"{node.nbits} bits"
+    if isinstance(node, PersistentId):
+        pid = node.pid
+        if isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], Global) and type(pid[4]) is int:
+            return shorten(f"{pid[1].full_name} of {pid[4]} elements")
+        return "persistent id"
+    return f"{len(node)} items" if isinstance(node, (list, tuple)) else ""
+
+
+_SHORT_NAMES = {"collections.OrderedDict": "OrderedDict", "collections.defaultdict": "defaultdict"}
+_NODE_NAMES: dict[type, str] = {
+    DictNode: "dict",
+    BigInt: "int",
+    PersistentId: "storage",
+}
+_MAPPINGS = frozenset(
+    {
+        ("collections", "OrderedDict"),
+        ("collections", "defaultdict"),
+        ("collections", "Counter"),
+        ("builtins", "dict"),
+    }
+)
+_SETS = frozenset({("builtins", "set"), ("builtins", "frozenset")})
+
+
+def is_mapping(node: Call) -> bool:
+    """Whether the call makes a dict of some sort, whose items are the node's."""
+    function = node.function
+    return isinstance(function, Global) and (function.module, function.name) in _MAPPINGS
+
+
+def is_set(node: Node) -> bool:
+    """Whether this is a set or frozenset: a SetNode, or the call ``set([…])`` of protocols 2 and 3."""
+    if not isinstance(node, Call):
+        return isinstance(node, SetNode)
+    function = node.function
+    return (
+        isinstance(function, Global)
+        and (function.module, function.name) in _SETS
+        and isinstance(node.args, tuple)
+        and (not node.args or (len(node.args) == 1 and isinstance(node.args[0], (list, tuple))))
+        and not (node.states or node.appended or node.items)
+    )
+
+
+def _is_dtype(node: Global) -> bool:
+    return node.module == "torch" and parse_torch_name(node.name) is not None
+
+
+def state_items(state: Node) -> Iterable[tuple[Node, Node]]:
+    """Attributes in a BUILD state: a dict, ``(dict, slots)``, or something else under ``state``."""
+    if isinstance(state, DictNode):
+        yield from iter_items(state.items)
+    elif (
+        type(state) is tuple and len(state) == 2 and all(isinstance(h, (DictNode, type(None))) for h in state)
+    ):
+        for half in state:
+            if half is not None:
+                yield from iter_items(half.items)
+    elif state is not None:
+        yield "state", state
+
+
+def named_state(node: Call) -> Iterable[tuple[str, Node]]:
+    """Attributes of an object by name."""
+    for state in node.states or ():
+        for key, value in state_items(state):
+            if type(key) is str:
+                yield key, value
+
+
+def has_module_state(node: Call) -> bool:
+    """Whether the object's state is that of an ``nn.Module``, whatever its class."""
+    return {"_parameters", "_buffers", "_modules"} <= {name for name, _ in named_state(node)}
+
+
+def set_items(node: Node) -> list[Node]:
+    """Items of a set, as SetNode or as the call ``set([…])`` of protocol 2."""
+    if isinstance(node, SetNode):
+        return node.items
+    if isinstance(node, Call) and isinstance(node.args, tuple) and len(node.args) == 1:
+        return list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else []
+    return []
+
+
+def width_of(node: Node) -> int:
+    """How many things are looked at to walk ``node``, not counting what lies below them."""
+    if isinstance(node, DictNode):
+        return len(node.items) // 2
+    if isinstance(node, SetNode):
+        return len(node.items)
+    if isinstance(node, (list, tuple)):
+        return len(node)
+    if not isinstance(node, Call):
+        return 0
+    width = len(node.items or ()) // 2 + len(node.appended or ()) + len(node.states or ())
+    for state in node.states or ():
+        for half in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+            width += len(half.items) // 2 if isinstance(half, DictNode) else 1
+    if isinstance(node.args, (tuple, list)):
+        width += len(node.args)
+        first = node.args[0] if node.args else None
+        if isinstance(first, (list, tuple)):  # the items of an OrderedDict or a set
+            width += len(first)
+        elif isinstance(first, DictNode):
+            width += len(first.items) // 2
+    return width

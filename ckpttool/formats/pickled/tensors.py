@@ -1,0 +1,356 @@
+"""Rebuild calls of torch pickles -> tensors, as addresses.
+
+The table at the end gives a meaning to exact (module, name) pairs and to nothing else: a prefix such
+as ``torch.`` is no reason for trust. Sources: ``torch/_utils.py``, ``torch/_tensor.py`` and
+``torch/nn/parameter.py`` of torch 0.3 to 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ckpttool.formats.pickled.arguments import (
+    MAX_INT64,
+    StorageClaim,
+    dict_items,
+    element_type,
+    layout_name,
+    malformed,
+    parse_storage_id,
+    read_dtype,
+    read_flag,
+    read_ints,
+    read_sizes,
+)
+from ckpttool.pickles.nodes import Call, Global, Node, PersistentId, iter_items
+from ckpttool.values.checkpoint import CompositeTensor, Part, Plain, PlainList, StorageRef, Tensor, TensorInfo
+from ckpttool.values.dtypes import DType
+from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+
+_MAX_NESTED_REBUILDS = 16  # a subclass of a subclass …: real files have 2
+# Tensors may share their sizes, and tensors inside tensors their parts: a small file can ask for any amount
+# of work. 100,000 tensors of rank 4 have 800,000 sizes and strides.
+_MAX_ALL_DIMS = 16_000_000
+_MAX_ALL_PARTS = 500_000
+_MAX_ALL_NUMBERS = 4_000_000  # a thousand quantized layers of 2048 channels, twice
+StorageResolver = Callable[[StorageClaim], StorageRef]
+"""Where the container holds a claimed storage; raises MalformedCheckpoint if it does not."""
+
+NestedResolver = Callable[[bytes], tuple[StorageRef, DType]]
+"""The storage inside the bytes of ``torch.storage._load_from_bytes``."""
+
+
+class StoredTensor(NamedTuple):
+    """A tensor with what its rebuild call says about gradients and its being a Parameter."""
+
+    tensor: Tensor
+    requires_grad: bool | None = None
+    is_parameter: bool = False
+
+
+class TensorReader:
+    """Turns calls into tensors, asking the container where their storages lie."""
+
+    def __init__(self, resolve: StorageResolver, resolve_nested: NestedResolver | None = None) -> None:
+        self.resolve = resolve
+        self.resolve_nested = resolve_nested
+        self.nested_storages: dict[int, tuple[StorageRef, StorageClaim]] = {}  # by id of the node
+        self.first_claims: dict[str, StorageClaim] = {}  # by key
+        self.dims = 0  # of all tensors so far
+        self.parts = 0  # tensors inside tensors so far
+        self.numbers = 0  # scales and zero points in lists so far
+
+    def read(self, call: Call, depth: int = 0) -> StoredTensor | None:
+        """The tensor that ``call`` would rebuild, or None if it is some other call.
+
+        Raises:
+            MalformedCheckpoint: a rebuild with arguments that torch would not write.
+        """
+        function = call.function
+        if type(function) is not Global:
+            return None
+        rebuild = _REBUILDS.get((function.module, function.name))
+        if rebuild is None:
+            return None
+        if depth:
+            self.parts += 1
+            if self.parts > _MAX_ALL_PARTS:
+                raise LimitExceeded("number of parts of tensors", limit=_MAX_ALL_PARTS)
+            if depth > _MAX_NESTED_REBUILDS:
+                raise MalformedCheckpoint(
+                    "tensor rebuilds are nested too deeply", byte_offset=call.byte_offset
+                )
+        args = call.args
+        if type(args) is not tuple:
+            raise malformed(function.name, "its arguments are not a tuple")
+        try:
+            return rebuild(self, args, depth)
+        except IndexError:
+            raise malformed(function.name, f"{len(args)} arguments are too few") from None
+
+    # -- plain tensors ----------------------------------------------------------------------
+
+    def tensor_v2(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, hooks[, metadata])``."""
+        info = self.strided(args, None, args[6] if len(args) > 6 else None)
+        requires_grad = args[4]
+        return StoredTensor(info, requires_grad if type(requires_grad) is bool else None)
+
+    def tensor_v1(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_tensor(storage, storage_offset, size, stride)``."""
+        return StoredTensor(self.strided(args, None, None))
+
+    def tensor_v3(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_tensor_v3(…, requires_grad, hooks, dtype[, metadata])`` over an untyped storage."""
+        info = self.strided(args, read_dtype(args[6]), args[7] if len(args) > 7 else None)
+        return StoredTensor(info, read_flag(args[4]))
+
+    def strided(self, args: tuple[Node, ...], dtype: DType | None, metadata: Node) -> TensorInfo:
+        """The first four arguments of every strided rebuild."""
+        storage, offset, size, stride = args[0], args[1], args[2], args[3]  # IndexError: see read
+        ref, claim = self.storage(storage)
+        if dtype is None:
+            dtype = claim.dtype
+            if dtype is None:
+                raise malformed("_rebuild_tensor_v2", "an untyped storage without a dtype")
+        shape, stride = self.geometry(size, stride)
+        if type(offset) is not int or offset < 0:
+            raise malformed("tensor", "its storage_offset is not a non-negative integer")
+        if offset > MAX_INT64:
+            raise malformed("tensor", "its storage_offset does not fit in 63 bits")
+        conj = neg = False
+        if metadata is not None:
+            bits = {key: value for key, value in iter_items(dict_items(metadata)) if type(key) is str}
+            conj, neg = bits.get("conj") is True, bits.get("neg") is True
+        return TensorInfo(dtype, shape, stride, offset + claim.view_offset, ref, conj, neg)
+
+    def geometry(self, size: Node, stride: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Sizes and strides of one tensor."""
+        shape, strides = read_sizes(size), read_ints(stride)
+        if len(shape) != len(strides):
+            raise malformed("tensor", f"{len(shape)} sizes but {len(strides)} strides")
+        self.dims += 2 * len(shape)
+        if self.dims > _MAX_ALL_DIMS:
+            raise LimitExceeded("number of dimensions of all tensors", limit=_MAX_ALL_DIMS)
+        return shape, strides
+
+    def storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:
+        """Where a storage argument lies; the container's size of it bounds the claim."""
+        if type(node) is not PersistentId:
+            known = self.nested_storages.get(id(node))
+            if known is None:
+                known = self.nested_storages[id(node)] = self.nested_storage(node)
+            return known
+        claim = parse_storage_id(node.pid)
+        first = self.first_claims.setdefault(claim.key, claim)
+        # torch takes type and size from whichever it meets first; it writes no file in which they differ.
+        # (An untyped storage is one of uint8 there.)
+        if first is not claim and element_type(first) != element_type(claim):
+            raise MalformedCheckpoint("a storage is given two types", name=claim.key)
+        ref = self.resolve(claim)
+        itembits = claim.dtype.bits if claim.dtype else 8
+        nbytes = (claim.view_offset * itembits + 7) // 8 + claim.nbytes
+        if nbytes > ref.nbytes:
+            raise MalformedCheckpoint(
+                "a storage is smaller than its pickle says",
+                name=claim.key,
+                expected=f"{nbytes} bytes",
+                actual=ref.nbytes,
+            )
+        return ref, claim
+
+    def nested_storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:
+        """A storage that is itself a file inside the pickle (``pickle.dump`` of a tensor)."""
+        if (
+            isinstance(node, Call)
+            and isinstance(node.function, Global)
+            and (node.function.module, node.function.name) == ("torch.storage", "_load_from_bytes")
+            and isinstance(node.args, tuple)
+            and len(node.args) == 1
+            and isinstance(node.args[0], bytes)
+            and self.resolve_nested is not None
+        ):
+            ref, dtype = self.resolve_nested(node.args[0])
+            return ref, StorageClaim(ref.key, dtype, ref.nbytes // dtype.nbytes, ref.location or "cpu")
+        raise malformed("tensor", "its first argument is not a storage")
+
+    def meta(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_meta_tensor_no_storage(dtype, size, stride, requires_grad)``."""
+        shape, stride = self.geometry(args[1], args[2])
+        return StoredTensor(TensorInfo(read_dtype(args[0]), shape, stride, 0, None), read_flag(args[3]))
+
+    # -- wrappers around one tensor -----------------------------------------------------------
+
+    def parameter(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_parameter(data, requires_grad, hooks)``; also ``_with_state`` and ``Parameter``."""
+        data = self.inner(args[0], depth)
+        requires_grad = args[1] if len(args) > 1 else True
+        return StoredTensor(data.tensor, read_flag(requires_grad), is_parameter=True)
+
+    def uninitialized(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``UninitializedParameter(requires_grad)`` of a lazy module: no shape, no data."""
+        composite = CompositeTensor(
+            "uninitialized", "torch.nn.parameter.UninitializedParameter", None, None, ()
+        )
+        return StoredTensor(composite, read_flag(args[0] if args else None), is_parameter=True)
+
+    def uninitialized_buffer(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``UninitializedBuffer(requires_grad)`` of a lazy module: no shape, no data."""
+        composite = CompositeTensor("uninitialized", "torch.nn.parameter.UninitializedBuffer", None, None, ())
+        return StoredTensor(composite, read_flag(args[0] if args else None))
+
+    def from_cpu(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)``."""
+        return self.inner(args[0], depth)._replace(requires_grad=read_flag(args[3]))
+
+    def from_numpy(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_device_tensor_from_numpy(data, dtype, device, requires_grad)``: described only."""
+        details: tuple[tuple[str, Plain], ...] = (
+            (("device", str(args[2])[:64]),) if type(args[2]) is str else ()
+        )
+        composite = CompositeTensor("numpy", "torch.Tensor", read_dtype(args[1]), None, (), details)
+        return StoredTensor(composite, read_flag(args[3]))
+
+    def from_type(self, args: tuple[Node, ...], depth: int) -> StoredTensor | None:
+        """``_rebuild_from_type(_v2)(func, type, args, state)``: a subclass, or a tensor with attributes.
+
+        None if ``func`` is not one of those here: what it would do is not known.
+        """
+        function, cls, inner_args, state = args[0], args[1], args[2], args[3]  # IndexError: see read
+        if not isinstance(function, Global) or not isinstance(cls, Global):
+            raise malformed("_rebuild_from_type", "its function or type is not a global")
+        inner = self.read(Call("reduce", function, inner_args, function.byte_offset), depth + 1)
+        if inner is None:
+            return None
+        if cls.full_name in ("torch.Tensor", "torch._tensor.Tensor"):
+            return inner
+        if cls.full_name == "torch.nn.parameter.Parameter":
+            return inner._replace(is_parameter=True)
+        if isinstance(inner.tensor, CompositeTensor) and inner.tensor.layout == "subclass":
+            parts, outer = inner.tensor.parts, inner.tensor
+        else:
+            parts = (Part("data", inner.tensor),)
+            outer = CompositeTensor("subclass", cls.full_name, inner.tensor.dtype, inner.tensor.shape, ())
+        parts += tuple(self.state_parts(state, depth))
+        return inner._replace(tensor=outer._replace(type_name=cls.full_name, parts=parts))
+
+    def state_parts(self, state: Node, depth: int) -> list[Part]:
+        """Tensors among the attributes of a subclass's state: ``dict`` or ``(dict, slots)``."""
+        parts = []
+        for half in state if type(state) is tuple else (state,):
+            for key, value in iter_items(dict_items(half)):
+                if isinstance(value, Call):
+                    stored = self.read(value, depth + 1)
+                    if stored is not None:
+                        parts.append(Part(str(key)[:256], stored.tensor))
+        return parts
+
+    def wrapper(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
+        """``_rebuild_wrapper_subclass(cls, dtype, size, stride, offset, layout, device, requires_grad)``."""
+        cls = args[0]
+        if not isinstance(cls, Global):
+            raise malformed("_rebuild_wrapper_subclass", "its class is not a global")
+        shape = read_sizes(args[2])
+        composite = CompositeTensor("subclass", cls.full_name, read_dtype(args[1]), shape, ())
+        return StoredTensor(composite, read_flag(args[7]))
+
+    # -- layouts ------------------------------------------------------------------------------
+
+    def quantized(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_qtensor(storage, offset, size, stride, quantizer_params, requires_grad, hooks)``."""
+        info = self.strided(args, None, None)
+        quantizer = args[4]
+        if type(quantizer) is not tuple or not quantizer or not isinstance(quantizer[0], Global):
+            raise malformed("_rebuild_qtensor", "its quantizer has no scheme")
+        if len(quantizer) < 3:
+            raise malformed("_rebuild_qtensor", "its quantizer has no scale or no zero point")
+        names = ("scale", "zero_point", "axis")
+        parts = [Part("int_repr", info)]
+        details: list[tuple[str, Plain]] = [("qscheme", quantizer[0].full_name)]
+        for name, value in zip(names, quantizer[1:4], strict=False):
+            if isinstance(value, Call):
+                parts.append(Part(name, self.inner(value, depth).tensor))
+            elif type(value) is list:
+                details.append((name, self.channel_numbers(value, info)))
+            elif type(value) in (int, float):
+                details.append((name, value))
+            else:
+                raise malformed(
+                    "_rebuild_qtensor", f"its quantizer's {name} is neither a number nor a tensor"
+                )
+        composite = CompositeTensor(
+            "quantized", quantizer[0].full_name, info.dtype, info.shape, tuple(parts), tuple(details)
+        )
+        return StoredTensor(composite, read_flag(args[5]))
+
+    def channel_numbers(self, numbers: list[Node], info: TensorInfo) -> PlainList:
+        """Scales or zero points one by one, as torch 1.3 and 1.4 wrote them."""
+        self.numbers += len(numbers)
+        if self.numbers > _MAX_ALL_NUMBERS:
+            raise LimitExceeded("number of scales of quantized tensors", limit=_MAX_ALL_NUMBERS)
+        if len(numbers) not in info.shape or any(type(number) not in (int, float) for number in numbers):
+            raise malformed("_rebuild_qtensor", "its quantizer has no number for each channel")
+        return PlainList(numbers)
+
+    def sparse(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_sparse_tensor(layout, data)``: COO (indices, values, size) or compressed."""
+        layout = layout_name(args[0])
+        data = args[1]
+        if type(data) is not tuple or len(data) < 3:
+            raise malformed("_rebuild_sparse_tensor", "its data is not a tuple of tensors and a size")
+        names: tuple[str, ...]
+        if layout in ("sparse_csr", "sparse_bsr"):
+            names, size = ("crow_indices", "col_indices", "values"), data[3]
+        elif layout in ("sparse_csc", "sparse_bsc"):
+            names, size = ("ccol_indices", "row_indices", "values"), data[3]
+        else:
+            names, size = ("indices", "values"), data[2]
+        parts = tuple(
+            Part(name, self.inner(node, depth).tensor) for name, node in zip(names, data, strict=False)
+        )
+        dtype = parts[-1].value.dtype
+        return StoredTensor(CompositeTensor(layout, "torch.Tensor", dtype, read_sizes(size), parts))
+
+    def nested(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
+        """``_rebuild_nested_tensor(buffer, sizes, strides, storage_offsets)``."""
+        names = ("buffer", "sizes", "strides", "storage_offsets")
+        parts = tuple(
+            Part(name, self.inner(node, depth).tensor) for name, node in zip(names, args, strict=False)
+        )
+        return StoredTensor(CompositeTensor("nested", "torch.Tensor", parts[0].value.dtype, None, parts))
+
+    def inner(self, node: Node, depth: int) -> StoredTensor:
+        """A tensor that must stand as an argument of another rebuild."""
+        stored = self.read(node, depth + 1) if isinstance(node, Call) else None
+        if stored is None:
+            raise malformed("a tensor inside a tensor", "it is not a tensor")
+        return stored
+
+
+_Rebuild = Callable[[TensorReader, "tuple[Node, ...]", int], "StoredTensor | None"]
+_REBUILDS: dict[tuple[str, str], _Rebuild] = {
+    ("torch._utils", "_rebuild_tensor"): TensorReader.tensor_v1,
+    ("torch._utils", "_rebuild_tensor_v2"): TensorReader.tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v3"): TensorReader.tensor_v3,
+    ("torch._utils", "_rebuild_parameter"): TensorReader.parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): TensorReader.parameter,
+    ("torch.nn.parameter", "Parameter"): TensorReader.parameter,
+    ("torch.nn.parameter", "UninitializedParameter"): TensorReader.uninitialized,
+    ("torch.nn.parameter", "UninitializedBuffer"): TensorReader.uninitialized_buffer,
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): TensorReader.meta,
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): TensorReader.from_cpu,
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"): TensorReader.from_numpy,
+    ("torch._utils", "_rebuild_wrapper_subclass"): TensorReader.wrapper,
+    ("torch._utils", "_rebuild_qtensor"): TensorReader.quantized,
+    ("torch._utils", "_rebuild_sparse_tensor"): TensorReader.sparse,
+    ("torch._utils", "_rebuild_sparse_csr_tensor"): TensorReader.sparse,  # torch 1.9 to 1.12
+    ("torch._utils", "_rebuild_nested_tensor"): TensorReader.nested,
+    ("torch._tensor", "_rebuild_from_type"): TensorReader.from_type,
+    ("torch._tensor", "_rebuild_from_type_v2"): TensorReader.from_type,
+    # The module's name until torch 1.8.
+    ("torch.tensor", "_rebuild_from_type"): TensorReader.from_type,
+}
+
+TENSOR_GLOBALS = frozenset(_REBUILDS)
+"""Globals that have a meaning here, so that a use of them is nothing to point at."""

@@ -1,0 +1,165 @@
+"""A zip seen as torch sees it: its top folder, its pickles and its storages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ckpttool.files.source import ByteSource
+from ckpttool.formats.base import DEFAULT_LIMITS, Limits
+from ckpttool.formats.pickled.arguments import StorageClaim
+from ckpttool.formats.pickled.globals import absorb_following
+from ckpttool.formats.pickled.tensors import StorageResolver
+from ckpttool.formats.zip_records import LOCAL_MAGIC, ZipArchive, read_archive, read_record
+from ckpttool.pickles.nodes import PickleTree
+from ckpttool.pickles.tree import parse_pickle
+from ckpttool.values.checkpoint import Finding, Record, StorageRef
+from ckpttool.values.errors import CkptToolError, MalformedCheckpoint
+
+_TEXT_NBYTES = 4096  # version, byteorder and the like are a few bytes
+
+
+def member_names(head: bytes, source: ByteSource) -> frozenset[str] | None:
+    """Names in the zip for ``sniff``: None if the content is no zip, empty if it is a damaged one."""
+    if not head.startswith(LOCAL_MAGIC):
+        return None
+    try:
+        return frozenset(read_archive(source, DEFAULT_LIMITS).records)
+    except CkptToolError:
+        return frozenset()
+
+
+def has_member(head: bytes, source: ByteSource, *names: str) -> bool:
+    """Whether a zip holds one of ``names``, in its top folder or outside; for ``sniff``: never raises."""
+    if not head.startswith(LOCAL_MAGIC):
+        return False
+    try:
+        records = read_archive(source, DEFAULT_LIMITS).records
+    except CkptToolError:
+        return False
+    top = next(iter(records), "").partition("/")[0]
+    return any(f"{top}/{name}" in records or name in records for name in names)
+
+
+def is_export(head: bytes, source: ByteSource) -> bool:
+    """Whether a zip is what torch.export.load takes, whatever else it holds; for ``sniff``."""
+    return has_member(head, source, "archive_format", "serialized_exported_program.json")
+
+
+class TorchArchive(NamedTuple):
+    """A zip seen as torch sees it: one top folder, and text members that say how to read the rest."""
+
+    source: ByteSource
+    records: dict[str, Record]  # by name below the top folder
+    top: str
+    big_endian: bool
+    findings: tuple[Finding, ...]
+
+    def text(self, name: str) -> str | None:
+        """A small text member, or None."""
+        record = self.records.get(name)
+        if record is None:
+            return None
+        return (
+            read_record(self.source, record, _TEXT_NBYTES, f"member {name}")
+            .decode("utf-8", "replace")
+            .strip()
+        )
+
+    def pickle(self, name: str, limits: Limits) -> tuple[PickleTree, tuple[Finding, ...]]:
+        """The inert tree of a pickled member, and what stands in it behind the pickle.
+
+        Raises:
+            MalformedCheckpoint: the top folder does not hold it, or it is damaged.
+            LimitExceeded: it is larger than ``limits`` allow.
+        """
+        record = self.records.get(name)
+        if record is None:
+            raise MalformedCheckpoint(
+                f"no {name} in the zip's top folder {self.top!r}, where torch looks for it",
+                path=self.source.name,
+            )
+        data = read_record(self.source, record, limits.pickle_nbytes, f"member {name}")
+        tree = parse_pickle(
+            data,
+            max_ops=limits.pickle_ops,
+            max_nodes=limits.pickle_nodes,
+            max_name=limits.name_nbytes,
+            path=self.source.name,
+        )
+        return tree, absorb_following(tree, data[tree.end :], len(data) - tree.end, limits)
+
+    def resolver(self, folders: Sequence[str] = ("data",)) -> StorageResolver:
+        """Finds a storage's member in one of ``folders``."""
+        records, big_endian = self.records, self.big_endian
+        prefixes = tuple(f"{folder}/" for folder in folders)
+
+        def resolve(claim: StorageClaim) -> StorageRef:
+            for prefix in prefixes:
+                record = records.get(prefix + claim.key)
+                if record is not None:
+                    return StorageRef(
+                        record.file,
+                        prefix + claim.key,
+                        record.byte_offset,
+                        record.nbytes,
+                        claim.location,
+                        big_endian,
+                        record.compressed_nbytes,
+                    )
+            key = prefixes[0] + claim.key
+            if claim.nbytes == 0:
+                return StorageRef(self.source.name, key, 0, claim.nbytes, claim.location)
+            raise MalformedCheckpoint(
+                "a tensor's storage is not in the file", name=key, path=self.source.name
+            )
+
+        return resolve
+
+
+def open_torch_archive(source: ByteSource, archive: ZipArchive) -> TorchArchive:
+    """The members below the top folder of the first member, as torch's reader takes them.
+
+    Raises:
+        MalformedCheckpoint: no top folder, or a byte order that is neither little nor big.
+    """
+    first = next(iter(archive.records), "")
+    top, slash, _ = first.partition("/")
+    if not slash:
+        raise MalformedCheckpoint("the zip has no top folder, so torch did not write it", path=source.name)
+    prefix = top + "/"
+    records = {
+        name[len(prefix) :]: record for name, record in archive.records.items() if name.startswith(prefix)
+    }
+    findings = list(archive.findings)
+    outside = len(archive.records) - len(records)
+    if outside:
+        findings.append(
+            Finding(
+                "zip-members-outside",
+                "warning",
+                "",
+                f"{outside} members lie outside the top folder {top!r}: torch 2.13 refuses such a file, "
+                "other readers may see another one in it",
+            )
+        )
+    view = TorchArchive(source, records, top, False, tuple(findings))
+    byteorder = view.text("byteorder")
+    if byteorder not in (None, "little", "big"):
+        raise MalformedCheckpoint(
+            "unknown byte order", expected="little or big", actual=repr(byteorder), path=source.name
+        )
+    return view._replace(big_endian=byteorder == "big")
+
+
+def describe_layout(view: TorchArchive) -> str:
+    """Which torch releases write these members, for people."""
+    if ".format_version" in view.records:
+        layout = "torch 2.7 or later"
+    elif "byteorder" in view.records:
+        layout = "torch 2.1 to 2.6"
+    elif any(name.startswith("tensors/") for name in view.records):
+        layout = "torch 1.4, experimental"
+    else:
+        layout = "torch 1.6 to 2.0"
+    return layout + (", big-endian" if view.big_endian else "")

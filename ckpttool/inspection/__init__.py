@@ -1,0 +1,1 @@
+"""From a checkpoint to what is known of it."""

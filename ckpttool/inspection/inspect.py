@@ -1,0 +1,120 @@
+"""From a checkpoint, or a model, to everything that the headers tell, in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ckpttool.findings.rules import CARRIED, find_all
+from ckpttool.findings.text import Evidence
+from ckpttool.inspection.summary import choose_weights_root, group_tallies, summarize, tally_rows, title_of
+from ckpttool.kinds.aliases import find_aliases
+from ckpttool.kinds.classify import classify
+from ckpttool.names.prefixes import find_prefixes
+from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Root
+from ckpttool.values.inspection import Inspection, Row
+
+if TYPE_CHECKING:
+    from ckpttool.values.model import ModelSpec
+
+
+def inspect_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    root: Root | None = None,
+    model: ModelSpec | None = None,
+) -> Inspection:
+    """Classify, count and look for what is odd, in all entries or in those selected.
+
+    Globs apply to an entry's name, its dotted path and the branches above it (``globs``); ``root``
+    selects what lies at or below it. Kinds rest on the whole checkpoint; totals, ties and findings
+    are those of the selection, except that what the reader found always stays. With a ``model``, the
+    kinds of the state_dict that is laid against it are its own.
+    """
+    applied = None
+    if model is not None:
+        from ckpttool.inspection.apply_model import apply_model
+
+        applied = apply_model(checkpoint, model, root)
+    entries: Sequence[Entry] = checkpoint.entries
+    aliasing = find_aliases(entries)
+    kinds = classify(checkpoint, aliasing.tied_to)
+    if applied is not None:
+        kinds = applied.amend(kinds)
+    classifications: Sequence[Classification] = kinds.classifications
+    missing = kinds.missing
+    if include or exclude or root:
+        chosen = _matching(entries, root or (), include, exclude)
+        entries = [entries[position] for position in chosen]
+        classifications = [classifications[position] for position in chosen]
+        missing = tuple(missing[at] for at in _matching(missing, root or (), include, exclude))
+        aliasing = find_aliases(entries)
+    rows = tuple(map(Row, entries, classifications, aliasing.tied_to))
+    missing_rows = tuple(Row(entry, entry.declared) for entry in missing)
+    tallies = tally_rows(rows)
+    weights_root = choose_weights_root(checkpoint, tallies) if applied is None else applied.root
+    names: dict[Root, list[str]] = {at: [] for at, tally in tallies.items() if tally.is_state_dict}
+    for entry in entries:
+        if entry.root in names and isinstance(entry.name, str):
+            names[entry.root].append(entry.name)
+    prefixes = {at: found for at, those in names.items() if (found := find_prefixes(those))}
+    groups = group_tallies(checkpoint, tallies, kinds.optimizers, prefixes)
+    summary = summarize(rows, missing_rows, aliasing, tallies)
+    text = "\n".join([str(entry.name) for entry in entries])
+    evidence = Evidence(checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text)
+    return Inspection(
+        checkpoint,
+        title_of(checkpoint, groups, weights_root, rows, summary),
+        rows,
+        missing_rows,
+        groups,
+        weights_root,
+        summary,
+        (*checkpoint.findings, *(applied.findings if applied is not None else ()), *find_all(evidence)),
+        None if applied is None else applied.facts,
+    )
+
+
+def _matching(
+    entries: Sequence[Entry], above: Root, include: Sequence[str], exclude: Sequence[str]
+) -> list[int]:
+    """Positions at or below ``above`` that some ``include`` glob, if any, and no ``exclude`` glob matches."""
+    below = [position for position, entry in enumerate(entries) if entry.root[: len(above)] == above]
+    if not include and not exclude:
+        return below
+    from ckpttool.names.globs import Globs
+
+    included, excluded = Globs(include), Globs(exclude)
+    return [
+        position
+        for position in below
+        if (not included or included.match(entries[position].root, entries[position].name))
+        and not excluded.match(entries[position].root, entries[position].name)
+    ]
+
+
+def inspect_model(spec: ModelSpec, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Inspection:
+    """Show a model as a checkpoint is shown: what its state_dict would hold, and what it would not."""
+    from ckpttool.findings.model import model_findings
+    from ckpttool.inspection.apply_model import model_facts, without_storage
+
+    # Without the versions of modules nothing is guessed to be missing: the model says all there is.
+    checkpoint = spec.checkpoint._replace(module_versions={}, findings=tuple(model_findings(spec)))
+    found = inspect_checkpoint(checkpoint, include=include, exclude=exclude)
+    placed = {id(row.entry): row.entry._replace(value=without_storage(row.entry.value)) for row in found.rows}
+    return found._replace(
+        title=spec.checkpoint.layout,
+        checkpoint=spec.checkpoint._replace(layout=spec.class_name),
+        rows=tuple(
+            row._replace(
+                entry=placed[id(row.entry)],
+                tied_to=None if row.tied_to is None else placed[id(row.tied_to)],
+            )
+            for row in found.rows
+        ),
+        summary=found.summary._replace(locations=()),
+        findings=tuple(finding for finding in found.findings if finding.code != CARRIED),
+        model=model_facts(spec),
+    )

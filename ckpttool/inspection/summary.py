@@ -1,0 +1,284 @@
+"""Totals of an inspection, the branches of the tree that its tensors stand in, and which are the weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from ckpttool.kinds.aliases import Aliasing
+from ckpttool.kinds.optimizer import OptimizerMatch
+from ckpttool.names.prefixes import Prefix
+from ckpttool.values.checkpoint import Basis, Checkpoint, Classification, Key, Kind, Root, TensorInfo
+from ckpttool.values.inspection import Group, Row, Summary, container_bases
+
+_WEIGHTS_KEYS = frozenset(
+    (
+        *("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params"),
+        *("model_state", "model_dict", "model_weights", "network_state_dict", "net_state_dict", "state"),
+    )
+)
+"""Keys that training scripts put a model's state_dict under."""
+
+_EMA_WORDS = frozenset(("ema", "swa", "averaged", "shadow"))
+_WORD = re.compile("[a-z]+")
+_PROGRESS_KEYS = frozenset(("epoch", "global_step", "step", "iteration", "iter", "best_acc1", "it"))
+_OUTWEIGHS = 10  # without a telling name, the weights must be this many times the next candidate
+_MOST_PREFIXES = 2  # in a note
+_MOST_GROUPS = 24  # more branches than a screen holds are joined by their first key
+
+
+class Tally:
+    """Counts over the rows of one root. ``nbytes`` and ``*_numel`` leave tied entries out."""
+
+    __slots__ = (
+        "buffer_numel",
+        "extra_state",
+        "module",
+        "nbytes",
+        "non_persistent",
+        "optimizer_state",
+        "parameter_numel",
+        "parameters",
+        "persistent",
+        "tensors",
+        "unknown",
+    )
+
+    def __init__(self) -> None:
+        self.tensors = self.parameters = self.persistent = self.non_persistent = 0
+        self.extra_state = self.optimizer_state = self.unknown = 0
+        self.nbytes = self.parameter_numel = self.buffer_numel = 0
+        self.module = False  # a pickled module, not a state_dict
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of another root."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def is_state_dict(self) -> bool:
+        """Whether something here belongs to a module."""
+        return bool(self.parameters or self.persistent or self.non_persistent or self.extra_state)
+
+
+def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
+    """Count ``rows`` by root, in file order."""
+    tallies: dict[Root, Tally] = {}
+    parameter, unknown, state = Kind.PARAMETER, Kind.UNKNOWN, Kind.OPTIMIZER_STATE
+    persistent, non_persistent = Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER
+    pickled = Basis.PICKLED_MODULE
+    for entry, (kind, basis, _, _, _), tied_to in rows:
+        root, _, value, _, declared = entry
+        tally = tallies.get(root)
+        if tally is None:
+            tally = tallies[root] = Tally()
+        numel = 0
+        if tied_to is None and value is not None:
+            if isinstance(value, TensorInfo):
+                numel = math.prod(value.shape)
+                tally.nbytes += (numel * value.dtype.bits + 7) // 8
+            else:
+                numel = value.numel
+                tally.nbytes += value.nbytes
+        tally.tensors += 1
+        if basis is pickled or declared[1] is pickled:  # a live model's word hides the file's own
+            tally.module = True
+        if kind is parameter:
+            tally.parameters += 1
+            tally.parameter_numel += numel
+        elif kind is persistent:
+            tally.persistent += 1
+            tally.buffer_numel += numel
+        elif kind is state:
+            tally.optimizer_state += 1
+        elif kind is unknown:
+            tally.unknown += 1
+        elif kind is non_persistent:
+            tally.non_persistent += 1
+            tally.buffer_numel += numel
+        else:
+            tally.extra_state += 1
+    return tallies
+
+
+def summarize(
+    rows: Sequence[Row],
+    missing: Sequence[Row],
+    aliasing: Aliasing,
+    tallies: Mapping[Root, Tally] | None = None,
+) -> Summary:
+    """Totals over ``rows``, whose storages ``aliasing`` counted; ``tallies`` if they are made already."""
+    total = Tally()
+    for tally in (tally_rows(rows) if tallies is None else tallies).values():
+        total.add(tally)
+    dtypes: Counter[str] = Counter()
+    for entry, _, _ in rows:
+        if entry.value is not None and entry.value.dtype is not None:
+            dtypes[entry.value.dtype.name] += 1
+    return Summary(
+        tensors=total.tensors,
+        parameters=total.parameters,
+        persistent_buffers=total.persistent,
+        non_persistent_buffers=total.non_persistent,
+        extra_state=total.extra_state,
+        optimizer_state=total.optimizer_state,
+        unknown=total.unknown,
+        missing=len(missing),
+        parameter_numel=total.parameter_numel,
+        buffer_numel=total.buffer_numel,
+        tensor_nbytes=total.nbytes,
+        storage_nbytes=aliasing.storage_nbytes,
+        dtypes=tuple(dtypes.most_common()),
+        locations=aliasing.locations,
+        bases=_count_bases([row.classification for row in rows]),
+    )
+
+
+def _count_bases(classifications: Sequence[Classification]) -> tuple[tuple[str, str, int], ...]:
+    """Entries by kind and basis, in the order of their enums."""
+    # Rows share few classifications: count objects first, hash enums once for each.
+    by_id = {id(classification): classification for classification in classifications}
+    counts: Counter[tuple[Kind, Basis]] = Counter()
+    for key, count in Counter(map(id, classifications)).items():
+        counts[by_id[key].kind, by_id[key].basis] += count
+    kinds, bases = list(Kind), list(Basis)
+    ordered = sorted(counts.items(), key=lambda item: (kinds.index(item[0][0]), bases.index(item[0][1])))
+    return tuple((kind.value, basis.value, count) for (kind, basis), count in ordered)
+
+
+# ----------------------------------------------------------------------------------------- groups
+
+
+def group_tallies(
+    checkpoint: Checkpoint,
+    tallies: Mapping[Root, Tally],
+    optimizers: Sequence[OptimizerMatch] = (),
+    prefixes: Mapping[Root, Sequence[Prefix]] | None = None,
+) -> tuple[Group, ...]:
+    """The branches of the tree, in file order: one per optimizer and state_dict, the rest by first key."""
+    matches = {match.root: match for match in optimizers}
+    merged: dict[tuple[Root, str], Tally] = {}
+    placed = {root: _place(root, tally, matches) for root, tally in tallies.items()}
+    if len(set(placed.values())) > _MOST_GROUPS:
+        placed = {root: (branch[:1], role) for root, (branch, role) in placed.items()}
+    for root, tally in tallies.items():
+        merged.setdefault(placed[root], Tally()).add(tally)
+    classes = {container.path: container.type_name for container in checkpoint.containers}
+    return tuple(
+        Group(
+            root,
+            role,
+            tally.tensors,
+            tally.nbytes,
+            tally.parameters,
+            tally.persistent + tally.non_persistent,
+            tally.unknown,
+            tally.parameter_numel,
+            _note(role, classes.get(root, ""), matches.get(root), (prefixes or {}).get(root, ())),
+        )
+        for (root, role), tally in merged.items()
+    )
+
+
+def _place(root: Root, tally: Tally, optimizers: Mapping[Root, OptimizerMatch]) -> tuple[Root, str]:
+    """The branch that ``root`` belongs to, and its role."""
+    for depth in range(len(root) + 1):
+        if root[:depth] in optimizers:
+            return root[:depth], "optimizer"
+    for depth, key in enumerate(root):
+        if _is_optimizer_key(key):
+            return root[: depth + 1], "optimizer"
+    if tally.optimizer_state == tally.tensors:
+        return root[:1], "optimizer"
+    if any(_is_ema_key(key) for key in root):
+        return root, "ema"
+    if tally.module:
+        return root, "module"
+    return (root, "weights") if tally.is_state_dict else (root[:1], "other")
+
+
+def _is_optimizer_key(key: Key) -> bool:
+    return isinstance(key, str) and (key.lower().startswith("optim") or "optimizer" in key.lower())
+
+
+def _is_ema_key(key: Key) -> bool:
+    return isinstance(key, str) and not _EMA_WORDS.isdisjoint(_WORD.findall(key.lower()))
+
+
+def _note(role: str, class_name: str, match: OptimizerMatch | None, prefixes: Sequence[Prefix]) -> str:
+    if match is not None:
+        mapped = f"{match.mapped:,} of " if 0 < match.mapped < match.parameters else ""
+        how = f" mapped by {match.by}" if match.mapped else ""
+        return f"{match.class_name or 'optimizer'}, {mapped}{match.parameters:,} parameters{how}"
+    facts = [class_name] if role == "module" and class_name else []
+    facts += [
+        f"{prefix.text} {'inside' if prefix.inside else 'on'} {prefix.matched:,} of {prefix.total:,} names"
+        for prefix in prefixes[:_MOST_PREFIXES]
+    ]
+    return ", ".join(facts)
+
+
+def choose_weights_root(checkpoint: Checkpoint, tallies: Mapping[Root, Tally]) -> Root | None:
+    """The root whose mapping is surely *the* state_dict, or None.
+
+    Sure is: the only one; the only one with ``_metadata``; the only one under a usual key; or one
+    that outweighs every other ten times. Averaged copies count only where there is nothing else.
+    """
+    sizes: dict[str, dict[Root, int]] = {}
+    for root, tally in tallies.items():
+        role = _place(root, tally, {})[1]
+        sizes.setdefault("weights" if role == "module" else role, {})[root] = tally.nbytes
+    candidates = sizes.get("weights") or sizes.get("ema") or {}
+    if not candidates and len(tallies) == 1:
+        candidates = sizes.get("other", {})
+    for telling in (checkpoint.module_versions.__contains__, _names_weights):
+        candidates = {root: nbytes for root, nbytes in candidates.items() if telling(root)} or candidates
+    ranked = sorted(candidates, key=candidates.__getitem__, reverse=True)
+    if not ranked:
+        return None
+    if len(ranked) > 1 and candidates[ranked[0]] < _OUTWEIGHS * candidates[ranked[1]]:
+        return None
+    return ranked[0]
+
+
+def _names_weights(root: Root) -> bool:
+    return bool(root) and isinstance(root[-1], str) and root[-1].lower() in _WEIGHTS_KEYS
+
+
+def title_of(
+    checkpoint: Checkpoint,
+    groups: Sequence[Group],
+    weights_root: Root | None,
+    rows: Sequence[Row],
+    summary: Summary,
+) -> str:
+    """What the file is, in a few words."""
+    bases = container_bases(checkpoint, summary)
+    if Basis.EXPORT.value in bases:
+        return "exported program"
+    if Basis.TORCHSCRIPT.value in bases:
+        return "TorchScript module"
+    if not groups:
+        return "no tensors"
+    top = {value.name for value in checkpoint.values if not value.root}
+    roles = [group.role for group in groups]
+    if "pytorch-lightning_version" in top:
+        return "Lightning checkpoint"
+    if not top.isdisjoint(("ds_version", "ds_config")):
+        return "DeepSpeed checkpoint"
+    if set(roles) == {"optimizer"}:
+        return "optimizer state"
+    if weights_root != () and ("optimizer" in roles or not top.isdisjoint(_PROGRESS_KEYS)):
+        return "training checkpoint"
+    if roles == ["module"]:
+        return "whole pickled module"
+    if weights_root is None:
+        number = roles.count("weights") + roles.count("module")
+        return f"{number:,} state_dicts" if number > 1 else "tensors"
+    if len(rows) == 1 and rows[0].entry.root == () and rows[0].entry.name == "":
+        return "one tensor"
+    if rows and all("lora_" in str(row.entry.name) for row in rows[:1000]):
+        return "LoRA adapter"
+    return "state_dict" if weights_root == () else "checkpoint"

@@ -1,0 +1,1 @@
+"""What every entry is to its module, with the evidence."""

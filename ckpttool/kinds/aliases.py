@@ -1,0 +1,186 @@
+"""Which entries share bytes: ties, overlapping views, and bytes that no tensor refers to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ckpttool.values.checkpoint import CompositeTensor, Entry, StorageRef, TensorInfo, iter_parts
+
+_COMPARED_VIEWS = 8
+"""A view is compared with this many of the views that start before it in the same storage, and
+with the one that reaches furthest: exact for packed views, and linear for any."""
+
+
+class Bloat(NamedTuple):
+    """A storage that holds more than its tensors: ``entry`` is the first one that views it."""
+
+    storage: StorageRef
+    entry: Entry
+    unreferenced_nbytes: int
+
+
+class Aliasing(NamedTuple):
+    """What a list of entries shares. Tensors without elements share nothing.
+
+    ``tied_to`` is parallel to the entries: the first one that is the same view of the same bytes,
+    None for that first one itself. ``overlaps`` are pairs of unequal views with bytes in common.
+    A storage counts once however many tensors view it, an empty one not at all;
+    ``unreferenced_nbytes`` are the bytes that surely no tensor touches. ``locations`` counts
+    storages by saved device tag, most frequent first.
+    """
+
+    tied_to: tuple[Entry | None, ...]
+    overlaps: tuple[tuple[Entry, Entry], ...]
+    storages: int
+    storage_nbytes: int
+    unreferenced_nbytes: int
+    bloated: tuple[Bloat, ...]
+    locations: tuple[tuple[str, int], ...]
+
+
+class _View(NamedTuple):
+    start: int
+    end: int
+    entry: int  # position in the list of entries
+    tensor: TensorInfo
+
+
+def find_aliases(entries: Sequence[Entry]) -> Aliasing:
+    """Group ``entries`` by the bytes they view."""
+    tied_to: list[Entry | None] = [None] * len(entries)
+    composites: dict[CompositeTensor, int] = {}
+    first_user: dict[tuple[str, str, int], tuple[int, TensorInfo, StorageRef]] = {}
+    further_users: dict[tuple[str, str, int], list[tuple[int, TensorInfo]]] = {}
+    for index, entry in enumerate(entries):
+        value = entry.value
+        if isinstance(value, CompositeTensor):
+            first = composites.setdefault(value, index)
+            if first != index:
+                # Equal values name equal bytes: parts hold the address. A composite without bytes
+                # of its own (all parts empty or on meta) is tied to nothing.
+                if any(part.storage is not None and part.numel for part in iter_parts(value)):
+                    tied_to[index] = entries[first]
+                continue
+        for tensor in (value,) if isinstance(value, TensorInfo) else iter_parts(value):
+            storage = tensor.storage
+            if storage is None or not storage.nbytes:
+                continue
+            key = storage[:3]  # file, key, byte_offset
+            if key not in first_user:
+                first_user[key] = index, tensor, storage
+            else:
+                further_users.setdefault(key, []).append((index, tensor))
+
+    overlaps: list[tuple[Entry, Entry]] = []
+    bloated: list[Bloat] = []
+    for key, (index, tensor, storage) in first_user.items():
+        further = further_users.get(key, ())
+        if not further and tensor.nbytes == storage.nbytes:
+            continue  # the usual case: one tensor that fills its storage
+        views = _distinct_views([(index, tensor), *further], entries, tied_to)
+        overlaps += ((entries[a], entries[b]) for a, b in _overlapping(views))
+        unreferenced = storage.nbytes - _referenced_nbytes(views)
+        if unreferenced > 0:
+            bloated.append(Bloat(storage, entries[index], unreferenced))
+    locations = Counter([storage.location for _, _, storage in first_user.values()])
+    return Aliasing(
+        tuple(tied_to),
+        tuple(overlaps),
+        len(first_user),
+        sum([storage.nbytes for _, _, storage in first_user.values()]),
+        sum(bloat.unreferenced_nbytes for bloat in bloated),
+        tuple(bloated),
+        tuple([(tag, count) for tag, count in locations.most_common() if tag is not None]),
+    )
+
+
+def _distinct_views(
+    users: Iterable[tuple[int, TensorInfo]], entries: Sequence[Entry], tied_to: list[Entry | None]
+) -> list[_View]:
+    """The unequal views of one storage, by start; what equals an earlier one is noted in ``tied_to``."""
+    seen: dict[object, int] = {}
+    views = []
+    for index, tensor in users:
+        start, end = tensor.byte_span
+        if start == end:
+            continue
+        view = (
+            tensor.dtype.name,
+            tensor.shape,
+            tensor.stride,
+            tensor.storage_offset,
+            tensor.conj,
+            tensor.neg,
+        )
+        first = seen.setdefault(view, index)
+        if first == index:
+            views.append(_View(start, end, index, tensor))
+        elif isinstance(entries[index].value, TensorInfo) and isinstance(entries[first].value, TensorInfo):
+            tied_to[index] = entries[first]
+    views.sort(key=lambda view: (view.start, view.end, view.entry))
+    return views
+
+
+def _referenced_nbytes(views: Sequence[_View]) -> int:
+    """An upper bound of the bytes that ``views`` (by start) touch, exact for packed ones.
+
+    Neither the union of their spans nor the sum of their elements is exceeded.
+    """
+    union = reached = packed = 0
+    for start, end, _, tensor in views:
+        union += max(0, end - max(start, reached))
+        reached = max(reached, end)
+        packed += tensor.nbytes
+    return min(union, packed)
+
+
+def _overlapping(views: Sequence[_View]) -> list[tuple[int, int]]:
+    """Pairs of entries, earlier one first, whose ``views`` (by start) have elements in common.
+
+    A view is in at most one pair as the later one.
+    """
+    pairs = []
+    furthest: _View | None = None
+    for position, view in enumerate(views):
+        nearby = list(views[max(0, position - _COMPARED_VIEWS) : position])
+        if furthest is not None and furthest not in nearby:
+            nearby.append(furthest)
+        for other in nearby:
+            if other.end > view.start and other.entry != view.entry and _may_meet(other.tensor, view.tensor):
+                pairs.append((min(other.entry, view.entry), max(other.entry, view.entry)))
+                break
+        if furthest is None or view.end > furthest.end:
+            furthest = view
+    return pairs
+
+
+def _may_meet(a: TensorInfo, b: TensorInfo) -> bool:
+    """False if two views with overlapping spans are surely disjoint, as columns of one matrix are.
+
+    Slices of one dense parent step by the same strides. Where each stride is longer than all that
+    lies within it, an address has one decomposition into steps, so two such boxes meet only if
+    they meet along every stride.
+    """
+    steps: list[dict[int, int]] = [
+        {stride: size for size, stride in zip(t.shape, t.stride, strict=True) if size > 1 and stride}
+        for t in (a, b)
+    ]
+    strides = sorted({*steps[0], *steps[1]}, reverse=True)
+    if a.dtype.bits != b.dtype.bits:
+        return True
+    rests = [t.storage_offset - min(a.storage_offset, b.storage_offset) for t in (a, b)]
+    ends = [rests[i] + sum((size - 1) * stride for stride, size in steps[i].items()) for i in (0, 1)]
+    apart = False
+    for stride in strides:
+        starts = [rest // stride for rest in rests]
+        sizes = [step.get(stride, 1) for step in steps]
+        apart |= starts[0] + sizes[0] <= starts[1] or starts[1] + sizes[1] <= starts[0]
+        rests = [rest - start * stride for rest, start in zip(rests, starts, strict=True)]
+        ends = [
+            end - (start + size - 1) * stride for end, start, size in zip(ends, starts, sizes, strict=True)
+        ]
+        if max(ends) >= stride:  # it wraps into the next step: not a box
+            return True
+    return not (apart or rests[0] != rests[1])

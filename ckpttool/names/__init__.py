@@ -1,0 +1,1 @@
+"""Names of entries: wrappers, globs, renames, branches, folding."""

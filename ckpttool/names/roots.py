@@ -1,0 +1,88 @@
+"""``--root KEY.PATH``: which branch of the tree a person means.
+
+Keys contain dots, so the text is never split: it is matched, key by whole key, against the
+containers that the checkpoint has. ``state.0``, ``state[0]`` and ``["a.b"]`` are all understood, so what
+``inspect`` prints can be typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpttool.values.checkpoint import Checkpoint, Key, OddKey, Root
+from ckpttool.values.errors import CkptToolError
+
+_MOST_SUGGESTED = 8
+
+
+def resolve_root(checkpoint: Checkpoint, text: str | Root) -> Root:
+    """The keys that ``text`` spells among the containers of ``checkpoint``; ``""`` is the top.
+
+    Keys themselves, as entries have them, are a spelling too.
+
+    Raises:
+        CkptToolError: there is no such branch, or the text fits several.
+    """
+    if not text:
+        return ()
+    children = _children(checkpoint)
+    if not isinstance(text, str):
+        if text[-1] in children.get(text[:-1], ()):
+            return text
+        raise CkptToolError(f"{text!r} names no branch", path=checkpoint.path, hint=_suggest(checkpoint))
+    found: list[Root] = []
+    # What is left to match follows from the path alone, so each container is looked at once.
+    stack: list[tuple[Root, str]] = [((), text if text.startswith("[") else f".{text}")]
+    while stack:
+        path, rest = stack.pop()
+        for key in children.get(path, ()):
+            for spelling in _spellings(key):
+                if rest == spelling:
+                    found.append((*path, key))
+                elif rest.startswith(spelling) and rest[len(spelling)] in ".[":
+                    stack.append(((*path, key), rest[len(spelling) :]))
+    if len(found) == 1:
+        return found[0]
+    what = f"{text!r} names no branch" if not found else f"{text!r} names {len(found)} branches"
+    raise CkptToolError(what, path=checkpoint.path, hint=_suggest(checkpoint))
+
+
+def _children(checkpoint: Checkpoint) -> dict[Root, list[Key]]:
+    """Keys below each container that holds tensors or values, in file order."""
+    children: dict[Root, list[Key]] = {}
+    known: set[Root] = {()}
+    roots = {entry.root for entry in checkpoint.entries}
+    roots.update(value.root for value in checkpoint.values)
+    roots.update(opaque.root for opaque in checkpoint.opaque)
+    for root in roots:
+        while root not in known:
+            known.add(root)
+            children.setdefault(root[:-1], []).append(root[-1])
+            root = root[:-1]
+    return children
+
+
+def _spellings(key: Key) -> Iterator[str]:
+    yield f".{key}"
+    if isinstance(key, str):
+        quoted = key.replace("\\", "\\\\").replace('"', '\\"')
+        yield f'["{quoted}"]'
+    else:
+        yield f"[{key}]"
+
+
+def _suggest(checkpoint: Checkpoint) -> str:
+    """Name the branches that hold tensors, each cut before its first number."""
+    branches: dict[str, None] = {}
+    for entry in checkpoint.entries:
+        named: list[str] = []
+        for key in entry.root:
+            if isinstance(key, int):
+                break
+            named.append(key.text if isinstance(key, OddKey) else key)
+        if named:
+            branches[".".join(named)] = None
+    if not branches:
+        return "all tensors are at the top: leave --root out"
+    shown = ", ".join(list(branches)[:_MOST_SUGGESTED])
+    return f"--root takes one of: {shown}{', …' if len(branches) > _MOST_SUGGESTED else ''}"

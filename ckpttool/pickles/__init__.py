@@ -1,0 +1,1 @@
+"""A pickle as an inert tree: nothing in it is run."""

@@ -1,0 +1,158 @@
+"""The inert tree of a pickle: what stands for globals, calls, containers and oversized leaves.
+
+Numbers, strings, bytes, None, tuples and lists stay themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from ckpttool.values.errors import MalformedCheckpoint
+
+Node: TypeAlias = Any
+"""int, float, bool, None, str, bytes, tuple, list, or one of the classes below."""
+
+
+class PickleCutOff(MalformedCheckpoint):
+    """The data ends before the pickle's STOP: a caller that has more data may try again with it."""
+
+
+# Shorter bytes hold no file, so nobody asks where they lie; a LocatedBytes takes 200 bytes more.
+LOCATED_NBYTES = 128
+LOCATED_CALLS = 4  # calls of one global whose places are kept; the rest are counted
+MAX_INT_NBYTES = 512  # longer integers become BigInt: 100,000-bit ints are legal and useless here
+
+
+class Global:
+    """A name that an unpickler would import; ``calls`` counts what applies it, ``first_calls`` are some."""
+
+    __slots__ = ("byte_offset", "calls", "first_calls", "module", "name")
+
+    def __init__(self, module: str, name: str, byte_offset: int) -> None:
+        self.module = module
+        self.name = name
+        self.byte_offset = byte_offset
+        self.calls = 0
+        self.first_calls: tuple[Call, ...] = ()
+
+    def add_call(self, call: Call) -> None:
+        """Count a call of it, whether or not its result is kept."""
+        if self.calls < LOCATED_CALLS:
+            self.first_calls += (call,)
+        self.calls += 1
+
+    @property
+    def full_name(self) -> str:
+        """``module.name``."""
+        return f"{self.module}.{self.name}"
+
+
+class Call:
+    """Something an unpickler would call; ``op`` is the opcode's name in lower case.
+
+    ``states`` are the arguments of BUILD, ``appended`` of APPEND(S), ``items`` of SETITEM(S) as a
+    flat list key, value, key, value …
+    """
+
+    __slots__ = ("appended", "args", "byte_offset", "function", "items", "op", "states")
+
+    def __init__(self, op: str, function: Node, args: Node, byte_offset: int) -> None:
+        self.op = op
+        self.function = function
+        self.args = args
+        self.byte_offset = byte_offset
+        self.states: list[Node] | None = None
+        self.appended: list[Node] | None = None
+        self.items: list[Node] | None = None
+
+
+class PersistentId:
+    """An object that lies outside the pickle, by its id."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, pid: Node) -> None:
+        self.pid = pid
+
+
+class DictNode:
+    """A dict as a flat list key, value, key, value … in the order of insertion."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Node] | None = None) -> None:
+        self.items: list[Node] = [] if items is None else items
+
+
+class SetNode:
+    """A set or frozenset as a list of its items."""
+
+    __slots__ = ("frozen", "items")
+
+    def __init__(self, items: list[Node], frozen: bool) -> None:
+        self.items = items
+        self.frozen = frozen
+
+
+class BigInt:
+    """An integer of more than 4096 bits: only its size is of interest."""
+
+    __slots__ = ("nbits",)
+
+    def __init__(self, nbits: int) -> None:
+        self.nbits = nbits
+
+
+class LocatedBytes(bytes):
+    """A bytes object, not a short one, that knows where its first byte lies in the pickle."""
+
+    byte_offset: int = 0
+
+
+ON_OBJECT = 0x100
+"""Added in ``PickleTree.rare_opcodes`` to an opcode that changed an object, not a list or dict."""
+
+_MAPPINGS = frozenset(("collections.OrderedDict", "collections.Counter"))
+
+
+def is_mapping_call(node: Call) -> bool:
+    """Whether the call makes one of the mappings that unpicklers fill by SETITEMS."""
+    return isinstance(node.function, Global) and node.function.full_name in _MAPPINGS
+
+
+class PickleTree:
+    """One pickle: its value, where it ends, and every global and call on the way.
+
+    ``globals`` holds each distinct (module, name) once, in order of appearance, whether or not the
+    value reaches it: a call that is popped again still runs in an unpickler. ``persistent_ids`` are all
+    of the pickle's, in order; ``rare_opcodes`` are those that it uses besides the ones that every torch
+    pickle has, with ``ON_OBJECT`` where they change an object. ``base`` and ``within`` tell people what
+    byte offsets count from.
+    """
+
+    __slots__ = ("base", "end", "globals", "persistent_ids", "protocol", "rare_opcodes", "value", "within")
+
+    def __init__(
+        self,
+        value: Node,
+        end: int,
+        protocol: int,
+        globals_: dict[tuple[str, str], Global],
+        persistent_ids: list[PersistentId],
+        rare_opcodes: frozenset[int] = frozenset(),
+    ) -> None:
+        self.value = value
+        self.end = end
+        self.protocol = protocol
+        self.globals = globals_
+        self.persistent_ids = persistent_ids
+        self.rare_opcodes = rare_opcodes
+        self.base = 0
+        self.within = "the pickle"
+
+
+def iter_items(flat: list[Node] | None) -> Iterator[tuple[Node, Node]]:
+    """(key, value) pairs of a flat item list."""
+    if flat:
+        yield from zip(flat[::2], flat[1::2], strict=True)

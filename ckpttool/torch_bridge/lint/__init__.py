@@ -1,0 +1,1 @@
+"""Traps of Parameter and Buffer in a model."""

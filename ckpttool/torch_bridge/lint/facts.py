@@ -1,0 +1,96 @@
+"""Everything that the rules of ``lint`` look at, gathered once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ckpttool.torch_bridge.lint.forward import Forward, probe_forward
+from ckpttool.torch_bridge.lint.probes import (
+    Builds,
+    Conversion,
+    Example,
+    Reload,
+    compare_builds,
+    convert,
+    proof_device,
+    reload,
+    state_keys,
+)
+from ckpttool.torch_bridge.lint.scan import Stray, iter_strays
+from ckpttool.torch_bridge.model import ModelSource
+from ckpttool.torch_bridge.reference import Registered, iter_registered, named_state
+from ckpttool.values.errors import UnsupportedFeature
+
+
+class Hit(NamedTuple):
+    """What a rule found: where, one sentence, and what to write instead."""
+
+    name: str
+    message: str
+    fix: str
+
+
+class Facts(NamedTuple):
+    """A fresh build, and what the probes saw of others.
+
+    ``modules`` has each module once, by its first path; ``slots`` are theirs. ``moved`` is a move
+    to ``meta``, which shows on every machine what is left behind.
+    """
+
+    model: nn.Module
+    modules: dict[str, nn.Module]
+    slots: tuple[Registered, ...]
+    strays: tuple[Stray, ...]
+    state: dict[str, Any]
+    builds: Builds
+    cast: Conversion
+    moved: Conversion
+    reload: Reload
+    forward: Forward | None
+
+    def iter_filled(self) -> Iterator[Registered]:
+        """Slots that hold a tensor."""
+        return (slot for slot in self.slots if slot.tensor is not None)
+
+    def aliases(self) -> dict[str, str]:
+        """Plain attribute -> the registered tensor whose memory it shares."""
+        return self.moved.aliases
+
+
+def gather(source: ModelSource, example: Example | None) -> Facts:
+    """Build the model several times and probe it.
+
+    Raises:
+        ModelImportFailed: it cannot be built, has no state_dict, or its forward raises.
+        UnsupportedFeature: it is TorchScript, whose modules cannot be looked into.
+    """
+    model = source.build()
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedFeature(f"{source.text} gives a TorchScript module")
+    builds = compare_builds(source, model)
+    state_keys(source, model)
+    modules = dict(model.named_modules())
+    return Facts(
+        model=model,
+        modules=modules,
+        slots=tuple(slot for slot in iter_registered(model) if slot.path in modules),
+        strays=tuple(iter_strays(model)),
+        state=named_state(model),
+        builds=builds,
+        cast=convert(source, ".double()", lambda fresh: fresh.double()),
+        moved=convert(source, ".to('meta')", lambda fresh: fresh.to("meta")),
+        reload=reload(source, example),
+        forward=None if example is None else probe_forward(source, example),
+    )
+
+
+def move_for_proof(source: ModelSource, facts: Facts) -> tuple[str, Conversion]:
+    """The device of the proof and a move to it; the one to ``meta`` has been made already."""
+    device = proof_device()
+    if device == "meta":
+        return device, facts.moved
+    return device, convert(source, f".to({device!r})", lambda fresh: fresh.to(device))

@@ -1,0 +1,288 @@
+"""Experiments on throw-away builds of a model: what really happens to each of its tensors.
+
+Every probe builds the model anew. A deep copy would be cheaper, and raises for tensors with a
+gradient history, which are among what is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ckpttool.torch_bridge.lint.scan import stray_tensors
+from ckpttool.torch_bridge.model import ModelSource, foreign_code, seeded
+from ckpttool.torch_bridge.reference import iter_registered
+from ckpttool.torch_bridge.tensors import same_bytes
+from ckpttool.values.checkpoint import Kind
+from ckpttool.values.errors import ModelImportFailed
+
+T = TypeVar("T")
+Example = Callable[[], tuple[torch.Tensor, ...]]
+"""Makes the arguments of one forward, the same on every call."""
+
+
+# -- looking at a model -----------------------------------------------------------------------------
+
+
+def registered_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers under every name that they have."""
+    return {slot.full_name: slot.tensor for slot in iter_registered(model) if slot.tensor is not None}
+
+
+def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Registered tensors, then those in plain attributes."""
+    return {**stray_tensors(model), **registered_tensors(model)}
+
+
+def non_persistent_slots(model: nn.Module) -> frozenset[str]:
+    """Names of buffers that are registered as non-persistent, also of empty slots."""
+    slots = iter_registered(model)
+    return frozenset(slot.full_name for slot in slots if slot.kind is Kind.NON_PERSISTENT_BUFFER)
+
+
+def state_keys(source: ModelSource, model: nn.Module) -> tuple[str, ...]:
+    """The keys of the model's state_dict.
+
+    Raises:
+        ModelImportFailed: hooks or overrides of the user's model raise.
+    """
+    with foreign_code(f"state_dict() of {source.text}", source.text):
+        return tuple(model.state_dict())
+
+
+def has_bytes(tensor: torch.Tensor) -> bool:
+    """Whether the tensor has elements in a storage of its own on this machine."""
+    return (
+        not is_lazy(tensor)
+        and not tensor.is_meta
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and not hasattr(type(tensor), "__tensor_flatten__")
+        and tensor.numel() > 0
+    )
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    """The address of the tensor's storage; 0 where it has none."""
+    return tensor.untyped_storage().data_ptr() if has_bytes(tensor) else 0
+
+
+def equal_bytes(a: torch.Tensor | None, b: torch.Tensor | None) -> bool | None:
+    """Whether two tensors have the same bytes; None if one of them has none to compare."""
+    if a is None or b is None or not has_bytes(a) or not has_bytes(b):
+        return None
+    return same_bytes(a.cpu(), b.cpu())
+
+
+def snapshot(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of those that have bytes."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items() if has_bytes(tensor)}
+
+
+def changed(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Names in both whose bytes differ."""
+    return frozenset(name for name, old in before.items() if equal_bytes(old, after.get(name)) is False)
+
+
+def attempt(doing: str, text: str, action: Callable[[], T]) -> tuple[T | None, ModelImportFailed | None]:
+    """What the user's code gives, or the error that it raises."""
+    try:
+        with foreign_code(doing, text):
+            return action(), None
+    except ModelImportFailed as error:
+        return None, error
+
+
+def run_forward(source: ModelSource, model: nn.Module, example: Example) -> object:
+    """Call the model once on the example, with seeded generators.
+
+    Raises:
+        ModelImportFailed: it raises.
+    """
+    inputs = example()
+    with foreign_code(f"forward of {source.text} on the example input", source.text), seeded(0):
+        return model(*inputs)
+
+
+# -- builds -----------------------------------------------------------------------------------------
+
+
+class _OtherDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Makes each random operation draw twice: other numbers come out, whoever seeded the generator."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run ``func``, and once before for nothing if it draws."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class Builds(NamedTuple):
+    """What other builds of the same model say of its values, by names of slots.
+
+    ``varies``: bytes differ under another seed. ``constant``: the constructor computes the bytes
+    without random numbers, None if that could not be tried.
+    """
+
+    varies: frozenset[str]
+    constant: frozenset[str] | None
+
+
+def compare_builds(source: ModelSource, model: nn.Module) -> Builds:
+    """Build twice more: once seeded otherwise, and once with other numbers from every generator.
+
+    Raises:
+        ModelImportFailed: the factory gives one and the same module again.
+    """
+    other = source.build(seed=1)
+    if other is model:
+        raise ModelImportFailed(
+            f"{source.text} gives the same module on every call, and it must be built anew",
+            hint="name the function or class that makes it",
+        )
+    tensors = registered_tensors(model)
+    varies = changed(tensors, registered_tensors(other))
+    del other
+    try:
+        with _OtherDraws():  # type: ignore[no-untyped-call]
+            redrawn = registered_tensors(source.build())
+    except ModelImportFailed:
+        return Builds(varies, None)  # some constructors do not run under a dispatch mode
+    names = [name for name, old in tensors.items() if equal_bytes(old, redrawn.get(name))]
+    return Builds(varies, frozenset(names))
+
+
+# -- .double() and .to(device) ----------------------------------------------------------------------
+
+
+class Placed(NamedTuple):
+    """What is left to know of a tensor after a conversion; the tensor itself would keep its memory."""
+
+    dtype: torch.dtype
+    device: str
+    lazy: bool
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether it has no data."""
+        return self.device == "meta"
+
+
+class Conversion(NamedTuple):
+    """What a conversion made of a model. ``keys`` are those of its state_dict.
+
+    ``aliases`` maps a tensor in a plain attribute to the registered one whose memory it shared
+    before; ``stale`` are those that share no registered tensor's memory afterwards, though it was
+    converted.
+    """
+
+    after: dict[str, Placed]
+    keys_before: tuple[str, ...]
+    keys_after: tuple[str, ...]
+    aliases: dict[str, str]
+    stale: frozenset[str]
+    error: ModelImportFailed | None = None
+
+
+def convert(source: ModelSource, doing: str, action: Callable[[nn.Module], object]) -> Conversion:
+    """Apply ``action`` (``.double()`` or ``.to(...)``) to a fresh build."""
+    model = source.build()
+    strays = stray_tensors(model)
+    owners = {storage_of(tensor): name for name, tensor in registered_tensors(model).items()}
+    aliases = {
+        name: owners[storage_of(tensor)]
+        for name, tensor in strays.items()
+        if storage_of(tensor) and storage_of(tensor) in owners
+    }
+    keys = state_keys(source, model)
+    _, error = attempt(doing, source.text, lambda: action(model))
+    if error is not None:
+        return Conversion({}, keys, keys, aliases, frozenset(), error)
+    after = {
+        name: Placed(tensor.dtype, tensor.device.type, bool(is_lazy(tensor)))
+        for name, tensor in all_tensors(model).items()
+    }
+    strays = stray_tensors(model)
+    owned = {storage_of(tensor) for tensor in registered_tensors(model).values()}
+    stale = frozenset(
+        name
+        for name in aliases
+        if name in strays and storage_of(strays[name]) not in owned and not strays[name].is_meta
+    )
+    return Conversion(after, keys, state_keys(source, model), aliases, stale)
+
+
+def proof_device() -> str:
+    """The device that a proof moves to: a GPU, or ``meta``, which every machine has."""
+    return "cuda" if torch.cuda.is_available() else "meta"
+
+
+# -- state_dict and back ----------------------------------------------------------------------------
+
+
+class Reload(NamedTuple):
+    """A state_dict of one build, loaded strictly into another one.
+
+    ``differing`` are keys that come back with other bytes; ``restored`` says of each tensor whether
+    bytes that no constructor makes arrived, and is None where the load raised.
+    """
+
+    error: ModelImportFailed | None
+    keys_before: tuple[str, ...] = ()
+    keys_after: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
+    restored: Mapping[str, bool | None] | None = None
+
+
+def reload(source: ModelSource, example: Example | None = None) -> Reload:
+    """Save one build, altered in every byte, and load it into a fresh one."""
+    saved, target = source.build(seed=1), source.build()
+    if example is not None and any(is_lazy(tensor) for tensor in registered_tensors(saved).values()):
+        run_forward(source, saved, example)
+    keys = state_keys(source, target)
+    doing = "loading its own state_dict into a fresh build"
+    _, error = attempt(doing, source.text, lambda: target.load_state_dict(saved.state_dict(), strict=True))
+    if error is not None:
+        return Reload(error)
+    untouchable = {storage_of(tensor) for tensor in all_tensors(target).values()}
+    alter(all_tensors(saved), untouchable)
+    state, error = attempt(doing, source.text, saved.state_dict)
+    if error is None:
+        _, error = attempt(doing, source.text, lambda: target.load_state_dict(state or {}, strict=True))
+    if state is None or error is not None:
+        return Reload(None, keys, state_keys(source, target))  # hooks may refuse values that make no sense
+    after = target.state_dict()
+    differing = tuple(
+        key
+        for key, value in state.items()
+        if isinstance(value, torch.Tensor) and equal_bytes(value, _tensor(after.get(key))) is False
+    )
+    arrived = all_tensors(target)
+    restored = {
+        name: None if storage_of(tensor) in untouchable else equal_bytes(tensor, arrived.get(name))
+        for name, tensor in all_tensors(saved).items()
+    }
+    return Reload(None, keys, tuple(after), differing, restored)
+
+
+def _tensor(value: object) -> torch.Tensor | None:
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def alter(tensors: Mapping[str, torch.Tensor], untouchable: set[int]) -> None:
+    """Flip the lowest bit of every byte, once per storage; a bool stays a bool.
+
+    ``untouchable`` are storages that several builds share: a cached table, say.
+    """
+    done = set(untouchable)
+    for tensor in tensors.values():
+        address = storage_of(tensor)
+        if address and address not in done:
+            done.add(address)
+            raw = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+            raw.bitwise_xor_(1)

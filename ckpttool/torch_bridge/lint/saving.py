@@ -1,0 +1,246 @@
+"""Rules about what is saved: persistence (2xx), and memory that several entries share (3xx)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
+
+from ckpttool.torch_bridge.lint.facts import Facts, Hit
+from ckpttool.torch_bridge.lint.probes import has_bytes, storage_of
+from ckpttool.torch_bridge.reference import Registered, iter_registered
+from ckpttool.torch_bridge.tensors import byte_view
+from ckpttool.values.checkpoint import Kind
+
+_TABLE_NBYTES = 1024  # below, a rebuildable buffer (a mean, a scale) is not worth a remark
+_UNUSED_NBYTES = 1024  # of a storage that torch.save writes for nothing
+_UNUSED_SHARE = 0.1  # as `inspect` has it
+
+
+# -- 2xx: persistence -------------------------------------------------------------------------------
+
+
+def find_rebuildable(facts: Facts) -> Iterator[Hit]:
+    """Persistent tables that the constructor computes without random numbers and nothing updates."""
+    for slot in facts.iter_filled():
+        if (
+            slot.kind is Kind.PERSISTENT_BUFFER
+            and _is_constant(facts, slot)
+            and _nbytes(slot) >= _TABLE_NBYTES
+        ):
+            message = f"persistent, and every build computes the same {_nbytes(slot):,} bytes: each file "
+            message += "carries them, and the size is locked"
+            fix = "register_buffer(..., persistent=False); older files then have an unexpected key to drop"
+            yield Hit(slot.full_name, message, fix)
+
+
+def find_random_constants(facts: Facts) -> Iterator[Hit]:
+    """Non-persistent buffers with random values: a fresh build has others, and no file brings them back."""
+    for slot in facts.iter_filled():
+        if slot.kind is Kind.NON_PERSISTENT_BUFFER and slot.full_name in facts.builds.varies:
+            message = "not persistent, but random: a fresh build holds other values, and loading does not "
+            message += "restore these"
+            yield Hit(slot.full_name, message, "persistent=True, or draw it from a generator of fixed seed")
+
+
+def find_frozen_constants(facts: Facts) -> Iterator[Hit]:
+    """Frozen parameters that are tables: ``requires_grad_(True)`` on the model would train them."""
+    for slot in facts.iter_filled():
+        frozen = slot.kind is Kind.PARAMETER and slot.tensor is not None and not slot.tensor.requires_grad
+        if frozen and _is_constant(facts, slot):
+            message = "frozen Parameter that every build computes alike: requires_grad_(True) on the model "
+            message += "would train it, and a state_dict does not say that it was frozen"
+            yield Hit(slot.full_name, message, "make it a buffer; the key stays the same")
+
+
+def _is_constant(facts: Facts, slot: Registered) -> bool:
+    """Whether no build varies it, no forward changed it, and it is more than one value repeated."""
+    constant = facts.builds.constant
+    if constant is None or slot.full_name not in constant or slot.full_name in facts.builds.varies:
+        return False
+    if facts.forward is not None and slot.full_name in facts.forward.changed:
+        return False
+    return slot.tensor is not None and has_bytes(slot.tensor) and _has_two_values(slot.tensor)
+
+
+def _has_two_values(tensor: torch.Tensor) -> bool:
+    rows = byte_view(tensor).reshape(tensor.numel(), -1)
+    return bool((rows != rows[0]).any())
+
+
+def _nbytes(slot: Registered) -> int:
+    return slot.tensor.nbytes if slot.tensor is not None else 0
+
+
+def find_large_storages(facts: Facts) -> Iterator[Hit]:
+    """Entries that look into a storage that is larger than all that is registered of it."""
+    for group in _by_storage(facts, saved_only=True).values():
+        first = group[0]
+        views = {(t.storage_offset(), t.shape, t.stride(), t.dtype): t.nbytes for t in map(_tensor, group)}
+        whole = _tensor(first).untyped_storage().nbytes()
+        unused = whole - sum(views.values())
+        if unused >= _UNUSED_NBYTES and unused >= whole * _UNUSED_SHARE:
+            message = f"a view: torch.save writes all {whole:,} bytes of its storage for "
+            message += f"{sum(views.values()):,} bytes of entries"
+            yield Hit(first.full_name, message, "register a .clone() of the part that is used")
+
+
+def find_expanded(facts: Facts) -> Iterator[Hit]:
+    """Elements that share memory with each other: ``copy_`` cannot write them, so loading raises."""
+    for slot in _saved(facts):
+        if has_bytes(_tensor(slot)) and _overlaps_itself(_tensor(slot)):
+            message = "expanded: several elements lie in one place, so load_state_dict raises"
+            yield Hit(
+                slot.full_name, message, "expand(...).clone(), or register the small one and expand later"
+            )
+
+
+def find_non_contiguous(facts: Facts) -> Iterator[Hit]:
+    """Strides other than row-major ones, of what is saved."""
+    for slot in _saved(facts):
+        tensor = _tensor(slot)
+        if has_bytes(tensor) and not tensor.is_contiguous() and not _overlaps_itself(tensor):
+            message = f"not row-major (stride {tuple(tensor.stride())}): safetensors' save_file refuses it"
+            yield Hit(slot.full_name, message, ".contiguous() before it is registered")
+
+
+def find_batch_norms_without_statistics(facts: Facts) -> Iterator[Hit]:
+    """Batch norms with ``track_running_stats=False``."""
+    for path, module in facts.modules.items():
+        if isinstance(module, _BatchNorm) and module._buffers.get("running_mean") is None:
+            message = "batch norm without running statistics: eval() uses those of the batch, too, and files "
+            message += "of its twin with statistics have unexpected keys"
+            yield Hit(path, message, "track_running_stats=True, unless batch statistics are meant")
+
+
+def find_averaged_buffers(facts: Facts) -> Iterator[Hit]:
+    """``AveragedModel`` with ``use_buffers=False`` around a model that has persistent buffers."""
+    for path, module in facts.modules.items():
+        if isinstance(module, AveragedModel) and not module.use_buffers:
+            inner = iter_registered(module.module)
+            count = sum(s.kind is Kind.PERSISTENT_BUFFER and s.tensor is not None for s in inner)
+            if count:
+                message = f"averages parameters only: the {count} buffers in it stay as they were copied"
+                fix = "use_buffers=True, or torch.optim.swa_utils.update_bn at the end"
+                yield Hit(path, message, fix)
+
+
+def _saved(facts: Facts) -> Iterator[Registered]:
+    return (slot for slot in facts.iter_filled() if slot.kind is not Kind.NON_PERSISTENT_BUFFER)
+
+
+def _tensor(slot: Registered) -> torch.Tensor:
+    if slot.tensor is None:
+        raise ValueError(f"the slot {slot.full_name} is empty")
+    return slot.tensor
+
+
+def _overlaps_itself(tensor: torch.Tensor) -> bool:
+    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+# -- 3xx: sharing -----------------------------------------------------------------------------------
+
+
+def find_tied(facts: Facts) -> Iterator[Hit]:
+    """One Parameter in several modules."""
+    for slots in _by_object(facts).values():
+        parameters = [slot for slot in slots if slot.kind is Kind.PARAMETER]
+        for slot in parameters[1:]:
+            message = f"tied to {parameters[0].full_name}: two keys in a .pt, one in safetensors; to_empty() "
+            message += "and load_state_dict(assign=True) untie them"
+            yield Hit(
+                slot.full_name, message, "tie again after such a load; ckpttool verify shows whether it held"
+            )
+
+
+def find_shared_modules(facts: Facts) -> Iterator[Hit]:
+    """A module with tensors under several paths; its children go without saying."""
+    first = {id(module): path for path, module in facts.modules.items()}
+    reported: list[str] = []
+    for path, module in facts.model.named_modules(remove_duplicate=False):
+        original = first[id(module)]
+        if path == original or any(path.startswith(f"{known}.") for known in reported):
+            continue
+        keys = len([slot for slot in iter_registered(module) if slot.tensor is not None])
+        if keys:
+            reported.append(path)
+            message = f"the same module as {original or 'the model'}: its {keys} tensors are saved under "
+            message += "both names, and parameters() lists them once"
+            fix = "call the one module twice, or deepcopy it if two were meant"
+            yield Hit(path, message, fix)
+
+
+def find_buffers_in_parameters(facts: Facts) -> Iterator[Hit]:
+    """Buffers in the memory of a parameter."""
+    for slot, other in _overlaps(facts):
+        buffer, parameter = (other, slot) if slot.kind is Kind.PARAMETER else (slot, other)
+        if buffer.kind is not Kind.PARAMETER and parameter.kind is Kind.PARAMETER:
+            message = f"lies in the memory of the parameter {parameter.full_name} and changes with it; .to() "
+            message += "makes two of them, which drift apart, and safetensors refuses the pair"
+            yield Hit(buffer.full_name, message, "register .detach().clone(), or compute it in forward")
+
+
+def find_overlapping_parameters(facts: Facts) -> Iterator[Hit]:
+    """Two Parameters with common memory: tied by accident of storage, and only until ``.to()``."""
+    for slot, other in _overlaps(facts):
+        if slot.kind is Kind.PARAMETER and other.kind is Kind.PARAMETER and slot.tensor is not other.tensor:
+            message = (
+                f"another Parameter in the memory of {other.full_name}: tied on this device only, .to() "
+            )
+            message += "unties them, and an optimizer steps twice"
+            yield Hit(slot.full_name, message, "assign the same Parameter object to tie them, else .clone()")
+
+
+def find_overlapping_buffers(facts: Facts) -> Iterator[Hit]:
+    """Two buffers with common memory."""
+    for slot, other in _overlaps(facts):
+        if Kind.PARAMETER not in (slot.kind, other.kind):
+            message = f"shares memory with the buffer {other.full_name}: .to() makes two of them, so an "
+            message += "update in place reaches one only"
+            yield Hit(slot.full_name, message, "register it once and pass it on, or .clone() it")
+
+
+def _by_object(facts: Facts) -> dict[int, list[Registered]]:
+    groups: dict[int, list[Registered]] = {}
+    for slot in facts.iter_filled():
+        groups.setdefault(id(slot.tensor), []).append(slot)
+    return groups
+
+
+def _by_storage(facts: Facts, *, saved_only: bool) -> dict[int, list[Registered]]:
+    groups: dict[int, list[Registered]] = {}
+    slots: Iterable[Registered] = _saved(facts) if saved_only else facts.iter_filled()
+    for slot in slots:
+        address = storage_of(_tensor(slot))
+        if address:
+            groups.setdefault(address, []).append(slot)
+    return groups
+
+
+def _overlaps(facts: Facts) -> Iterator[tuple[Registered, Registered]]:
+    """(later, earlier) slots whose byte spans meet: each with the one that reaches furthest before it."""
+    for group in _by_storage(facts, saved_only=False).values():
+        # Parameters first at equal starts, so that a buffer is told which parameter it lies in.
+        spans = sorted(
+            (
+                (*_span(_tensor(slot)), slot.kind is not Kind.PARAMETER, number)
+                for number, slot in enumerate(group)
+            ),
+            key=lambda span: (span[0], span[2], span[3]),
+        )
+        reach, holder = 0, group[0]
+        for start, end, _, number in spans:
+            slot = group[number]
+            if start < reach:
+                yield slot, holder
+            if end > reach:
+                reach, holder = end, slot
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = int(tensor.storage_offset()) * tensor.element_size()
+    return start, start + (int(last) + 1) * tensor.element_size()

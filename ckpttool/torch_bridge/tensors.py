@@ -1,0 +1,158 @@
+"""Tensors of a checkpoint as torch tensors: views of the file where it can be mapped, else copies.
+
+Mapping is private and lazy, so that a model of N bytes is verified in about N bytes of memory: the
+file's pages belong to the page cache. Equal storages of the file are equal storages here, so ties
+arrive at ``load_state_dict`` as ties.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ckpttool.files.local import check_path
+from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.values.checkpoint import Checkpoint, CompositeTensor, Entry, StorageRef, TensorInfo
+from ckpttool.values.errors import UnsupportedFeature
+
+
+class FileTensors:
+    """Gives ``torch.Tensor``s for entries of one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._path = checkpoint.path
+        self._files = {file.path: file for file in checkpoint.files}
+        self._maps: dict[str, torch.UntypedStorage] = {}
+        self._storages: dict[tuple[str, str, str], torch.UntypedStorage] = {}
+        self._loaded: Any = None
+
+    def tensor(self, entry: Entry) -> torch.Tensor:
+        """The entry's tensor, on CPU.
+
+        Raises:
+            UnsupportedFeature: torch has no such dtype, or the file holds no data for it.
+            MalformedCheckpoint: the file changed after its header was read, or is damaged.
+        """
+        value = entry.value
+        if isinstance(value, CompositeTensor):
+            return self._composite(entry, value)
+        if value is None or value.storage is None or value.storage.location == "meta":
+            raise UnsupportedFeature(f"entry {str(entry.name)!r} has no data in the file", path=self._path)
+        dtype = torch_dtype(value)
+        if value.numel == 0:
+            return torch.empty(value.shape, dtype=dtype)
+        tensor = torch.empty(0, dtype=dtype)
+        tensor.set_(self._storage(value, value.storage), value.storage_offset, value.shape, value.stride)
+        if value.conj:
+            tensor = tensor.conj()
+        return torch._neg_view(tensor) if value.neg else tensor
+
+    def _storage(self, info: TensorInfo, ref: StorageRef) -> torch.UntypedStorage:
+        """The bytes of a storage: a view of the mapped file, or a copy where it must be decoded."""
+        must_copy = must_be_copied(ref)
+        key = (ref.file, ref.key, info.dtype.name if must_copy else "")
+        known = self._storages.get(key)
+        if known is None:
+            known = self._storages[key] = self._copy(info, ref) if must_copy else self._view(ref)
+        return known
+
+    def _view(self, ref: StorageRef) -> torch.UntypedStorage:
+        whole = self._maps.get(ref.file)
+        if whole is None:
+            file = self._files[ref.file]
+            check_path(file)
+            mapped: Any = torch.UntypedStorage.from_file(ref.file, False, file.nbytes)
+            whole = self._maps[ref.file] = mapped
+        part: Any = whole[ref.byte_offset : ref.byte_offset + ref.nbytes]
+        return part  # type: ignore[no-any-return]
+
+    def _copy(self, info: TensorInfo, ref: StorageRef) -> torch.UntypedStorage:
+        """The whole storage, inflated or byte-swapped on the way."""
+        count = ref.nbytes // info.dtype.nbytes
+        whole = TensorInfo(info.dtype, (count,), (1,), 0, ref)
+        target = torch.empty(ref.nbytes, dtype=torch.uint8)
+        position = 0
+        with TensorReader(self.checkpoint.files) as reader:
+            for chunk in reader.iter_chunks(whole):
+                target[position : position + len(chunk)] = torch.frombuffer(chunk, dtype=torch.uint8)
+                position += len(chunk)
+        return target.untyped_storage()
+
+    def _composite(self, entry: Entry, value: CompositeTensor) -> torch.Tensor:
+        """Quantized, sparse and nested tensors, which torch's own loader (it runs nothing) puts together."""
+        what = f"entry {str(entry.name)!r} is a {value.layout} tensor"
+        if value.layout == "uninitialized":
+            raise UnsupportedFeature(
+                f"entry {str(entry.name)!r} is an uninitialised tensor of a lazy module: it has no values",
+                path=self.checkpoint.path,
+                hint="run one forward pass before saving, so that the lazy modules know their shapes",
+            )
+        if self.checkpoint.format not in ("torch_zip", "torch_legacy"):
+            raise UnsupportedFeature(what, path=self.checkpoint.path)
+        try:
+            if self._loaded is None:
+                self._loaded = torch.load(self.checkpoint.path, map_location="cpu", weights_only=True)
+            found = self._loaded
+            for key in (*entry.root, entry.name):
+                found = found[key]
+        except Exception as error:  # noqa: BLE001  what torch's loader raises for a file is not in its contract
+            reason = " ".join(str(error).split())[:200]
+            raise UnsupportedFeature(
+                f"{what}, and torch does not load the file: {reason}", path=self.checkpoint.path
+            ) from None
+        if not isinstance(found, torch.Tensor):
+            raise UnsupportedFeature(what, path=self.checkpoint.path)
+        return found
+
+
+def must_be_copied(ref: StorageRef) -> bool:
+    """Whether the bytes in the file are not those of the tensor: compressed, or in the other byte order."""
+    return ref.compressed_nbytes is not None or ref.big_endian
+
+
+def torch_dtype(info: TensorInfo) -> torch.dtype:
+    """``torch.float32`` for the dtype table's ``float32``.
+
+    Raises:
+        UnsupportedFeature: this torch has no such dtype.
+    """
+    dtype = getattr(torch, info.dtype.name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise UnsupportedFeature(f"torch {torch.__version__} has no dtype {info.dtype.name}")
+    return dtype
+
+
+def wrap_bytes(info: TensorInfo, data: bytearray) -> torch.Tensor:
+    """The tensor whose packed little-endian elements are ``data``, without a copy.
+
+    Raises:
+        UnsupportedFeature: this torch has no such dtype, or its elements mean nothing without a quantizer.
+    """
+    dtype = torch_dtype(info)
+    if info.dtype.kind == "quantized":
+        raise UnsupportedFeature(f"{info.dtype.name} elements without their quantizer")
+    if not data:
+        return torch.empty(info.shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=torch.uint8).view(dtype).reshape(info.shape)
+
+
+def byte_view(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements of a tensor as flat uint8, in row-major order; a view if it is contiguous."""
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return flat.view(torch.uint8)
+
+
+def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors on one device have equal shapes, dtypes and bytes (NaN equals itself, 0 != -0)."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(*wide_views(byte_view(a), byte_view(b)))
+
+
+def wide_views(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two flat uint8 tensors as int64 where both can be seen so: three times as fast to compare."""
+    if left.numel() % 8 == 0 and left.storage_offset() % 8 == 0 and right.storage_offset() % 8 == 0:
+        return left.view(torch.int64), right.view(torch.int64)
+    return left, right

@@ -1,0 +1,1 @@
+"""Whether a checkpoint loads into its model, and the loaded model is right."""

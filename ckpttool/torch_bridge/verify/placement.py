@@ -1,0 +1,84 @@
+"""Tensors of a module that are not where they should be after ``.to(device)`` or a build on meta."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from ckpttool.torch_bridge.lint.scan import iter_strays
+from ckpttool.torch_bridge.reference import iter_registered
+from ckpttool.torch_bridge.verify.poison import is_plain
+from ckpttool.values.model import ModelSpec
+
+
+def unmoved(module: nn.Module, device: str) -> list[str]:
+    """Registered tensors and plain attributes that are not on ``device``.
+
+    Not counted: scalars on the CPU, which mix with tensors of any device, and what old-style
+    weight_norm, spectral_norm and prune compute before each forward.
+    """
+    wanted = torch.device(device)
+    if wanted == torch.device("cuda"):  # without an index: the current one
+        wanted = torch.device(f"cuda:{torch.cuda.current_device()}")
+    found = [
+        slot.full_name
+        for slot in iter_registered(module)
+        if slot.tensor is not None and slot.tensor.device != wanted
+    ]
+    found += [
+        name
+        for name, tensor in _attributes(module)
+        if tensor.device != wanted and not (tensor.ndim == 0 and tensor.device.type == "cpu")
+    ]
+    return list(dict.fromkeys(found))
+
+
+def left_on_meta(module: nn.Module) -> list[str]:
+    """Plain attributes that a build on meta left without data: no way of loading ever fills them."""
+    return [name for name, tensor in _attributes(module) if tensor.is_meta]
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors in plain attributes, in lists and dicts too, that are not registered anywhere."""
+    registered = {id(slot.tensor) for slot in iter_registered(module)}
+    for stray in iter_strays(module):
+        tensor = stray.value
+        if isinstance(tensor, torch.Tensor) and not stray.computed and id(tensor) not in registered:
+            yield stray.name, tensor
+
+
+def tie_groups(spec: ModelSpec) -> list[tuple[str, ...]]:
+    """Names of the model's entries that share memory: one tensor, or views that overlap."""
+    by_storage: dict[str, list[tuple[int, int, str]]] = {}
+    for entry in spec.checkpoint.entries:
+        info = entry.tensor
+        if info is not None and info.storage is not None and info.numel:
+            by_storage.setdefault(info.storage.key, []).append((*info.byte_span, str(entry.name)))
+    groups: list[list[str]] = []
+    for spans in by_storage.values():
+        end = -1
+        for start, stop, name in sorted(spans):
+            if start >= end:
+                groups.append([])
+            groups[-1].append(name)
+            end = max(end, stop)
+    return [tuple(names) for names in groups if len(names) > 1]
+
+
+def share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors that hold data view one storage."""
+    if a.is_meta or b.is_meta or not is_plain(a) or not is_plain(b):
+        return False
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def find_untied(groups: Sequence[tuple[str, ...]], held: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
+    """Groups of the model as built of which not all members share memory any more."""
+    found = []
+    for group in groups:
+        there = [held[name] for name in group if name in held and is_plain(held[name])]
+        if len(there) > 1 and not all(share_memory(there[0], other) for other in there[1:]):
+            found.append(group)
+    return found

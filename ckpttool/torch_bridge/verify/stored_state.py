@@ -1,0 +1,209 @@
+"""The file's side of a load: one state_dict of it under the names that the model would know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ckpttool.names.match import NameMatch, match_names
+from ckpttool.torch_bridge.tensors import FileTensors, must_be_copied
+from ckpttool.torch_bridge.verify.loading import with_metadata
+from ckpttool.values.checkpoint import (
+    Checkpoint,
+    Entry,
+    Key,
+    Kind,
+    Opaque,
+    Plain,
+    PlainList,
+    Root,
+    iter_parts,
+)
+from ckpttool.values.model import ModelSpec
+
+_MAPPINGS = frozenset({"dict", "OrderedDict", "collections.OrderedDict", "defaultdict"})
+
+
+class StoredState:
+    """Entries of one root, the extra state, and what else the mapping holds, under the model's names.
+
+    ``unbuilt`` are extra states that only running the file could make: their absence is no error of
+    the file. ``foreign`` are keys without a tensor (``epoch``), which load_state_dict takes for unexpected.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, root: Root, spec: ModelSpec) -> None:
+        self.checkpoint = checkpoint
+        self.root = root
+        self.tensors = FileTensors(checkpoint)
+        self.entries = [
+            entry
+            for entry in checkpoint.entries
+            # What a pickled module carries beside its state_dict is not given to load_state_dict.
+            if entry.root == root and entry.value is not None and not _is_carried(entry)
+        ]
+        model_names = [str(entry.name) for entry in spec.checkpoint.entries if not _is_carried(entry)]
+        self.extra = dict(_extra_states(checkpoint, root, self.tensors))
+        opaque = [item for item in checkpoint.opaque if _is_opaque_extra(item, root)]
+        unbuilt = {str((*item.root, item.name)[len(root)]) for item in opaque}
+        self.foreign = tuple(_foreign_keys(checkpoint, root))
+        names = [str(entry.name) for entry in self.entries] + list(self.extra) + sorted(unbuilt)
+        self.match: NameMatch = match_names(names, model_names)
+        self.unbuilt = frozenset(self.match.to_model[name] for name in unbuilt)
+        self.notes = tuple(
+            f"extra state {'.'.join(map(str, (*item.root[len(root) :], item.name)))} is of type "
+            f"{item.type_name}: it cannot be built without running the file, and is not checked"
+            for item in opaque
+        )
+        paths = _module_paths(self.match.to_model)
+        versions = checkpoint.module_versions.get(root, {})
+        extras = checkpoint.module_extras.get(root, {})
+        self.metadata = {
+            paths.get(path, path): _local_metadata(version, extras.get(path, ()))
+            for path, version in versions.items()
+        }
+
+    @property
+    def copied_nbytes(self) -> int:
+        """Bytes of storages that cannot be mapped, and are held in memory instead."""
+        found = {
+            (part.storage.file, part.storage.key): part.storage.nbytes
+            for entry in self.entries
+            for part in iter_parts(entry.value)
+            if part.storage is not None and must_be_copied(part.storage)
+        }
+        return sum(found.values())
+
+    def by_model_name(self) -> dict[str, Entry]:
+        """Entries under the names that the model would know them by."""
+        return {self.match.to_model[str(entry.name)]: entry for entry in self.entries}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` is given, in the file's order, with ``_metadata``.
+
+        Raises:
+            CkptToolError: as ``FileTensors.tensor``.
+        """
+        state: dict[str, Any] = {
+            self.match.to_model[str(entry.name)]: self.tensors.tensor(entry) for entry in self.entries
+        }
+        state.update({self.match.to_model[name]: value for name, value in self.extra.items()})
+        for name in self.foreign:
+            state.setdefault(name, None)
+        return with_metadata(state, self.metadata)
+
+
+def _is_carried(entry: Entry) -> bool:
+    return entry.declared.kind is Kind.NON_PERSISTENT_BUFFER or "not registered" in entry.declared.note
+
+
+def _is_extra(key: Key) -> bool:
+    return str(key).rpartition(".")[2] == "_extra_state"
+
+
+def _is_opaque_extra(item: Opaque, root: Root) -> bool:
+    """Whether an object that cannot be built stands in the extra state of this state_dict."""
+    path = (*item.root, item.name)
+    return len(path) > len(root) and path[: len(root)] == root and _is_extra(path[len(root)])
+
+
+def _foreign_keys(checkpoint: Checkpoint, root: Root) -> Iterator[str]:
+    """Keys of the mapping at ``root`` that hold no tensor and are no extra state.
+
+    What stands beside the entries of a pickled module or an archive are attributes, not keys.
+    """
+    types = {container.path: container.type_name for container in checkpoint.containers}
+    if types.get(root) not in _MAPPINGS:
+        return
+    depth = len(root)
+    keys = [value.name for value in checkpoint.values if value.root == root]
+    keys += [item.name for item in checkpoint.opaque if item.root == root]
+    keys += [path[depth] for path in types if len(path) == depth + 1 and path[:depth] == root]
+    yield from dict.fromkeys(str(key) for key in keys if not _is_extra(key))
+
+
+def _module_paths(to_model: Mapping[str, str]) -> dict[str, str]:
+    """Module path in the file -> in the model: the rule that the entries followed."""
+    paths: dict[str, str] = {}
+    for old, new in to_model.items():
+        cut = len(old)
+        while cut > 0:
+            cut = old.rfind(".", 0, cut)
+            tail = old[cut + 1 :]
+            if new == tail:
+                paths[old[: max(cut, 0)]] = ""
+            elif new.endswith(f".{tail}"):
+                paths[old[: max(cut, 0)]] = new[: -len(tail) - 1]
+    return paths
+
+
+def _extra_states(checkpoint: Checkpoint, root: Root, tensors: FileTensors) -> Iterator[tuple[str, Any]]:
+    """What ``get_extra_state`` returned, where it is plain: scalars, tensors, and dicts or lists of them."""
+    depth = len(root)
+    for value in checkpoint.values:
+        if value.root == root and _is_extra(value.name):
+            yield str(value.name), thaw(value.value)
+    tops = {
+        container.path
+        for container in checkpoint.containers
+        if len(container.path) == depth + 1
+        and container.path[:depth] == root
+        and _is_extra(container.path[-1])
+    }
+    broken = {(*item.root, item.name)[: depth + 1] for item in checkpoint.opaque}
+    for top in sorted(tops - broken, key=str):
+        yield str(top[-1]), _build_plain(checkpoint, top, tensors)
+
+
+def _build_plain(checkpoint: Checkpoint, top: Root, tensors: FileTensors) -> Any:
+    """Dicts and lists with what they hold, from the leaves below ``top``."""
+    depth = len(top)
+    held: dict[Root, dict[Key, Any]] = {}
+    for value in checkpoint.values:
+        if value.root[:depth] == top:
+            held.setdefault(value.root, {})[value.name] = thaw(value.value)
+    for entry in checkpoint.entries:
+        if entry.root[:depth] == top:
+            held.setdefault(entry.root, {})[entry.name] = tensors.tensor(entry)
+    below = [container for container in checkpoint.containers if container.path[:depth] == top]
+    # The deepest first, so that what a container holds is there when it is built.
+    for container in sorted(below, key=lambda container: len(container.path), reverse=True):
+        path = container.path
+        built: Any = held.get(path, {})
+        if container.type_name in ("list", "tuple"):
+            items = [built[index] for index in range(container.length) if index in built]
+            built = tuple(items) if container.type_name == "tuple" else items
+        if path == top:
+            return built
+        held.setdefault(path[:-1], {})[path[-1]] = built
+    return None
+
+
+def thaw(value: Plain) -> Any:
+    """A plain value with its lists, as Python had it. How deep they nest is the file's choice: a loop."""
+    if not isinstance(value, tuple):
+        return value
+    holder: list[Any] = [value]
+    order: list[tuple[list[Any], int, Plain]] = [(holder, 0, value)]
+    for place, index, item in order:  # grows while it is walked
+        if isinstance(item, tuple):
+            inner: list[Any] = list(item)
+            place[index] = inner
+            order += [(inner, position, child) for position, child in enumerate(item)]
+    for place, index, item in reversed(order):  # the innermost first
+        if isinstance(item, tuple) and not isinstance(item, PlainList):
+            place[index] = tuple(place[index])
+    return holder[0]
+
+
+def _local_metadata(version: int | None, extras: Sequence[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
+    """One module's ``_metadata`` as torch wrote it."""
+    local: dict[str, Any] = {} if version is None else {"version": version}
+    for path, value in extras:
+        place = local
+        for part in path[:-1]:
+            inner = place.get(part)
+            if not isinstance(inner, dict):
+                inner = place[part] = {}
+            place = inner
+        place[path[-1]] = thaw(value)
+    return local

@@ -1,0 +1,220 @@
+"""What to do about a load that is not right: likely renames, known moves of buffers, exact fixes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from ckpttool.kinds.known_names import load_name_table, shape_code
+from ckpttool.names.match import NameMatch
+from ckpttool.values.checkpoint import Entry, Kind
+from ckpttool.values.model import ModelSpec
+from ckpttool.values.verification import Run
+
+_MAX_RENAMES = 8
+_MAX_COMPARED = 5000  # missing names that are looked at; beyond, another model is meant
+
+
+def suggest(
+    spec: ModelSpec, in_file: Mapping[str, Entry], match: NameMatch, runs: Sequence[Run]
+) -> Iterator[str]:
+    """Sentences, the most useful first; ``in_file`` are the file's entries under the model's names."""
+    first = next((run for run in runs if run.load == "copy"), runs[0] if runs else None)
+    if first is None:
+        return
+    missing = [item.name for item in first.missing if item.becomes != "tied"]
+    yield from _names(match)
+    yield from _renames(spec, in_file, missing, first.unexpected)
+    yield from _unexpected(spec, in_file, first)
+    yield from _missing(spec, first)
+    if first.lossy:
+        example = first.lossy[0]
+        yield (
+            f"load_state_dict casts in silence: declare {example.name} as {example.file_dtype} in the model, "
+            "or pass --allow-cast if the loss is meant"
+        )
+    if first.unfilled:
+        yield (
+            f"nothing fills {_some(first.unfilled)}, and strict=True does not say so: look for a "
+            "_load_from_state_dict or a hook that leaves names out"
+        )
+    told: set[str] = set()  # the same buffers on each device
+    for run in runs:
+        for sentence in _fix_for_run(run):
+            if sentence not in told:
+                told.add(sentence)
+                yield sentence
+
+
+def _names(match: NameMatch) -> Iterator[str]:
+    """How to get names that load_state_dict itself takes: it knows nothing of the mapping used here."""
+    changed = [(old, new) for old, new in match.to_model.items() if old != new]
+    if not changed:
+        return
+    old, new = changed[0]
+    if old.endswith(new) and all(o == old[: -len(new)] + n for o, n in changed):
+        prefix = old[: -len(new)]
+        yield (
+            f"load_state_dict alone does not take {prefix!r} off: {{k.removeprefix({prefix!r}): v for k, v "
+            f"in state.items()}}, or ckpttool convert --strip-prefix {prefix}"
+        )
+    elif new.endswith(old) and all(n == new[: -len(old)] + o for o, n in changed):
+        prefix = new[: -len(old)]
+        yield (
+            f"load_state_dict alone does not put {prefix!r} before: {{{prefix!r} + k: v for k, v in "
+            f"state.items()}}, or ckpttool convert --add-prefix {prefix}"
+        )
+    else:
+        yield "load_state_dict alone does not match these names: ckpttool convert --strip-prefix auto does"
+
+
+def _renames(
+    spec: ModelSpec, in_file: Mapping[str, Entry], missing: Sequence[str], unexpected: Sequence[str]
+) -> Iterator[str]:
+    """Pairs of a missing and an unexpected name with one shape and the longest common end, if unique."""
+    shapes = {str(entry.name): _shape(entry) for entry in spec.checkpoint.entries}
+    candidates: dict[tuple[tuple[int, ...], str], list[str]] = defaultdict(list)
+    for name in unexpected:
+        shape = _shape(in_file.get(name))
+        if shape is not None:
+            candidates[shape, name.rpartition(".")[2]].append(name)
+    found: list[tuple[str, str]] = []
+    compared = 0
+    for name in missing[:_MAX_COMPARED]:
+        shape = shapes.get(name)
+        others = candidates.get((shape, name.rpartition(".")[2]), []) if shape is not None else []
+        compared += len(others)
+        if not others or compared > _MAX_COMPARED * 20:
+            continue
+        scored = sorted(((_common_end(name, other), other) for other in others), reverse=True)
+        if len(scored) == 1 or scored[1][0] < scored[0][0]:
+            found.append((scored[0][1], name))
+    targets = Counter(old for old, _ in found)
+    found = [(old, new) for old, new in found if targets[old] == 1]
+    for old, new in found[:_MAX_RENAMES]:
+        yield f"likely renamed (one shape, one ending): {old} in the file is {new} in the model"
+    if len(found) > _MAX_RENAMES:
+        yield f"and {len(found) - _MAX_RENAMES} more likely renames: ckpttool convert --rename 'OLD=>NEW'"
+
+
+def _shape(entry: Entry | None) -> tuple[int, ...] | None:
+    return entry.value.shape if entry is not None and entry.value is not None else None
+
+
+def _common_end(a: str, b: str) -> int:
+    """How many whole parts two names share at their ends."""
+    count = 0
+    for left, right in zip(reversed(a.split(".")), reversed(b.split(".")), strict=False):
+        if left != right:
+            break
+        count += 1
+    return count
+
+
+def _unexpected(spec: ModelSpec, in_file: Mapping[str, Entry], run: Run) -> Iterator[str]:
+    """What stands in the file and is no entry of the model's state_dict."""
+    kinds = {str(entry.name): entry.declared.kind for entry in spec.checkpoint.entries}
+    carried = [name for name in run.unexpected if kinds.get(name) is Kind.NON_PERSISTENT_BUFFER]
+    if carried:
+        yield (
+            f"{_entries(len(carried), 'unexpected ')} ({_some(carried)}{_history(carried, in_file)}): "
+            "non-persistent buffers of the model, which rebuilds them; another version saved them, and they "
+            "are safe to drop"
+        )
+    others = [name for name in run.unexpected if name in in_file and name not in carried]
+    known = [name for name in others if _history([name], in_file)]
+    if known:
+        yield (
+            f"{_entries(len(known), 'unexpected ')} ({_some(known)}{_history(known, in_file)}): versions of "
+            "the library differ on this buffer; see ckpttool convert --drop-known-buffers"
+        )
+    foreign = [name for name in run.unexpected if name not in in_file]
+    if foreign:
+        yield (
+            f"{_entries(len(foreign), 'unexpected ')} without a tensor ({_some(foreign)}): the file is more "
+            "than a state_dict; ckpttool convert --weights-only writes the tensors alone"
+        )
+
+
+def _missing(spec: ModelSpec, run: Run) -> Iterator[str]:
+    """What the model has and the file does not, by what would become of it."""
+    in_model = {str(entry.name): entry for entry in spec.checkpoint.entries}
+    rebuilt = [item.name for item in run.missing if item.becomes == "rebuilt"]
+    if rebuilt:
+        yield (
+            f"{_entries(len(rebuilt), 'missing ')} ({_some(rebuilt)}{_history(rebuilt, in_model)}): the same "
+            "in every build; strict=False keeps what the constructor made"
+        )
+    lost = [item.name for item in run.missing if item.becomes == "random"]
+    if lost:
+        yield (
+            f"{_entries(len(lost), 'missing ')} would stay random ({_some(lost)}), and strict=False would "
+            "hide it"
+        )
+    default = [item.name for item in run.missing if item.becomes == "default"]
+    if default:
+        yield (
+            f"{_entries(len(default), 'missing ')} would keep the initial value ({_some(default)}), and "
+            "strict=False would hide that it is not trained"
+        )
+    tied = [item.name for item in run.missing if item.becomes == "tied"]
+    if tied:
+        yield (
+            f"the file leaves out {_some(tied)}, tied to an entry that it has: strict=True raises all the "
+            "same; use safetensors.torch.load_model, or strict=False with the model's own tying"
+        )
+
+
+def _history(names: Sequence[str], entries: Mapping[str, Entry]) -> str:
+    """What the table knows about the first name: library and versions."""
+    path, _, leaf = names[0].rpartition(".")
+    parts = [part for part in path.split(".") if not part.isdigit()]
+    shape = _shape(entries.get(names[0]))
+    known = load_name_table().find(leaf, parts[-1] if parts else "", shape_code(shape or ()))
+    if known is None or known.kind is not Kind.PERSISTENT_BUFFER or not any(map(str.isdigit, known.note)):
+        return ""
+    return f"; {known.note}"
+
+
+def _entries(count: int, which: str) -> str:
+    return f"{count} {which}{'entry' if count == 1 else 'entries'}"
+
+
+def _buffers(count: int) -> str:
+    return f"{count} non-persistent buffer{'' if count == 1 else 's'}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three names."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _fix_for_run(run: Run) -> Iterator[str]:
+    """How to get right what one way of loading leaves wrong."""
+    if run.not_restored:
+        count, example = len(run.not_restored), run.not_restored[0].name
+        if run.load == "assign":
+            yield (
+                f"assign=True leaves {_buffers(count)} on meta ({example}): build the model on the CPU, or "
+                "run the lines that register them again after the load"
+            )
+        else:
+            yield (
+                f'to_empty() leaves garbage in {_buffers(count)} ({example}), and strict=True says "All keys '
+                'matched": build the model normally, or run the lines that register them again after it'
+            )
+    if run.untied:
+        tied = " and ".join(run.untied[0])
+        yield f"{run.load} unties {tied}: tie them again after the load (tie_weights() in transformers)"
+    if run.unmoved and run.load in ("copy", "round-trip"):
+        yield f"{_some(run.unmoved)} stay behind: register_buffer(…, persistent=False) moves with the model"
+    elif run.unmoved:
+        yield (
+            f"{_some(run.unmoved)} are plain attributes and hold no data after a build on meta: "
+            "register_buffer(…), or build the model normally"
+        )
+    if run.assigned_dtype:
+        yield (
+            f"assign=True keeps the file's dtype in {_entries(len(run.assigned_dtype), '')} "
+            f"({_some(run.assigned_dtype)}), not the one that the model declares: cast after the load"
+        )

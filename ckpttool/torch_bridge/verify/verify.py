@@ -1,0 +1,321 @@
+"""``verify``: does the checkpoint load, and is the loaded model right, also where the file is silent?
+
+The model is built by the user's factory, poisoned, loaded for real, and compared with the file by
+bytes; non-persistent buffers are compared with those of a normal build. Two builds with different
+seeds tell what a constructor always makes the same from what it draws at random.
+
+One model at a time is in memory; the file is mapped. So the second build comes first and goes, and
+the order of the runs is not that of the report: the model that ``copy`` loads is what ``round-trip``
+saves.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+
+from ckpttool.files.local import check_path
+from ckpttool.torch_bridge.model import ModelSource
+from ckpttool.torch_bridge.reference import describe_model, iter_registered, named_state, non_persistent_names
+from ckpttool.torch_bridge.verify.builds import Builds
+from ckpttool.torch_bridge.verify.fingerprints import compare_fingerprints
+from ckpttool.torch_bridge.verify.judge import Judge
+from ckpttool.torch_bridge.verify.loading import LoadOutcome, foreign_streams, load_strict
+from ckpttool.torch_bridge.verify.poison import Poison
+from ckpttool.torch_bridge.verify.round_trip import round_trip
+from ckpttool.torch_bridge.verify.stored_state import StoredState
+from ckpttool.torch_bridge.verify.suggestions import suggest
+from ckpttool.values.checkpoint import Checkpoint, Kind, Root
+from ckpttool.values.errors import DeviceUnavailable, ModelImportFailed
+from ckpttool.values.model import ModelSpec
+from ckpttool.values.verification import LOADS, Fingerprint, Plan, Run, Verification
+
+_ORDER = ("copy", "round-trip", "assign", "to-empty")
+
+
+class Options(NamedTuple):
+    """What the user asked for. ``loads`` empty: all four, of which only ``copy`` decides."""
+
+    devices: tuple[str, ...] = ()
+    loads: tuple[str, ...] = ()
+    allow_cast: bool = False
+    reference: Mapping[str, Fingerprint] | None = None  # of rebuilt buffers, as they were
+
+
+class Watcher(Protocol):
+    """Is told what is about to happen."""
+
+    def announce(self, plan: Plan) -> None:
+        """Once, before anything large is held or written."""
+
+    def step(self, doing: str, done: int, total: int) -> None:
+        """Before each step: what it is, and how many of how many are done."""
+
+
+class _Nobody:
+    """Is told, and does nothing."""
+
+    def announce(self, plan: Plan) -> None:
+        """See ``Watcher``."""
+
+    def step(self, doing: str, done: int, total: int) -> None:
+        """See ``Watcher``."""
+
+
+def verify(
+    checkpoint: Checkpoint,
+    root: Root,
+    source: ModelSource,
+    options: Options,
+    watcher: Watcher | None = None,
+) -> Verification:
+    """Load the state_dict at ``root`` into the model in every way asked for.
+
+    Raises:
+        ModelImportFailed: the factory does not run.
+        DeviceUnavailable: a device named in ``options`` is not there.
+        CkptToolError: the file's tensors cannot be read as torch tensors, or a file changed meanwhile.
+    """
+    watcher = watcher or _Nobody()
+    devices = choose_devices(options.devices)
+    module, note = source.build_light()
+    spec = describe_model(module, source.text, note)
+    del module
+    stored = StoredState(checkpoint, root, spec)
+    session = _Session(source, spec, stored, options, watcher)
+    watcher.announce(session.plan(note))
+    runs = session.run_all(devices)
+    for file in checkpoint.files:
+        check_path(file)
+    now = session.builds.fingerprints()
+    kinds = [entry.declared.kind for entry in spec.checkpoint.entries]
+    return Verification(
+        checkpoint.path,
+        source.text,
+        spec.class_name,
+        stored.match.description,
+        tuple(filter(None, (note, *stored.notes))),
+        kinds.count(Kind.PARAMETER),
+        kinds.count(Kind.PERSISTENT_BUFFER),
+        tuple(now),
+        tuple(name for name in sorted(session.builds.transient) if session.builds.agrees(name) is False),
+        tuple(compare_fingerprints(options.reference, now)) if options.reference is not None else (),
+        tuple(runs),
+        tuple(suggest(spec, stored.by_model_name(), stored.match, runs)),
+        root,
+        now,
+        options.allow_cast,
+    )
+
+
+def choose_devices(asked: Sequence[str]) -> tuple[str, ...]:
+    """The devices to load on: those asked for, else the CPU and, where there is one, CUDA.
+
+    Raises:
+        DeviceUnavailable: one that was asked for is not there (never a silent fall-back to the CPU).
+    """
+    if not asked:
+        return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    for text in asked:
+        try:
+            device = torch.device(text)
+        except RuntimeError:
+            raise DeviceUnavailable(
+                f"{text!r} is not a device", hint="--device cpu, cuda or cuda:1"
+            ) from None
+        if device.type not in ("cpu", "cuda"):
+            raise DeviceUnavailable(f"{text} is not supported", hint="--device cpu, cuda or cuda:1")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise DeviceUnavailable(
+                f"no CUDA device here (torch {torch.__version__}), but {text} was asked for",
+                hint="--device cpu checks the rest",
+            )
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise DeviceUnavailable(
+                f"{text} was asked for, but there are {torch.cuda.device_count()} devices"
+            )
+    return tuple(dict.fromkeys(asked))
+
+
+class _Session:
+    """The runs over one checkpoint and one model; what normal builds give is found out once."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        spec: ModelSpec,
+        stored: StoredState,
+        options: Options,
+        watcher: Watcher,
+    ) -> None:
+        self.source = source
+        self.spec = spec
+        self.stored = stored
+        self.options = options
+        self.watcher = watcher
+        self.loads = options.loads or LOADS
+        self.state = stored.state_dict()
+        entries = spec.checkpoint.entries
+        self.builds = Builds(frozenset(str(entry.name) for entry in entries) - frozenset(self.state))
+        self.judge = Judge(spec, stored.by_model_name(), self.state, self.builds)
+        self._held: list[nn.Module] = []  # what `copy` loaded, for `round-trip` to save
+        self._done = self._total = 0
+
+    def plan(self, note: str) -> Plan:
+        """What will be held and written."""
+        storages = {
+            entry.tensor.storage.key: entry.tensor.storage.nbytes
+            for entry in self.spec.checkpoint.entries
+            if entry.tensor is not None and entry.tensor.storage is not None
+        }
+        nbytes = sum(storages.values())
+        return Plan(
+            nbytes,
+            self.stored.checkpoint.file_nbytes,
+            self.stored.copied_nbytes,
+            nbytes if "round-trip" in self.loads else 0,
+            tempfile.gettempdir(),
+            note,
+        )
+
+    def run_all(self, devices: Sequence[str]) -> list[Run]:
+        """Every way of loading on every device, in the order of the report."""
+        self._total = len(devices) * len(self.loads) + 1
+        self._watch_builds()
+        found: dict[tuple[str, str], Run] = {}
+        for device in devices:
+            for load in (load for load in _ORDER if load in self.loads):
+                self._step(f"{load} on {device}")
+                found[device, load] = self._run(device, load)
+            self._held.clear()
+        return [found[device, load] for device in devices for load in LOADS if load in self.loads]
+
+    def _watch_builds(self) -> None:
+        """See what normal builds give, if there is anything that the file does not."""
+        if not self.builds.wanted:
+            return
+        self._step("building the model to see what the file does not hold")
+        self.builds.watch(self.source.build(seed=1))
+        if not {"copy", "round-trip"} & set(self.loads):
+            self.builds.watch(self.source.build(seed=0))
+
+    def _step(self, doing: str) -> None:
+        self.watcher.step(doing, self._done, self._total)
+        self._done += 1
+
+    def _run(self, device: str, load: str) -> Run:
+        """One load on one device; a build on meta that the model does not allow is a note, not an error."""
+        decides = load in self.options.loads if self.options.loads else load == "copy"
+        started = time.perf_counter()
+        note = ""
+        try:
+            module, outcome, poison, note = self._load(device, load)
+        except ModelImportFailed as error:
+            if load in ("copy", "round-trip"):
+                raise
+            return Run(device, load, decides, False if decides else None, 0, 0, 0, 0, note=error.what)
+        if module is None:
+            said = "; ".join(outcome.other)
+            return Run(device, load, decides, False if decides else None, 0, 0, 0, 0, note=said)
+        run = self.judge.judge(module, outcome, poison, device, load)
+        if load == "copy" and "round-trip" in self.loads and is_right(run, allow_cast=True):
+            self._held.append(module)
+        seconds = time.perf_counter() - started
+        return run._replace(
+            decides=decides, ok=is_right(run, self.options.allow_cast), seconds=seconds, note=note
+        )
+
+    def _load(self, device: str, load: str) -> tuple[nn.Module | None, LoadOutcome, Poison, str]:
+        """Build, poison, load, and bring to the device."""
+        if load == "copy":
+            return self._load_copy(device)
+        if load == "round-trip":
+            return self._load_round_trip(device)
+        if load == "assign":
+            return self._load_assign(device)
+        poison = Poison()
+        module = self.source.build(device="meta")
+        with foreign_streams():
+            module.to_empty(device=device)
+        self._poison(poison, {**named_state(module), **non_persistent_names(module)})
+        return module, self._load_strict(module), poison, ""
+
+    def _load_copy(self, device: str) -> tuple[nn.Module, LoadOutcome, Poison, str]:
+        poison = Poison()
+        module = self.source.build()
+        if self.builds.wanted:
+            self.builds.watch(module)
+        self._poison(poison, named_state(module))
+        outcome = self._load_strict(module)
+        return module, outcome, poison, _move(module, device)
+
+    def _load_round_trip(self, device: str) -> tuple[nn.Module | None, LoadOutcome, Poison, str]:
+        poison = Poison()
+        if not self._held and "copy" in self.loads:
+            return (
+                None,
+                LoadOutcome(other=("not tried: there is no rightly loaded model to save",)),
+                poison,
+                "",
+            )
+        if not self._held:
+            module, outcome, poison, _ = self._load_copy(device)
+            if not outcome.ok:
+                return module, outcome, poison, "does not load in the first place"
+            self._held.append(module)
+            del module
+        trip = round_trip(self._held, lambda seed: self.source.build(seed=seed), self.plan("").model_nbytes)
+        note = trip.note
+        if trip.module is not None:
+            note = "; ".join(filter(None, (note, _move(trip.module, device))))
+        return trip.module, trip.outcome, poison, note
+
+    def _load_assign(self, device: str) -> tuple[nn.Module, LoadOutcome, Poison, str]:
+        module = self.source.build(device="meta")
+        outcome = self._load_strict(module, assign=True)
+        on_meta = any(slot.tensor is not None and slot.tensor.is_meta for slot in iter_registered(module))
+        if device == "cpu" or not on_meta:
+            return module, outcome, Poison(), _move(module, device)
+        return module, outcome, Poison(), "stays on cpu: meta tensors cannot be moved"
+
+    def _poison(self, poison: Poison, tensors: Mapping[str, Any]) -> None:
+        for name, tensor in tensors.items():
+            if isinstance(tensor, torch.Tensor):
+                poison.fill(name, tensor, self.state.get(name))
+
+    def _load_strict(self, module: nn.Module, *, assign: bool = False) -> LoadOutcome:
+        """Load for real; extra state that only running the file could build is not held against it."""
+        outcome = load_strict(module, self.state, assign=assign)
+        missing = tuple(name for name in outcome.missing if name not in self.stored.unbuilt)
+        return outcome._replace(missing=missing)
+
+
+def is_right(run: Run, allow_cast: bool) -> bool:
+    """Whether the loaded model holds what it should.
+
+    A name that strict loading misses is no fault where its tensor was loaded under the name it is
+    tied to: safetensors files leave one of the two out.
+    """
+    untied_missing = [item for item in run.missing if item.becomes != "tied"]
+    return not (
+        untied_missing or run.unexpected or run.mismatched or run.errors
+        or run.not_restored or run.unfilled or run.wrong or run.untied or run.unmoved
+        or (run.lossy and not allow_cast)
+    )  # fmt: skip
+
+
+def _move(module: nn.Module, device: str) -> str:
+    """``module.to(device)``; what it raises, if it does."""
+    if device == "cpu":
+        return ""
+    try:
+        with foreign_streams():
+            module.to(device)
+    except Exception as error:  # noqa: BLE001  the user's _apply, or the device's memory
+        return f".to({device}) fails: {' '.join(str(error).split())[:300]}"
+    return ""

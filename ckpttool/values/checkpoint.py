@@ -1,0 +1,387 @@
+"""The values that every layer speaks: what is in a checkpoint, as addresses and not as bytes.
+
+Words are torch's. A count of bytes says so (``nbytes``, ``byte_offset``); strides and
+``storage_offset`` count elements. All values are immutable. The hot ones (one per tensor) are
+named tuples because a checkpoint may hold 100,000 and a frozen dataclass takes four times as
+long to make.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import NamedTuple, TypeAlias, Union
+
+from ckpttool.values.dtypes import DType
+
+
+class OddKey(NamedTuple):
+    """A mapping key that is neither str nor int: float, bool, None, bytes, tuple or an object.
+
+    ``text`` is its Python literal where it has one (``literal`` is then true), else a short
+    description.
+    """
+
+    text: str
+    literal: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Key: TypeAlias = str | int | OddKey
+"""One step of a path. Keys contain dots, so a path stays a tuple and is never joined and split."""
+
+Root: TypeAlias = tuple[Key, ...]
+"""Container keys above a state_dict (or above any leaf), outermost first."""
+
+Plain: TypeAlias = Union[bool, int, float, str, bytes, tuple["Plain", ...], None]  # noqa: UP007 (3.10)
+"""A value that is shown as it is: epoch, lr, betas."""
+
+
+class PlainList(tuple["Plain", ...]):
+    """A list among plain values: an (immutable) tuple that remembers that it was one."""
+
+    __slots__ = ()
+
+
+ModuleExtras: TypeAlias = tuple[tuple[tuple[str, ...], Plain], ...]
+"""Facts of a module's ``_metadata`` besides its version, by path: ``("spectral_norm", "weight.version")``."""
+
+
+class StorageRef(NamedTuple):
+    """A run of bytes in a file that one or more tensors view.
+
+    ``byte_offset`` is absolute in ``file``; ``nbytes`` is what the file really holds there, not
+    what the tensor claims. ``location`` is the saved device tag (``cpu``, ``cuda:0``), None where
+    the format keeps none.
+    """
+
+    file: str
+    key: str
+    byte_offset: int
+    nbytes: int
+    location: str | None = None
+    big_endian: bool = False
+    compressed_nbytes: int | None = None  # raw DEFLATE stream of this length at byte_offset
+
+    @property
+    def span_nbytes(self) -> int:
+        """Bytes that the storage takes in the file."""
+        return self.nbytes if self.compressed_nbytes is None else self.compressed_nbytes
+
+
+class TensorInfo(NamedTuple):
+    """A strided tensor: a view of a storage. ``storage`` is None on the meta device.
+
+    ``shape`` and ``stride`` are as torch gives them; ``stride`` and ``storage_offset`` in elements.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    storage_offset: int
+    storage: StorageRef | None
+    conj: bool = False
+    neg: bool = False
+
+    @property
+    def numel(self) -> int:
+        """Number of elements (1 for a 0-dimensional tensor)."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements when packed: logical size, not what is stored."""
+        return (math.prod(self.shape) * self.dtype.bits + 7) // 8
+
+    @property
+    def is_contiguous(self) -> bool:
+        """True when the elements lie packed in row-major order (dims of size 1 do not count)."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if size == 0:
+                return True
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+    @property
+    def byte_offset(self) -> int | None:
+        """Where in the file the first element lies; None on meta, and where the storage is compressed."""
+        storage = self.storage
+        if storage is None or storage.compressed_nbytes is not None:
+            return None
+        return storage.byte_offset + self.storage_offset * self.dtype.bits // 8
+
+    @property
+    def byte_span(self) -> tuple[int, int]:
+        """(start, end) within the storage that the elements touch; equal when there are none."""
+        bits = self.dtype.bits
+        start = self.storage_offset
+        if 0 in self.shape:
+            last = start - 1
+        else:
+            last = start + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
+        return start * bits // 8, ((last + 1) * bits + 7) // 8
+
+
+class Part(NamedTuple):
+    """One named piece of a composite tensor: ``indices``, ``scales``, ``_local_tensor``."""
+
+    name: str
+    value: TensorInfo | CompositeTensor
+
+
+class CompositeTensor(NamedTuple):
+    """A tensor that is rebuilt from parts: quantized, sparse, nested, wrapper subclass, DTensor.
+
+    ``layout`` is torch's word where it has one (``sparse_coo``, ``quantized``, ``nested``,
+    ``subclass``); ``type_name`` the global that rebuilds it; ``details`` plain facts such as
+    the quantizer's scale. ``dtype`` and ``shape`` are what the whole claims, None if unsaid.
+    """
+
+    layout: str
+    type_name: str
+    dtype: DType | None
+    shape: tuple[int, ...] | None
+    parts: tuple[Part, ...]
+    details: tuple[tuple[str, Plain], ...] = ()
+
+    @property
+    def numel(self) -> int:
+        """Elements of the whole as its shape claims, else the sum over the parts."""
+        if self.shape is not None:
+            return math.prod(self.shape)
+        return sum(part.value.numel for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Packed bytes of all parts."""
+        return sum(part.value.nbytes for part in self.parts)
+
+
+Tensor: TypeAlias = TensorInfo | CompositeTensor
+
+
+def iter_parts(value: Tensor | None) -> Iterator[TensorInfo]:
+    """Every strided tensor that ``value`` is made of, itself included."""
+    stack: list[Tensor] = [] if value is None else [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, TensorInfo):
+            yield item
+        else:
+            stack.extend(part.value for part in reversed(item.parts))
+
+
+class Word(str, Enum):
+    """A word of the JSON contract: equal to its text, and printed as it."""
+
+    __str__ = str.__str__
+
+
+class Kind(Word):
+    """What an entry is to its module."""
+
+    PARAMETER = "parameter"
+    PERSISTENT_BUFFER = "persistent_buffer"
+    NON_PERSISTENT_BUFFER = "non_persistent_buffer"
+    EXTRA_STATE = "extra_state"
+    OPTIMIZER_STATE = "optimizer_state"
+    UNKNOWN = "unknown"
+
+
+def is_buffer(kind: Kind) -> bool:
+    """Whether an entry of this kind is a buffer of either persistence."""
+    return kind in (Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER)
+
+
+class Presence(Word):
+    """Whether the file holds the entry, and whether it should."""
+
+    PRESENT = "present"
+    MISSING = "missing"
+    UNEXPECTED = "unexpected"
+
+
+class Basis(Word):
+    """The evidence behind a kind, strongest first."""
+
+    MODULE = "module"
+    PICKLED_MODULE = "pickled_module"
+    TORCHSCRIPT = "torchscript"
+    EXPORT = "export"
+    PICKLED_PARAMETER = "pickled_parameter"
+    OPTIMIZER = "optimizer"
+    METADATA = "metadata"
+    ORDER = "order"
+    NAME = "name"
+    SIBLING = "sibling"
+    DTYPE = "dtype"
+    NONE = "none"
+
+
+EXACT_BASES = frozenset({Basis.MODULE, Basis.PICKLED_MODULE, Basis.TORCHSCRIPT, Basis.EXPORT})
+"""Evidence that cannot be wrong: the module's own registration is what was read.
+
+``pickled_parameter`` is not among them: ``register_buffer("x", nn.Parameter(...))`` is legal.
+"""
+
+
+class Classification(NamedTuple):
+    """``Kind x Presence`` and why. ``note`` is a short reason for people, e.g. the rule's name.
+
+    ``rebuilt_since`` says of a buffer which versions of its library leave it out of files and build it
+    anew, in words; empty where none is known to.
+    """
+
+    kind: Kind
+    basis: Basis
+    presence: Presence = Presence.PRESENT
+    note: str = ""
+    rebuilt_since: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """True only for evidence that cannot be wrong; else the kind is inferred."""
+        return self.basis in EXACT_BASES
+
+
+UNCLASSIFIED = Classification(Kind.UNKNOWN, Basis.NONE)
+
+
+class Entry(NamedTuple):
+    """One tensor of a checkpoint, or one that is missing from it (``value`` None).
+
+    ``root`` is the tuple of container keys above the mapping that holds it; ``name`` is the key
+    in that mapping (in a pickled module: the dotted name that its state_dict would use).
+    ``declared`` is what the file itself says about the kind; analysis refines it.
+    """
+
+    root: Root
+    name: Key
+    value: Tensor | None
+    requires_grad: bool | None = None
+    declared: Classification = UNCLASSIFIED
+
+    @property
+    def tensor(self) -> TensorInfo | None:
+        """The value as a strided tensor, or None if it is composite or missing."""
+        return self.value if isinstance(self.value, TensorInfo) else None
+
+
+class Value(NamedTuple):
+    """A plain leaf beside the tensors: epoch, lr, a string, a list of numbers."""
+
+    root: Root
+    name: Key
+    value: Plain
+
+
+class Opaque(NamedTuple):
+    """A leaf that is neither tensor nor plain: described, never built."""
+
+    root: Root
+    name: Key
+    type_name: str
+    summary: str = ""
+
+
+class Container(NamedTuple):
+    """A mapping, list, tuple or object of the tree around the weights, ``path`` its keys."""
+
+    path: Root
+    type_name: str
+    length: int
+
+
+class GlobalRef(NamedTuple):
+    """A global that an ordinary unpickler would import. ``places`` are the first few uses.
+
+    ``called``: a REDUCE, NEWOBJ, OBJ or INST of the pickle applies it, ``calls`` of them in all.
+    """
+
+    module: str
+    name: str
+    called: bool
+    places: tuple[str, ...] = ()
+    calls: int = 0
+
+
+class Record(NamedTuple):
+    """A member of a zip container. ``crc32`` is None when the archive records none (0)."""
+
+    name: str
+    file: str
+    byte_offset: int
+    nbytes: int
+    compressed_nbytes: int | None
+    crc32: int | None
+
+
+class FileInfo(NamedTuple):
+    """A file that was read: what it was at that moment, to notice a change later (``files.local``)."""
+
+    path: str
+    nbytes: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str, status: os.stat_result) -> FileInfo:
+        """The file that has this status."""
+        return cls(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+class Finding(NamedTuple):
+    """Something a person should know. ``code`` is stable; ``message`` one sentence.
+
+    ``severity`` is ``error``, ``warning`` or ``info``; ``name`` the entry it is about, or "".
+    """
+
+    code: str
+    severity: str
+    name: str
+    message: str
+
+
+class Checkpoint(NamedTuple):
+    """What a reader returns: addresses of every tensor, the plain values, and what is odd.
+
+    ``entries`` are in file order. ``metadata`` is safetensors' ``__metadata__`` (or the index's);
+    ``module_versions`` maps the root of a state_dict to its ``_metadata``: module path -> version
+    (None where the module records none); ``module_extras`` holds what else a module's local metadata
+    says. ``layout`` says more about the container for people
+    ("1.6-2.0 layout"). ``ordered`` is false where the container loses the order of registration
+    (safetensors). ``rare_opcodes`` are those that its pickles use besides what every torch pickle has.
+    Where facts that a conversion carried were put back (``formats.carried``), ``stored`` is the checkpoint
+    as the file itself has it, and ``put_back`` are root and name of the entries that are no keys of the file.
+    """
+
+    path: str
+    format: str
+    layout: str
+    files: tuple[FileInfo, ...]
+    entries: tuple[Entry, ...]
+    values: tuple[Value, ...] = ()
+    opaque: tuple[Opaque, ...] = ()
+    containers: tuple[Container, ...] = ()
+    metadata: Mapping[str, str] = {}
+    module_versions: Mapping[Root, Mapping[str, int | None]] = {}
+    globals: tuple[GlobalRef, ...] = ()
+    records: tuple[Record, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    ordered: bool = True
+    module_extras: Mapping[Root, Mapping[str, ModuleExtras]] = {}
+    rare_opcodes: frozenset[int] = frozenset()
+    stored: Checkpoint | None = None
+    put_back: frozenset[tuple[Root, Key]] = frozenset()
+
+    @property
+    def file_nbytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.nbytes for file in self.files)

@@ -1,0 +1,216 @@
+"""What ``convert`` will do, as values: every byte of the destination with its place in the source.
+
+A destination is made of *pieces*: runs of bytes, each the packed elements of one view of the source
+(cast, where that was asked for). A tensor of the destination is a view of a piece. In safetensors
+every tensor has a piece of its own; in a ``.pt`` tied tensors and overlapping views share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, TypeAlias
+
+from ckpttool.values.checkpoint import (
+    Checkpoint,
+    Classification,
+    Container,
+    Entry,
+    Key,
+    ModuleExtras,
+    Opaque,
+    Plain,
+    Root,
+    TensorInfo,
+    Value,
+)
+from ckpttool.values.dtypes import DType
+
+ContainerName: TypeAlias = Literal["safetensors", "pt"]
+SharedWay: TypeAlias = Literal["alias", "duplicate", "fail"]
+Method: TypeAlias = Literal["copied", "gathered", "cast"]
+
+
+WRITABLE_CONTAINERS = frozenset(("dict", "OrderedDict", "list", "tuple", "set"))
+"""Types of containers that a ``.pt`` is written with; every other one becomes a dict."""
+
+
+class Options(NamedTuple):
+    """What was asked for. Globs are ``fnmatch``'s and apply to names and to dotted paths."""
+
+    container: ContainerName
+    root: Root | None = None
+    keep: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    weights_only: bool = False
+    prefer_ema: bool = False
+    shared: SharedWay = "alias"
+    as_bytes: bool = False
+    strip_prefix: str | None = None
+    add_prefix: str = ""
+    renames: tuple[str, ...] = ()
+    drop_known_buffers: bool = False
+    non_persistent: bool = False
+    dtype: DType | None = None
+    keep_dtype: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    sharded: bool = False
+
+
+class Piece(NamedTuple):
+    """A run of bytes of the destination: the elements of ``source`` in row-major order, packed."""
+
+    source: TensorInfo
+    nbytes: int
+    cast: DType | None = None
+
+    @property
+    def method(self) -> Method:
+        """``copied`` where the bytes lie in the source as they will in the destination."""
+        if self.cast is not None:
+            return "cast"
+        info, storage = self.source, self.source.storage
+        if storage is None:
+            return "copied"
+        as_they_lie = not (info.conj or info.neg or storage.big_endian) and info.is_contiguous
+        return "copied" if as_they_lie and storage.compressed_nbytes is None else "gathered"
+
+
+class Placed(NamedTuple):
+    """A strided tensor of the destination: a view of the piece at position ``piece``."""
+
+    piece: int
+    dtype: DType
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    storage_offset: int = 0
+    conj: bool = False
+    neg: bool = False
+
+
+class PlacedComposite(NamedTuple):
+    """A quantized, sparse or nested tensor of the destination, its parts placed."""
+
+    layout: str
+    type_name: str
+    dtype: DType | None
+    shape: tuple[int, ...] | None
+    parts: tuple[tuple[str, Placed | PlacedComposite], ...]
+    details: tuple[tuple[str, Plain], ...]
+
+
+class Planned(NamedTuple):
+    """A tensor of the destination under its new name, and the entry of the source that it comes from."""
+
+    root: Root
+    name: Key
+    value: Placed | PlacedComposite
+    entry: Entry
+    classification: Classification
+    is_parameter: bool = False
+
+
+class Dropped(NamedTuple):
+    """Something of the source that the destination will not hold.
+
+    ``asked`` is true where an option said so; ``nbytes`` is 0 for what is no tensor.
+    """
+
+    root: Root
+    name: Key
+    type_name: str
+    nbytes: int
+    reason: str
+    asked: bool
+
+
+class Cast(NamedTuple):
+    """A tensor that changes its dtype."""
+
+    name: str
+    before: DType
+    after: DType
+    piece: int
+
+
+class ConversionPlan(NamedTuple):
+    """Everything that will be written. ``root`` is the branch that was taken, None for the whole file.
+
+    ``aliases`` maps each tied name to the name that is kept. In safetensors an alias is only listed;
+    in a ``.pt`` it is among ``tensors``, viewing the same piece.
+    """
+
+    source: Checkpoint
+    options: Options
+    root: Root | None
+    root_found: bool
+    pieces: tuple[Piece, ...]
+    tensors: tuple[Planned, ...]
+    aliases: Mapping[str, str]
+    values: tuple[Value, ...]
+    objects: tuple[Opaque, ...]
+    containers: tuple[Container, ...]
+    module_versions: Mapping[Root, Mapping[str, int | None]]
+    module_extras: Mapping[Root, Mapping[str, ModuleExtras]]
+    metadata: Mapping[str, str]
+    renamed: Mapping[str, str]
+    dropped: tuple[Dropped, ...]
+    casts: tuple[Cast, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pieces: the data of the destination without headers."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+    @property
+    def lost(self) -> tuple[Dropped, ...]:
+        """What is dropped although no option said so."""
+        return tuple(item for item in self.dropped if not item.asked)
+
+
+class FileWritten(NamedTuple):
+    """A file of the destination; ``sha256`` is None where it was not asked for."""
+
+    path: str
+    nbytes: int
+    sha256: str | None = None
+
+
+class CastLoss(NamedTuple):
+    """What casting one tensor cost.
+
+    ``overflow`` counts finite values that became infinite or NaN, ``underflow`` nonzero ones that
+    became 0; ``max_relative`` is the largest relative error of the others.
+    """
+
+    numel: int = 0
+    overflow: int = 0
+    underflow: int = 0
+    max_relative: float = 0.0
+
+    def joined(self, other: CastLoss) -> CastLoss:
+        """Of two runs of the same tensor."""
+        return CastLoss(
+            self.numel + other.numel,
+            self.overflow + other.overflow,
+            self.underflow + other.underflow,
+            max(self.max_relative, other.max_relative),
+        )
+
+
+class Conversion(NamedTuple):
+    """The result of ``convert``. ``written`` is false for a dry run: ``files`` are those that would be."""
+
+    plan: ConversionPlan
+    destination: str
+    files: tuple[FileWritten, ...]
+    written: bool
+    checked: bool = False
+    seconds: float = 0.0
+    losses: Mapping[int, CastLoss] = {}  # by position in plan.pieces
+    digests: Mapping[int, str] = {}  # by position in plan.tensors
+
+    @property
+    def ok(self) -> bool:
+        """Always true: what fails is raised."""
+        return True

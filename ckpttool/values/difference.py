@@ -1,0 +1,211 @@
+"""What ``diff`` knows: pairs of entries with a status and numbers, and what else is not the same."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ckpttool.values.checkpoint import Checkpoint, Entry, Finding, Key, Kind, Plain, Root, Word
+from ckpttool.values.inspection import Row
+
+
+class Status(Word):
+    """What became of an entry. ``WITHIN_TOLERANCE`` occurs only where a tolerance was asked for."""
+
+    EQUAL = "equal"
+    WITHIN_TOLERANCE = "within_tolerance"
+    CHANGED = "changed"
+    ADDED = "added"
+    REMOVED = "removed"
+    RENAMED = "renamed"
+    DTYPE = "dtype"
+    SHAPE = "shape"
+
+
+SAME = frozenset((Status.EQUAL, Status.WITHIN_TOLERANCE))
+"""Statuses that leave two checkpoints the same."""
+
+
+class NameBasis(Word):
+    """Why two entries of different names are taken for one."""
+
+    SAME_NAME = ""
+    MAP = "map"  # --map
+    PREFIX = "prefix"  # wrappers and leading paths
+    PART = "part"  # one part stands in all names of one side only
+    CONTENT = "content"  # equal bytes
+    SUFFIX = "suffix"  # equal shape, and the one common end
+
+
+class Side(NamedTuple):
+    """One checkpoint of two. ``rows`` are all of its entries; ``digests`` stand for bytes that it lacks.
+
+    ``weights_root`` is the branch that holds the weights, None if that is not clear. ``has_bytes``
+    is false for a model and for a manifest.
+    """
+
+    label: str
+    checkpoint: Checkpoint
+    rows: tuple[Row, ...]
+    weights_root: Root | None
+    has_bytes: bool = True
+    digests: Mapping[tuple[Key, ...], str] = {}
+
+
+class Numbers(NamedTuple):
+    """How the values of two tensors differ. Counts are of elements as they are stored.
+
+    ``changed`` counts those whose bits differ, across dtypes those whose values do. Norms, means
+    and maxima are over elements that are finite on both sides; ``max_abs`` is an exact int for
+    integers. ``appeared`` and ``gone`` are seen from the second side. ``outside`` counts elements
+    beyond the tolerance, ``max_ulp`` is the largest distance in representable values, and
+    ``unrounded`` counts elements that are not the other side's rounded to the narrower dtype; None
+    where that was not asked for or means nothing.
+    """
+
+    numel: int = 0
+    changed: int = 0
+    finite: int = 0
+    max_abs: float | int | None = None
+    sum_abs: float = 0.0
+    delta_squares: float = 0.0
+    a_squares: float = 0.0
+    b_squares: float = 0.0
+    dot: float = 0.0
+    nan_appeared: int = 0
+    nan_gone: int = 0
+    inf_appeared: int = 0
+    inf_gone: int = 0
+    outside: int | None = None
+    max_ulp: int | None = None
+    unrounded: int | None = None
+
+    @property
+    def mean_abs(self) -> float | None:
+        """Mean of the absolute differences."""
+        return self.sum_abs / self.finite if self.finite else None
+
+    @property
+    def rel_l2(self) -> float | None:
+        """Norm of the difference by the norm of the first side; inf where that side is all zero."""
+        if not self.finite or not math.isfinite(self.delta_squares):
+            return None
+        if not self.delta_squares:
+            return 0.0
+        return math.sqrt(self.delta_squares) / math.sqrt(self.a_squares) if self.a_squares else math.inf
+
+    @property
+    def cosine(self) -> float | None:
+        """Cosine of the angle between the two; None if either is all zero or overflows."""
+        norms = math.sqrt(self.a_squares) * math.sqrt(self.b_squares)
+        if not norms or not math.isfinite(norms):
+            return None
+        return max(-1.0, min(1.0, self.dot / norms))
+
+    @property
+    def share(self) -> float:
+        """Share of the elements that changed."""
+        return self.changed / self.numel if self.numel else 0.0
+
+
+def join_numbers(parts: Iterable[Numbers]) -> Numbers:
+    """Numbers of several runs of one tensor, or of several tensors, together."""
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
+    maxima = [part.max_abs for part in parts if part.max_abs is not None]
+    counts = {
+        field: sum(getattr(part, field) for part in parts)
+        for field in Numbers._fields
+        if field not in ("max_abs", "outside", "max_ulp", "unrounded")
+    }
+    return Numbers(
+        **counts,
+        max_abs=max(maxima, default=None),
+        outside=_known(sum, [part.outside for part in parts]),
+        max_ulp=_known(max, [part.max_ulp for part in parts]),
+        unrounded=_known(sum, [part.unrounded for part in parts]),
+    )
+
+
+def _known(how: Callable[[Sequence[int]], int], counts: Sequence[int | None]) -> int | None:
+    """``how`` over the counts that are known, None if none is."""
+    known = [count for count in counts if count is not None]
+    return how(known) if known else None
+
+
+class DiffEntry(NamedTuple):
+    """One entry of either side, or of both. ``root`` and ``name`` are B's, for a removed one A's.
+
+    ``kind`` is that of the side with the better evidence. ``basis`` says why names that differ are
+    one; ``note`` is for people.
+    """
+
+    root: Root
+    name: Key
+    kind: Kind
+    status: Status
+    a: Row | None
+    b: Row | None
+    numbers: Numbers | None = None
+    basis: NameBasis = NameBasis.SAME_NAME
+    note: str = ""
+
+    @property
+    def renamed_from(self) -> tuple[Root, Key] | None:
+        """Where the entry stands in A, if it has another name there."""
+        if self.a is None or self.b is None or self.basis is NameBasis.SAME_NAME:
+            return None
+        return self.a.entry.root, self.a.entry.name
+
+    @property
+    def either(self) -> Entry:
+        """The entry in B, or in A if B has none."""
+        row = self.b or self.a
+        if row is None:
+            raise ValueError("an entry of neither side")
+        return row.entry
+
+
+class ValueChange(NamedTuple):
+    """Something beside the tensors: ``section`` is ``value``, ``metadata``, ``version`` or ``object``.
+
+    ``a`` and ``b`` are None with ``status`` added or removed.
+    """
+
+    section: str
+    root: Root
+    name: Key
+    status: Status
+    a: Plain
+    b: Plain
+
+
+class Diff(NamedTuple):
+    """The result of ``diff``.
+
+    ``structure_only``: no tensor's bytes were compared. ``aligned`` says in words how names were
+    brought together, ``left_out`` what was not compared and why.
+    """
+
+    a: Side
+    b: Side
+    entries: tuple[DiffEntry, ...]
+    values: tuple[ValueChange, ...]
+    findings: tuple[Finding, ...]
+    aligned: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    structure_only: bool = False
+
+    @property
+    def equal(self) -> bool:
+        """True when nothing that was compared differs."""
+        return not self.values and all(entry.status in SAME for entry in self.entries)
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """Entries by status, all statuses."""
+        found = Counter([entry.status for entry in self.entries])
+        return {status: found[status] for status in Status}

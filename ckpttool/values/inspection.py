@@ -1,0 +1,128 @@
+"""What ``inspect`` knows: every entry with its kind, the groups around them, totals, findings."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ckpttool.values.checkpoint import (
+    Basis,
+    Checkpoint,
+    Classification,
+    Entry,
+    Finding,
+    Kind,
+    Root,
+    is_buffer,
+)
+
+
+class Row(NamedTuple):
+    """An entry with what analysis says of it.
+
+    ``tied_to`` is the first entry of the file that shares exactly these bytes as the same view,
+    None if this is the first or the only one. A missing buffer is a row whose entry has no value, or,
+    where a live model says what it would be, a tensor without storage.
+    """
+
+    entry: Entry
+    classification: Classification
+    tied_to: Entry | None = None
+
+
+def is_rebuilt(row: Row) -> bool:
+    """Whether an entry is one that some versions of its library leave out of files and build anew."""
+    kind = row.classification.kind
+    return kind is Kind.NON_PERSISTENT_BUFFER or (is_buffer(kind) and bool(row.classification.rebuilt_since))
+
+
+class Group(NamedTuple):
+    """One branch of the tree around the weights: ``model.state_dict``, ``optimizer``, ``ema``.
+
+    ``role`` is ``weights``, ``optimizer``, ``ema``, ``module`` (a pickled module), or ``other``.
+    ``parameters``, ``buffers`` (both persistences) and ``unknown`` count entries;
+    ``parameter_numel`` and ``nbytes`` count tied entries once. ``note`` is a short fact such as
+    ``Adam, 127 parameters mapped by order`` or a wrapper prefix.
+    """
+
+    root: Root
+    role: str
+    tensors: int
+    nbytes: int
+    parameters: int
+    buffers: int
+    unknown: int
+    parameter_numel: int
+    note: str = ""
+
+
+class Summary(NamedTuple):
+    """Totals over present entries. Bytes are ints; tied tensors count once in ``*_nbytes``/``*_numel``.
+
+    ``tensor_nbytes`` is the packed size of the tensors (tied once, as a conversion would write
+    them); ``storage_nbytes`` what their storages hold in the file. ``bases`` counts entries by
+    (kind, basis) values for the legend.
+    """
+
+    tensors: int
+    parameters: int
+    persistent_buffers: int
+    non_persistent_buffers: int
+    extra_state: int
+    optimizer_state: int
+    unknown: int
+    missing: int
+    parameter_numel: int
+    buffer_numel: int
+    tensor_nbytes: int
+    storage_nbytes: int
+    dtypes: tuple[tuple[str, int], ...]  # dtype name -> entries, most frequent first
+    locations: tuple[tuple[str, int], ...]  # saved device tag -> storages, most frequent first
+    bases: tuple[tuple[str, str, int], ...]  # kind, basis, entries
+
+
+class ModelFacts(NamedTuple):
+    """The live model that kinds were read from.
+
+    ``text`` is how the user named it, ``arguments`` what its factory was given; ``built`` says on which
+    device, and why not on meta.
+    ``matched`` of the file's ``names`` are the model's, by way of ``mapping`` ("" if as they are);
+    ``matched`` is None where the model itself is what is inspected. The rest is as in ``ModelSpec``.
+    """
+
+    text: str
+    class_name: str
+    built: str
+    none_names: tuple[str, ...]
+    lazy_names: tuple[str, ...]
+    custom_load: tuple[str, ...]
+    matched: int | None = None
+    names: int = 0
+    mapping: str = ""
+    arguments: tuple[str, ...] = ()
+
+
+class Inspection(NamedTuple):
+    """The result of ``inspect`` for one checkpoint."""
+
+    checkpoint: Checkpoint
+    title: str  # what it is, in a few words: "training checkpoint", "state_dict", "whole pickled module"
+    rows: tuple[Row, ...]  # as in the file
+    missing: tuple[Row, ...]  # buffers (or, with a model, parameters) that the file does not hold
+    groups: tuple[Group, ...]
+    weights_root: Root | None  # the root that other commands would take; None if ambiguous
+    summary: Summary
+    findings: tuple[Finding, ...]
+    model: ModelFacts | None = None  # where kinds come from a live model
+
+    @property
+    def ok(self) -> bool:
+        """True when no finding is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+
+def container_bases(checkpoint: Checkpoint, summary: Summary) -> set[str]:
+    """The evidence for kinds, with that of the container itself where a live model outweighs it."""
+    bases = {basis for _, basis, _ in summary.bases}
+    if Basis.MODULE.value in bases:
+        bases.update({entry.declared.basis.value for entry in checkpoint.entries})
+    return bases

@@ -1,0 +1,88 @@
+"""``--help``: every option explained, nothing cut, and examples that run on what ``make demo`` writes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from ckpttool import cli
+from tests.support.documents import ROOT, Terminal, read_page
+
+COMMANDS = [name for name, _ in cli.COMMANDS]
+PAGES = {name: f"docs/{name}.md" for name in COMMANDS} | {"git-textconv": "docs/git.md"}
+OPTION = re.compile(r"^  (-[^\n]*?)(?:  +(\S.*))?$", re.MULTILINE)
+
+
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main([*filter(None, [command]), "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def examples(text: str) -> list[tuple[str, int]]:
+    """The examples of a help text, each with the status that it says."""
+    found = []
+    for line in text.partition("Examples, in the folder that `make demo` writes:\n")[2].splitlines():
+        command, _, status = line.strip().partition("   # status ")
+        found.append((command, int(status or 0)))
+    return found
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_examples_run_and_end_as_they_say(
+    command: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = examples(help_of(command, capsys))
+    assert len(found) >= 2
+    folder = tmp_path / "demo"
+    shutil.copytree(demo, folder)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)  # for the example of git-textconv
+    terminal = Terminal(folder, tmp_path)
+    for example, status in found:
+        assert terminal.type(example)[0] == status, example
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_nothing_is_cut_and_every_option_is_explained(
+    command: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = help_of(command, capsys)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    for match in OPTION.finditer(text, text.index("\nArguments:\n" if command else "\nOptions:\n")):
+        explained = match[2] or lines[text.count("\n", 0, match.start()) + 1].startswith(" " * 20)
+        assert explained, match[0]
+    if command:
+        module = import_module(f"ckpttool.commands.{command.replace('-', '_')}")
+        named = [option for options in module.SECTIONS.values() for option in options]
+        assert len(named) == len(set(named))
+        assert set(named) <= set(re.findall(r"--[a-z-]+", text))  # a section of an option that is no more
+        assert text.index("\nArguments:\n") < min(
+            text.index(f"\n{head}:\n") for head in [*module.SECTIONS, "Output"]
+        )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_page_of_the_command_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {
+        match[1] for match in re.finditer(r"^  (?:-q, )?(--[a-z-]+)", help_of(command, capsys), re.MULTILINE)
+    }
+    page = read_page(PAGES[command])
+    missing = sorted(option for option in options if not re.search(rf"{option}(?![\w-])", page))
+    assert missing == []
+
+
+def test_every_page_that_a_help_names_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    named = {
+        page for command in COMMANDS for page in re.findall(r"docs/[\w-]+\.md", help_of(command, capsys))
+    }
+    assert len(named) >= 3
+    assert [page for page in named if not (ROOT / page).exists()] == []

@@ -1,0 +1,47 @@
+"""docs/ builds as a site without a warning, and the site needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("mkdocs is not installed: pip install '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    build = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert (build.returncode, build.stdout, build.stderr) == (0, "", "")
+    return folder
+
+
+def test_every_page_is_there(site: Path) -> None:
+    pages = {path.stem for path in ROOT.joinpath("docs").glob("*.md")} | {"changelog", "security-policy"}
+    assert pages <= {path.stem for path in site.glob("*.html")}
+    menu = site.joinpath("index.html").read_text("utf-8")
+    assert [page for page in sorted(pages) if f'href="{page}.html"' not in menu] == []
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    loads = re.compile(
+        r"""(?:<link[^>]*\shref|\ssrc)=["']((?:https?:)?//[^"']*)|url\(["']?((?:https?:)?//[^)]*)"""
+    )
+    files = [*site.glob("*.html"), *site.rglob("*.css")]
+    assert len(files) > 20
+    assert [
+        (file.name, found[0]) for file in files for found in loads.finditer(file.read_text("utf-8"))
+    ] == []
