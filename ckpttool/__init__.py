@@ -15,9 +15,12 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # true to a type checker, by its name; `typing` takes longer to import than all this
 
 if TYPE_CHECKING:
-    from ckpttool.api.checkpoint import Checkpoint, Entry, Global
-    from ckpttool.api.functions import convert, diff, lint, open, open_model, verify
+    from ckpttool.api.checkpoint import Checkpoint, Entry, Global, open, open_model
+    from ckpttool.api.convert import convert
+    from ckpttool.api.diff import diff
+    from ckpttool.api.lint import lint
     from ckpttool.api.results import Conversion, Diff, LintReport, Verification
+    from ckpttool.api.verify import verify
     from ckpttool.values.errors import (
         CkptToolError,
         DestinationExists,
@@ -56,9 +59,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Checkpoint", "Entry", "Global"), "ckpttool.api.checkpoint"),
+    **dict.fromkeys(("Checkpoint", "Entry", "Global", "open", "open_model"), "ckpttool.api.checkpoint"),
     **dict.fromkeys(("Conversion", "Diff", "LintReport", "Verification"), "ckpttool.api.results"),
-    **dict.fromkeys(("convert", "diff", "lint", "open", "open_model", "verify"), "ckpttool.api.functions"),
+    **{name: f"ckpttool.api.{name}" for name in ("convert", "diff", "lint", "verify")},
 }
 """Where each name comes from; those that are not here are errors."""
 

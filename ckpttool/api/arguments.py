@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from ckpttool.values.conversion import ContainerName, SharedWay
     from ckpttool.values.dtypes import DType
 
+FAIL_ON_VALUES = ("nan", "inf", "zero")
+FAIL_ON = (*FAIL_ON_VALUES, "findings")
+KINDS: tuple[Literal["parameters", "buffers"], ...] = ("parameters", "buffers")
 SHARED_WAYS: tuple[SharedWay, ...] = ("alias", "duplicate", "fail")
 
 FORMATS: tuple[ContainerName, ...] = ("safetensors", "pt")

@@ -6,8 +6,12 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckpttool.api import functions
-from ckpttool.api.shown import Shown
+from ckpttool.api.convert import convert
+from ckpttool.api.diff import diff
+from ckpttool.api.models import Model
+from ckpttool.api.opened import Opened, Path, digest, open_file, open_module
+from ckpttool.api.results import Shown
+from ckpttool.api.verify import verify
 from ckpttool.findings.globals import Verdict, judge_global
 from ckpttool.values.checkpoint import (
     Basis,
@@ -22,16 +26,15 @@ from ckpttool.values.checkpoint import (
     Value,
     iter_parts,
 )
-from ckpttool.values.inspection import Inspection, Row, Summary
+from ckpttool.values.inspection import Row, Summary
 
 if TYPE_CHECKING:
     import torch
 
-    from ckpttool.api.models import Arguments, Model
+    from ckpttool.api.models import Model
     from ckpttool.elements.arrays import Array
     from ckpttool.elements.digests import SetDigests
     from ckpttool.render.tables import Line
-    from ckpttool.values.model import ModelSpec
 
 
 class Entry(NamedTuple):
@@ -84,7 +87,7 @@ class Global(NamedTuple):
     places: tuple[str, ...]
 
 
-class Checkpoint(Shown):
+class Checkpoint(Opened, Shown):
     """A checkpoint whose headers were read by ``ckpttool.open``; tensors are read when they are asked for.
 
     ``print`` shows what ``ckpttool inspect`` shows, a notebook shows it as a table.
@@ -96,30 +99,10 @@ class Checkpoint(Shown):
     36
     """
 
-    def __init__(
-        self,
-        inspection: Inspection,
-        *,
-        model: Model | None = None,
-        model_args: Arguments = (),
-        root: Root | None = None,
-        spec: ModelSpec | None = None,
-    ) -> None:
-        self.inspection = inspection
-        self.model = model
-        self.model_args = model_args
-        self.root = root
-        self.spec = spec  # of a model that is no file
-
     # As methods these have the checkpoint as their first argument.
-    diff = functions.diff
-    convert = functions.convert
-    verify = functions.verify
-
-    @property
-    def path(self) -> str:
-        """As it was given."""
-        return self.inspection.checkpoint.path
+    diff = diff
+    convert = convert
+    verify = verify
 
     @property
     def format(self) -> str:
@@ -248,9 +231,7 @@ class Checkpoint(Shown):
         >>> ckpttool.open("same.safetensors").digest().all == ckpttool.open("linear.pt").digest().all
         True
         """
-        from ckpttool.comparison.contents import digest_weights
-
-        return digest_weights(self.inspection)
+        return digest(self.inspection)
 
     def to_dict(self) -> dict[str, object]:
         """The document of ``ckpttool inspect --json`` (docs/json.md).
@@ -321,3 +302,66 @@ def _entry_of(row: Row) -> Entry:
             "tied_to": None if tied_to is None else (tied_to.root, tied_to.name),
         }
     )
+
+
+def open(
+    path: Path,
+    *,
+    root: str | Root | None = None,
+    model: Model | None = None,
+    model_args: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Read the headers of a checkpoint: what is in it, of which kind, and what is odd. Nothing in it runs.
+
+    Args:
+        path: a file, or a folder of shards.
+        root: one branch only, as ``inspect`` shows it (``"model.state_dict"``) or as entries have it
+            (``("model", "state_dict")``). ``convert``, ``diff`` and ``verify`` take this branch then.
+        model: what to read exact kinds from: a factory (a class, or a function that returns the module),
+            ``"package.module:factory"``, ``"path/to/file.py:factory"``, or ``"hf"`` (config.json beside the
+            checkpoint). **Its code runs**, on meta where it can.
+        model_args: arguments of the factory.
+
+    Raises:
+        CkptToolError: it cannot be read (``UnknownFormat``, ``MalformedCheckpoint``, ``UnsupportedFeature``,
+            ``LimitExceeded``), has no such branch, or the model cannot be built (``ModelImportFailed``).
+        OSError: as the file system says.
+
+    >>> checkpoint = ckpttool.open("linear.pt")
+    >>> checkpoint.entry("weight").shape  # (out_features, in_features)
+    (4, 8)
+    """
+    found = open_file(path, root=root, model=model, model_args=model_args or ())
+    return _shown(found)
+
+
+def open_model(model: Model, *, model_args: Mapping[str, Any] | None = None) -> Checkpoint:
+    """A model as a checkpoint: what its state_dict would hold, and the buffers that it would not.
+
+    It has no bytes: it can be looked at and be a side of ``diff``.
+
+    Args:
+        model: as for ``open``. **Its code runs.**
+        model_args: arguments of the factory.
+
+    Raises:
+        ModelImportFailed: it cannot be imported or built.
+
+    >>> model = ckpttool.open_model("sample_models.conv_buffers:build")
+    >>> {str(entry.kind) for entry in model.entries}
+    {'persistent_buffer'}
+    """
+    return _shown(open_module(model, model_args or ()))
+
+
+def _shown(found: Opened) -> Checkpoint:
+    checkpoint = Checkpoint(
+        found.path,
+        found.read,
+        root=found.root,
+        spec=found.spec,
+        model=found.model,
+        model_args=found.model_args,
+    )
+    checkpoint.inspection  # noqa: B018 (what is wrong is said now, not when it is first looked at)
+    return checkpoint

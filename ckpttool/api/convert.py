@@ -1,136 +1,179 @@
-"""From what is to be converted, where to and how, to what was written."""
+"""Another container, other names, another dtype: the same bytes wherever that is possible."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Literal
 
-from ckpttool.api.models import Arguments, Model
-from ckpttool.conversion.execute import Caster, Effort, Target, check_target, convert
-from ckpttool.conversion.plan import plan_conversion
-from ckpttool.conversion.shards import lay_out_file, lay_out_folder
-from ckpttool.files.streams import write_at
-from ckpttool.formats.carried import expand
-from ckpttool.inspection.inspect import inspect_checkpoint
-from ckpttool.names.roots import resolve_root
-from ckpttool.values.conversion import Cast, CastLoss, Conversion, ConversionPlan, FileWritten, Options
+from ckpttool.api.arguments import (
+    SHARED_WAYS,
+    check_metadata,
+    choose,
+    parse_dtype,
+    parse_size,
+    parse_target,
+)
+from ckpttool.api.models import find_model
+from ckpttool.api.opened import Opened, Path, Source, opened
 from ckpttool.values.errors import CkptToolError
+from ckpttool.values.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    import torch
+
+    from ckpttool.api.results import Conversion
+    from ckpttool.conversion.execute import Caster, Target
     from ckpttool.conversion.layout import FileLayout
-    from ckpttool.values.checkpoint import Checkpoint, Root
+    from ckpttool.values import conversion as values
     from ckpttool.values.dtypes import DType
     from ckpttool.values.inspection import Inspection
 
 _UNLIMITED = 1 << 62
 
 
-class Writing(NamedTuple):
-    """How the destination is written, whatever is in it.
+def convert(
+    source: Source,
+    destination: Path,
+    *,
+    to: Literal["safetensors", "pt"] | None = None,
+    max_shard_size: int | str | None = None,
+    prefer_ema: bool = False,
+    weights_only: bool = False,
+    keep: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    drop_known_buffers: bool = False,
+    add_known_buffers: bool = False,
+    non_persistent: bool = False,
+    shared: Literal["alias", "duplicate", "fail"] = "alias",
+    as_bytes: bool = False,
+    strip_prefix: str | None = None,
+    add_prefix: str = "",
+    rename: Sequence[str] = (),
+    dtype: str | torch.dtype | None = None,
+    keep_dtype: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    manifest: Path | None = None,
+    strict: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    check: bool = True,
+    progress: Progress = SILENT,
+) -> Conversion:
+    """Write a checkpoint in another container, with the same bytes wherever that is possible.
 
-    ``model`` gives exact kinds, and with ``add_known_buffers`` also the buffers that only it has.
-    ``strict`` refuses to leave anything behind that no option drops; ``manifest`` is where to write
-    digests of every tensor.
-    """
+    The destination appears under its name when it is complete and was read back. The source is not written
+    to. Kinds are the model's where ``source`` was opened with one.
 
-    is_folder: bool = False
-    shard_nbytes: int | None = None
-    force: bool = False
-    strict: bool = False
-    check: bool = True
-    manifest: str | None = None
-    model: Model | None = None
-    model_args: Arguments = ()
-    add_known_buffers: bool = False
-
-
-class Prepared(NamedTuple):
-    """A conversion that may begin: planned, laid out, and allowed to write where it will."""
-
-    plan: ConversionPlan
-    layouts: Sequence[FileLayout]
-    target: Target
-    writing: Writing
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that ``run`` tells of: each is written once, and read back if that is asked for."""
-        return self.plan.nbytes * (1 + self.writing.check)
-
-    def without_writing(self) -> Conversion:
-        """What ``run`` would give.
-
-        Raises:
-            DestinationExists: the target is there, or is a source.
-        """
-        target = self.target
-        plan = check_target(self.plan, self.layouts, target)
-        files = tuple(FileWritten(target.path_of(layout), layout.nbytes) for layout in self.layouts)
-        return Conversion(plan, target.path, files, written=False)
-
-    def run(self, advance: Callable[[int], None] = lambda nbytes: None) -> Conversion:
-        """Write it all.
-
-        Raises:
-            CkptToolError: as ``conversion.execute.convert``.
-            OSError: as the file system says.
-        """
-        manifest = self.writing.manifest
-        effort = Effort(self.writing.check, manifest is not None, advance, _load_caster(self.plan.casts))
-        conversion = convert(self.plan, self.layouts, self.target, effort)
-        if manifest is not None:
-            _write_manifest(conversion, manifest)
-        return conversion
-
-
-@contextmanager
-def prepared(
-    checkpoint: Checkpoint,
-    destination: str,
-    options: Options,
-    writing: Writing,
-    root: str | Root | None = None,
-) -> Iterator[Prepared]:
-    """Plan to write the branch ``root`` of a ``checkpoint``, as it was read, to ``destination``.
+    Args:
+        source: what to convert; its branch, if it was opened with a ``root``.
+        destination: a file whose suffix says the format, or a folder (it exists, or ends with ``/``).
+        to: the format, whatever the suffix.
+        max_shard_size: bytes of a shard, as an int or as ``"5GB"``; the destination is a folder then.
+        prefer_ema: the averaged weights, if there are any.
+        weights_only: the weights' tensors only: no epoch, no optimizer.
+        keep: globs; only such tensors.
+        drop: globs; nothing so called.
+        drop_known_buffers: no buffers that today's libraries rebuild themselves.
+        add_known_buffers: also the buffers that only the model of ``source`` has.
+        non_persistent: of a pickled module also what its state_dict leaves out.
+        shared: what becomes of tied tensors: kept once and listed, written apart, or refused.
+        as_bytes: keep as raw bytes what the format has no dtype for.
+        strip_prefix: off the names; ``"auto"`` is what wrappers put there.
+        add_prefix: before every name.
+        rename: ``REGEX=>REPL``, as ``re.sub`` has it, in order.
+        dtype: cast parameters to it: ``"bf16"``, ``"float16"``, ``torch.bfloat16`` …
+        keep_dtype: globs of what is never cast.
+        metadata: further keys of a safetensors header.
+        manifest: where to write digests of every tensor as JSON.
+        strict: refuse to leave anything behind that ``drop`` does not name.
+        dry_run: plan and write nothing.
+        force: replace the destination if it is there.
+        check: read back what was written, and compare.
+        progress: told how many bytes are written, and read back.
 
     Raises:
-        CkptToolError: something cannot be written, would be overwritten, or would be left behind.
+        CkptToolError: it cannot be read or written (``DestinationExists``, ``NotEnoughSpace`` …).
+        ValueError: an argument means nothing: a suffix, a size, a dtype.
+        OSError: as the file system says.
+
+    >>> conversion = ckpttool.convert("linear.pt", "linear_bf16.safetensors", dtype="bf16", force=True)
+    >>> [(cast.name, cast.before.name, cast.after.name) for cast in conversion.cast]
+    [('weight', 'float32', 'bfloat16'), ('bias', 'float32', 'bfloat16')]
     """
-    checkpoint = expand(checkpoint)
-    if root is not None:
-        options = options._replace(root=resolve_root(checkpoint, root))
+    from ckpttool.api.results import Conversion
+    from ckpttool.conversion import execute
+    from ckpttool.conversion.plan import plan_conversion
+    from ckpttool.conversion.shards import lay_out_file, lay_out_folder
+    from ckpttool.values.conversion import Options
+
+    if add_known_buffers and drop_known_buffers:
+        raise ValueError("add_known_buffers contradicts drop_known_buffers")
+    limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
+    container, is_folder = parse_target(os.fspath(destination), to, sharded=limit is not None)
+    options = Options(
+        container,
+        keep=tuple(keep),
+        drop=tuple(drop),
+        weights_only=weights_only,
+        prefer_ema=prefer_ema,
+        shared=choose(shared, SHARED_WAYS),
+        as_bytes=as_bytes,
+        strip_prefix=strip_prefix,
+        add_prefix=add_prefix,
+        renames=tuple(rename),
+        drop_known_buffers=drop_known_buffers,
+        non_persistent=non_persistent or add_known_buffers,
+        dtype=None if dtype is None else parse_dtype(str(dtype)),
+        keep_dtype=tuple(keep_dtype),
+        metadata=tuple(check_metadata(*item) for item in (metadata or {}).items()),
+        sharded=limit is not None,
+    )
+    found = opened(source)
+    read = found.file()
+    if add_known_buffers and found.spec is None:
+        raise ValueError("add_known_buffers needs a source that was opened with a model")
+    if found.root is not None:
+        options = options._replace(root=found.root)
     with ExitStack() as stack:
-        inspection = _inspect(checkpoint, writing, stack)
+        inspection = _inspect(found, stack if add_known_buffers else None)
         try:
             plan = plan_conversion(inspection, options)
-            if writing.strict:
+            if strict:
                 _refuse_loss(plan)
-            if writing.is_folder:
-                layouts = lay_out_folder(plan, writing.shard_nbytes or _UNLIMITED)
-                destination = destination.rstrip("/") or "/"
+            path = os.fspath(destination)
+            if is_folder:
+                layouts = lay_out_folder(plan, limit or _UNLIMITED)
+                path = path.rstrip("/") or "/"
             else:
-                layouts = lay_out_file(plan, os.path.basename(destination))
+                layouts = lay_out_file(plan, os.path.basename(path))
         except CkptToolError as error:
-            error.path = error.path or checkpoint.path  # a plan knows names, not files
+            error.path = error.path or read.path  # a plan knows names, not files
             raise
-        target = Target(destination, writing.is_folder, writing.force)
-        if writing.manifest is not None:
-            _refuse_manifest(plan, writing.manifest, layouts, target)
-        yield Prepared(plan, layouts, target, writing)
+        target = execute.Target(path, is_folder, force)
+        beside = None if manifest is None else os.fspath(manifest)
+        if beside is not None:
+            _refuse_manifest(plan, beside, layouts, target)
+        if dry_run:
+            return Conversion._make(execute.plan_only(plan, layouts, target))
+        # Each byte is written once, and read back if that is asked for.
+        progress.begin("convert", plan.nbytes * (1 + check))
+        effort = execute.Effort(check, beside is not None, progress.advance, _load_caster(plan.casts))
+        conversion = execute.convert(plan, layouts, target, effort)
+        progress.finish()
+        if beside is not None:
+            _write_manifest(conversion, beside)
+    return Conversion._make(conversion)
 
 
-def _inspect(checkpoint: Checkpoint, writing: Writing, stack: ExitStack) -> Inspection:
-    """Kinds, as the model has them if there is one; and its further buffers, in a file while ``stack`` is."""
-    if writing.model is None:
-        return inspect_checkpoint(checkpoint)
-    from ckpttool.api.models import find_model, read_model
+def _inspect(found: Opened, stack: ExitStack | None) -> Inspection:
+    """Kinds of all that was read; with the buffers that only its model has, in a file while ``stack`` is."""
+    from ckpttool.inspection.inspect import inspect_checkpoint
 
-    source = checkpoint.path
-    spec = read_model(writing.model, writing.model_args, checkpoint_path=source)
-    inspection = inspect_checkpoint(checkpoint, model=spec)
-    if not writing.add_known_buffers:
+    read = found.read
+    inspection = inspect_checkpoint(read, model=found.spec)
+    if stack is None or found.model is None:
         return inspection
     from tempfile import TemporaryDirectory
 
@@ -141,16 +184,14 @@ def _inspect(checkpoint: Checkpoint, writing: Writing, stack: ExitStack) -> Insp
     missing = [row for row in inspection.missing if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
     known = {str(row.entry.name): row.entry for row in missing}
     made = os.path.join(stack.enter_context(TemporaryDirectory()), "buffers.pt")
-    save_buffers(find_model(writing.model, writing.model_args, checkpoint_path=source), known, made)
+    save_buffers(find_model(found.model, found.model_args, checkpoint_path=found.path), known, made)
     added = read_checkpoint(made)
     entries = [known[str(entry.name)]._replace(value=entry.value) for entry in added.entries]
-    both = checkpoint._replace(
-        entries=(*checkpoint.entries, *entries), files=(*checkpoint.files, *added.files)
-    )
-    return inspect_checkpoint(both, model=spec)
+    both = read._replace(entries=(*read.entries, *entries), files=(*read.files, *added.files))
+    return inspect_checkpoint(both, model=found.spec)
 
 
-def _refuse_loss(plan: ConversionPlan) -> None:
+def _refuse_loss(plan: values.ConversionPlan) -> None:
     if plan.lost:
         from ckpttool.values.words import format_path, plural
 
@@ -163,7 +204,7 @@ def _refuse_loss(plan: ConversionPlan) -> None:
         )
 
 
-def _load_caster(casts: Sequence[Cast]) -> Caster | None:
+def _load_caster(casts: Sequence[values.Cast]) -> Caster | None:
     """Casts by numpy where it can, else by torch, which takes a second to import."""
     if not casts:
         return None
@@ -173,7 +214,7 @@ def _load_caster(casts: Sequence[Cast]) -> Caster | None:
         return cast_floats
     from ckpttool.torch_bridge.elements import cast_elements
 
-    def cast_either(data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
+    def cast_either(data: memoryview, before: DType, after: DType) -> tuple[memoryview, values.CastLoss]:
         one = cast_floats if {before.name, after.name} <= CASTABLE else cast_elements
         return one(data, before, after)
 
@@ -181,7 +222,7 @@ def _load_caster(casts: Sequence[Cast]) -> Caster | None:
 
 
 def _refuse_manifest(
-    plan: ConversionPlan, manifest: str, layouts: Sequence[FileLayout], target: Target
+    plan: values.ConversionPlan, manifest: str, layouts: Sequence[FileLayout], target: Target
 ) -> None:
     """The manifest may overwrite neither a source nor what is about to be written."""
     from ckpttool.files.staging import refuse_overwriting
@@ -191,10 +232,11 @@ def _refuse_manifest(
         raise CkptToolError("--manifest is DST itself", path=manifest)
 
 
-def _write_manifest(conversion: Conversion, path: str) -> None:
+def _write_manifest(conversion: values.Conversion, path: str) -> None:
     from ckpttool.conversion.execute import named_digests
     from ckpttool.elements.digests import manifest_document
     from ckpttool.files.staging import staged_file
+    from ckpttool.files.streams import write_at
     from ckpttool.render.json import dump
 
     data = "".join(dump(manifest_document(named_digests(conversion)))).encode()

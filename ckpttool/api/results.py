@@ -7,14 +7,51 @@ text for ``print`` and a table for notebooks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from ckpttool.api.shown import Answer
 from ckpttool.values import conversion, difference, verification
 from ckpttool.values import lint as lint_report
 
 if TYPE_CHECKING:
     from ckpttool.render.tables import Line
+
+
+_WIDTH = 100  # cells of a line of text; there is no terminal to ask
+
+
+class Shown:
+    """Something with a view of its own, the one that the command line has of it."""
+
+    __slots__ = ()
+
+    def _iter_lines(self, width: int) -> Iterator[Line]:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        lines = ("".join([span.text for span in line]).rstrip() for line in self._iter_lines(_WIDTH))
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<ckpttool.{type(self).__name__} {self._first_line()}>"
+
+    def _first_line(self) -> str:
+        from ckpttool.render.html import WIDTH
+
+        return "".join([span.text for span in next(self._iter_lines(WIDTH), ())])
+
+    def _repr_html_(self) -> str:
+        from ckpttool.render.html import WIDTH, to_html
+
+        return to_html(self._iter_lines(WIDTH))
+
+
+class Answer(Shown):
+    """A result that is right or not. It is neither true nor false itself: ``ok`` says which."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} is neither true nor false; ask its .ok")
 
 
 class Diff(Answer, difference.Diff):

@@ -1,52 +1,108 @@
-"""Which state_dict is verified against a model, and against which fingerprints."""
+"""Whether a checkpoint loads into its model, and the loaded model is right."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ckpttool.api.arguments import choose
+from ckpttool.api.models import Arguments, Model
+from ckpttool.api.opened import Opened, Path, Source, opened
 from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
-    from ckpttool.values.checkpoint import Checkpoint, Root
-    from ckpttool.values.verification import Fingerprint
+    from ckpttool.api.results import Verification
+    from ckpttool.torch_bridge.verify.verify import Watcher
+    from ckpttool.values.checkpoint import Root
+    from ckpttool.values.verification import Fingerprint, Load
 
 _MAX_REFERENCE_NBYTES = 64 << 20  # a fingerprint takes 200 bytes; nobody has 300,000 buffers
 _MOST_BRANCHES = 8
 
 
-def choose_root(checkpoint: Checkpoint, asked: str | Root | None) -> tuple[Root, bool]:
-    """The root of the state_dict, and whether it was found rather than given.
+def verify(
+    checkpoint: Source,
+    model: Model | None = None,
+    *,
+    model_args: Arguments | None = None,
+    devices: Sequence[str] = (),
+    loads: Sequence[Load] = (),
+    allow_cast: bool = False,
+    reference: Path | None = None,
+    watcher: Watcher | None = None,
+) -> Verification:
+    """Load a checkpoint into its model for real, and tell whether the loaded model is right.
+
+    Also where the file is silent: non-persistent buffers are compared with those of a normal build.
+
+    Args:
+        checkpoint: what to load; its branch, if it was opened with a ``root``.
+        model: as for ``open``; the model that it was opened with, if none is named. **Its code runs.**
+        model_args: arguments of the factory.
+        devices: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; by default the CPU, and CUDA if there is any.
+        loads: ``"copy"``, ``"assign"``, ``"to-empty"``, ``"round-trip"``; those named decide. By default all
+            are tried, and ``copy`` decides.
+        allow_cast: values changed by a cast to the model's dtype are fine.
+        reference: fingerprints of rebuilt buffers, as ``ckpttool verify --write-reference`` keeps them.
+        watcher: told what is about to be held and written, and of each step.
+
+    Raises:
+        CkptToolError: it cannot be read, or which state_dict is meant is not clear; the model cannot be
+            built (``ModelImportFailed``); a device named is not there (``DeviceUnavailable``).
+        ValueError: no model is named, or a way of loading is none.
+
+    >>> ckpttool.verify("linear.pt", "sample_models.linear_xavier:build", devices=["cpu"], loads=["copy"]).ok
+    True
+    """
+    from ckpttool.api.models import find_model
+    from ckpttool.api.results import Verification
+    from ckpttool.values.verification import LOADS
+
+    for load in loads:
+        choose(load, LOADS)
+    kept = None if reference is None else read_reference(os.fspath(reference))
+    source = opened(checkpoint)
+    if model is None:
+        model, model_args = source.model, source.model_args
+    if model is None:
+        raise ValueError("no model is named, and the checkpoint was opened without one")
+    read = source.file()
+    read = read.stored or read  # what a load is given
+    root = choose_root(source)
+    built = find_model(model, model_args or (), checkpoint_path=source.path)
+    from ckpttool.torch_bridge.verify.verify import Options, verify
+
+    options = Options(tuple(devices), tuple(loads), allow_cast, kept)
+    return Verification._make(verify(read, root, built, options, watcher))
+
+
+def choose_root(source: Opened) -> Root:
+    """The root of the state_dict to load, as the file has it: the branch that was opened, or the weights'.
 
     Raises:
         CkptToolError: it cannot be told, or there are no tensors at it.
     """
+    from ckpttool.inspection.inspect import inspect_checkpoint
     from ckpttool.values.words import format_root
 
-    owners = dict.fromkeys(entry.root for entry in checkpoint.entries)
+    read = source.read.stored or source.read
+    owners = dict.fromkeys(entry.root for entry in read.entries)
     branches = [format_root(root) for root in owners if root][:_MOST_BRANCHES]
     hint = f"--root takes one of: {', '.join(branches)}" if branches else None
-    if asked is not None:
-        from ckpttool.formats.carried import expand
-        from ckpttool.names.roots import resolve_root
-
-        shown = expand(checkpoint)
-        root = resolve_root(shown, asked)
-        if shown is not checkpoint and {entry.root for entry in shown.entries} == {root}:
-            return (
-                (),
-                False,
-            )  # where it stood before a conversion
-        if root not in owners:
-            text = asked if isinstance(asked, str) else format_root(asked)
-            raise CkptToolError(f"--root {text} holds no tensors itself", path=checkpoint.path, hint=hint)
-        return root, False
-    from ckpttool.inspection.inspect import inspect_checkpoint
-
-    weights = inspect_checkpoint(checkpoint).weights_root
-    if weights is None or weights not in owners:
+    root = source.root
+    if root is None:
+        root = inspect_checkpoint(read).weights_root
+        if root is not None and root in owners:
+            return root
         what = "no tensors to load" if not owners else "which state_dict to load is not clear"
-        raise CkptToolError(what, path=checkpoint.path, hint=hint)
-    return weights, True
+        raise CkptToolError(what, path=read.path, hint=hint)
+    if root in owners:
+        return root
+    # Where it stood before a conversion: the file has no branches any more.
+    if source.read.stored is not None and {entry.root for entry in source.read.entries} == {root}:
+        return ()
+    raise CkptToolError(f"--root {format_root(root)} holds no tensors itself", path=read.path, hint=hint)
 
 
 def read_reference(path: str) -> dict[str, Fingerprint]:

@@ -23,7 +23,6 @@ from ckpttool.api.arguments import (
 from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, complete_choice, parse, parse_choice
 
 if TYPE_CHECKING:
-    from ckpttool.api.convert import Prepared
     from ckpttool.values.conversion import Conversion
 
 EXAMPLES = (
@@ -165,51 +164,52 @@ def command(
     interrupted run leaves the old DST, or none. Tensors are copied as bytes; nothing is cast that
     --dtype does not name, and whatever the destination cannot hold is listed.
     """
-    from ckpttool.api.convert import Writing, prepared
-    from ckpttool.formats import read_checkpoint
-    from ckpttool.values.conversion import Options
+    from ckpttool.api.convert import convert
+    from ckpttool.api.opened import open_file
+    from ckpttool.render.progress import Bar
 
-    shard_nbytes = None if max_shard_size is None else parse("--max-shard-size", parse_size, max_shard_size)
+    nbytes = None if max_shard_size is None else parse("--max-shard-size", parse_size, max_shard_size)
     where = "DST" if to is None else "--to"
-    container, is_folder = parse(where, parse_target, destination, to, sharded=shard_nbytes is not None)
-    checkpoint = read_checkpoint(source)
+    container, _ = parse(where, parse_target, destination, to, sharded=nbytes is not None)
     if prefer not in (None, "ema"):
         raise typer.BadParameter("only ema is known", param_hint="--prefer")
     if (model_arg or add_known_buffers) and model is None:
         raise typer.BadParameter("--model-arg and --add-known-buffers go with --model", param_hint="--model")
     if add_known_buffers and drop_known_buffers:
         raise typer.BadParameter("it contradicts --drop-known-buffers", param_hint="--add-known-buffers")
-    options = Options(
-        container,
-        keep=tuple(keep or ()),
-        drop=tuple(drop or ()),
-        weights_only=weights_only,
-        prefer_ema=prefer is not None,
-        shared=parse_choice(shared, SHARED_WAYS, "--shared"),
-        as_bytes=as_bytes,
-        strip_prefix=strip_prefix,
-        add_prefix=add_prefix or "",
-        renames=tuple(rename or ()),
-        drop_known_buffers=drop_known_buffers,
-        non_persistent=non_persistent or add_known_buffers,
-        dtype=None if dtype is None else parse("--dtype", parse_dtype, dtype),
-        keep_dtype=tuple(keep_dtype or ()),
-        metadata=tuple(map(_parse_metadata, metadata or ())),
-        sharded=is_folder and shard_nbytes is not None,
-    )
-    writing = Writing(
-        is_folder,
-        shard_nbytes,
-        force,
-        strict,
-        check=not no_check,
-        manifest=manifest,
-        model=model,
-        model_args=model_arg or (),
-        add_known_buffers=add_known_buffers,
-    )
-    with prepared(checkpoint, destination, options, writing, root) as ready:
-        conversion = ready.without_writing() if dry_run else _run(ready, quiet=quiet)
+    way = parse_choice(shared, SHARED_WAYS, "--shared")
+    if dtype is not None:
+        parse("--dtype", parse_dtype, dtype)
+    pairs = dict(map(_parse_metadata, metadata or ()))
+    opened = open_file(source, root=root, model=model, model_args=model_arg or ())
+    with _signals_as_interrupts(), Bar(quiet=quiet) as bar:
+        conversion = convert(
+            opened,
+            destination,
+            to=container,
+            max_shard_size=nbytes,
+            prefer_ema=prefer is not None,
+            weights_only=weights_only,
+            keep=keep or (),
+            drop=drop or (),
+            drop_known_buffers=drop_known_buffers,
+            add_known_buffers=add_known_buffers,
+            non_persistent=non_persistent,
+            shared=way,
+            as_bytes=as_bytes,
+            strip_prefix=strip_prefix,
+            add_prefix=add_prefix or "",
+            rename=rename or (),
+            dtype=dtype,
+            keep_dtype=keep_dtype or (),
+            metadata=pairs,
+            manifest=manifest,
+            strict=strict,
+            dry_run=dry_run,
+            force=force,
+            check=not no_check,
+            progress=bar,
+        )
     if json:
         _write_json(conversion)
     elif not quiet:
@@ -223,13 +223,6 @@ def _parse_metadata(text: str) -> tuple[str, str]:
     if not equals or not key:
         raise typer.BadParameter(f"{text} is not KEY=VALUE", param_hint="--metadata")
     return parse("--metadata", check_metadata, key, value)
-
-
-def _run(ready: Prepared, *, quiet: bool) -> Conversion:
-    from ckpttool.render.progress import Progress
-
-    with _signals_as_interrupts(), Progress("convert", ready.nbytes, quiet=quiet) as progress:
-        return ready.run(progress.add)
 
 
 @contextmanager

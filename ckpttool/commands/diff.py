@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckpttool.api.arguments import KINDS
 from ckpttool.commands.options import (
     Exclude,
     Include,
@@ -20,9 +21,8 @@ from ckpttool.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from ckpttool.comparison.diff import Request
     from ckpttool.render.diff_table import View
-    from ckpttool.values.difference import Diff, Side
+    from ckpttool.values.difference import Diff
 
 EXAMPLES = (
     "ckpttool diff swin.pt swin_ddp_compiled.pt",
@@ -35,12 +35,6 @@ SECTIONS = {
     "Tolerance": ("--atol", "--rtol", "--ulp"),
     "Models": ("--model-arg",),
 }
-
-
-def _complete_kinds(incomplete: str) -> list[str]:
-    from ckpttool.api.diff import KINDS
-
-    return complete_choice(*KINDS)(incomplete)
 
 
 def command(
@@ -71,7 +65,7 @@ def command(
             "--only",
             metavar="KIND",
             help="Only parameters, or only buffers.",
-            autocompletion=_complete_kinds,
+            autocompletion=complete_choice(*KINDS),
         ),
     ] = None,
     no_align: Annotated[
@@ -106,33 +100,43 @@ def command(
     same, 1 if they differ, 2 if one cannot be read. A side may also be a manifest of convert, or a
     model (package.module:factory), which has a structure and no values. docs/diff.md says more.
     """
-    from ckpttool.api.diff import KINDS, make_request, read_side, read_sides
+    from ckpttool.api.diff import diff
+    from ckpttool.api.opened import open_sides
     from ckpttool.render.diff_table import View
+    from ckpttool.render.progress import Bar
 
-    if only is not None:
-        parse_choice(only, KINDS, "--only")
+    kind = None if only is None else parse_choice(only, KINDS, "--only")
     if b is None and (root_a is None or root_b is None):
         raise typer.BadParameter("one file needs both --root-a and --root-b", param_hint="B")
     view = View(show_all, _count(top, "--top"), _count(group_depth, "--group-depth"))
-    side_a, side_b = read_sides(
-        a, b if b is not None else a, lambda text, beside: read_side(text, model_arg or (), beside)
+    tolerance = _number(atol, "--atol"), _number(rtol, "--rtol"), _count(ulp, "--ulp")
+    side_a, side_b = open_sides(a, b if b is not None else a, model_arg or ())
+    side_a, side_b = (
+        side.at(own if own is not None else root) for side, own in ((side_a, root_a), (side_b, root_b))
     )
-    request = make_request(
-        (side_a, side_b),
-        (root_a if root_a is not None else root, root_b if root_b is not None else root),
-        (include or (), exclude or ()),
-        map_ or (),
-        (_number(atol, "--atol"), _number(rtol, "--rtol"), _count(ulp, "--ulp")),
-    )._replace(only=only, align=not no_align, structure_only=headers)
-    diff = _compare(side_a, side_b, request, quiet=quiet)
+    with Bar(quiet=quiet) as bar:
+        found = diff(
+            side_a,
+            side_b,
+            include=include or (),
+            exclude=exclude or (),
+            only=kind,
+            align=not no_align,
+            rename=map_ or (),
+            atol=tolerance[0],
+            rtol=tolerance[1],
+            ulp=tolerance[2],
+            headers=headers,
+            progress=bar,
+        )
     if json:
         from ckpttool.render.diff_data import diff_document
         from ckpttool.render.json import dump
 
-        sys.stdout.writelines(dump(diff_document(diff)))
+        sys.stdout.writelines(dump(diff_document(found)))
     elif not quiet:
-        _write_text(diff, view)
-    return int(not diff.equal)
+        _write_text(found, view)
+    return int(not found.equal)
 
 
 def _count(text: str | None, option: str) -> int | None:
@@ -147,14 +151,6 @@ def _number(text: str, option: str) -> float:
     if not 0 <= value < math.inf:
         raise typer.BadParameter(f"{text} is not a number from 0 on", param_hint=option)
     return value
-
-
-def _compare(a: Side, b: Side, request: Request, *, quiet: bool) -> Diff:
-    from ckpttool.comparison.diff import diff_sides, total_nbytes
-    from ckpttool.render.progress import Progress
-
-    with Progress("compare", total_nbytes(a, b), quiet=quiet or request.structure_only) as progress:
-        return diff_sides(a, b, request, progress.add)
 
 
 def _write_text(diff: Diff, view: View) -> None:

@@ -25,14 +25,14 @@ def command(
     pointer, a truncated file) is described in one line with status 0: git gives up on a whole
     `git log -p` when a textconv fails. docs/git.md has the three lines of configuration.
     """
+    from ckpttool.api.opened import open_file
     from ckpttool.comparison.contents import digest_rows
-    from ckpttool.comparison.sides import Placed, make_side
-    from ckpttool.formats import read_checkpoint
+    from ckpttool.comparison.sides import Placed
     from ckpttool.render.textconv import iter_textconv
     from ckpttool.values.words import safe
 
     try:
-        side = make_side(read_checkpoint(path), path)
+        side = open_file(path).side
         items = [Placed(row.entry.root, row.entry.name, row) for row in side.rows]
         lines = list(iter_textconv(side, digest_rows(items, side.checkpoint.files)))
     except CkptToolError as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckpttool.api.inspected import FAIL_ON, FAIL_ON_VALUES, Found, fails, pick_one, with_check, with_stats
+from ckpttool.api.arguments import FAIL_ON, FAIL_ON_VALUES
 from ckpttool.commands.options import (
     Exclude,
     Include,
@@ -24,7 +24,10 @@ from ckpttool.commands.options import (
 from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
+    from ckpttool.api.opened import Found, Opened
+    from ckpttool.elements.digests import SetDigests
     from ckpttool.elements.stats import EntryStats
+    from ckpttool.render.progress import Bar
     from ckpttool.values.inspection import Inspection
 
 EXAMPLES = (
@@ -111,24 +114,26 @@ def command(
 
     With --model, kinds are the model's own, and entries that are missing or unexpected are listed.
     """
-    from ckpttool.api.models import names_model
+    from ckpttool.api.opened import Found, pick_one, with_check, with_stats
+    from ckpttool.render.progress import Bar
 
     sort = parse_choice(sort, _SORTS, "--sort")
     asked, count = _parse_fail_on(fail_on), parse_count(values, "--values")
-    selection = _Selection(root, include or (), exclude or ())
-    if names_model(path):
-        reads = stats or check or show_globals or any(what in FAIL_ON_VALUES for what in asked)
-        found = Found(_inspect_model(path, model, model_arg or (), selection, reads_file=reads))
-    else:
-        found = Found(_inspect(path, selection, model, model_arg or ()))
+    reads_values = stats or any(what in FAIL_ON_VALUES for what in asked)
+    reads_file = reads_values or check or show_globals
+    found = Found(
+        _open(path, model, model_arg or (), root, include or (), exclude or (), reads_file).inspection
+    )
     if tensor is not None:
         found = pick_one(found.inspection, tensor, count)
-    if stats or any(what in FAIL_ON_VALUES for what in asked):
-        found = with_stats(found, asked, quiet=quiet)
-    if check:
-        found = with_check(found, quiet=quiet)
-    if digest:
-        _write_digest(found.inspection, json=json, quiet=quiet)
+    with Bar(quiet=quiet) as bar:
+        if reads_values:
+            found = with_stats(found, asked, bar)
+        if check:
+            found = with_check(found, bar)
+        digests = _digest(found.inspection, bar) if digest else None
+    if digests is not None:
+        _write_digest(digests, found.inspection.checkpoint.path, json=json, quiet=quiet)
     elif json:
         _write_json(found)
     elif not quiet and show_globals:
@@ -136,55 +141,61 @@ def command(
     elif not quiet:
         table = (flat, root is not None, sort)
         _write_text(found, table, one=tensor is not None, show_stats=stats)
-    return int(fails(found, asked))
+    return int(_fails(found, asked))
 
 
 def _parse_fail_on(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(parse_choice(what, FAIL_ON, "--fail-on") for what in text.split(","))
 
 
-class _Selection(NamedTuple):
-    root: str | None
-    include: Sequence[str]
-    exclude: Sequence[str]
+def _fails(found: Found, asked: Sequence[str]) -> bool:
+    """Whether something was found that the user asked to fail on."""
+    if found.check is not None and not found.check.ok:
+        return True
+    codes = {f"value_{what}" for what in asked if what in FAIL_ON_VALUES}
+    return any(
+        (finding.code in codes and finding.severity == "error")
+        or (finding.severity != "info" and "findings" in asked)
+        for finding in found.inspection.findings
+    )
 
 
-def _inspect(path: str, selection: _Selection, model: str | None, arguments: Sequence[str]) -> Inspection:
-    from ckpttool.api.opened import inspect_file
+def _open(
+    path: str,
+    model: str | None,
+    arguments: Sequence[str],
+    root: str | None,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    reads_file: bool,
+) -> Opened:
+    from ckpttool.api.models import names_model
+    from ckpttool.api.opened import open_file, open_module
 
-    if arguments and model is None:
-        raise typer.BadParameter("it goes with --model", param_hint="--model-arg")
-    root, include, exclude = selection
-    return inspect_file(path, root=root, include=include, exclude=exclude, model=model, model_args=arguments)
-
-
-def _inspect_model(
-    text: str, model: str | None, arguments: Sequence[str], selection: _Selection, *, reads_file: bool
-) -> Inspection:
-    from ckpttool.api.models import read_model
-    from ckpttool.inspection.inspect import inspect_model
-
-    if model is not None or selection.root is not None or reads_file:
+    if not names_model(path):
+        if arguments and model is None:
+            raise typer.BadParameter("it goes with --model", param_hint="--model-arg")
+        return open_file(path, root=root, model=model, model_args=arguments, include=include, exclude=exclude)
+    if model is not None or root is not None or reads_file:
         raise CkptToolError(
             "a model is not a file: --model, --root, --stats, --check, --globals and --fail-on nan,inf,zero "
             "do not go with it",
-            path=text,
-            hint=f"ckpttool inspect {text}",
+            path=path,
+            hint=f"ckpttool inspect {path}",
         )
-    return inspect_model(read_model(text, arguments), include=selection.include, exclude=selection.exclude)
+    return open_module(path, arguments, include=include, exclude=exclude)
 
 
-def _write_digest(inspection: Inspection, *, json: bool, quiet: bool) -> None:
-    """Digests of the weights, or of the branch or entries that were asked for."""
-    from ckpttool.comparison.contents import digest_weights
-    from ckpttool.render.progress import Progress
+def _digest(inspection: Inspection, bar: Bar) -> SetDigests:
+    from ckpttool.api.opened import digest
 
-    with Progress("digest", inspection.summary.tensor_nbytes, quiet=quiet) as progress:
-        digests = digest_weights(inspection, progress.add)
+    return digest(inspection, bar)
+
+
+def _write_digest(digests: SetDigests, path: str, *, json: bool, quiet: bool) -> None:
     if json:
         from ckpttool.render.json import dump
 
-        path = inspection.checkpoint.path
         fields = {"schema": "ckpttool/digest/1", "path": path, "digest": digests._asdict()}
         sys.stdout.writelines(dump(fields))
     elif not quiet:

@@ -47,13 +47,10 @@ def command(
     Builds the model several times, casts, moves, saves and loads the builds, and compares. The
     status is 0 without warnings and errors, 1 with some. docs/lint.md has each code with an example.
     """
-    specs = [_parse_spec(text) for text in example_input or ()]
-    from ckpttool.api.models import find_model
+    from ckpttool.api.lint import lint
 
-    source = find_model(model, model_arg or ())
-    from ckpttool.torch_bridge.lint.lint import lint_model, make_example
-
-    report = lint_model(source, make_example(specs) if specs else None, proved=prove)
+    inputs = [_parse_spec(text) for text in example_input or ()]
+    report = lint(model, model_args=model_arg or (), example_inputs=inputs, prove=prove)
     if json:
         from ckpttool.render.json import dump
         from ckpttool.render.lint import lint_document

@@ -86,31 +86,30 @@ def command(
     Also where the file is silent: non-persistent buffers are compared with those of a normal build,
     in each way of loading. Status 0: right; 1: wrong; 2: could not be told. docs/verify.md has more.
     """
-    from ckpttool.api.verify import choose_root, read_reference
+    from ckpttool.api.opened import open_file
     from ckpttool.values.verification import LOADS
 
-    loads = _split(load, "--load")
-    for way in loads:
-        parse_choice(way, LOADS, "--load")
-    kept = read_reference(reference) if reference is not None else None
+    loads = [parse_choice(way, LOADS, "--load") for way in _split(load, "--load")]
     if write_reference is not None and os.path.isdir(write_reference):
         raise CkptToolError("a folder, not a file to write", path=write_reference)
-
-    from ckpttool.api.models import find_model
+    opened = open_file(path, root=root)
     from ckpttool.commands.child_process import go_on_in_child
-    from ckpttool.formats import read_checkpoint
 
-    checkpoint = read_checkpoint(path)
-    state_root, found = choose_root(checkpoint, root)
-    go_on_in_child(checkpoint.files)
-    source = find_model(model, model_arg or (), checkpoint_path=path)
-
+    go_on_in_child(opened.read.files)
+    from ckpttool.api.verify import verify
     from ckpttool.render.progress import Steps
-    from ckpttool.torch_bridge.verify.verify import Options, verify
 
-    options = Options(_split(device, "--device"), loads, allow_cast, kept)
     with Steps(quiet=quiet) as steps:
-        result = verify(checkpoint, state_root, source, options, _Watcher(steps, quiet))
+        result = verify(
+            opened,
+            model,
+            model_args=model_arg or (),
+            devices=_split(device, "--device"),
+            loads=loads,
+            allow_cast=allow_cast,
+            reference=reference,
+            watcher=_Watcher(steps, quiet),
+        )
     if write_reference is not None:
         _write_reference(write_reference, result, quiet)
     if json:
@@ -119,7 +118,7 @@ def command(
 
         sys.stdout.writelines(dump(verify_document(result)))
     elif not quiet:
-        _write_text(result, found)
+        _write_text(result, root is None)
     return int(not result.ok)
 
 

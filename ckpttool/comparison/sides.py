@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ckpttool.formats.carried import expand
 from ckpttool.inspection.summary import choose_weights_root, tally_rows
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.classify import classify
@@ -41,27 +40,14 @@ class Scope(NamedTuple):
 
 
 def make_side(checkpoint: Checkpoint, label: str) -> Side:
-    """Classify the entries of one side, with all that its ``__metadata__`` carries put back."""
-    checkpoint = expand(checkpoint)
+    """One side with the kinds of its entries: those of a model or a manifest are told, not found."""
     aliasing = find_aliases(checkpoint.entries)
-    kinds = classify(checkpoint, aliasing.tied_to)
-    rows = tuple(map(Row, checkpoint.entries, kinds.classifications, aliasing.tied_to))
+    if checkpoint.files:
+        kinds = classify(checkpoint, aliasing.tied_to).classifications
+    else:
+        kinds = tuple([entry.declared for entry in checkpoint.entries])
+    rows = tuple(map(Row, checkpoint.entries, kinds, aliasing.tied_to))
     return Side(label, checkpoint, rows, choose_weights_root(checkpoint, tally_rows(rows)))
-
-
-def make_declared_side(
-    checkpoint: Checkpoint, label: str, digests: Mapping[tuple[Key, ...], str] | None = None
-) -> Side:
-    """A side without bytes whose kinds are told, not found: a model, or a manifest with ``digests``."""
-    aliasing = find_aliases(checkpoint.entries)
-    rows = tuple(
-        [
-            Row(entry, entry.declared, tied_to)
-            for entry, tied_to in zip(checkpoint.entries, aliasing.tied_to, strict=True)
-        ]
-    )
-    weights_root = choose_weights_root(checkpoint, tally_rows(rows))
-    return Side(label, checkpoint, rows, weights_root, has_bytes=False, digests=digests or {})
 
 
 def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> Scope:

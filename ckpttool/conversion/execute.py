@@ -113,6 +113,17 @@ def convert(
     )
 
 
+def plan_only(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Target) -> Conversion:
+    """What ``convert`` would give.
+
+    Raises:
+        DestinationExists: the target is there, or is a source.
+    """
+    plan = check_target(plan, layouts, target)
+    files = tuple(FileWritten(target.path_of(layout), layout.nbytes) for layout in layouts)
+    return Conversion(plan, target.path, files, written=False)
+
+
 def check_target(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Target) -> ConversionPlan:
     """Refuse what must not be overwritten, before anything is written; note what would stay beside it.
 

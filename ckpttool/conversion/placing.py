@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from ckpttool.formats.carried import packed_stride
-from ckpttool.values.checkpoint import StorageRef, TensorInfo
+from ckpttool.values.checkpoint import StorageRef, TensorInfo, packed_stride
 from ckpttool.values.conversion import Piece, Placed
 from ckpttool.values.dtypes import BY_NAME, DType
 

@@ -42,8 +42,8 @@ def detect(source: FileSource) -> Format | None:
     return None
 
 
-def read_checkpoint(path: str, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
-    """Read the header bytes of a file, an index or a folder of shards.
+def read_checkpoint(path: str, limits: Limits = DEFAULT_LIMITS, *, manifests: bool = False) -> Checkpoint:
+    """Read the header bytes of a file, an index or a folder of shards, or if ``manifests`` a manifest.
 
     Raises:
         CkptToolError: not a checkpoint, malformed, or beyond ``limits``; names the path.
@@ -58,6 +58,11 @@ def read_checkpoint(path: str, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
         if head.lstrip(b" \t\r\n").startswith(b"{"):  # JSON may follow: only then are indexes asked
             from ckpttool.formats.folders.shards import is_index, read_index
 
+            if manifests:
+                from ckpttool.formats.manifest import is_manifest, read_manifest
+
+                if is_manifest(head):
+                    return read_manifest(source, limits)
             if is_index(head, path):
                 return read_index(path, limits, _read_file)
         return _read_source(source, path, limits)

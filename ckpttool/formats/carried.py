@@ -42,6 +42,7 @@ from ckpttool.values.checkpoint import (
     Root,
     TensorInfo,
     Value,
+    packed_stride,
 )
 from ckpttool.values.dtypes import BY_NAME
 
@@ -239,16 +240,6 @@ def _view_as(entry: Entry, claim: tuple[str, tuple[int, ...]] | None) -> Any:
     if (nbits + 7) // 8 != info.nbytes or info.dtype.name != "uint8":
         return entry.value
     return TensorInfo(dtype, claim[1], packed_stride(claim[1]), 0, info.storage)
-
-
-def packed_stride(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides as torch gives them: a size of 0 counts as 1."""
-    stride = []
-    step = 1
-    for size in reversed(shape):
-        stride.append(step)
-        step *= size or 1
-    return tuple(reversed(stride))
 
 
 def _want(condition: bool) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from ckpttool.elements.digests import MANIFEST_SCHEMA, NamedDigest, SetDigests, digest_set
-from ckpttool.files.local import open_source
-from ckpttool.formats.base import DEFAULT_LIMITS, Limits
-from ckpttool.formats.strict_json import parse_json
+from ckpttool.elements.digests import MANIFEST_SCHEMA, NamedDigest, digest_set
+from ckpttool.files.source import ByteSource
+from ckpttool.formats.base import Limits
+from ckpttool.formats.strict_json import JSON_SPACE, parse_json
 from ckpttool.values.checkpoint import (
     Basis,
     Checkpoint,
@@ -20,6 +20,7 @@ from ckpttool.values.checkpoint import (
     OddKey,
     Tensor,
     TensorInfo,
+    packed_stride,
 )
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
@@ -27,40 +28,31 @@ from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 _HEX_DIGITS = frozenset("0123456789abcdef")
 
 
-class Manifest(NamedTuple):
-    """Names, dtypes, shapes and digests of a checkpoint's tensors: enough to tell what changed."""
-
-    path: str
-    tensors: tuple[NamedDigest, ...]
-    digests: SetDigests
-
-
 def is_manifest(head: bytes) -> bool:
     """Whether a file that begins with ``head`` is a manifest."""
-    return head.lstrip(b" \t\r\n").startswith(b"{") and MANIFEST_SCHEMA.encode() in head
+    return head.lstrip(JSON_SPACE).startswith(b"{") and MANIFEST_SCHEMA.encode() in head
 
 
-def read_manifest(path: str, limits: Limits = DEFAULT_LIMITS) -> Manifest:
-    """Read what ``manifest_document`` gave.
+def read_manifest(source: ByteSource, limits: Limits) -> Checkpoint:
+    """Tensors without bytes, and their digests by path: what ``manifest_document`` gave.
 
     Raises:
         CkptToolError: it is not that, or beyond ``limits``.
-        OSError: ``path`` cannot be opened.
     """
-    with open_source(path) as source:
-        if source.size > limits.header_nbytes:
-            raise LimitExceeded(
-                "length of the manifest", limit=limits.header_nbytes, actual=source.size, path=path
-            )
-        raw = source.read_at(0, source.size)
-    document = parse_json(raw, "manifest", limits, path)
+    path = source.name
+    if source.size > limits.header_nbytes:
+        raise LimitExceeded(
+            "length of the manifest", limit=limits.header_nbytes, actual=source.size, path=path
+        )
+    document = parse_json(source.read_at(0, source.size), "manifest", limits, path)
     if not isinstance(document, dict) or document.get("schema") != MANIFEST_SCHEMA:
         raise MalformedCheckpoint("not a manifest", expected=f"schema {MANIFEST_SCHEMA}", path=path)
     entries = document.get("entries")
     if not isinstance(entries, list):
         raise MalformedCheckpoint("the manifest has no list of entries", path=path)
-    tensors = tuple([_parse_entry(entry, position, path) for position, entry in enumerate(entries)])
-    if len({(item.root, item.name) for item in tensors}) < len(tensors):
+    tensors = [_parse_entry(entry, position, path) for position, entry in enumerate(entries)]
+    digests = {(*item.root, item.name): item.sha256 for item in tensors}
+    if len(digests) < len(tensors):
         raise MalformedCheckpoint("a name stands twice in the manifest", path=path)
     found = digest_set(tensors)
     claimed = document.get("digest")
@@ -71,7 +63,16 @@ def read_manifest(path: str, limits: Limits = DEFAULT_LIMITS) -> Manifest:
             actual=found.all,
             path=path,
         )
-    return Manifest(path, tensors, found)
+    return Checkpoint(
+        path, "manifest", "", (), tuple(map(_entry_of, tensors)), ordered=False, digests=digests
+    )
+
+
+def _entry_of(item: NamedDigest) -> Entry:
+    value: Tensor = CompositeTensor("made of parts", "", item.dtype, item.shape, ())
+    if item.dtype is not None and item.shape is not None:
+        value = TensorInfo(item.dtype, item.shape, packed_stride(item.shape), 0, None)
+    return Entry(item.root, item.name, value, declared=Classification(item.kind, Basis.NONE))
 
 
 def _parse_entry(entry: object, position: int, path: str) -> NamedDigest:
@@ -96,24 +97,3 @@ def _parse_key(key: object) -> Key | None:
     if isinstance(key, dict) and isinstance(key.get("key"), str):
         return OddKey(key["key"], False)
     return key if isinstance(key, str) or type(key) is int else None
-
-
-def manifest_checkpoint(manifest: Manifest) -> tuple[Checkpoint, dict[tuple[Key, ...], str]]:
-    """The tensors of a manifest as a checkpoint without bytes, and their digests by path."""
-    entries: list[Entry] = []
-    digests: dict[tuple[Key, ...], str] = {}
-    for root, name, kind, dtype, shape, sha256 in manifest.tensors:
-        value: Tensor = CompositeTensor("made of parts", "", dtype, shape, ())
-        if dtype is not None and shape is not None:
-            value = TensorInfo(dtype, shape, _packed_stride(shape), 0, None)
-        entries.append(Entry(root, name, value, declared=Classification(kind, Basis.NONE)))
-        path = (*root, name)
-        digests[path] = sha256
-    return Checkpoint(manifest.path, "manifest", "", (), tuple(entries), ordered=False), digests
-
-
-def _packed_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
-    stride = [1]
-    for size in reversed(shape[1:]):
-        stride.append(stride[-1] * (size or 1))
-    return tuple(reversed(stride))[: len(shape)]

@@ -44,6 +44,7 @@ from ckpttool.values.checkpoint import (
     StorageRef,
     Tensor,
     TensorInfo,
+    packed_stride,
 )
 from ckpttool.values.dtypes import BY_NAME, BY_SAFETENSORS_TAG, DType
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
@@ -348,17 +349,15 @@ def _unpack_shape(
 
 
 def _contiguous_stride(name: str, shape: tuple[int, ...], path: str) -> tuple[int, ...]:
-    """Row-major strides as torch gives them: a size of 0 counts as 1."""
-    stride = []
-    step = 1
-    for size in reversed(shape):
-        stride.append(step)
-        step *= size or 1
-    if step > _MAX_SIZE:  # possible for tensors without elements only; others fit in the file
+    """Row-major strides, if torch can hold them."""
+    stride = packed_stride(shape)
+    if (
+        stride and stride[0] * (shape[0] or 1) > _MAX_SIZE
+    ):  # possible for tensors without elements only; others fit in the file
         raise MalformedCheckpoint(
             "an empty tensor whose strides exceed 2**63 - 1",
             name=name,
             actual=_shorten(str(list(shape))),
             path=path,
         )
-    return tuple(reversed(stride))
+    return stride

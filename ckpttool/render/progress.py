@@ -13,26 +13,27 @@ _INTERVAL = 0.1  # seconds between two drawings
 _CELLS = 24
 
 
-class Progress:
-    """Bytes done out of a total; draws only where a person watches. A context manager."""
+class Bar:
+    """Bytes done out of a total; draws only where a person watches. A ``Progress`` and a context manager."""
 
-    def __init__(self, what: str, total_nbytes: int, *, quiet: bool = False) -> None:
-        self._what = what
-        self._total = total_nbytes
-        self._done = 0
-        self._start = self._last = time.monotonic()
-        self._draws = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._draws = _draws(quiet)
+        self._is_begun = False
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._draws:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        self.finish()
 
-    def add(self, nbytes: int) -> None:
-        """Note that ``nbytes`` more are done."""
+    def begin(self, doing: str, total: int) -> None:
+        """See ``Progress``."""
+        self._is_begun = True
+        self._what, self._total, self._done = doing, total, 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, nbytes: int) -> None:
+        """See ``Progress``."""
         self._done += nbytes
         now = time.monotonic()
         if not self._draws or now - self._last < _INTERVAL:
@@ -45,6 +46,17 @@ class Progress:
         text = f"{self._what} {drawn} {100 * share:3.0f} % · {format_nbytes(int(speed))}/s · {left} left"
         sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()
+
+    def finish(self) -> None:
+        """Take the line away."""
+        if self._draws and self._is_begun:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+        self._is_begun = False
+
+
+def _draws(quiet: bool) -> bool:
+    return sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
 
 
 def _format_seconds(seconds: float) -> str:
@@ -59,7 +71,7 @@ class Steps:
     """Steps done out of a total, with what is being done; drawn only where a person watches."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._draws = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+        self._draws = _draws(quiet)
 
     def __enter__(self) -> Steps:
         return self

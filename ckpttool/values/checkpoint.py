@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, TypeAlias, Union
 
@@ -71,6 +71,16 @@ class StorageRef(NamedTuple):
     def span_nbytes(self) -> int:
         """Bytes that the storage takes in the file."""
         return self.nbytes if self.compressed_nbytes is None else self.compressed_nbytes
+
+
+def packed_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides as torch gives them: a size of 0 counts as 1."""
+    stride = []
+    step = 1
+    for size in reversed(shape):
+        stride.append(step)
+        step *= size or 1
+    return tuple(reversed(stride))
 
 
 class TensorInfo(NamedTuple):
@@ -360,6 +370,7 @@ class Checkpoint(NamedTuple):
     (safetensors). ``rare_opcodes`` are those that its pickles use besides what every torch pickle has.
     Where facts that a conversion carried were put back (``formats.carried``), ``stored`` is the checkpoint
     as the file itself has it, and ``put_back`` are root and name of the entries that are no keys of the file.
+    ``digests`` stand for bytes that are in no file (a manifest), by path.
     """
 
     path: str
@@ -380,6 +391,7 @@ class Checkpoint(NamedTuple):
     rare_opcodes: frozenset[int] = frozenset()
     stored: Checkpoint | None = None
     put_back: frozenset[tuple[Root, Key]] = frozenset()
+    digests: Mapping[Root, str] = {}
 
     @property
     def file_nbytes(self) -> int:

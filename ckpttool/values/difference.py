@@ -40,18 +40,25 @@ class NameBasis(Word):
 
 
 class Side(NamedTuple):
-    """One checkpoint of two. ``rows`` are all of its entries; ``digests`` stand for bytes that it lacks.
+    """One checkpoint of two. ``rows`` are all of its entries.
 
-    ``weights_root`` is the branch that holds the weights, None if that is not clear. ``has_bytes``
-    is false for a model and for a manifest.
+    ``weights_root`` is the branch that holds the weights, None if that is not clear.
     """
 
     label: str
     checkpoint: Checkpoint
     rows: tuple[Row, ...]
     weights_root: Root | None
-    has_bytes: bool = True
-    digests: Mapping[tuple[Key, ...], str] = {}
+
+    @property
+    def has_bytes(self) -> bool:
+        """False for a model and for a manifest."""
+        return bool(self.checkpoint.files)
+
+    @property
+    def digests(self) -> Mapping[Root, str]:
+        """What stands for bytes that it lacks, by path."""
+        return self.checkpoint.digests
 
 
 class Numbers(NamedTuple):

@@ -24,7 +24,8 @@ from ckpttool.values.verification import LOADS
 from sample_models import linear_xavier, rotary_decoder, unregistered_tensor, write_demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MODULES = ("ckpttool.api.checkpoint", "ckpttool.api.functions", "ckpttool.api.results")
+NAMES = ("checkpoint", "convert", "diff", "lint", "results", "verify")
+MODULES = [f"ckpttool.api.{name}" for name in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_a_script_that_uses_the_api_passes_mypy_strict(tmp_path: Path) -> None:
     said = [line.partition("error: ")[2] for line in found.stdout.splitlines() if "script.py" in line]
     assert len(said) == 2, found.stdout
     assert 'Argument "shared" to "convert"' in said[0]
-    assert 'incompatible type "int"; expected "str | PathLike[str] | Checkpoint"' in said[1]
+    assert 'incompatible type "int"; expected "str | PathLike[str] | Opened"' in said[1]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -115,7 +116,7 @@ def test_the_examples_in_docstrings_run(name: str, demo: Path, monkeypatch: pyte
     monkeypatch.chdir(demo)
     module: ModuleType = importlib.import_module(name)
     found = doctest.testmod(module, globs={"ckpttool": ckpttool})
-    assert found.attempted >= 3
+    assert found.attempted >= 1
     assert found.failed == 0
 
 

@@ -404,7 +404,7 @@ def test_every_error_is_one_line(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(inspect_command, "_inspect", fail)
+    monkeypatch.setattr(inspect_command, "_open", fail)
     monkeypatch.delenv("CKPTTOOL_TRACEBACK")
     assert cli.main(["inspect", "x"]) == status
     assert capsys.readouterr() == ("", said)
@@ -416,7 +416,7 @@ def test_the_traceback_of_a_bug_is_shown_where_it_is_asked_for(
     def fail(*_: object) -> None:
         raise ValueError("bug\x1b")
 
-    monkeypatch.setattr(inspect_command, "_inspect", fail)
+    monkeypatch.setattr(inspect_command, "_open", fail)
     monkeypatch.setenv("CKPTTOOL_TRACEBACK", "1")
     assert cli.main(["inspect", "x"]) == 2
     err = capsys.readouterr().err
@@ -494,8 +494,8 @@ print(status, *sorted(set(sys.modules) - before), file=sys.stderr)
     ("name", "own"),
     [
         (None, ()),
-        ("inspect", ("api", "api.inspected", "commands.options")),
-        ("diff", ("commands.options",)),
+        ("inspect", ("api", "api.arguments", "commands.options")),
+        ("diff", ("api", "api.arguments", "commands.options")),
         ("convert", ("api", "api.arguments", "commands.options")),
         ("verify", ("commands.options",)),
         ("lint", ("commands.options",)),

@@ -18,10 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ckpttool import cli
+from ckpttool.api.opened import open_file
 from ckpttool.comparison.diff import Request, diff_sides
-from ckpttool.comparison.sides import make_side
 from ckpttool.elements.sums import Tolerance
-from ckpttool.formats import read_checkpoint
 from ckpttool.render.diff import iter_diff
 from ckpttool.render.diff_table import View
 from ckpttool.values.errors import MalformedCheckpoint
@@ -331,7 +330,7 @@ def test_a_file_that_changes_meanwhile_is_an_error(tmp_path: Path, monkeypatch: 
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for path in paths:
         save_file({"w": torch.randn(100)}, path)
-    sides = [make_side(read_checkpoint(str(path)), str(path)) for path in paths]
+    sides = [open_file(path).side for path in paths]
     paths[1].write_bytes(paths[1].read_bytes() + b"x")
     with pytest.raises(MalformedCheckpoint, match="changed"):
         diff_sides(*sides, Request())
@@ -361,7 +360,7 @@ def terminal(*arguments: object, width: int = 100) -> str:
 def test_golden(
     name: str, width: int, view: View, request_: Request, pair: tuple[Path, Path], update_golden: bool
 ) -> None:
-    sides = [make_side(read_checkpoint(str(path)), path.name) for path in pair]
+    sides = [open_file(path).side._replace(label=path.name) for path in pair]
     lines = iter_diff(diff_sides(*sides, request_), width, view)
     text = "".join("".join(span.text for span in line).rstrip() + "\n" for line in lines)
     path = GOLDEN / f"{name}.txt"

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from ckpttool.api.opened import open_file
 from ckpttool.comparison.diff import Request, diff_sides
-from ckpttool.comparison.sides import make_side
 from ckpttool.comparison.surroundings import same_plain
 from ckpttool.elements.sums import Tolerance
-from ckpttool.formats import read_checkpoint
 from ckpttool.names.roots import resolve_root
 from ckpttool.values.checkpoint import Kind, Plain
 from ckpttool.values.difference import Diff, DiffEntry, NameBasis, Side, Status
@@ -44,7 +43,7 @@ def save(tmp_path: Path) -> Save:
 
 
 def side(path: Path) -> Side:
-    return make_side(read_checkpoint(str(path)), str(path))
+    return open_file(path).side
 
 
 def diff(a: Path, b: Path, **request: Any) -> Diff:

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from ckpttool.api.opened import open_file
 from ckpttool.comparison.diff import Request, diff_sides
-from ckpttool.comparison.sides import make_side
-from ckpttool.formats import read_checkpoint
 from ckpttool.names.roots import resolve_root
 from ckpttool.values.difference import Diff, NameBasis, Side, Status
 
@@ -54,7 +53,7 @@ PAIRS = [
 
 
 def side(path: Path) -> Side:
-    return make_side(read_checkpoint(str(path)), str(path))
+    return open_file(path).side
 
 
 def compare(real_dir: Path, a: str, b: str, root: str | None = None, **request: object) -> Diff:

@@ -17,7 +17,6 @@ from ckpttool.elements import digests
 from ckpttool.elements.digests import NamedDigest, TensorDigest, digest_set, digest_tensor, manifest_document
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.formats import read_checkpoint
-from ckpttool.formats.manifest import read_manifest
 from ckpttool.values.checkpoint import Kind, OddKey
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import CkptToolError, LimitExceeded, MalformedCheckpoint
@@ -133,11 +132,13 @@ def test_a_manifest_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     named = NAMED
     path.write_text(json.dumps(manifest_document(named)))
-    manifest = read_manifest(str(path))
-    assert [item._replace(name=str(item.name)) for item in manifest.tensors] == [
-        item._replace(name=str(item.name)) for item in named
-    ]
-    assert manifest.digests == digest_set(named) == digest_set(named[::-1])
+    manifest = read_checkpoint(str(path), manifests=True)
+    assert [
+        (e.root, str(e.name), e.declared.kind, e.value.dtype, e.value.shape) for e in manifest.entries
+    ] == [(item.root, str(item.name), item.kind, item.dtype, item.shape) for item in named]
+    assert [(*map(str, path),) for path in manifest.digests] == [("m", "0", "w"), ("1.5",)]
+    assert list(manifest.digests.values()) == [item.sha256 for item in named]
+    assert digest_set(named) == digest_set(named[::-1])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_a_malformed_manifest_is_a_sentence(tmp_path: Path, field: str, value: o
     path = tmp_path / "m.json"
     path.write_text(json.dumps(document))
     with pytest.raises(MalformedCheckpoint, match="entry 0"):
-        read_manifest(str(path))
+        read_checkpoint(str(path), manifests=True)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "m.json"
     path.write_text(text)
     with pytest.raises(CkptToolError):
-        read_manifest(str(path))
+        read_checkpoint(str(path), manifests=True)
 
 
 def test_a_name_twice_or_another_digest_is_refused(tmp_path: Path) -> None:
@@ -173,4 +174,4 @@ def test_a_name_twice_or_another_digest_is_refused(tmp_path: Path) -> None:
     for change in ({"entries": document["entries"] * 2}, {"digest": {**document["digest"], "all": "0" * 64}}):
         path.write_text(json.dumps({**document, **change}))
         with pytest.raises(MalformedCheckpoint):
-            read_manifest(str(path))
+            read_checkpoint(str(path), manifests=True)

@@ -164,7 +164,7 @@ def _head(reader: TensorReader, info: TensorInfo) -> bytes | None:
 
 def _read_values(checkpoint: Checkpoint) -> None:
     """Statistics, digests, and a comparison with itself, of what is not large."""
-    side = make_side(checkpoint, "x")
+    side = make_side(expand(checkpoint), "x")
     if total_nbytes(side, side) > _MOVED_NBYTES:
         return
     try:

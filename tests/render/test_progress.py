@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ckpttool.render import progress
-from ckpttool.render.progress import Progress, Steps
+from ckpttool.render.progress import Bar, Steps
 
 
 class Terminal(io.StringIO):
@@ -27,10 +27,11 @@ def draw(
     stream: io.StringIO, clock: list[float], monkeypatch: pytest.MonkeyPatch, *, quiet: bool = False
 ) -> str:
     monkeypatch.setattr(sys, "stderr", stream)
-    with Progress("values", 4 << 20, quiet=quiet) as line:
+    with Bar(quiet=quiet) as line:
+        line.begin("values", 4 << 20)
         for _ in range(4):
             clock[0] += 0.06
-            line.add(1 << 20)
+            line.advance(1 << 20)
     return stream.getvalue()
 
 
@@ -58,9 +59,10 @@ def test_nothing_where_nobody_watches(
 def test_more_than_was_expected_is_all(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with Progress("values", 0) as line:
+    with Bar() as line:
+        line.begin("values", 0)
         clock[0] += 1
-        line.add(5)
+        line.advance(5)
         assert " 100 % · 5 B/s" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
