@@ -200,7 +200,7 @@ class Checkpoint(Opened, Shown):
         """
         from ckpttool.api.tensors import read_array
 
-        return read_array(self.inspection.checkpoint.files, self._row(name).entry.value)
+        return read_array(self.sources, self._row(name).entry.value)
 
     def tensor(self, name: str | Entry) -> torch.Tensor:
         """The elements of one tensor as a contiguous ``torch.Tensor`` on the CPU, in memory of its own.
@@ -218,7 +218,7 @@ class Checkpoint(Opened, Shown):
         """
         from ckpttool.api.tensors import read_tensor
 
-        tensor: torch.Tensor = read_tensor(self.inspection.checkpoint.files, self._row(name).entry.value)
+        tensor: torch.Tensor = read_tensor(self.sources, self._row(name).entry.value)
         return tensor
 
     def digest(self) -> SetDigests:
@@ -231,7 +231,7 @@ class Checkpoint(Opened, Shown):
         >>> ckpttool.open("same.safetensors").digest().all == ckpttool.open("linear.pt").digest().all
         True
         """
-        return digest(self.inspection)
+        return digest(self.inspection, self.sources)
 
     def to_dict(self) -> dict[str, object]:
         """The document of ``ckpttool inspect --json`` (docs/json.md).
@@ -358,10 +358,12 @@ def _shown(found: Opened) -> Checkpoint:
     checkpoint = Checkpoint(
         found.path,
         found.read,
+        found.sources,
         root=found.root,
         spec=found.spec,
         model=found.model,
         model_args=found.model_args,
     )
+    found.sources.close()  # opened again when tensors are asked for
     checkpoint.inspection  # noqa: B018 (what is wrong is said now, not when it is first looked at)
     return checkpoint

@@ -159,7 +159,9 @@ def convert(
             return Conversion._make(execute.plan_only(plan, layouts, target))
         # Each byte is written once, and read back if that is asked for.
         progress.begin("convert", plan.nbytes * (1 + check))
-        effort = execute.Effort(check, beside is not None, progress.advance, _load_caster(plan.casts))
+        effort = execute.Effort(
+            check, beside is not None, progress.advance, _load_caster(plan.casts), found.sources
+        )
         conversion = execute.convert(plan, layouts, target, effort)
         progress.finish()
         if beside is not None:
@@ -187,6 +189,7 @@ def _inspect(found: Opened, stack: ExitStack | None) -> Inspection:
     save_buffers(find_model(found.model, found.model_args, checkpoint_path=found.path), known, made)
     added = read_checkpoint(made)
     entries = [known[str(entry.name)]._replace(value=entry.value) for entry in added.entries]
+    found.sources.expect(added.files)
     both = read._replace(entries=(*read.entries, *entries), files=(*read.files, *added.files))
     return inspect_checkpoint(both, model=found.spec)
 

@@ -73,6 +73,6 @@ def diff(
     side_a, side_b = opened_a.side, opened_b.side
     progress = SILENT if headers else progress
     progress.begin("compare", total_nbytes(side_a, side_b))
-    found = diff_sides(side_a, side_b, request, progress.advance)
+    found = diff_sides(side_a, side_b, request, progress.advance, (opened_a.sources, opened_b.sources))
     progress.finish()
     return Diff._make(found)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ckpttool.elements.digests import SetDigests
     from ckpttool.elements.stats import EntryStats
     from ckpttool.files.checksums import CheckReport
+    from ckpttool.files.local import Sources
     from ckpttool.values.checkpoint import Checkpoint, Root
     from ckpttool.values.difference import Side
     from ckpttool.values.inspection import Inspection
@@ -32,13 +33,15 @@ Source: TypeAlias = Union[Path, "Opened"]
 class Opened:
     """What was read, whole, and what of it is meant; ``path`` is as it was given.
 
-    ``read`` has everything in its place that a conversion carried. ``spec`` is the model's, if there is one.
+    ``read`` has everything in its place that a conversion carried; its files stay open in ``sources``.
+    ``spec`` is the model's, if there is one.
     """
 
     def __init__(
         self,
         path: str,
         read: Checkpoint,
+        sources: Sources,
         *,
         root: Root | None = None,
         spec: ModelSpec | None = None,
@@ -49,6 +52,7 @@ class Opened:
     ) -> None:
         self.path = path
         self.read = read
+        self.sources = sources
         self.root = root
         self.spec = spec
         self.model = model
@@ -87,7 +91,9 @@ class Opened:
         """
         from ckpttool.names.roots import resolve_root
 
-        return self if root is None else Opened(self.path, self.read, root=resolve_root(self.read, root))
+        if root is None:
+            return self
+        return Opened(self.path, self.read, self.sources, root=resolve_root(self.read, root))
 
     def file(self) -> Checkpoint:
         """What was read.
@@ -119,17 +125,20 @@ def open_file(
         OSError: as the file system says.
     """
     from ckpttool.api.models import read_model
+    from ckpttool.files.local import Sources
     from ckpttool.formats import read_checkpoint
     from ckpttool.formats.carried import expand
 
     path = os.fspath(path)
-    read = expand(read_checkpoint(path, manifests=manifests))
-    branch = Opened(path, read).at(root).root
+    sources = Sources()
+    read = expand(read_checkpoint(path, sources=sources, manifests=manifests))
+    branch = Opened(path, read, sources).at(root).root
     # Before a model runs it is known that the file can be read.
     spec = None if model is None else read_model(model, model_args, checkpoint_path=path)
     return Opened(
         path,
         read,
+        sources,
         root=branch,
         spec=spec,
         model=model,
@@ -153,12 +162,14 @@ def open_module(
         ModelImportFailed: it cannot be imported or built.
     """
     from ckpttool.api.models import read_model
+    from ckpttool.files.local import Sources
 
     spec = read_model(model, model_args, checkpoint_path=beside)
     path = model if isinstance(model, str) else spec.checkpoint.path
     return Opened(
         path,
         spec.checkpoint,
+        Sources(),
         spec=spec,
         model=model,
         model_args=model_args,
@@ -200,27 +211,29 @@ class Found(NamedTuple):
     """An inspection with what was read of the tensors' bytes: statistics by row, first values of one."""
 
     inspection: Inspection
+    sources: Sources
     stats: Sequence[Sequence[EntryStats]] | None = None
     first_values: Sequence[Number] | None = None
     check: CheckReport | None = None
 
 
-def pick_one(inspection: Inspection, name: str, count: int) -> Found:
+def pick_one(found: Found, name: str, count: int) -> Found:
     """The one row that is called ``name``, with its first ``count`` values."""
     from ckpttool.elements.bits import first_values
     from ckpttool.files.tensor_bytes import TensorReader
     from ckpttool.inspection.rows import find_row
     from ckpttool.values.checkpoint import Presence, TensorInfo
 
+    inspection = found.inspection
     row = find_row(inspection, name)
     value = row.entry.value
     numbers: Sequence[Number] | None = None
     if isinstance(value, TensorInfo) and value.storage is not None and count:
-        with TensorReader(inspection.checkpoint.files) as reader:
+        with TensorReader(found.sources) as reader:
             numbers = first_values(reader, value, count)
     missing = row.classification.presence is Presence.MISSING
     one = inspection._replace(rows=() if missing else (row,), missing=(row,) if missing else ())
-    return Found(one, first_values=numbers)
+    return found._replace(inspection=one, first_values=numbers)
 
 
 def with_stats(found: Found, asked: Sequence[str], progress: Progress = SILENT) -> Found:
@@ -235,7 +248,7 @@ def with_stats(found: Found, asked: Sequence[str], progress: Progress = SILENT) 
     by_row: list[list[EntryStats]] = [[] for _ in entries]
     findings: list[Finding] = []
     progress.begin("values", inspection.summary.tensor_nbytes)
-    with TensorReader(inspection.checkpoint.files) as reader:
+    with TensorReader(found.sources) as reader:
         for item in iter_stats(entries, reader):
             by_row[positions[id(item.entry)]].append(item)
             if item.tied_to is None:
@@ -254,7 +267,7 @@ def with_check(found: Found, progress: Progress = SILENT) -> Found:
     inspection = found.inspection
     progress.begin("checksums", sum(record.nbytes for record in inspection.checkpoint.records))
     results = []
-    for result in iter_checks(inspection.checkpoint):
+    for result in iter_checks(inspection.checkpoint, found.sources):
         results.append(result)
         progress.advance(result.nbytes)
     progress.finish()
@@ -267,7 +280,7 @@ def with_check(found: Found, progress: Progress = SILENT) -> Found:
     return found._replace(inspection=inspection, check=report)
 
 
-def digest(inspection: Inspection, progress: Progress = SILENT) -> SetDigests:
+def digest(inspection: Inspection, sources: Sources, progress: Progress = SILENT) -> SetDigests:
     """Digests of the weights' content, or of the branch or entries that were asked for.
 
     Raises:
@@ -276,6 +289,6 @@ def digest(inspection: Inspection, progress: Progress = SILENT) -> SetDigests:
     from ckpttool.comparison.contents import digest_weights
 
     progress.begin("digest", inspection.summary.tensor_nbytes)
-    digests = digest_weights(inspection, progress.advance)
+    digests = digest_weights(inspection, sources, progress.advance)
     progress.finish()
     return digests

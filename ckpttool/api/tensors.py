@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckpttool.elements.digests import check_claim
+from ckpttool.files.local import Sources
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import FileInfo, Tensor, TensorInfo
+from ckpttool.values.checkpoint import Tensor, TensorInfo
 from ckpttool.values.errors import UnsupportedFeature
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _KINDS = ("float", "int", "uint", "bool", "complex")
 _UNKNOWN_TO_NUMPY = ("complex32", "float6_e2m3fn", "float6_e3m2fn")
 
 
-def read_array(files: Sequence[FileInfo], value: Tensor | None) -> Array:
+def read_array(sources: Sources, value: Tensor | None) -> Array:
     """The elements as a numpy array of the tensor's shape.
 
     numpy has no bfloat16 and no float8: these become the narrowest dtype that holds all their values.
@@ -33,10 +33,10 @@ def read_array(files: Sequence[FileInfo], value: Tensor | None) -> Array:
     if info.dtype.kind not in _KINDS or info.dtype.packed > 1 or info.dtype.name in _UNKNOWN_TO_NUMPY:
         raise UnsupportedFeature(f"{info.dtype.name} as numbers of numpy")
     numpy = import_numpy("an array", "read it as a torch tensor")
-    return to_array(numpy, info.dtype, read_packed(files, info)).reshape(info.shape)
+    return to_array(numpy, info.dtype, read_packed(sources, info)).reshape(info.shape)
 
 
-def read_tensor(files: Sequence[FileInfo], value: Tensor | None) -> Any:
+def read_tensor(sources: Sources, value: Tensor | None) -> Any:
     """The elements as a contiguous ``torch.Tensor`` on the CPU.
 
     Raises:
@@ -48,10 +48,10 @@ def read_tensor(files: Sequence[FileInfo], value: Tensor | None) -> Any:
     from ckpttool.torch_bridge.tensors import wrap_bytes
 
     info = _strided(value)
-    return wrap_bytes(info, read_packed(files, info))
+    return wrap_bytes(info, read_packed(sources, info))
 
 
-def read_packed(files: Sequence[FileInfo], info: TensorInfo) -> bytearray:
+def read_packed(sources: Sources, info: TensorInfo) -> bytearray:
     """All elements in row-major order, packed and little-endian.
 
     Raises:
@@ -61,7 +61,7 @@ def read_packed(files: Sequence[FileInfo], info: TensorInfo) -> bytearray:
     check_claim(info)
     data = bytearray(info.nbytes)
     position = 0
-    with TensorReader(files) as reader:
+    with TensorReader(sources) as reader:
         for chunk in reader.iter_chunks(info):
             data[position : position + len(chunk)] = chunk
             position += len(chunk)

@@ -32,9 +32,10 @@ def command(
     from ckpttool.values.words import safe
 
     try:
-        side = open_file(path).side
+        opened = open_file(path)
+        side = opened.side
         items = [Placed(row.entry.root, row.entry.name, row) for row in side.rows]
-        lines = list(iter_textconv(side, digest_rows(items, side.checkpoint.files)))
+        lines = list(iter_textconv(side, digest_rows(items, opened.sources)))
     except CkptToolError as error:
         lines = [f"not readable\t{safe(error.describe())}\n"]
     sys.stdout.writelines(lines)

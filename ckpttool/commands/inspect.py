@@ -121,17 +121,16 @@ def command(
     asked, count = _parse_fail_on(fail_on), parse_count(values, "--values")
     reads_values = stats or any(what in FAIL_ON_VALUES for what in asked)
     reads_file = reads_values or check or show_globals
-    found = Found(
-        _open(path, model, model_arg or (), root, include or (), exclude or (), reads_file).inspection
-    )
+    opened = _open(path, model, model_arg or (), root, include or (), exclude or (), reads_file)
+    found = Found(opened.inspection, opened.sources)
     if tensor is not None:
-        found = pick_one(found.inspection, tensor, count)
+        found = pick_one(found, tensor, count)
     with Bar(quiet=quiet) as bar:
         if reads_values:
             found = with_stats(found, asked, bar)
         if check:
             found = with_check(found, bar)
-        digests = _digest(found.inspection, bar) if digest else None
+        digests = _digest(found, bar) if digest else None
     if digests is not None:
         _write_digest(digests, found.inspection.checkpoint.path, json=json, quiet=quiet)
     elif json:
@@ -186,10 +185,10 @@ def _open(
     return open_module(path, arguments, include=include, exclude=exclude)
 
 
-def _digest(inspection: Inspection, bar: Bar) -> SetDigests:
+def _digest(found: Found, bar: Bar) -> SetDigests:
     from ckpttool.api.opened import digest
 
-    return digest(inspection, bar)
+    return digest(found.inspection, found.sources, bar)
 
 
 def _write_digest(digests: SetDigests, path: str, *, json: bool, quiet: bool) -> None:

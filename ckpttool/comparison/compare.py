@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from ckpttool.elements.arrays import import_numpy
 from ckpttool.elements.sums import BLOCK_NUMEL, Sums, Tolerance
 from ckpttool.files.strides import stored_view
-from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import CompositeTensor, FileInfo, Tensor, TensorInfo
+from ckpttool.files.tensor_bytes import Files, TensorReader
+from ckpttool.values.checkpoint import CompositeTensor, Tensor, TensorInfo
 from ckpttool.values.difference import Numbers, join_numbers
 from ckpttool.values.errors import LimitExceeded, UnsupportedFeature
 
@@ -52,8 +52,8 @@ class Comparer:
 
     def __init__(
         self,
-        files_a: Sequence[FileInfo],
-        files_b: Sequence[FileInfo],
+        files_a: Files,
+        files_b: Files,
         tolerance: Tolerance | None = None,
         watch: Watch = lambda nbytes: None,
     ) -> None:
@@ -282,7 +282,7 @@ def _spans(task: _Task) -> Iterator[tuple[int, int]]:
 class _Readers:
     """The readers of one thread, one a side, and its buffers."""
 
-    def __init__(self, files_a: Sequence[FileInfo], files_b: Sequence[FileInfo]) -> None:
+    def __init__(self, files_a: Files, files_b: Files) -> None:
         self._a, self._b = TensorReader(files_a), TensorReader(files_b)
         self._buffers = bytearray(_BLOCK_NBYTES), bytearray(_BLOCK_NBYTES)
         self._views = memoryview(self._buffers[0]), memoryview(self._buffers[1])

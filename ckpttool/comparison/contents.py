@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from ckpttool.comparison.alignment import Content
 from ckpttool.comparison.sides import Placed
 from ckpttool.elements.digests import NamedDigest, digest_tensor
-from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.files.tensor_bytes import Files, TensorReader
 from ckpttool.values.checkpoint import (
-    FileInfo,
     StorageRef,
     Tensor,
     TensorInfo,
@@ -37,7 +36,7 @@ _ALWAYS_NBYTES = 1 << 30
 def find_contents(
     items_a: Sequence[Placed],
     items_b: Sequence[Placed],
-    files: tuple[Sequence[FileInfo], Sequence[FileInfo]],
+    files: tuple[Files, Files],
     *,
     differing: bool = False,
 ) -> dict[int, Content]:
@@ -92,7 +91,7 @@ def _alike(
 
 
 def digest_rows(
-    items: Sequence[Placed], files: Sequence[FileInfo], watch: Callable[[int], None] = lambda nbytes: None
+    items: Sequence[Placed], files: Files, watch: Callable[[int], None] = lambda nbytes: None
 ) -> list[NamedDigest]:
     """Digests of the tensors that have bytes, under the places where they are compared; ties are read once.
 
@@ -169,7 +168,9 @@ def _iter_samples(reader: TensorReader, storage: StorageRef, start: int, end: in
         yield bytes(data)
 
 
-def digest_weights(inspection: Inspection, watch: Callable[[int], None] = lambda nbytes: None) -> SetDigests:
+def digest_weights(
+    inspection: Inspection, files: Files, watch: Callable[[int], None] = lambda nbytes: None
+) -> SetDigests:
     """Digests of the weights' content, or of the branch or entries that were asked for.
 
     Raises:
@@ -178,4 +179,4 @@ def digest_weights(inspection: Inspection, watch: Callable[[int], None] = lambda
     from ckpttool.comparison.sides import digest_scope
     from ckpttool.elements.digests import digest_set
 
-    return digest_set(digest_rows(digest_scope(inspection), inspection.checkpoint.files, watch))
+    return digest_set(digest_rows(digest_scope(inspection), files, watch))

@@ -21,7 +21,7 @@ from ckpttool.comparison.sides import Placed, Scope, choose_scope, select
 from ckpttool.comparison.surroundings import compare_surroundings
 from ckpttool.elements.digests import digest_tensor
 from ckpttool.elements.sums import Tolerance
-from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.files.tensor_bytes import Files, TensorReader
 from ckpttool.names.renames import Rule
 from ckpttool.values.checkpoint import Basis, Kind, Root, Tensor, is_buffer, iter_parts
 from ckpttool.values.difference import Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
@@ -44,17 +44,28 @@ class Request(NamedTuple):
     structure_only: bool = False
 
 
-def diff_sides(a: Side, b: Side, request: Request, watch: Watch = lambda nbytes: None) -> Diff:
+def diff_sides(
+    a: Side,
+    b: Side,
+    request: Request,
+    watch: Watch = lambda nbytes: None,
+    files: tuple[Files, Files] | None = None,
+) -> Diff:
     """Compare two sides as asked; ``watch`` is told how many bytes of each are done.
+
+    ``files`` are those of both sides where they are held open.
 
     Raises:
         CkptToolError: ``--map`` makes names collide; a file changed, or is damaged.
     """
+    files = files or (a.checkpoint.files, b.checkpoint.files)
     scope = choose_scope(a, b, request.root_a, request.root_b)
     left_out = list(scope.left_out)
     alignment = _align(a, b, scope, request, left_out)
     structure_only = request.structure_only or not _comparable(a, b)
-    compare = _Structure() if structure_only else _by_digest(a, b) or _Bytes(a, b, request.tolerance, watch)
+    compare = (
+        _Structure() if structure_only else _by_digest(a, b, files) or _Bytes(files, request.tolerance, watch)
+    )
     pairs, only_a, only_b = list(alignment.pairs), list(alignment.only_a), list(alignment.only_b)
     outcomes = compare.outcomes(pairs)
     if request.align:
@@ -169,9 +180,9 @@ class _Structure:
 class _Bytes:
     """The bytes of both sides."""
 
-    def __init__(self, a: Side, b: Side, tolerance: Tolerance, watch: Watch) -> None:
-        self._files = a.checkpoint.files, b.checkpoint.files
-        self._comparer = Comparer(*self._files, tolerance, watch)
+    def __init__(self, files: tuple[Files, Files], tolerance: Tolerance, watch: Watch) -> None:
+        self._files = files
+        self._comparer = Comparer(*files, tolerance, watch)
 
     def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
         outcomes = [Outcome(False)] * len(pairs)
@@ -225,14 +236,14 @@ class _Digests:
 _Digest = Callable[[Placed], "str | None"]
 
 
-def _by_digest(a: Side, b: Side) -> _Digests | None:
+def _by_digest(a: Side, b: Side, files: tuple[Files, Files]) -> _Digests | None:
     """A comparison by digests if one side is a manifest."""
     if a.has_bytes and b.has_bytes:
         return None
-    return _Digests(_digest_of(a), _digest_of(b))
+    return _Digests(_digest_of(a, files[0]), _digest_of(b, files[1]))
 
 
-def _digest_of(side: Side) -> _Digest:
+def _digest_of(side: Side, files: Files) -> _Digest:
     known: dict[tuple[object, ...], str | None] = {}
 
     def look_up(item: Placed) -> str | None:
@@ -246,7 +257,7 @@ def _digest_of(side: Side) -> _Digest:
             known[path] = None
             parts = list(iter_parts(entry.value))
             if entry.value is not None and all(part.storage is not None or 0 in part.shape for part in parts):
-                with TensorReader(side.checkpoint.files) as reader:
+                with TensorReader(files) as reader:
                     known[path] = digest_tensor(reader, entry.value)
         return known[path]
 

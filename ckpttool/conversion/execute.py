@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckpttool.conversion.layout import FileLayout, Segment
+from ckpttool.files.local import Sources
 from ckpttool.files.staging import created_file, refuse_overwriting, staged_file, staged_folder
 from ckpttool.files.streams import BLOCK_NBYTES, Checker, Crc32, Stream, Writer, load_crc32, write_at
 from ckpttool.files.tensor_bytes import TensorReader
@@ -48,12 +49,16 @@ class Caster(Protocol):
 
 
 class Effort(NamedTuple):
-    """How much is done besides copying. ``advance`` is told of bytes that are done, check included."""
+    """How much is done besides copying. ``advance`` is told of bytes that are done, check included.
+
+    ``sources`` are the files of the plan where they are held open.
+    """
 
     check: bool = True
     digests: bool = False
     advance: Callable[[int], None] = lambda nbytes: None
     cast: Caster | None = None
+    sources: Sources | None = None
 
 
 class Target(NamedTuple):
@@ -159,7 +164,7 @@ class _Run:
     def __init__(self, plan: ConversionPlan, effort: Effort) -> None:
         self._plan = plan
         self._effort = effort
-        self._reader = TensorReader(plan.source.files)
+        self._reader = TensorReader(effort.sources or plan.source.files)
         self._crcs: dict[int, int] = {}
         # What the digest of a piece is over besides bytes: the first tensor that is all of it.
         self._wholes: dict[int, tuple[DType, tuple[int, ...]]] = {}

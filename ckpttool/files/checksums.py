@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
+from ckpttool.files.local import Sources
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import Checkpoint, Entry, Record, iter_parts
 from ckpttool.values.errors import MalformedCheckpoint
@@ -80,14 +81,14 @@ class CheckReport(NamedTuple):
         return self.verified > 0 and not (self.not_recorded or self.files_without_checksums or self.bad)
 
 
-def iter_checks(checkpoint: Checkpoint) -> Iterator[CheckResult]:
+def iter_checks(checkpoint: Checkpoint, sources: Sources | None = None) -> Iterator[CheckResult]:
     """Check each record, and each file without records, in turn; reads every byte of the records.
 
     Raises:
         MalformedCheckpoint: a file changed since its header was read.
     """
     misplaced = _misplaced(checkpoint)
-    with TensorReader(checkpoint.files) as reader:
+    with TensorReader(sources or checkpoint.files) as reader:
         for record in checkpoint.records:
             message = misplaced.get((record.file, record.name), "")
             result = _bad(record, message) if message else _check_record(reader, record)

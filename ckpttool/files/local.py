@@ -9,12 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Lock
 from types import TracebackType
 
 from ckpttool.values.checkpoint import FileInfo
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint
+
+# Descriptors held open; a checkpoint may have thousands of shards, and 1024 is a common limit.
+_MOST_OPEN = 64
 
 
 class naming:
@@ -71,9 +75,12 @@ def check_status(file: FileInfo, status: os.stat_result) -> None:
 
 
 class FileSource:
-    """A regular file, opened once without following it into a FIFO or device."""
+    """A regular file, opened once without following it into a FIFO or device.
 
-    def __init__(self, path: str) -> None:
+    ``known`` is what it was when it was opened before: it must still be that.
+    """
+
+    def __init__(self, path: str, known: FileInfo | None = None) -> None:
         # O_NONBLOCK: opening a FIFO without a writer must not block before fstat can refuse it.
         flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         self.name = path
@@ -88,6 +95,8 @@ class FileSource:
         try:
             with naming(path):
                 status = os.fstat(self._fd)
+            if known is not None:
+                check_status(known, status)
             if not stat.S_ISREG(status.st_mode):
                 raise CkptToolError(f"{describe_file_type(status.st_mode)}, not a regular file", path=path)
         except BaseException:
@@ -119,10 +128,127 @@ class FileSource:
             raise MalformedCheckpoint("the file shrank while it was read", path=self.name)
         return data
 
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """See ``ByteSource.read_into``."""
+        while len(target):
+            with naming(self.name):
+                got = _pread_some(self._fd, target, offset)
+            if not got:
+                raise MalformedCheckpoint(
+                    "the file shrank while it was read", byte_offset=offset, path=self.name
+                )
+            target = target[got:]
+            offset += got
+
+    def will_be_read_through(self) -> None:
+        """Tell the system to read ahead."""
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # advice
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
     def close(self) -> None:
         """Close the descriptor."""
         with naming(self.name):
             os.close(self._fd)
+
+
+def _pread_some(fd: int, target: memoryview, offset: int) -> int:
+    """Read up to ``len(target)`` bytes without moving the file's position."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [target], offset)
+    data = os.pread(fd, len(target), offset)  # macOS before 11
+    target[: len(data)] = data
+    return len(data)
+
+
+class Sources:
+    """The files of one checkpoint, each opened once and held for whoever reads it; for any threads.
+
+    Beyond ``_MOST_OPEN`` the one that has been idle longest is closed, and is opened again when it is asked
+    for: then, and where ``check`` is called, it must be what it was at first.
+    """
+
+    def __init__(self, files: Iterable[FileInfo] = ()) -> None:
+        self._known = {file.path: file for file in files}
+        self._open: dict[str, FileSource] = {}
+        self._users: dict[str, int] = {}
+        self._lock = Lock()
+
+    def expect(self, files: Iterable[FileInfo]) -> None:
+        """Read these as well."""
+        self._known.update((file.path, file) for file in files)
+
+    @contextmanager
+    def reading(self, path: str) -> Iterator[FileSource]:
+        """The file at ``path``, which stays open, and must not have changed by the end.
+
+        Raises:
+            CkptToolError: it is a directory, FIFO, socket or device, or was changed meanwhile.
+            OSError: it cannot be opened.
+        """
+        source = self._take(path)
+        try:
+            yield source
+            check_path(source.info)
+        except CkptToolError:
+            check_path(source.info)  # that it changed explains what is wrong with it
+            raise
+        finally:
+            self._leave(path)
+
+    def read_into(self, path: str, offset: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes at ``offset`` of a file.
+
+        Raises:
+            MalformedCheckpoint: it ends before, or is not what it was.
+            OSError: it cannot be opened or read.
+        """
+        source = self._take(path)
+        try:
+            source.read_into(offset, target)
+        finally:
+            self._leave(path)
+
+    def start(self, path: str) -> None:
+        """A file is about to be read through."""
+        self._take(path).will_be_read_through()
+        self._leave(path)
+
+    def check(self, path: str) -> None:
+        """Hold what now has the file's name to what the file was.
+
+        Raises:
+            MalformedCheckpoint: it was written to, replaced or removed.
+        """
+        check_path(self._known[path])
+
+    def close(self) -> None:
+        """Close every descriptor; what is asked for later is opened again."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _take(self, path: str) -> FileSource:
+        """Open, and not closed before ``_leave``."""
+        with self._lock:
+            source = self._open.pop(path, None)
+            if source is None:
+                self._make_room()
+                source = FileSource(path, self._known.get(path))
+                self._known[path] = source.info
+            self._open[path] = source  # last: the first is idle longest
+            self._users[path] = self._users.get(path, 0) + 1
+            return source
+
+    def _leave(self, path: str) -> None:
+        with self._lock:
+            self._users[path] -= 1
+
+    def _make_room(self) -> None:
+        if len(self._open) >= _MOST_OPEN:
+            idle = next((path for path in self._open if not self._users[path]), None)
+            if idle is not None:
+                check_path(self._known[idle])
+                self._open.pop(idle).close()
 
 
 @contextmanager
@@ -133,16 +259,12 @@ def open_source(path: str) -> Iterator[FileSource]:
         CkptToolError: ``path`` is a directory, FIFO, socket or device, or was changed meanwhile.
         OSError: it cannot be opened.
     """
-    source = FileSource(path)
+    sources = Sources()
     try:
-        try:
+        with sources.reading(path) as source:
             yield source
-        except CkptToolError:
-            check_path(source.info)  # that it changed explains what is wrong with it
-            raise
-        check_path(source.info)
     finally:
-        source.close()
+        sources.close()
 
 
 def describe_file_type(mode: int) -> str:

@@ -29,6 +29,13 @@ class ByteSource(Protocol):
             MalformedCheckpoint: the range leaves the source.
         """
 
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes from ``offset`` on.
+
+        Raises:
+            MalformedCheckpoint: the source ends before.
+        """
+
 
 class RangeSource:
     """Bytes ``offset`` to ``offset + size`` of another source, e.g. a zip inside a zip."""
@@ -47,3 +54,7 @@ class RangeSource:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
             raise MalformedCheckpoint("a range lies outside its container", byte_offset=self.base + offset)
         return self._parent.read_at(self._offset + offset, nbytes)
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """See ``ByteSource.read_into``."""
+        target[:] = self.read_at(offset, len(target))

@@ -15,21 +15,20 @@ little-endian, with the conj and neg bits resolved.
 - A logical size is not a stored one: an expanded tensor of a petabyte yields chunks lazily, and
   those of ``strides.stored_view(info)`` are each stored element once.
 
-``TensorReader`` opens each file once and holds it to what it was when its header was read
-(``files.local``), before the first byte and again at the end. One reader belongs to one thread.
+``TensorReader`` holds each file to what it was when its header was read (``files.local``), before the
+first byte and again at the end. One reader belongs to one thread; ``Sources`` may be shared.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 from array import array
 from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import TypeAlias
 
 from ckpttool.files.inflate import Inflater
-from ckpttool.files.local import check_path, check_status, naming
+from ckpttool.files.local import Sources
 from ckpttool.files.strides import (
     GAP_NBYTES,
     ITEM_FORMATS,
@@ -45,8 +44,9 @@ from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, Unsupport
 CHUNK_NBYTES = 8 << 20
 # Chunks in a block of a gather: higher blocks make wider runs, and fewer passes over the storage.
 GATHER_BLOCKS = 4
-# Descriptors held open; a checkpoint may have thousands of shards, and 1024 is a common limit.
-_OPEN_FILES = 64
+
+Files: TypeAlias = Iterable[FileInfo] | Sources
+"""What a reader reads: files that it opens itself, or those that are held open."""
 
 _FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))
 
@@ -54,9 +54,10 @@ _FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))
 class TensorReader:
     """Reads the bytes of tensors and records of the given files. A context manager."""
 
-    def __init__(self, files: Iterable[FileInfo]) -> None:
-        self._files = {file.path: file for file in files}
-        self._open: dict[str, int] = {}
+    def __init__(self, files: Files) -> None:
+        self._is_owner = not isinstance(files, Sources)
+        self._sources = files if isinstance(files, Sources) else Sources(files)
+        self._started: set[str] = set()
         self._inflater: Inflater | None = None
 
     def __enter__(self) -> TensorReader:
@@ -68,18 +69,17 @@ class TensorReader:
         try:
             # That a file changed explains what is wrong with it.
             if kind is None or issubclass(kind, CkptToolError):
-                for path in self._open:
-                    check_path(self._files[path])
+                for path in self._started:
+                    self._sources.check(path)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Close every descriptor."""
-        while self._open:
-            path, fd = self._open.popitem()
-            with naming(path):
-                os.close(fd)
+        """Close every descriptor, if the sources are this reader's own."""
+        self._started.clear()
         self._inflater = None
+        if self._is_owner:
+            self._sources.close()
 
     def iter_chunks(self, info: TensorInfo, *, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[memoryview]:
         """The elements in row-major order, in chunks of whole elements of at most ``chunk_nbytes``.
@@ -168,17 +168,10 @@ class TensorReader:
                 yield target[offset : min(offset + chunk_nbytes, part.numel * item)]
 
     def _pread_into(self, path: str, offset: int, target: memoryview) -> None:
-        fd = self._descriptor(path)
-        while len(target):
-            try:
-                got = _pread_some(fd, target, offset)
-            except OSError as error:
-                error.filename = path
-                raise
-            if not got:
-                raise MalformedCheckpoint("the file shrank while it was read", byte_offset=offset, path=path)
-            target = target[got:]
-            offset += got
+        if path not in self._started:
+            self._sources.start(path)
+            self._started.add(path)
+        self._sources.read_into(path, offset, target)
 
     def _inflate_from(self, storage: StorageRef, offset: int) -> Inflater:
         """The stream of ``storage`` at ``offset``, going on where it stands if it can."""
@@ -187,28 +180,6 @@ class TensorReader:
             inflater = self._inflater = Inflater(storage, self._pread_into)
         inflater.skip_to(offset)
         return inflater
-
-    def _descriptor(self, path: str) -> int:
-        fd = self._open.get(path)
-        if fd is not None:
-            return fd
-        if len(self._open) >= _OPEN_FILES:
-            oldest = next(iter(self._open))
-            check_path(self._files[oldest])
-            os.close(self._open.pop(oldest))
-        # O_NONBLOCK: if a FIFO has taken the file's place, opening it must not block.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            with naming(path):
-                check_status(self._files[path], os.fstat(fd))
-            if hasattr(os, "posix_fadvise"):
-                with contextlib.suppress(OSError):  # advice
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._open[path] = fd
-        return fd
 
 
 def _checked_storage(info: TensorInfo) -> StorageRef:
@@ -261,12 +232,3 @@ def _resolve(chunk: memoryview, info: TensorInfo, big_endian: bool) -> None:
         if flip:
             signs = chunk[last_byte :: info.dtype.nbytes]
             signs[:] = bytes(signs).translate(_FLIP_SIGN)
-
-
-def _pread_some(fd: int, target: memoryview, offset: int) -> int:
-    """Read up to ``len(target)`` bytes without moving the file's position."""
-    if hasattr(os, "preadv"):
-        return os.preadv(fd, [target], offset)
-    data = os.pread(fd, len(target), offset)  # macOS before 11
-    target[: len(data)] = data
-    return len(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ckpttool.files.local import FileSource, open_source
+from ckpttool.files.local import FileSource, Sources
 from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits
 from ckpttool.formats.validate import validate
 from ckpttool.values.checkpoint import Checkpoint
@@ -42,18 +42,32 @@ def detect(source: FileSource) -> Format | None:
     return None
 
 
-def read_checkpoint(path: str, limits: Limits = DEFAULT_LIMITS, *, manifests: bool = False) -> Checkpoint:
+def read_checkpoint(
+    path: str,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    sources: Sources | None = None,
+    manifests: bool = False,
+) -> Checkpoint:
     """Read the header bytes of a file, an index or a folder of shards, or if ``manifests`` a manifest.
+
+    The files stay open in ``sources``, for those who read tensors later; without, they are closed.
 
     Raises:
         CkptToolError: not a checkpoint, malformed, or beyond ``limits``; names the path.
         OSError: ``path`` cannot be opened.
     """
+    if sources is None:
+        sources = Sources()
+        try:
+            return read_checkpoint(path, limits, sources=sources, manifests=manifests)
+        finally:
+            sources.close()
     if os.path.isdir(path):
         from ckpttool.formats.folders.shards import read_folder
 
-        return read_folder(path, limits, _read_file)
-    with open_source(path) as source:
+        return read_folder(path, limits, sources, _read_source)
+    with sources.reading(path) as source:
         head = read_head(source)
         if head.lstrip(b" \t\r\n").startswith(b"{"):  # JSON may follow: only then are indexes asked
             from ckpttool.formats.folders.shards import is_index, read_index
@@ -64,8 +78,8 @@ def read_checkpoint(path: str, limits: Limits = DEFAULT_LIMITS, *, manifests: bo
                 if is_manifest(head):
                     return read_manifest(source, limits)
             if is_index(head, path):
-                return read_index(path, limits, _read_file)
-        return _read_source(source, path, limits)
+                return read_index(source, limits, sources, _read_source)
+        return _read_source(source, limits)
 
 
 def read_head(source: FileSource) -> bytes:
@@ -73,13 +87,8 @@ def read_head(source: FileSource) -> bytes:
     return source.read_at(0, min(_HEAD_NBYTES, source.size))
 
 
-def _read_file(path: str, limits: Limits) -> Checkpoint:
+def _read_source(source: FileSource, limits: Limits) -> Checkpoint:
     """Read one regular file and prove its addresses."""
-    with open_source(path) as source:
-        return _read_source(source, path, limits)
-
-
-def _read_source(source: FileSource, path: str, limits: Limits) -> Checkpoint:
     try:
         format_ = detect(source)
         if format_ is None:
@@ -90,6 +99,6 @@ def _read_source(source: FileSource, path: str, limits: Limits) -> Checkpoint:
         validate(checkpoint)
     except CkptToolError as error:
         if error.path is None:
-            error.path = path
+            error.path = source.name
         raise
     return checkpoint

@@ -5,6 +5,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpttool.files.local import open_source
+from ckpttool.files.local import FileSource, Sources
 from ckpttool.formats import read_checkpoint
 from ckpttool.formats.base import Limits
-from ckpttool.formats.folders.shards import is_index, read_folder, read_index
+from ckpttool.formats.folders import shards as reader
+from ckpttool.formats.folders.shards import ReadFile, is_index
 from ckpttool.formats.safetensors import SafetensorsFormat
 from ckpttool.values.checkpoint import Checkpoint, Container, Entry, GlobalRef, StorageRef, TensorInfo, Value
 from ckpttool.values.dtypes import BY_NAME
@@ -39,9 +41,18 @@ TENSORS = {
 }
 
 
-def read_file(path: str, limits: Limits) -> Checkpoint:
-    with open_source(path) as source:
-        return SafetensorsFormat().read(source, limits)
+def read_file(source: FileSource, limits: Limits) -> Checkpoint:
+    return SafetensorsFormat().read(source, limits)
+
+
+def read_folder(path: str, limits: Limits, read: ReadFile) -> Checkpoint:
+    with closing(Sources()) as sources:
+        return reader.read_folder(path, limits, sources, read)
+
+
+def read_index(path: str, limits: Limits, read: ReadFile) -> Checkpoint:
+    with closing(Sources()) as sources, sources.reading(path) as source:
+        return reader.read_index(source, limits, sources, read)
 
 
 def shard_name(number: int, total: int, stem: str = "model") -> str:
@@ -219,8 +230,8 @@ def test_tied_tensors_may_count_once_in_the_total(tmp_path: Path) -> None:
     storage = StorageRef("f", "0", 0, 8)
     info = TensorInfo(BY_NAME["float32"], (2,), (1,), 0, storage)
 
-    def read_tied(path: str, limits: Limits) -> Checkpoint:
-        return Checkpoint(path, "torch_zip", "", (), (Entry((), "a", info), Entry((), "b", info)))
+    def read_tied(source: FileSource, limits: Limits) -> Checkpoint:
+        return Checkpoint(source.name, "torch_zip", "", (), (Entry((), "a", info), Entry((), "b", info)))
 
     weight_map = dict.fromkeys("ab", "model-00001-of-00001.bin")
     for total, expected in ((8, []), (16, []), (12, ["shard-total-size"])):
@@ -280,7 +291,8 @@ def test_what_torch_shards_hold_beside_tensors_is_kept(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"PK")
 
-    def read_bin(path: str, limits: Limits) -> Checkpoint:
+    def read_bin(source: FileSource, limits: Limits) -> Checkpoint:
+        path = source.name
         number = names.index(Path(path).name)
         return Checkpoint(
             path,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ckpttool.files.folder import list_folder, resolve_member
-from ckpttool.files.local import open_source
+from ckpttool.files.local import FileSource, Sources
 from ckpttool.formats.base import Limits
 from ckpttool.formats.folders.choice import (
     Unit,
@@ -49,7 +49,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
 _Fact = TypeVar("_Fact")
-ReadFile = Callable[[str, Limits], Checkpoint]
+ReadFile = Callable[[FileSource, Limits], Checkpoint]
 _HEAD_NBYTES = 4096
 _SHOWN_FINDINGS = 20  # of one code; the rest is counted
 
@@ -61,7 +61,7 @@ def is_index(head: bytes, path: str) -> bool:
     return b'"weight_map"' in head or family_of_index(path.rpartition("/")[2]) is not None
 
 
-def read_folder(path: str, limits: Limits, read_file: ReadFile) -> Checkpoint:
+def read_folder(path: str, limits: Limits, sources: Sources, read_file: ReadFile) -> Checkpoint:
     """The checkpoint in a folder; ``read_file`` reads one file.
 
     Raises:
@@ -80,13 +80,14 @@ def read_folder(path: str, limits: Limits, read_file: ReadFile) -> Checkpoint:
     unit = choose_unit(units, listing)
     if unit.is_index:
         index = resolve_member(path, unit.name, path)
-        checkpoint = read_index(index, limits, read_file)._replace(path=path)
+        with sources.reading(index) as source:
+            checkpoint = read_index(source, limits, sources, read_file)._replace(path=path)
     elif unit.shards:
         check_numbers(unit, listing)
-        checkpoint = _read_shards(path, path, unit.shards, limits, read_file, {})
+        checkpoint = _read_shards(path, path, unit.shards, limits, sources, read_file, {})
         checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _no_index(unit)))
     else:
-        checkpoint = _read_shard(path, unit.name, path, limits, read_file)
+        checkpoint = _read_shard(path, unit.name, path, limits, sources, read_file)
     read = {file.path.rpartition("/")[2] for file in checkpoint.files}
     others = [other for other in units if other is not unit and other.name not in read]
     if others:
@@ -94,8 +95,8 @@ def read_folder(path: str, limits: Limits, read_file: ReadFile) -> Checkpoint:
     return checkpoint
 
 
-def read_index(path: str, limits: Limits, read_file: ReadFile) -> Checkpoint:
-    """The checkpoint whose index is ``path``; ``read_file`` reads one shard.
+def read_index(source: FileSource, limits: Limits, sources: Sources, read_file: ReadFile) -> Checkpoint:
+    """The checkpoint whose index is ``source``; ``read_file`` reads one shard.
 
     Raises:
         UnknownFormat: not JSON, but something else that is recognised.
@@ -103,21 +104,18 @@ def read_index(path: str, limits: Limits, read_file: ReadFile) -> Checkpoint:
         LimitExceeded: index or shards beyond ``limits``.
         OSError: a file cannot be opened.
     """
-    with open_source(path) as source:
-        if source.size > limits.header_nbytes:
-            raise LimitExceeded(
-                "length of the index", limit=limits.header_nbytes, actual=source.size, path=path
-            )
-        raw = source.read_at(0, source.size)
-        if not raw[:_HEAD_NBYTES].lstrip(JSON_SPACE).startswith(b"{"):
-            raise describe_foreign(raw[:_HEAD_NBYTES], source)
-        document = parse_json(raw, "index", limits, path)
-        info = source.info
+    path = source.name
+    if source.size > limits.header_nbytes:
+        raise LimitExceeded("length of the index", limit=limits.header_nbytes, actual=source.size, path=path)
+    raw = source.read_at(0, source.size)
+    if not raw[:_HEAD_NBYTES].lstrip(JSON_SPACE).startswith(b"{"):
+        raise describe_foreign(raw[:_HEAD_NBYTES], source)
+    document = parse_json(raw, "index", limits, path)
     weight_map, metadata = _parse_index(document, limits, path)
     folder = path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
     files = tuple(sorted(set(weight_map.values())))
     _refuse_missing(files, folder, path)
-    checkpoint = _read_shards(path, folder, files, limits, read_file, weight_map, info)
+    checkpoint = _read_shards(path, folder, files, limits, sources, read_file, weight_map, source.info)
     findings = [*checkpoint.findings, *_check_total(metadata.get("total_size"), checkpoint.entries)]
     findings += _find_strays(folder, path.rpartition("/")[2], files)
     return checkpoint._replace(
@@ -179,13 +177,15 @@ def _refuse_missing(files: tuple[str, ...], folder: str, path: str) -> None:
         )
 
 
-def _read_shard(folder: str, name: str, said_by: str, limits: Limits, read_file: ReadFile) -> Checkpoint:
+def _read_shard(
+    folder: str, name: str, said_by: str, limits: Limits, sources: Sources, read_file: ReadFile
+) -> Checkpoint:
     """One file of a folder, refusing what would lead elsewhere or round in a circle."""
     path = resolve_member(folder, name, said_by)
-    with open_source(path) as source:
+    with sources.reading(path) as source:
         if is_index(source.read_at(0, min(_HEAD_NBYTES, source.size)), path):
             raise MalformedCheckpoint("a shard is itself an index", name=name, path=said_by)
-    return read_file(path, limits)
+        return read_file(source, limits)
 
 
 def _read_shards(
@@ -193,6 +193,7 @@ def _read_shards(
     folder: str,
     files: Iterable[str],
     limits: Limits,
+    sources: Sources,
     read_file: ReadFile,
     weight_map: dict[str, str],
     index: FileInfo | None = None,
@@ -201,7 +202,7 @@ def _read_shards(
     shards: dict[str, Checkpoint] = {}
     count = 0
     for file in files:
-        shards[file] = _read_shard(folder, file, path, limits, read_file)
+        shards[file] = _read_shard(folder, file, path, limits, sources, read_file)
         count += len(shards[file].entries)
         if count > limits.entries:
             raise LimitExceeded(
