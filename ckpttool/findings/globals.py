@@ -8,7 +8,6 @@ Nothing in ckpttool acts on a verdict: its own reader imports none of them.
 from __future__ import annotations
 
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from itertools import product
 from typing import NamedTuple
 
 from ckpttool.values.checkpoint import GlobalRef, Word
@@ -34,101 +33,58 @@ class GlobalVerdict(NamedTuple):
     reason: str = ""
 
 
-_ELEMENT_TYPES = [
-    "BFloat16",
-    "Bool",
-    "Byte",
-    "Char",
-    "ComplexDouble",
-    "ComplexFloat",
-    "Double",
-    "Float",
-    "Half",
-    "Int",
-    "Long",
-    "Short",
-]
-_QUANTIZED_TYPES = ["QInt8", "QInt32", "QUInt8", "QUInt4x2", "QUInt2x4"]
-_TENSOR_TYPES = ["BFloat16", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short"]
-_REBUILDS = [
-    "device_tensor_from_cpu_tensor",
-    "device_tensor_from_numpy",
-    "meta_tensor_no_storage",
-    "nested_tensor",
-    "parameter",
-    "parameter_with_state",
-    "qtensor",
-    "sparse_tensor",
-    "tensor",
-    "tensor_v2",
-    "tensor_v3",
-    "wrapper_subclass",
-]
-_QSCHEMES = [
-    "per_tensor_affine",
-    "per_tensor_symmetric",
-    "per_channel_affine",
-    "per_channel_symmetric",
-    "per_channel_affine_float_qparams",
-]
+_TENSOR_TYPES = "BFloat16 Byte Char Double Float Half Int Long Short".split()
+_ELEMENT_TYPES = [*_TENSOR_TYPES, "Bool", "ComplexDouble", "ComplexFloat"]
+_QUANTIZED_TYPES = "QInt8 QInt32 QUInt8 QUInt4x2 QUInt2x4".split()
+_REBUILDS = """
+    device_tensor_from_cpu_tensor device_tensor_from_numpy meta_tensor_no_storage nested_tensor parameter
+    parameter_with_state qtensor sparse_tensor tensor tensor_v2 tensor_v3 wrapper_subclass
+""".split()
+_QSCHEMES = """
+    per_tensor_affine per_tensor_symmetric per_channel_affine per_channel_symmetric
+    per_channel_affine_float_qparams
+""".split()
 # The dtype table has two dtypes of safetensors that torch does not name.
 _NOT_IN_TORCH = {"float6_e2m3fn", "float6_e3m2fn"}
 
 ALLOWED_GLOBALS = frozenset(
-    {
-        "_codecs.encode",
-        "builtins.bytearray",
-        "builtins.complex",
-        "builtins.set",
-        "collections.Counter",
-        "collections.OrderedDict",
-        "torch.Size",
-        "torch.Tensor",
-        "torch._tensor._rebuild_from_type_v2",
-        "torch.device",
-        "torch.nn.parameter.Parameter",
-        "torch.serialization._get_layout",
-        "torch.storage.TypedStorage",
-        "torch.storage.UntypedStorage",
+    (
+        *"""
+        _codecs.encode builtins.bytearray builtins.complex builtins.set collections.Counter
+        collections.OrderedDict torch.Size torch.Tensor torch._tensor._rebuild_from_type_v2 torch.device
+        torch.nn.parameter.Parameter torch.serialization._get_layout torch.storage.TypedStorage
+        torch.storage.UntypedStorage
+        """.split(),
         *(f"torch.{name}" for name in BY_NAME if name not in _NOT_IN_TORCH),
         *(f"torch.{name}" for name in _QSCHEMES),
         *(f"torch._utils._rebuild_{name}" for name in _REBUILDS),
-        *(f"{module}.{name}Storage" for module, name in product(("torch", "torch.cuda"), _ELEMENT_TYPES)),
+        *(f"{module}.{name}Storage" for module in ("torch", "torch.cuda") for name in _ELEMENT_TYPES),
         *(f"torch.{name}Storage" for name in _QUANTIZED_TYPES),
+        *(f"{module}.sparse.{name}Tensor" for module in ("torch", "torch.cuda") for name in _TENSOR_TYPES),
         *(
             f"{module}.{name}Tensor"
-            for module, name in product(("torch.sparse", "torch.cuda.sparse"), _TENSOR_TYPES)
+            for module in ("torch", "torch.cuda")
+            for name in (*_TENSOR_TYPES, "Bool")
         ),
-        *(
-            f"{module}.{name}Tensor"
-            for module, name in product(("torch", "torch.cuda"), [*_TENSOR_TYPES, "Bool"])
-        ),
-    }
+    )
 )
 """``torch/_weights_only_unpickler.py``, ``_get_allowed_globals()`` of torch 2.13; a test compares."""
 
 REGISTERED_GLOBALS = frozenset(
-    {
-        "torch.distributed._mesh_layout._FlatLayout",
-        "torch.distributed._mesh_layout._MeshLayout",
-        "torch.nested._internal.nested_tensor.NestedTensor",
-        "torch.nested._internal.nested_tensor._rebuild_njt",
-    }
+    """
+    torch.distributed._mesh_layout._FlatLayout torch.distributed._mesh_layout._MeshLayout
+    torch.nested._internal.nested_tensor.NestedTensor torch.nested._internal.nested_tensor._rebuild_njt
+    """.split()
 )
 """What ``import torch`` itself passes to ``add_safe_globals`` in 2.13, where distributed is built in."""
 
 DTENSOR_GLOBALS = frozenset(
-    {
-        "torch.distributed.device_mesh.DeviceMesh",
-        "torch.distributed.tensor.DTensor",
-        "torch.distributed.tensor._dtensor_spec.DTensorSpec",
-        "torch.distributed.tensor._dtensor_spec.ShardOrderEntry",
-        "torch.distributed.tensor._dtensor_spec.TensorMeta",
-        "torch.distributed.tensor.placement_types.Partial",
-        "torch.distributed.tensor.placement_types.Replicate",
-        "torch.distributed.tensor.placement_types.Shard",
-        "torch.distributed.tensor.placement_types._StridedShard",
-    }
+    f"torch.distributed.{name}"
+    for name in """
+    device_mesh.DeviceMesh tensor.DTensor tensor._dtensor_spec.DTensorSpec
+    tensor._dtensor_spec.ShardOrderEntry tensor._dtensor_spec.TensorMeta tensor.placement_types.Partial
+    tensor.placement_types.Replicate tensor.placement_types.Shard tensor.placement_types._StridedShard
+    """.split()
 )
 """What ``import torch.distributed.tensor`` adds to them."""
 
@@ -136,164 +92,69 @@ _STARTS_PROGRAMS = "starts programs"
 _RUNS_CODE = "runs Python code"
 _IMPORTS = "imports and calls by name"
 _FILES = "reads, writes or deletes files"
-_NETWORK = "reaches the network"
-_NATIVE = "calls native code"
 _LOADS = "unpickles or loads further code"
 
-_DANGEROUS_MODULES = {
-    **dict.fromkeys(
-        (
-            "os",
-            "posix",
-            "nt",
-            "subprocess",
-            "pty",
-            "popen2",
-            "webbrowser",
-            "platform",
-            "pydoc",
-            "_posixsubprocess",
-            "_osx_support",
-            "asyncio.",
-            "ensurepip.",
-            "multiprocessing.",
-            "pip.",
-            "distutils.spawn",
-            "test.support.",
-            "torch.utils.collect_env",
-            "torch.utils.cpp_extension",
-        ),
-        _STARTS_PROGRAMS,
-    ),
-    **dict.fromkeys(
-        (
-            "bdb",
-            "cProfile",
-            "codeop",
-            "doctest",
-            "pdb",
-            "runpy",
-            "timeit",
-            "threading",
-            "_thread",
-            "idlelib.",
-            "lib2to3.",
-            "numpy.f2py.",
-            "numpy.testing.",
-            "torch._dynamo.",
-            "torch._inductor.",
-            "torch.fx.",
-            "torch.utils.bottleneck.",
-        ),
-        _RUNS_CODE,
-    ),
-    **dict.fromkeys(("imp", "importlib.", "pkgutil", "zipimport"), _IMPORTS),
-    **dict.fromkeys(("ctypes.", "_ctypes", "cffi."), _NATIVE),
-    **dict.fromkeys(
-        (
-            "cloudpickle.",
-            "dill.",
-            "joblib.",
-            "marshal",
-            "pickle",
-            "_pickle",
-            "shelve",
-            "torch.hub",
-            "torch.package.",
-            "torch.utils._config_module",
-        ),
-        _LOADS,
-    ),
-    **dict.fromkeys(("shutil", "tempfile"), _FILES),
-    **dict.fromkeys(
-        (
-            "ftplib",
-            "http.client",
-            "http.server",
-            "httpx.",
-            "requests.",
-            "smtplib",
-            "socket",
-            "_socket",
-            "ssl",
-            "urllib.request",
-        ),
-        _NETWORK,
-    ),
-    "sys": "reaches every loaded module",
-}
+
+def _reason_by_name(names_by_reason: dict[str, str]) -> dict[str, str]:
+    return {name: reason for reason, names in names_by_reason.items() for name in names.split()}
+
+
+_DANGEROUS_MODULES = _reason_by_name(
+    {
+        _STARTS_PROGRAMS: """
+        os posix nt subprocess pty popen2 webbrowser platform pydoc _posixsubprocess _osx_support asyncio.
+        ensurepip. multiprocessing. pip. distutils.spawn test.support. torch.utils.collect_env
+        torch.utils.cpp_extension
+        """,
+        _RUNS_CODE: """
+        bdb cProfile codeop doctest pdb runpy timeit threading _thread idlelib. lib2to3. numpy.f2py.
+        numpy.testing. torch._dynamo. torch._inductor. torch.fx. torch.utils.bottleneck.
+        """,
+        _IMPORTS: "imp importlib. pkgutil zipimport",
+        "calls native code": "ctypes. _ctypes cffi.",
+        _LOADS: """
+        cloudpickle. dill. joblib. marshal pickle _pickle shelve torch.hub torch.package.
+        torch.utils._config_module
+        """,
+        _FILES: "shutil tempfile",
+        "reaches the network": """
+        ftplib http.client http.server httpx. requests. smtplib socket _socket ssl urllib.request
+        """,
+        "reaches every loaded module": "sys",
+    }
+)
 """Modules all of whose contents count, a dot at the end: and those of the modules inside.
 
 They come from published attacks on scanners and from the standard library's ways to run things. A
 list like this is never complete: what it lacks is ``unknown``, not harmless.
 """
 
-_DANGEROUS_NAMES = {
-    **dict.fromkeys(
-        (
-            "builtins.eval",
-            "builtins.exec",
-            "builtins.compile",
-            "builtins.execfile",
-            "builtins.breakpoint",
-            "code.InteractiveConsole",
-            "code.InteractiveInterpreter",
-            "code.interact",
-            "logging.config.dictConfig",
-            "logging.config.listen",
-            "profile.Profile",
-            "profile.run",
-            "profile.runctx",
-            "torch.jit.unsupported_tensor_ops.execWrapper",
-            "trace.Trace",
-            "types.CodeType",
-            "types.FunctionType",
-        ),
-        _RUNS_CODE,
-    ),
-    **dict.fromkeys(
-        ("builtins.__import__", "torch._utils._import_dotted_name", "builtins.globals"),
-        _IMPORTS,
-    ),
-    **dict.fromkeys(
-        (
-            "builtins.getattr",
-            "builtins.setattr",
-            "builtins.delattr",
-            "operator.attrgetter",
-            "operator.methodcaller",
-            "_operator.attrgetter",
-            "_operator.methodcaller",
-        ),
-        "reaches any attribute by name",
-    ),
-    **dict.fromkeys(
-        ("builtins.apply", "builtins.map", "builtins.filter", "functools.reduce", "itertools.starmap"),
-        "calls what it is given",
-    ),
-    **dict.fromkeys(
-        ("builtins.open", "io.open", "_io.open", "io.FileIO", "_io.FileIO", "codecs.open"), _FILES
-    ),
-    **dict.fromkeys(
-        (
-            "numpy.load",
-            "numpy.lib.npyio.load",
-            "pandas.read_pickle",
-            "torch.jit.load",
-            "torch.load",
-            "torch.serialization.load",
-            "torch.storage._load_from_bytes",
-        ),
-        _LOADS,
-    ),
-    "commands.getoutput": _STARTS_PROGRAMS,
-    "commands.getstatusoutput": _STARTS_PROGRAMS,
-    "uuid._get_command_stdout": _STARTS_PROGRAMS,
-}
-
-_REACHED_THROUGH = frozenset(
-    ("os", "sys", "subprocess", "builtins", "importlib", "shutil", "ctypes", "pickle")
+_DANGEROUS_NAMES = _reason_by_name(
+    {
+        _RUNS_CODE: """
+        builtins.eval builtins.exec builtins.compile builtins.execfile builtins.breakpoint
+        code.InteractiveConsole code.InteractiveInterpreter code.interact logging.config.dictConfig
+        logging.config.listen profile.Profile profile.run profile.runctx
+        torch.jit.unsupported_tensor_ops.execWrapper trace.Trace types.CodeType types.FunctionType
+        """,
+        _IMPORTS: "builtins.__import__ torch._utils._import_dotted_name builtins.globals",
+        "reaches any attribute by name": """
+        builtins.getattr builtins.setattr builtins.delattr operator.attrgetter operator.methodcaller
+        _operator.attrgetter _operator.methodcaller
+        """,
+        "calls what it is given": """
+        builtins.apply builtins.map builtins.filter functools.reduce itertools.starmap
+        """,
+        _FILES: "builtins.open io.open _io.open io.FileIO _io.FileIO codecs.open",
+        _LOADS: """
+        numpy.load numpy.lib.npyio.load pandas.read_pickle torch.jit.load torch.load
+        torch.serialization.load torch.storage._load_from_bytes
+        """,
+        _STARTS_PROGRAMS: "commands.getoutput commands.getstatusoutput uuid._get_command_stdout",
+    }
 )
+
+_REACHED_THROUGH = frozenset("os sys subprocess builtins importlib shutil ctypes pickle".split())
 """Modules that are as good as imported where another module did: ``torch.os.system``."""
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ckpttool.findings.text import about, short_name
+from ckpttool.findings.text import about, short_name, some_names
 from ckpttool.names.match import NameMatch
 from ckpttool.values.checkpoint import Basis, Classification, Entry, Finding, Kind, Presence, Tensor
 from ckpttool.values.dtypes import DType
 from ckpttool.values.model import ModelSpec
-from ckpttool.values.words import count_of, cut, some
+from ckpttool.values.words import cut, plural, some
 
 STALE = "stale: this version does not save it"
 TIED_TO = "tied to "  # how the note of a missing entry begins whose twin is in the file
@@ -56,44 +56,32 @@ class Differences:
 
     def findings(self) -> Iterator[Finding]:
         """A sentence per way to differ."""
-        if self.stale:
-            yield about(
-                "stale-buffer",
-                "warning",
-                self.stale,
-                "stale: in the file, but this version of the model does not save it, and strict loading "
-                "refuses it; leave it out with `--exclude`",
-            )
+        fact = (
+            "stale: in the file, but this version of the model does not save it, and strict loading "
+            "refuses it; leave it out with `--exclude`"
+        )
+        yield from about("stale-buffer", "warning", self.stale, fact)
         yield from self._shape_findings()
         for (stored, wanted), entries in self.dtypes.items():
-            widened = _is_widening(stored, wanted)
-            yield about(
-                "dtype-differs",
-                "info" if widened else "warning",
-                entries,
+            fact = (
                 f"{stored.name} in the file and {wanted.name} in the model: load_state_dict casts without a "
-                + ("word" if widened else "word, and values may change; `ckpttool verify` tells which do"),
             )
+            if _is_widening(stored, wanted):
+                yield from about("dtype-differs", "info", entries, f"{fact}word")
+            else:
+                fact += "word, and values may change; `ckpttool verify` tells which do"
+                yield from about("dtype-differs", "warning", entries, fact)
         if self.kinds:
             entry, known = self.kinds[0]
-            yield about(
-                "kind-differs",
-                "warning",
-                [each for each, _ in self.kinds],
-                f"of another kind in the model: {short_name(entry)} was a {_NOUNS[entry.declared.kind]} "
-                f"and is a {_NOUNS[known.declared.kind]}",
-            )
+            was, now = _NOUNS[entry.declared.kind], _NOUNS[known.declared.kind]
+            fact = f"of another kind in the model: {short_name(entry)} was a {was} and is a {now}"
+            yield from about("kind-differs", "warning", [each for each, _ in self.kinds], fact)
 
     def _shape_findings(self) -> Iterator[Finding]:
         # torch/nn/modules/module.py, _load_from_state_dict: a scalar takes the first of a vector (torch 0.3).
         scalars = [entry for entry, known in self.shapes if _takes_first(entry.value, known.value)]
-        if scalars:
-            yield about(
-                "shape-differs",
-                "warning",
-                scalars,
-                "a vector in the file and a scalar in the model: load_state_dict takes its first value",
-            )
+        fact = "a vector in the file and a scalar in the model: load_state_dict takes its first value"
+        yield from about("shape-differs", "warning", scalars, fact)
         others = [pair for pair in self.shapes if not _takes_first(pair[0].value, pair[1].value)]
         if others:
             examples = [
@@ -101,12 +89,8 @@ class Differences:
                 f"and {_shape_text(known.value)} in the model"
                 for entry, known in others
             ]
-            yield Finding(
-                "shape-differs",
-                "error",
-                str(others[0][0].name),
-                f"{count_of(len(others), 'entry', 'entries')} cannot be loaded: {some(examples)}",
-            )
+            fact = f"{plural(len(others), 'entry')} cannot be loaded: {some(examples)}"
+            yield Finding("shape-differs", "error", str(others[0][0].name), fact)
 
 
 def _kinds_differ(said: Classification, kind: Kind) -> bool:
@@ -140,7 +124,7 @@ _FATES = {
     Kind.EXTRA_STATE: "set_extra_state is not called",
     Kind.UNKNOWN: "nothing happens",
 }
-_PLURALS = {Kind.UNKNOWN: "entries made by state_dict hooks", Kind.EXTRA_STATE: "extra states"}
+_MADE_BY_HOOKS = ("entry made by a state_dict hook", "entries made by state_dict hooks")
 
 
 def missing_findings(spec: ModelSpec, missing: Sequence[Entry]) -> Iterator[Finding]:
@@ -159,25 +143,20 @@ def missing_findings(spec: ModelSpec, missing: Sequence[Entry]) -> Iterator[Find
         else:
             by_kind.setdefault(kind, []).append(entry)
     for kind, entries in by_kind.items():
-        noun = _NOUNS.get(kind, "entry made by a state_dict hook")
-        yield Finding(
-            "missing-entry",
-            "warning" if kind is Kind.UNKNOWN else "error",
-            str(entries[0].name),
-            f"{count_of(len(entries), noun, _PLURALS.get(kind, f'{noun}s'))} of the model "
-            f"({some(list(map(short_name, entries)))}) not in the file: strict loading refuses, "
-            f"and without strict {_FATES[kind]}",
+        count = plural(len(entries), *((_NOUNS[kind],) if kind in _NOUNS else _MADE_BY_HOOKS))
+        fact = (
+            f"{count} of the model ({some_names(entries)}) not in the file: strict loading refuses, "
+            f"and without strict {_FATES[kind]}"
         )
+        severity = "warning" if kind is Kind.UNKNOWN else "error"
+        yield Finding("missing-entry", severity, str(entries[0].name), fact)
     if tied:
-        yield about(
-            "missing-tied",
-            "warning",
-            tied,
+        fact = (
             f"missing, but {tied[0].declared.note}: strict=True refuses, "
-            "safetensors.torch.load_model and strict=False load it right",
+            "safetensors.torch.load_model and strict=False load it right"
         )
-    if own_code:
-        yield about("missing-entry", "warning", own_code, f"not in the file; {_OWN_CODE}")
+        yield from about("missing-tied", "warning", tied, fact)
+    yield from about("missing-entry", "warning", own_code, f"not in the file; {_OWN_CODE}")
 
 
 _OWN_CODE = "its module loads by code of its own, which may rename: `ckpttool verify` tells"
@@ -192,14 +171,11 @@ def unexpected_findings(spec: ModelSpec, unexpected: Sequence[Entry], match: Nam
     for entry in unexpected:
         name = match.to_model.get(str(entry.name), str(entry.name))
         (own_code if _loads_by_own_code(spec, name) else empty if name in slots else others).append(entry)
-    if empty:
-        fact = "in the file, and in the model registered as None until something is assigned: strict loading "
-        yield about("unexpected-entry", "warning", empty, f"{fact}into a fresh model refuses")
-    if others:
-        fact = "in the file and not in the model: strict loading refuses; leave it out with `--exclude`"
-        yield about("unexpected-entry", "warning", others, fact)
-    if own_code:
-        yield about("unexpected-entry", "info", own_code, f"in the file and not in the model; {_OWN_CODE}")
+    fact = "in the file, and in the model registered as None until something is assigned: strict loading "
+    yield from about("unexpected-entry", "warning", empty, f"{fact}into a fresh model refuses")
+    fact = "in the file and not in the model: strict loading refuses; leave it out with `--exclude`"
+    yield from about("unexpected-entry", "warning", others, fact)
+    yield from about("unexpected-entry", "info", own_code, f"in the file and not in the model; {_OWN_CODE}")
 
 
 def _loads_by_own_code(spec: ModelSpec, name: str) -> bool:
@@ -216,41 +192,26 @@ def names_findings(spec: ModelSpec, match: NameMatch) -> Iterator[Finding]:
         yield Finding("model-names", "warning", "", "the model has no parameters and no buffers")
     elif not match.matched:
         file_names = list(map(cut, match.to_model))
-        yield Finding(
-            "model-names",
-            "error",
-            "",
+        fact = (
             f"none of the {len(file_names):,} names of the file is one of the model's {len(model_names):,}: "
-            f"{some(file_names)} against {some(model_names)}; is it another model, or is there a `--root`?",
+            f"{some(file_names)} against {some(model_names)}; is it another model, or is there a `--root`?"
         )
+        yield Finding("model-names", "error", "", fact)
     elif match.description:
-        yield Finding(
-            "model-names",
-            "info",
-            "",
-            f"{match.matched:,} of {len(match.to_model):,} names meet the model's, with {match.description}",
-        )
+        met = f"{match.matched:,} of {len(match.to_model):,} names meet the model's"
+        yield Finding("model-names", "info", "", f"{met}, with {match.description}")
 
 
 def model_findings(spec: ModelSpec) -> Iterator[Finding]:
     """What is worth knowing about a model before there is a file."""
     if spec.none_names:
-        yield Finding(
-            "none-slot",
-            "info",
-            spec.none_names[0],
-            f"{count_of(len(spec.none_names), 'slot')} registered as None ({_named(spec.none_names)}): "
-            "no key until something is assigned, and then a fresh model calls that key unexpected",
+        named = some(list(map(cut, spec.none_names)))
+        fact = (
+            f"{plural(len(spec.none_names), 'slot')} registered as None ({named}): "
+            "no key until something is assigned, and then a fresh model calls that key unexpected"
         )
+        yield Finding("none-slot", "info", spec.none_names[0], fact)
     if spec.custom_load:
-        yield Finding(
-            "custom-load",
-            "info",
-            "",
-            f"{count_of(len(spec.custom_load), 'module')} with saving or loading of its own: "
-            f"{_named(list(map(str, spec.custom_load)))}; keys in a file may differ from the attributes",
-        )
-
-
-def _named(names: Sequence[str]) -> str:
-    return some([cut(name) for name in names])
+        named = some([cut(str(own)) for own in spec.custom_load])
+        fact = f"{plural(len(spec.custom_load), 'module')} with saving or loading of its own: {named}"
+        yield Finding("custom-load", "info", "", f"{fact}; keys in a file may differ from the attributes")

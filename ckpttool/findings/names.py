@@ -10,7 +10,7 @@ from ckpttool.findings.text import Evidence, about
 from ckpttool.names.prefixes import common_first_part
 from ckpttool.values.checkpoint import Entry, Finding, Key, Kind, Root
 from ckpttool.values.dtypes import BY_NAME
-from ckpttool.values.words import MOST_NAMED, count_of, cut, some
+from ckpttool.values.words import MOST_NAMED, cut, plural, some
 
 _BATCH_NORM_VERSION = 2  # torch/nn/modules/batchnorm.py: _NormBase._version, with num_batches_tracked
 _BATCH_NORM_NAME = re.compile(r"(?:^|_)bn\d*$|batch_?norm", re.IGNORECASE)
@@ -34,13 +34,9 @@ def find_wrappers(evidence: Evidence) -> Iterator[Finding]:
         where = "stands inside" if inside else "is in front of"
         who = " around ".join(wrappers[:MOST_NAMED])
         fix = f'`sd = {{k.replace("{text}", ""): v for k, v in sd.items()}}`' if inside else _take_off(text)
-        yield Finding(
-            "wrapper-prefix",
-            "warning" if 2 * names > total[key] else "info",
-            "",
-            f"{cut(text)} ({who}) {where} {names:,} of {total[key]:,} names: "
-            f"the bare model has none of it; {fix}",
-        )
+        severity = "warning" if 2 * names > total[key] else "info"
+        fact = f"{cut(text)} ({who}) {where} {names:,} of {total[key]:,} names"
+        yield Finding("wrapper-prefix", severity, "", f"{fact}: the bare model has none of it; {fix}")
 
 
 def find_attribute_prefix(evidence: Evidence) -> Iterator[Finding]:
@@ -52,13 +48,8 @@ def find_attribute_prefix(evidence: Evidence) -> Iterator[Finding]:
     first = common_first_part(name for name in names if isinstance(name, str))
     if first is not None and root not in evidence.prefixes:
         prefix = cut(first) + "."
-        yield Finding(
-            "attribute-prefix",
-            "info",
-            "",
-            f"all {len(names):,} names start with {prefix}, an attribute of the LightningModule; "
-            f"for the model alone: {_take_off(prefix)}",
-        )
+        fact = f"all {len(names):,} names start with {prefix}, an attribute of the LightningModule"
+        yield Finding("attribute-prefix", "info", "", f"{fact}; for the model alone: {_take_off(prefix)}")
 
 
 def _take_off(prefix: str) -> str:
@@ -86,14 +77,11 @@ def find_batch_norms(evidence: Evidence) -> Iterator[Finding]:
             version = _BATCH_NORM_VERSION if versions is None else versions.get(module.rstrip("."))
             if f"{module}num_batches_tracked" not in names[root] and version == _BATCH_NORM_VERSION:
                 uncounted.append(entry)
-    if uncounted:
-        yield about(
-            "batch-norm-no-counter",
-            "info",
-            uncounted,
-            "without num_batches_tracked beside it: a frozen batch norm, or saved by torch before 0.4.1; "
-            "nn.BatchNorm2d then needs load_state_dict(strict=False)",
-        )
+    fact = (
+        "without num_batches_tracked beside it: a frozen batch norm, or saved by torch before 0.4.1; "
+        "nn.BatchNorm2d then needs load_state_dict(strict=False)"
+    )
+    yield from about("batch-norm-no-counter", "info", uncounted, fact)
     bare = []
     for root, versions in versions_of.items():
         known = names[root]
@@ -107,13 +95,11 @@ def find_batch_norms(evidence: Evidence) -> Iterator[Finding]:
                 bare.append(module)
     if bare:
         named = some([cut(module) for module in bare])
-        yield Finding(
-            "batch-norm-no-statistics",
-            "warning",
-            bare[0],
-            f"{count_of(len(bare), 'batch norm')} ({named}) without running_mean and running_var: unless "
-            "built with track_running_stats=False, eval() uses mean 0 and variance 1 after strict=False",
+        fact = (
+            f"{plural(len(bare), 'batch norm')} ({named}) without running_mean and running_var: unless "
+            "built with track_running_stats=False, eval() uses mean 0 and variance 1 after strict=False"
         )
+        yield Finding("batch-norm-no-statistics", "warning", bare[0], fact)
 
 
 def find_parametrized(evidence: Evidence) -> Iterator[Finding]:
@@ -129,14 +115,11 @@ def find_parametrized(evidence: Evidence) -> Iterator[Finding]:
         and _PARAMETRIZED.search(entry.name)
         and f"{entry.name[:-1]}1" not in norms  # more is said of a weight norm
     ]
-    if parts:
-        yield about(
-            "parametrized",
-            "info",
-            parts,
-            "part of a weight that the model computes (weight norm, spectral norm, pruning): a model "
-            "without that parametrization does not know these names",
-        )
+    fact = (
+        "part of a weight that the model computes (weight norm, spectral norm, pruning): a model "
+        "without that parametrization does not know these names"
+    )
+    yield from about("parametrized", "info", parts, fact)
 
 
 def find_weight_norms(evidence: Evidence) -> Iterator[Finding]:
@@ -151,14 +134,11 @@ def find_weight_norms(evidence: Evidence) -> Iterator[Finding]:
         and entry.name.endswith(".original0")
         and f"{entry.name[:-1]}1" in names
     ]
-    if norms:
-        yield about(
-            "weight-norm",
-            "info",
-            norms,
-            "the norm of a weight, as torch.nn.utils.parametrizations.weight_norm names it: a model with the "
-            "older torch.nn.utils.weight_norm calls it weight_g",
-        )
+    fact = (
+        "the norm of a weight, as torch.nn.utils.parametrizations.weight_norm names it: a model with the "
+        "older torch.nn.utils.weight_norm calls it weight_g"
+    )
+    yield from about("weight-norm", "info", norms, fact)
 
 
 def find_adapters(evidence: Evidence) -> Iterator[Finding]:
@@ -168,30 +148,24 @@ def find_adapters(evidence: Evidence) -> Iterator[Finding]:
     saved = [
         entry for entry, _, _ in evidence.rows if isinstance(entry.name, str) and _ADAPTER.search(entry.name)
     ]
-    if saved:
-        yield about(
-            "adapter",
-            "info",
-            saved,
-            "of a LoRA adapter, saved without its name: PeftModel.from_pretrained takes them so; for "
-            "load_state_dict they must be called lora_A.default.weight",
-        )
+    fact = (
+        "of a LoRA adapter, saved without its name: PeftModel.from_pretrained takes them so; for "
+        "load_state_dict they must be called lora_A.default.weight"
+    )
+    yield from about("adapter", "info", saved, fact)
 
 
 def find_known_buffers(evidence: Evidence) -> Iterator[Finding]:
     """Buffers that some versions of their library save and others build anew."""
     saved = [
-        (row.entry, row.classification.rebuilt_since)
+        row
         for row in evidence.rows
         if row.classification.kind is Kind.PERSISTENT_BUFFER and row.classification.rebuilt_since
     ]
     if saved:
-        yield about(
-            "known-buffers",
-            "info",
-            [entry for entry, _ in saved],
-            f"built anew by newer libraries, whose strict loading calls it unexpected ({cut(saved[0][1])})",
-        )
+        since = cut(saved[0].classification.rebuilt_since)
+        fact = f"built anew by newer libraries, whose strict loading calls it unexpected ({since})"
+        yield from about("known-buffers", "info", [row.entry for row in saved], fact)
 
 
 def find_packed(evidence: Evidence) -> Iterator[Finding]:
@@ -208,10 +182,5 @@ def find_packed(evidence: Evidence) -> Iterator[Finding]:
         )
         or (entry.value is not None and entry.value.dtype is not None and entry.value.dtype.packed > 1)
     ]
-    if packed:
-        yield about(
-            "packed-weights",
-            "info",
-            packed,
-            "of a packed or quantized weight: parameter counts are of stored elements, not of weights",
-        )
+    fact = "of a packed or quantized weight: parameter counts are of stored elements, not of weights"
+    yield from about("packed-weights", "info", packed, fact)

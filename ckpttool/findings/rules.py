@@ -29,13 +29,14 @@ from ckpttool.findings.names import (
     find_weight_norms,
     find_wrappers,
 )
-from ckpttool.findings.text import Evidence, about, name_of, short_name
+from ckpttool.findings.text import Evidence, about, some_names
 from ckpttool.findings.weights_only import plain_load, plain_load_fact, weights_only_verdict
-from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence
+from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence, Root
 from ckpttool.values.inspection import container_bases
-from ckpttool.values.words import count_of, cut, nbytes_of, some
+from ckpttool.values.words import cut, nbytes_of, plural, some
 
 CARRIED = "non-persistent-present"
+_WEIGHTS_ROLES = ("weights", "module")  # of a group
 
 
 def find_all(evidence: Evidence) -> tuple[Finding, ...]:
@@ -53,52 +54,33 @@ def _globals(evidence: Evidence) -> Iterator[Finding]:
         for verdict in (Verdict.DANGEROUS, Verdict.UNKNOWN)
     )
     if dangerous:
-        yield Finding(
-            "dangerous-globals",
-            "error",
-            "",
-            f"{dangerous}; see every global with `ckpttool inspect --globals`",
-        )
+        fact = f"{dangerous}; see every global with `ckpttool inspect --globals`"
+        yield Finding("dangerous-globals", "error", "", fact)
     loads, reason = weights_only_verdict(evidence.checkpoint)
     if loads is False:
-        also = f"; {unknown}" if unknown else ""
-        yield Finding(
-            "weights-only-refuses",
-            "warning",
-            "",
-            f"torch.load(weights_only=True) refuses it because of {reason}{also}",
-        )
+        fact = f"torch.load(weights_only=True) refuses it because of {reason}"
+        yield Finding("weights-only-refuses", "warning", "", fact + (f"; {unknown}" if unknown else ""))
 
 
 def _other_loaders(evidence: Evidence) -> Iterator[Finding]:
     bases = container_bases(evidence.checkpoint, evidence.summary)
     if Basis.TORCHSCRIPT.value in bases:
-        yield Finding(
-            "torchscript",
-            "info",
-            "",
+        fact = (
             "TorchScript: torch.jit.load runs the code in it, and its buffers are all saved, "
-            "whether they were persistent or not",
+            "whether they were persistent or not"
         )
+        yield Finding("torchscript", "info", "", fact)
     if Basis.EXPORT.value in bases:
-        yield Finding(
-            "exported-program",
-            "info",
-            "",
-            "an exported program: torch.export.load unpickles its sample inputs without restriction",
-        )
+        fact = "an exported program: torch.export.load unpickles its sample inputs without restriction"
+        yield Finding("exported-program", "info", "", fact)
 
 
 def _roots(evidence: Evidence) -> Iterator[Finding]:
-    found = [group for group in evidence.groups if group.role in ("weights", "module")]
+    found = [group for group in evidence.groups if group.role in _WEIGHTS_ROLES]
     if evidence.weights_root is None and len(found) > 1:
-        names = [cut(".".join(map(str, group.root))) or "(top)" for group in found]
-        yield Finding(
-            "several-state-dicts",
-            "info",
-            "",
-            f"{len(found):,} state_dicts, none plainly the one: {some(names)}; choose with `--root`",
-        )
+        names = [_path(group.root) or "(top)" for group in found]
+        fact = f"{len(found):,} state_dicts, none plainly the one: {some(names)}; choose with `--root`"
+        yield Finding("several-state-dicts", "info", "", fact)
 
 
 def _dtypes(evidence: Evidence) -> Iterator[Finding]:
@@ -114,12 +96,8 @@ def _dtypes(evidence: Evidence) -> Iterator[Finding]:
         ranked = sorted(by_dtype.items(), key=lambda item: -len(item[1]))
         counts = ", ".join(f"{len(entries):,} {name}" for name, entries in ranked)
         name, rarest = ranked[-1]
-        yield Finding(
-            "mixed-dtypes",
-            "info",
-            name_of(rarest[0]),
-            f"parameters of several dtypes: {counts}; {name} are {some([short_name(e) for e in rarest])}",
-        )
+        fact = f"parameters of several dtypes: {counts}; {name} are {some_names(rarest)}"
+        yield Finding("mixed-dtypes", "info", str(rarest[0].name), fact)
 
 
 def _carried(evidence: Evidence) -> Iterator[Finding]:
@@ -130,64 +108,53 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
         for entry, (kind, _, presence, _, _), _ in evidence.rows
         if kind is Kind.NON_PERSISTENT_BUFFER and presence is Presence.PRESENT
     ]
-    if carried:
-        yield about(
-            CARRIED,
-            "info",
-            carried,
-            "non-persistent: the file carries what a state_dict of the model leaves out",
-        )
+    fact = "non-persistent: the file carries what a state_dict of the model leaves out"
+    yield from about(CARRIED, "info", carried, fact)
 
 
 def _extra_state(evidence: Evidence) -> Iterator[Finding]:
     tensors = [entry for entry, (kind, *_), _ in evidence.rows if kind is Kind.EXTRA_STATE]
-    if tensors:
-        yield about(
-            "extra-state",
-            "info",
-            tensors,
-            "extra state: strict loading into a model whose modules have none calls it unexpected",
-        )
+    fact = "extra state: strict loading into a model whose modules have none calls it unexpected"
+    yield from about("extra-state", "info", tensors, fact)
     objects = [
         f"{cut(str(leaf.name))} ({cut(leaf.type_name)})"
         for leaf in evidence.checkpoint.opaque
         if isinstance(leaf.name, str) and leaf.name.rpartition(".")[2] == "_extra_state"
     ]
     if objects:
-        yield Finding(
-            "extra-state-object",
-            "info",
-            "",
-            f"{count_of(len(objects), 'extra state')} that no tensor holds: {some(objects)}; safetensors "
-            "cannot keep it, and strict loading misses it",
+        fact = (
+            f"{plural(len(objects), 'extra state')} that no tensor holds: {some(objects)}; safetensors "
+            "cannot keep it, and strict loading misses it"
         )
+        yield Finding("extra-state-object", "info", "", fact)
 
 
 def _optimizer(evidence: Evidence) -> Iterator[Finding]:
     states = [group for group in evidence.groups if group.role == "optimizer"]
     total = sum(group.nbytes for group in states)
-    weights = sum(group.nbytes for group in evidence.groups if group.role in ("weights", "module"))
+    weights = sum(group.nbytes for group in evidence.groups if group.role in _WEIGHTS_ROLES)
     if total > weights > 0:
-        names = [cut(".".join(map(str, group.root))) for group in states]
-        yield Finding(
-            "optimizer-outweighs",
-            "info",
-            "",
+        names = [_path(group.root) for group in states]
+        fact = (
             f"optimizer state ({some(names)}) takes {nbytes_of(total)}, the weights {nbytes_of(weights)}: "
-            "`ckpttool convert` writes the weights only",
+            "`ckpttool convert` writes the weights only"
         )
+        yield Finding("optimizer-outweighs", "info", "", fact)
 
 
 def _values(evidence: Evidence) -> Iterator[Finding]:
     odd = [
-        f"{cut('.'.join([*map(str, leaf.root), str(leaf.name)]))} is {leaf.value}"
+        f"{_path((*leaf.root, leaf.name))} is {leaf.value}"
         for leaf in evidence.checkpoint.values
         if isinstance(leaf.value, float) and math.isnan(leaf.value)
     ]
     if odd:
-        yield Finding(
-            "nan-value", "warning", "", f"{count_of(len(odd), 'value')} beside the tensors: {some(odd)}"
-        )
+        fact = f"{plural(len(odd), 'value')} beside the tensors: {some(odd)}"
+        yield Finding("nan-value", "warning", "", fact)
+
+
+def _path(root: Root) -> str:
+    return cut(".".join(map(str, root)))
 
 
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.kinds.aliases import Aliasing
 from ckpttool.names.prefixes import Prefix
 from ckpttool.values.checkpoint import Checkpoint, Entry, Finding, Root
 from ckpttool.values.inspection import Group, Row, Summary
-from ckpttool.values.words import count_of, cut, some
+from ckpttool.values.words import cut, plural, some
 
 
 class Evidence(NamedTuple):
@@ -29,24 +29,20 @@ class Evidence(NamedTuple):
         return any(text in self.names for text in texts)
 
 
-def about(code: str, severity: str, entries: Sequence[Entry], fact: str) -> Finding:
-    """``3 entries (a, b, c) are <fact>``, with the first entry as its name."""
+def about(code: str, severity: str, entries: Sequence[Entry], fact: str) -> Iterator[Finding]:
+    """``3 entries (a, b, c) are <fact>``, with the first entry as its name; nothing about none."""
     distinct = list({id(entry): entry for entry in entries}.values())
-    names = some([short_name(entry) for entry in distinct])
-    is_are = "is" if len(distinct) == 1 else "are"
-    return Finding(
-        code,
-        severity,
-        name_of(distinct[0]),
-        f"{count_of(len(distinct), 'entry', 'entries')} ({names}) {is_are} {fact}",
-    )
+    if distinct:
+        who = f"{plural(len(distinct), 'entry')} ({some_names(distinct)})"
+        text = f"{who} {'is' if len(distinct) == 1 else 'are'} {fact}"
+        yield Finding(code, severity, str(distinct[0].name), text)
 
 
-def name_of(entry: Entry) -> str:
-    """The name of an entry as text."""
-    return str(entry.name)
+def some_names(entries: Sequence[Entry]) -> str:
+    """The names of the first few ``entries``, and how many more."""
+    return some([short_name(entry) for entry in entries])
 
 
 def short_name(entry: Entry) -> str:
     """The name of an entry as it stands in a sentence."""
-    return cut(name_of(entry))
+    return cut(str(entry.name))

@@ -67,10 +67,10 @@ def format_count(value: int) -> str:
     return f"{value:,}" if value.bit_length() <= _INT_BITS else format_int(value)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return ``1 tensor`` or ``2 tensors``; a noun in -y or -x takes its own ending."""
+def plural(count: int, noun: str, many: str = "") -> str:
+    """Return ``1 tensor`` or ``2 entries``; ``many`` is the plural of what is more than one noun."""
     if count != 1:
-        noun = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+        noun = many or (f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s")
     return f"{format_count(count)} {noun}"
 
 
@@ -190,15 +190,15 @@ _LONGEST_NAME = 80  # characters of one of them
 _MOST_WRITTEN = 10**18
 
 
-def some(texts: Sequence[str]) -> str:
-    """The first few ``texts``, and how many more."""
-    more = len(texts) - MOST_NAMED
-    return ", ".join(texts[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+def some(texts: Sequence[str], most: int = MOST_NAMED) -> str:
+    """The first few ``texts``, and how many more: ``a, b, c and 4 more``."""
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def count_of(number: int, one: str, many: str = "") -> str:
-    """``1 pair``, ``2 pairs``."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def first_few(texts: Sequence[str], most: int = MOST_NAMED) -> str:
+    """The first few ``texts``, and whether there are more: ``a, b, c, …``."""
+    return ", ".join(texts[:most]) + (", …" if len(texts) > most else "")
 
 
 def nbytes_of(number: int) -> str:
@@ -207,6 +207,11 @@ def nbytes_of(number: int) -> str:
     return f"{number:,} bytes" if number < _MOST_WRITTEN else f"about 2**{number.bit_length()} bytes"
 
 
-def cut(text: str) -> str:
-    """A string of the file, at most ``_LONGEST_NAME`` characters of it."""
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
+def cut(text: str, limit: int = _LONGEST_NAME) -> str:
+    """A string of the file: its first ``limit`` characters, and a mark where there were more."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def shorten(text: str, limit: int) -> str:
+    """A string of the file in ``limit`` characters at most, the mark among them."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
