@@ -42,20 +42,17 @@ class MissingRule(NamedTuple):
 
 PARAMETERS = (
     Rule(
-        note="torch.nn",
-        names="""
+        "torch.nn",
+        """
         weight bias in_proj_weight in_proj_bias bias_k bias_v q_proj_weight k_proj_weight v_proj_weight
         weight_ih weight_hh bias_ih bias_hh weight_ih_l weight_hh_l weight_hr_l bias_ih_l bias_hh_l
         """,
         endings="_reverse",
     ),
+    Rule("a weight or bias by its ending", endings="weight bias _biases _table bias_u bias_v"),
     Rule(
-        note="a weight or bias by its ending",
-        endings="weight bias _biases _table bias_u bias_v",
-    ),
-    Rule(
-        note="a gain or scale that is learnt",
-        names="""
+        "a gain or scale that is learnt",
+        """
         gain gamma beta alpha scale temperature tau logit_scale lambda lambda_q lambda_k lambda_init_fn
         layer_scale layer_scale_parameter ls skipinit_gain g v gate alpha_p alpha_n reg_scale hc_scale
         logit_scale_a logit_scale_t res_scale log_scale scalar A A_log A_logs D Ds a b w_g gamma_xca
@@ -66,8 +63,8 @@ PARAMETERS = (
         endings="gamma _gain _alpha _scale _parameter _param _residual",
     ),
     Rule(
-        note="a learnt token, query or position",
-        names="""
+        "a learnt token, query or position",
+        """
         cls_token pos_embed pos_emb pos_embedding position_embedding position_embeddings
         positional_embedding positional_embeddings position_embedding_table query queries latent latents
         latents_1d latents_2d probe class_embedding class_pos_emb image_newline sinks prompt
@@ -81,8 +78,8 @@ PARAMETERS = (
         """,
     ),
     Rule(
-        note="a fused or factored projection",
-        names="""
+        "a fused or factored projection",
+        """
         kernel_q kernel_k kernel_v q_kernel k_kernel v_kernel o_kernel r_kernel q k o r gate_up_proj
         down_proj gate_proj up_proj up down proj w wi wo lora_A lora_B fn base hc_fn hc_base
         scale_shift_table attention_biases weights_dist latent_scaling_factor latent_bias_factor clip_mean
@@ -96,150 +93,109 @@ PARAMETERS = (
 
 BUFFERS = (
     Rule(
-        note="torch.nn norms, AveragedModel",
+        "torch.nn norms, AveragedModel", "running_mean running_var num_batches_tracked n_averaged", sure=True
+    ),
+    Rule("torch.nn losses and criteria", "pos_weight empty_weight class_weight class_weights"),
+    Rule(
+        "torch.ao observers and fake quantization",
+        "min_val max_val histogram fake_quant_enabled observer_enabled zero_point zero_points",
         sure=True,
-        names="running_mean running_var num_batches_tracked n_averaged",
     ),
+    Rule("GPTQ and AWQ linears (a parameter in serving engines)", "qweight qzeros scales g_idx"),
     Rule(
-        note="torch.nn losses and criteria",
-        names="pos_weight empty_weight class_weight class_weights",
-    ),
-    Rule(
-        note="torch.ao observers and fake quantization",
-        sure=True,
-        names="min_val max_val histogram fake_quant_enabled observer_enabled zero_point zero_points",
-    ),
-    Rule(
-        note="GPTQ and AWQ linears (a parameter in serving engines)",
-        names="qweight qzeros scales g_idx",
-    ),
-    Rule(
-        note="rotary positions; mostly not saved (transformers since 4.32)",
+        "rotary positions; mostly not saved (transformers since 4.32)",
+        "inv_freq original_inv_freq freqs_cis freqs_cos freqs_sin cos_cached sin_cached",
         sure=True,
         rebuilt=True,
-        names="inv_freq original_inv_freq freqs_cis freqs_cos freqs_sin cos_cached sin_cached",
     ),
     Rule(
-        note="transformers; mostly not saved since 4.31",
-        sure=True,
-        rebuilt=True,
-        names="""
+        "transformers; mostly not saved since 4.31",
+        """
         position_ids token_type_ids masked_bias causal_mask attention_bias_idxs relative_position_index
         """,
-    ),
-    Rule(
-        note="timm, transformers: index tables and masks of windows; not saved since timm 0.9",
         sure=True,
         rebuilt=True,
-        names="attn_mask relative_coords_table rel_pos_indices rel_indices",
     ),
     Rule(
-        note="transformers: router bias, updated without gradient (a parameter in ernie4_5_moe, laguna)",
-        names="e_score_correction_bias balancing_biases",
-    ),
-    Rule(
-        note="transformers: bart, marian, pegasus, ...",
-        names="final_logits_bias",
-    ),
-    Rule(
-        note="transformers: gemma",
-        names="layer_scalar embed_scale",
-    ),
-    Rule(
-        note="codebooks: encodec, mimi, vector-quantize",
+        "timm, transformers: index tables and masks of windows; not saved since timm 0.9",
+        "attn_mask relative_coords_table rel_pos_indices rel_indices",
         sure=True,
-        names="""
+        rebuilt=True,
+    ),
+    Rule(
+        "transformers: router bias, updated without gradient (a parameter in ernie4_5_moe, laguna)",
+        "e_score_correction_bias balancing_biases",
+    ),
+    Rule("transformers: bart, marian, pegasus, ...", "final_logits_bias"),
+    Rule("transformers: gemma", "layer_scalar embed_scale"),
+    Rule(
+        "codebooks: encodec, mimi, vector-quantize",
+        """
         cluster_size cluster_usage embed_avg embed_sum inited initted initialized ema_cluster_size ema_w
         """,
-    ),
-    Rule(
-        note="clipped linears of gemma vision",
         sure=True,
-        names="input_min input_max output_min output_max",
     ),
+    Rule("clipped linears of gemma vision", "input_min input_max output_min output_max", sure=True),
     Rule(
-        note="transformers: ibert",
-        names="x_min x_max act_scaling_factor fc_scaling_factor LayerNorm.shift",
+        "transformers: ibert",
+        "x_min x_max act_scaling_factor fc_scaling_factor LayerNorm.shift",
         endings="_scaling_factor _integer",
     ),
     Rule(
-        note="a constant of input or latent normalization",
-        names="""
+        "a constant of input or latent normalization",
+        """
         pixel_mean pixel_std image_mean image_std latents_mean latents_std latent_mean latent_std
         global_mean global_invstd std_bias std_scale
         """,
     ),
     Rule(
-        note="diffusion schedule",
-        sure=True,
-        names="""
+        "diffusion schedule",
+        """
         betas alphas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod sqrt_one_minus_alphas_cumprod
         log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod sqrt_recipm1_alphas_cumprod
         posterior_variance posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2
         posterior_mean_coef
         """,
-    ),
-    Rule(
-        note="decay of linear attention",
-        names="slope_rate query_decay key_decay diagonal_decay slopes",
-    ),
-    Rule(
-        note="a fixed filter or window: anti-aliased vocoders, torchaudio",
-        names="upsample.filter lowpass.filter dct_mat fb window",
-    ),
-    Rule(
-        note="an average of the weights (EMA)",
         sure=True,
-        names="decay num_updates",
     ),
+    Rule("decay of linear attention", "slope_rate query_decay key_decay diagonal_decay slopes"),
     Rule(
-        note="segment anything: fixed random positions",
-        names="positional_encoding_gaussian_matrix",
+        "a fixed filter or window: anti-aliased vocoders, torchaudio",
+        "upsample.filter lowpass.filter dct_mat fb window",
     ),
+    Rule("an average of the weights (EMA)", "decay num_updates", sure=True),
+    Rule("segment anything: fixed random positions", "positional_encoding_gaussian_matrix"),
+    Rule("transformers: detection heads", "num_points_scale n_points_scale pos_idx_to_embed attn_mask_probs"),
+    Rule("rotary positions; of more dimensions they are learnt", "freqs", shape="n"),
     Rule(
-        note="transformers: detection heads",
-        names="num_points_scale n_points_scale pos_idx_to_embed attn_mask_probs",
-    ),
-    Rule(
-        note="rotary positions; of more dimensions they are learnt",
-        names="freqs",
-        shape="n",
-    ),
-    Rule(
-        note="causal mask: gpt2 before transformers 4.30, nanoGPT",
-        names="bias mask tril causal_mask",
+        "causal mask: gpt2 before transformers 4.30, nanoGPT",
+        "bias mask tril causal_mask",
         shape="1 x 1 x n x n",
         sure=True,
     ),
     Rule(
-        note="segment anything: a fixed Fourier matrix (a parameter in sam itself)",
-        names="positional_embedding",
+        "segment anything: a fixed Fourier matrix (a parameter in sam itself)",
+        "positional_embedding",
         shape="2 x n",
     ),
-    Rule(
-        note="transformers: xIELU",
-        names="act_fn.beta act_fn.eps",
-    ),
-    Rule(
-        note="diffusers PatchEmbed: sinusoids, saved where pos_embed_max_size is set",
-        names="pos_embed.pos_embed",
-    ),
+    Rule("transformers: xIELU", "act_fn.beta act_fn.eps"),
+    Rule("diffusers PatchEmbed: sinusoids, saved where pos_embed_max_size is set", "pos_embed.pos_embed"),
 )
 
 # ----------------------------------------------------------------------------------------- ambiguous
 
 AMBIGUOUS = (
     Rule(
-        note="learnt positions in some libraries, fixed ones in others",
-        names="encoder.positional_embedding rotary_emb.alpha freqs pe",
+        "learnt positions in some libraries, fixed ones in others",
+        "encoder.positional_embedding rotary_emb.alpha freqs pe",
     ),
     Rule(
-        note="a parameter in some libraries, a buffer in others",
-        names="mean std weights filter kernel expert_bias codebook shift mask",
+        "a parameter in some libraries, a buffer in others",
+        "mean std weights filter kernel expert_bias codebook shift mask",
     ),
     Rule(
-        note="quantization state of bitsandbytes beside the weight",
-        names="SCB absmax quant_map nested_absmax nested_quant_map",
+        "quantization state of bitsandbytes beside the weight",
+        "SCB absmax quant_map nested_absmax nested_quant_map",
         endings="bitsandbytes__nf4 bitsandbytes__fp4",
     ),
 )
@@ -248,22 +204,19 @@ AMBIGUOUS = (
 
 OPTIMIZER_STATES = (
     Rule(
-        note="a state of torch.optim",
-        names="exp_avg exp_avg_sq max_exp_avg_sq exp_inf momentum_buffer square_avg acc_delta",
+        "a state of torch.optim",
+        "exp_avg exp_avg_sq max_exp_avg_sq exp_inf momentum_buffer square_avg acc_delta",
     ),
 )
 
 # -------------------------------------------------------------------------------------------- missing
 
 MISSING = (
+    # Some models have one for each type of attention.
     MissingRule(
-        modules="rotary_emb rotary_pos_emb rotary_emb_unscaled vision_rotary_embedding rope_embeddings",
-        names="inv_freq",
-        note="rotary positions",  # some models have one for each type of attention
+        "rotary_emb rotary_pos_emb rotary_emb_unscaled vision_rotary_embedding rope_embeddings",
+        "inv_freq",
+        "rotary positions",
     ),
-    MissingRule(
-        modules="embed_positions",
-        names="weights",
-        note="sinusoidal positions",
-    ),
+    MissingRule("embed_positions", "weights", "sinusoidal positions"),
 )
