@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ckpttool.findings.text import about, short_name, some_names
+from ckpttool.findings.text import about, short_name
 from ckpttool.names.match import NameMatch
 from ckpttool.values.checkpoint import Basis, Classification, Entry, Finding, Kind, Presence, Tensor
 from ckpttool.values.dtypes import DType
@@ -145,7 +145,7 @@ def missing_findings(spec: ModelSpec, missing: Sequence[Entry]) -> Iterator[Find
     for kind, entries in by_kind.items():
         count = plural(len(entries), *((_NOUNS[kind],) if kind in _NOUNS else _MADE_BY_HOOKS))
         fact = (
-            f"{count} of the model ({some_names(entries)}) not in the file: strict loading refuses, "
+            f"{count} of the model ({some(entries, short_name)}) not in the file: strict loading refuses, "
             f"and without strict {_FATES[kind]}"
         )
         severity = "warning" if kind is Kind.UNKNOWN else "error"
@@ -187,14 +187,15 @@ def _loads_by_own_code(spec: ModelSpec, name: str) -> bool:
 
 def names_findings(spec: ModelSpec, match: NameMatch) -> Iterator[Finding]:
     """How the names of a file met the model's, if not as they are."""
-    model_names = [short_name(entry) for entry in spec.checkpoint.entries]
-    if not model_names:
+    entries = spec.checkpoint.entries
+    if not entries:
         yield Finding("model-names", "warning", "", "the model has no parameters and no buffers")
     elif not match.matched:
-        file_names = list(map(cut, match.to_model))
+        names = list(match.to_model)
         fact = (
-            f"none of the {len(file_names):,} names of the file is one of the model's {len(model_names):,}: "
-            f"{some(file_names)} against {some(model_names)}; is it another model, or is there a `--root`?"
+            f"none of the {len(names):,} names of the file is one of the model's {len(entries):,}: "
+            f"{some(names, cut)} against {some(entries, short_name)}; is it another model, or is there "
+            "a `--root`?"
         )
         yield Finding("model-names", "error", "", fact)
     elif match.description:
@@ -205,9 +206,8 @@ def names_findings(spec: ModelSpec, match: NameMatch) -> Iterator[Finding]:
 def model_findings(spec: ModelSpec) -> Iterator[Finding]:
     """What is worth knowing about a model before there is a file."""
     if spec.none_names:
-        named = some(list(map(cut, spec.none_names)))
         fact = (
-            f"{plural(len(spec.none_names), 'slot')} registered as None ({named}): "
+            f"{plural(len(spec.none_names), 'slot')} registered as None ({some(spec.none_names, cut)}): "
             "no key until something is assigned, and then a fresh model calls that key unexpected"
         )
         yield Finding("none-slot", "info", spec.none_names[0], fact)

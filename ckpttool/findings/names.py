@@ -94,9 +94,9 @@ def find_batch_norms(evidence: Evidence) -> Iterator[Finding]:
             ):
                 bare.append(module)
     if bare:
-        named = some([cut(module) for module in bare])
+        which = f"{plural(len(bare), 'batch norm')} ({some(bare, cut)})"
         fact = (
-            f"{plural(len(bare), 'batch norm')} ({named}) without running_mean and running_var: unless "
+            f"{which} without running_mean and running_var: unless "
             "built with track_running_stats=False, eval() uses mean 0 and variance 1 after strict=False"
         )
         yield Finding("batch-norm-no-statistics", "warning", bare[0], fact)

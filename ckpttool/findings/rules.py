@@ -29,7 +29,7 @@ from ckpttool.findings.names import (
     find_weight_norms,
     find_wrappers,
 )
-from ckpttool.findings.text import Evidence, about, some_names
+from ckpttool.findings.text import Evidence, about, short_name
 from ckpttool.findings.weights_only import plain_load, plain_load_fact, weights_only_verdict
 from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence, Root
 from ckpttool.values.inspection import container_bases
@@ -96,7 +96,7 @@ def _dtypes(evidence: Evidence) -> Iterator[Finding]:
         ranked = sorted(by_dtype.items(), key=lambda item: -len(item[1]))
         counts = ", ".join(f"{len(entries):,} {name}" for name, entries in ranked)
         name, rarest = ranked[-1]
-        fact = f"parameters of several dtypes: {counts}; {name} are {some_names(rarest)}"
+        fact = f"parameters of several dtypes: {counts}; {name} are {some(rarest, short_name)}"
         yield Finding("mixed-dtypes", "info", str(rarest[0].name), fact)
 
 

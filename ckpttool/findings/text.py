@@ -33,14 +33,9 @@ def about(code: str, severity: str, entries: Sequence[Entry], fact: str) -> Iter
     """``3 entries (a, b, c) are <fact>``, with the first entry as its name; nothing about none."""
     distinct = list({id(entry): entry for entry in entries}.values())
     if distinct:
-        who = f"{plural(len(distinct), 'entry')} ({some_names(distinct)})"
+        who = f"{plural(len(distinct), 'entry')} ({some(distinct, short_name)})"
         text = f"{who} {'is' if len(distinct) == 1 else 'are'} {fact}"
         yield Finding(code, severity, str(distinct[0].name), text)
-
-
-def some_names(entries: Sequence[Entry]) -> str:
-    """The names of the first few ``entries``, and how many more."""
-    return some([short_name(entry) for entry in entries])
 
 
 def short_name(entry: Entry) -> str:

@@ -66,7 +66,7 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
         return None, "no pickle in it"
     refused = [v for v in map(judge_global, checkpoint.globals) if v.verdict is not Verdict.ALLOWED]
     if refused:
-        return False, some([_name(item) for item in refused])
+        return False, some(refused, _name)
     if checkpoint.format == "pickle":
         return False, "torch.load reads no bare pickle"
     opcodes = [_REFUSED_OPCODES[op] for op in sorted(checkpoint.rare_opcodes) if op in _REFUSED_OPCODES]
@@ -94,11 +94,7 @@ def plain_load(checkpoint: Checkpoint) -> PlainLoad:
 
 def plain_load_fact(calls: Sequence[GlobalVerdict], imports: Sequence[GlobalVerdict]) -> str:
     """``a plain pickle load would call posix.system at $.extra``; empty where there is nothing to say."""
-    parts = []
-    if calls:
-        parts.append(f"call {some([_use(item) for item in calls])}")
-    if imports:
-        parts.append(f"import {some([_use(item) for item in imports])}")
+    parts = [f"{verb} {some(items, _use)}" for verb, items in (("call", calls), ("import", imports)) if items]
     return f"a plain pickle load would {' and '.join(parts)}" if parts else ""
 
 

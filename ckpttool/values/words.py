@@ -7,9 +7,12 @@ that a sentence may be built from safe pieces and made safe again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from ckpttool.values.checkpoint import Key, OddKey, Plain, Root
+
+T = TypeVar("T")
 
 NAME_LIMIT = 200
 """Characters of a name that a person is shown; the rest is counted."""
@@ -190,15 +193,15 @@ _LONGEST_NAME = 80  # characters of one of them
 _MOST_WRITTEN = 10**18
 
 
-def some(texts: Sequence[str], most: int = MOST_NAMED) -> str:
-    """The first few ``texts``, and how many more: ``a, b, c and 4 more``."""
-    more = len(texts) - most
-    return ", ".join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")
+def some(items: Sequence[T], show: Callable[[T], str] = str, most: int = MOST_NAMED) -> str:
+    """The first few ``items``, and how many more: ``a, b, c and 4 more``."""
+    more = len(items) - most
+    return ", ".join(map(show, items[:most])) + (f" and {more:,} more" if more > 0 else "")
 
 
-def first_few(texts: Sequence[str], most: int = MOST_NAMED) -> str:
-    """The first few ``texts``, and whether there are more: ``a, b, c, …``."""
-    return ", ".join(texts[:most]) + (", …" if len(texts) > most else "")
+def first_few(items: Sequence[T], show: Callable[[T], str] = str, most: int = MOST_NAMED) -> str:
+    """The first few ``items``, and whether there are more: ``a, b, c, …``."""
+    return ", ".join(map(show, items[:most])) + (", …" if len(items) > most else "")
 
 
 def nbytes_of(number: int) -> str:
@@ -212,6 +215,6 @@ def cut(text: str, limit: int = _LONGEST_NAME) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-def shorten(text: str, limit: int) -> str:
+def shorten(text: str, limit: int = _LONGEST_NAME) -> str:
     """A string of the file in ``limit`` characters at most, the mark among them."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,7 +1,8 @@
 """What a file is when it is no checkpoint that is read here, in one line, and what to do about it.
 
-Only the content decides. Each recogniser takes the first bytes and the source, and answers with an
-error or None; the first answer counts. Sources of the magic numbers are the formats' own documents;
+Only the content decides. Each recogniser takes the first bytes and the source, and answers with what
+was found and a hint, or with an error of its own, or None; the first answer counts. ``{name}`` in a hint
+stands for the file, quoted for a shell. Sources of the magic numbers are the formats' own documents;
 where a format has none (ONNX, text), the rule is written at its recogniser.
 """
 
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
 
 from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import DEFAULT_LIMITS
 from ckpttool.formats.zip_records import LOCAL_MAGIC, has_end_record, read_archive
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnknownFormat, UnsupportedFeature
+from ckpttool.values.words import shorten, some
 
 WHAT_IS_READ = (
     "files of torch.save (zip and pre-1.6), plain pickles, TorchScript, .pt2, .safetensors, "
@@ -24,57 +26,47 @@ WHAT_IS_READ = (
 _TAR_BLOCK = 512
 _TAR_MEMBERS = 16  # looked at to say what a tar holds
 _NAMES_SHOWN = 4
+_LINE = 60  # characters of a name, or of the text in the file
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2", ".th", ".pkl")
 
+_Answer: TypeAlias = tuple[str, str | None] | CkptToolError | None
 
-class _Magic(NamedTuple):
-    """Fixed bytes at a fixed place. ``{name}`` in a hint stands for the file, quoted for a shell."""
-
-    offset: int
-    magic: bytes
-    found: str
-    hint: str | None = None
-
-
-_UNPACK = "unpack it, then inspect what is inside: {command}"
+_READ_HERE = f"read here: {WHAT_IS_READ}"
+_UNPACK = "unpack it, then inspect what is inside: "
+_FETCH_AGAIN = "the download or save was interrupted: fetch or save the file again"
+_NUMPY_HINT = "numpy.load(..., allow_pickle=False) reads it"
 _KERAS_HINT = "read it with keras or h5py, then write the tensors with safetensors"
 _TF_HINT = "tf.train.load_checkpoint reads it, if TensorFlow is at hand"
-_MAGICS = (
-    _Magic(
-        0,
-        b"\x93NUMPY",
-        "NumPy array (.npy), not a checkpoint",
-        "numpy.load(..., allow_pickle=False) reads it",
-    ),
-    _Magic(
+_MAGICS: tuple[tuple[int, bytes, str, str | None], ...] = (
+    # Fixed bytes at a fixed place.
+    (0, b"\x93NUMPY", "NumPy array (.npy), not a checkpoint", _NUMPY_HINT),
+    (
         0,
         b"\x89HDF\r\n\x1a\n",
         "HDF5 file, such as Keras weights (.h5), not a PyTorch checkpoint",
         _KERAS_HINT,
     ),
-    _Magic(4, b"TFL3", "TensorFlow Lite model (.tflite), not a PyTorch checkpoint"),
-    _Magic(
-        4, b"ET12", "ExecuTorch program (.pte), not a checkpoint", "inspect the file it was exported from"
-    ),
-    _Magic(0, b"\x1f\x8b", "compressed with gzip", _UNPACK.format(command="gunzip -k {name}")),
-    _Magic(0, b"BZh", "compressed with bzip2", _UNPACK.format(command="bunzip2 -k {name}")),
-    _Magic(0, b"\xfd7zXZ\0", "compressed with xz", _UNPACK.format(command="unxz -k {name}")),
-    _Magic(0, b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK.format(command="unzstd {name}")),
-    _Magic(0, b"\x04\x22\x4d\x18", "compressed with lz4", _UNPACK.format(command="unlz4 {name}")),
-    _Magic(0, b"7z\xbc\xaf\x27\x1c", "7z archive", _UNPACK.format(command="7z x {name}")),
-    _Magic(0, b"Rar!\x1a\x07", "RAR archive", _UNPACK.format(command="unrar x {name}")),
-    _Magic(0, b"%PDF-", "PDF document, not a checkpoint"),
-    _Magic(0, b"\x89PNG\r\n\x1a\n", "PNG image, not a checkpoint"),
-    _Magic(0, b"\xff\xd8\xff", "JPEG image, not a checkpoint"),
-    _Magic(0, b"GIF8", "GIF image, not a checkpoint"),
-    _Magic(0, b"RIFF", "RIFF file (WAV, AVI or WebP), not a checkpoint"),
-    _Magic(4, b"ftyp", "MP4 or HEIF media, not a checkpoint"),
-    _Magic(0, b"\x7fELF", "ELF program or library, not a checkpoint"),
-    _Magic(0, b"MZ\x90\0", "Windows program or library, not a checkpoint"),
-    _Magic(0, b"\xcf\xfa\xed\xfe", "macOS program or library, not a checkpoint"),
-    _Magic(0, b"SQLite format 3\0", "SQLite database, not a checkpoint"),
-    _Magic(0, b"PAR1", "Parquet table, not a checkpoint"),
-    _Magic(0, b"ARROW1\0\0", "Arrow table, not a checkpoint"),
+    (4, b"TFL3", "TensorFlow Lite model (.tflite), not a PyTorch checkpoint", None),
+    (4, b"ET12", "ExecuTorch program (.pte), not a checkpoint", "inspect the file it was exported from"),
+    (0, b"\x1f\x8b", "compressed with gzip", _UNPACK + "gunzip -k {name}"),
+    (0, b"BZh", "compressed with bzip2", _UNPACK + "bunzip2 -k {name}"),
+    (0, b"\xfd7zXZ\0", "compressed with xz", _UNPACK + "unxz -k {name}"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK + "unzstd {name}"),
+    (0, b"\x04\x22\x4d\x18", "compressed with lz4", _UNPACK + "unlz4 {name}"),
+    (0, b"7z\xbc\xaf\x27\x1c", "7z archive", _UNPACK + "7z x {name}"),
+    (0, b"Rar!\x1a\x07", "RAR archive", _UNPACK + "unrar x {name}"),
+    (0, b"%PDF-", "PDF document, not a checkpoint", None),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG image, not a checkpoint", None),
+    (0, b"\xff\xd8\xff", "JPEG image, not a checkpoint", None),
+    (0, b"GIF8", "GIF image, not a checkpoint", None),
+    (0, b"RIFF", "RIFF file (WAV, AVI or WebP), not a checkpoint", None),
+    (4, b"ftyp", "MP4 or HEIF media, not a checkpoint", None),
+    (0, b"\x7fELF", "ELF program or library, not a checkpoint", None),
+    (0, b"MZ\x90\0", "Windows program or library, not a checkpoint", None),
+    (0, b"\xcf\xfa\xed\xfe", "macOS program or library, not a checkpoint", None),
+    (0, b"SQLite format 3\0", "SQLite database, not a checkpoint", None),
+    (0, b"PAR1", "Parquet table, not a checkpoint", None),
+    (0, b"ARROW1\0\0", "Arrow table, not a checkpoint", None),
 )
 
 
@@ -84,31 +76,25 @@ def describe_foreign(head: bytes, source: ByteSource) -> CkptToolError:
     ``head`` is its first 4096 bytes or fewer. Always an answer: of content that nothing here
     knows it shows the first bytes and says what is read.
     """
-    for recognise in _RECOGNISERS:
-        error = recognise(head, source)
-        if error is not None:
-            return error
+    answers = (recognise(head, source) for recognise in _RECOGNISERS)
+    answer = next((answer for answer in answers if answer is not None), _unknown(head, source))
+    if isinstance(answer, CkptToolError):
+        return answer
+    found, hint = answer
+    if hint is not None:
+        hint = hint.replace("{name}", shlex.quote(source.name.rstrip("/").rpartition("/")[2]))
+    return UnknownFormat(found, path=source.name, hint=hint)
+
+
+def _unknown(head: bytes, source: ByteSource) -> tuple[str, str]:
     shown = " ".join(f"{byte:02x}" for byte in head[:16])
-    return UnknownFormat(
-        f"unknown content: {source.size:,} bytes that begin with {shown}",
-        path=source.name,
-        hint=f"read here: {WHAT_IS_READ}",
-    )
+    return f"unknown content: {source.size:,} bytes that begin with {shown}", _READ_HERE
 
 
-def quote_name(path: str) -> str:
-    """The last part of ``path`` as one word of a shell command."""
-    return shlex.quote(path.rstrip("/").rpartition("/")[2])
-
-
-def _empty(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _empty(head: bytes, source: ByteSource) -> _Answer:
     if source.size:
         return None
-    return UnknownFormat(
-        "empty file (0 bytes)",
-        path=source.name,
-        hint="the save or download wrote nothing (full disk?): make the file again",
-    )
+    return "empty file (0 bytes)", "the save or download wrote nothing (full disk?): make the file again"
 
 
 _LFS_POINTER = re.compile(
@@ -117,56 +103,48 @@ _LFS_POINTER = re.compile(
 _LFS_SIZE = re.compile(rb"^size ([0-9]{1,20})$", re.MULTILINE)
 
 
-def _pointer(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _pointer(head: bytes, source: ByteSource) -> _Answer:
     """Small text files that stand for large ones: git-lfs, git-annex, DVC, Xet."""
     # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md: `version` comes first, less than 1024 bytes.
     if head.startswith(b"version https://git-lfs.github.com/"):
         oid, size = _LFS_POINTER.match(head), _LFS_SIZE.search(head)
         stands_for = f" that stand for {int(size[1]):,}" if size else ""
         digest = f" (sha256 {oid[1].decode()[:12]}…)" if oid else ""
-        return UnknownFormat(
-            f"git-lfs pointer, not a checkpoint: {source.size:,} bytes{stands_for}{digest}",
-            path=source.name,
-            hint=f"git lfs pull --include {quote_name(source.name)}",
-        )
-    name = quote_name(source.name)
-    for start, tool, command in (
-        (b"/annex/objects/", "git-annex", f"git annex get {name}"),
-        (b"# xet version ", "git-xet", f"git xet checkout {name}"),
-        (b"outs:\n- md5: ", "DVC", f"dvc pull {name}"),
-    ):
+        found = f"git-lfs pointer, not a checkpoint: {source.size:,} bytes{stands_for}{digest}"
+        return found, "git lfs pull --include {name}"
+    for start, tool, command in _POINTERS:
         if head.startswith(start):
-            return UnknownFormat(
-                f"{tool} pointer, not a checkpoint: {source.size:,} bytes that stand for a larger file",
-                path=source.name,
-                hint=command,
-            )
+            found = f"{tool} pointer, not a checkpoint: {source.size:,} bytes that stand for a larger file"
+            return found, command
     return None
 
 
-def _magic(head: bytes, source: ByteSource) -> CkptToolError | None:
+_POINTERS = (
+    (b"/annex/objects/", "git-annex", "git annex get {name}"),
+    (b"# xet version ", "git-xet", "git xet checkout {name}"),
+    (b"outs:\n- md5: ", "DVC", "dvc pull {name}"),
+)
+
+
+def _magic(head: bytes, source: ByteSource) -> _Answer:
     for offset, magic, found, hint in _MAGICS:
         if head.startswith(magic, offset):
-            filled = None if hint is None else hint.replace("{name}", quote_name(source.name))
-            return UnknownFormat(found, path=source.name, hint=filled)
+            return found, hint
     return None
 
 
-def _gguf(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _gguf(head: bytes, source: ByteSource) -> _Answer:
     # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: magic, u32 version, u64 tensors, u64 pairs.
     if head[:4] != b"GGUF":
         return None
     # Big-endian files exist; a version that fits in 16 bits tells the order.
     order: Literal["little", "big"] = "little" if head[6:8] == b"\0\0" else "big"
     version, tensors = int.from_bytes(head[4:8], order), int.from_bytes(head[8:16], order)
-    return UnknownFormat(
-        f"GGUF version {version} (llama.cpp) of {tensors:,} tensors, not a PyTorch checkpoint",
-        path=source.name,
-        hint=f"gguf-dump {quote_name(source.name)} (package gguf) lists it",
-    )
+    found = f"GGUF version {version} (llama.cpp) of {tensors:,} tensors, not a PyTorch checkpoint"
+    return found, "gguf-dump {name} (package gguf) lists it"
 
 
-def _onnx(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _onnx(head: bytes, source: ByteSource) -> _Answer:
     """ONNX has no magic: field 1 of ModelProto (ir_version, a small varint), then field 2, 3 or 7."""
     if len(head) < 16 or head[0] != 0x08 or not 1 <= head[1] <= 32 or head[2] not in (0x12, 0x1A, 0x3A):
         return None
@@ -176,28 +154,23 @@ def _onnx(head: bytes, source: ByteSource) -> CkptToolError | None:
     ):
         return None
     by = f" written by {producer.decode()}" if producer else ""
-    return UnknownFormat(
-        f"ONNX model{by} (IR version {head[1]}), not a PyTorch checkpoint",
-        path=source.name,
-        hint="onnx.load and onnx.numpy_helper.to_array (package onnx) read its tensors",
-    )
+    found = f"ONNX model{by} (IR version {head[1]}), not a PyTorch checkpoint"
+    return found, "onnx.load and onnx.numpy_helper.to_array (package onnx) read its tensors"
 
 
 # LevelDB's table_format.md: the last 8 bytes of a table, little-endian 0xdb4775248b80fb57.
 _TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
 
 
-def _tensorflow(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _tensorflow(head: bytes, source: ByteSource) -> _Answer:
     if head.startswith(b"model_checkpoint_path:"):
-        found = "TensorFlow's list of checkpoints (`checkpoint`), not a checkpoint itself"
-    elif source.size >= 48 and source.read_at(source.size - 8, 8) == _TABLE_MAGIC:
-        found = "TensorFlow checkpoint (a table of names and ranges), not a PyTorch checkpoint"
-    else:
-        return None
-    return UnknownFormat(found, path=source.name, hint=_TF_HINT)
+        return "TensorFlow's list of checkpoints (`checkpoint`), not a checkpoint itself", _TF_HINT
+    if source.size >= 48 and source.read_at(source.size - 8, 8) == _TABLE_MAGIC:
+        return "TensorFlow checkpoint (a table of names and ranges), not a PyTorch checkpoint", _TF_HINT
+    return None
 
 
-def _tar(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _tar(head: bytes, source: ByteSource) -> _Answer:
     # POSIX ustar: magic at 257; GNU writes two spaces after it.
     if head[257:262] != b"ustar":
         return None
@@ -210,11 +183,7 @@ def _tar(head: bytes, source: ByteSource) -> CkptToolError | None:
             path=source.name,
             hint=f"if you trust it: torch.save(torch.load({name!r}, weights_only=False), 'new.pt')",
         )
-    return UnknownFormat(
-        f"tar archive that holds {_list_names(names)}",
-        path=source.name,
-        hint=_UNPACK.format(command=f"tar -xf {quote_name(source.name)}"),
-    )
+    return f"tar archive that holds {_list_names(names)}", _UNPACK + "tar -xf {name}"
 
 
 def _tar_names(source: ByteSource) -> list[str]:
@@ -236,7 +205,7 @@ def _tar_names(source: ByteSource) -> list[str]:
     return names
 
 
-def _zip(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _zip(head: bytes, source: ByteSource) -> _Answer:
     if head[:4] not in (LOCAL_MAGIC, b"PK\x05\x06"):
         return None
     if not has_end_record(source):
@@ -244,28 +213,24 @@ def _zip(head: bytes, source: ByteSource) -> CkptToolError | None:
         return MalformedCheckpoint(
             f"zip cut at byte {source.size}: no central directory; its first member is {_list_names(first)}",
             path=source.name,
-            hint="the download or save was interrupted: fetch or save the file again",
+            hint=_FETCH_AGAIN,
         )
     try:
-        names = list(read_archive(source, DEFAULT_LIMITS).records)
+        return _describe_members(list(read_archive(source, DEFAULT_LIMITS).records))
     except CkptToolError as error:
         return error
-    found, hint = _describe_members(names)
-    return UnknownFormat(found, path=source.name, hint=hint.replace("{name}", quote_name(source.name)))
 
 
 def _describe_members(names: list[str]) -> tuple[str, str]:
     """(what a zip without torch's records is, what to do)."""
     files = [name for name in names if not name.endswith("/")]
     held = set(files)
-    unzip = _UNPACK.format(command="unzip {name} -d FOLDER")
+    unzip = _UNPACK + "unzip {name} -d FOLDER"
     if not files:
         return "zip archive without members", "make the file again"
     if all(name.endswith(".npy") for name in files):
-        return (
-            f"NumPy archive (.npz) of {len(files)} arrays: {_list_names(files)}; not a checkpoint",
-            "numpy.load(..., allow_pickle=False) reads it",
-        )
+        found = f"NumPy archive (.npz) of {len(files)} arrays: {_list_names(files)}; not a checkpoint"
+        return found, _NUMPY_HINT
     if "model.weights.h5" in held:
         return "Keras 3 model (.keras), not a PyTorch checkpoint", _KERAS_HINT
     if "[Content_Types].xml" in held:
@@ -286,31 +251,25 @@ def _weights_first(names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: not name.lower().endswith(_WEIGHT_SUFFIXES))
 
 
-def _list_names(names: list[str]) -> str:
-    """The first few names, each cut at 60 characters, and how many more there are."""
-    shown = ", ".join(repr(name if len(name) <= 60 else name[:59] + "…") for name in names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
-    return (shown or "nothing") + (f" and {more:,} more" if more > 0 else "")
+def _list_names(names: Sequence[str]) -> str:
+    return some(names, lambda name: repr(shorten(name, _LINE)), _NAMES_SHOWN) or "nothing"
 
 
 _TITLE = re.compile(rb"<title[^>]{0,200}>([^<]{1,200})</title>", re.IGNORECASE)
 _XML_CODE = re.compile(rb"<Code>([^<]{1,100})</Code>")
 
 
-def _markup(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _markup(head: bytes, source: ByteSource) -> _Answer:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head")):
         title = _TITLE.search(head)
         about = f" with the title {_text_of(title[1])!r}" if title else ""
-        return UnknownFormat(
-            f"HTML page{about}, not a checkpoint: a login, quota or error page was saved under this name",
-            path=source.name,
-            hint="download it again, logged in, from the link to the file itself",
-        )
+        found = f"HTML page{about}, not a checkpoint: a login, quota or error page was saved under this name"
+        return found, "download it again, logged in, from the link to the file itself"
     if start.startswith((b"<?xml", b"<error")):
         code = _XML_CODE.search(head)
         about = f" (a storage service's error {_text_of(code[1])!r})" if code else ""
-        return UnknownFormat(f"XML{about}, not a checkpoint", path=source.name, hint="download it again")
+        return f"XML{about}, not a checkpoint", "download it again"
     return None
 
 
@@ -318,7 +277,7 @@ def _text_of(raw: bytes) -> str:
     return " ".join(raw.decode("utf-8", "replace").split())
 
 
-def _text(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _text(head: bytes, source: ByteSource) -> _Answer:
     """Text is UTF-8 without control characters; 4096 bytes may end inside a character."""
     if b"\0" in head:
         return None
@@ -331,57 +290,35 @@ def _text(head: bytes, source: ByteSource) -> CkptToolError | None:
     if any(char < " " and char not in "\t\r\n\f" for char in text):
         return None
     if text.lstrip()[:1] in ("{", "["):
-        return _json(text, source)
-    line = text.strip().partition("\n")[0].strip()
-    shown = line if len(line) <= 60 else line[:59] + "…"
-    return UnknownFormat(
-        f"text of {source.size:,} bytes that begins {shown!r}, not a checkpoint",
-        path=source.name,
-        hint=f"read here: {WHAT_IS_READ}",
-    )
+        return _json(text)
+    line = shorten(text.strip().partition("\n")[0].strip(), _LINE)
+    return f"text of {source.size:,} bytes that begins {line!r}, not a checkpoint", _READ_HERE
 
 
-def _json(text: str, source: ByteSource) -> CkptToolError:
+def _json(text: str) -> _Answer:
     if '"model_type"' in text or '"architectures"' in text:
-        return UnknownFormat(
-            "a model's configuration (JSON): settings, no weights",
-            path=source.name,
-            hint="name the folder it is in, or the checkpoint beside it",
-        )
+        found = "a model's configuration (JSON): settings, no weights"
+        return found, "name the folder it is in, or the checkpoint beside it"
     if '"_class_name"' in text or '"_diffusers_version"' in text:
-        return UnknownFormat(
-            "a configuration of diffusers (JSON): settings, no weights",
-            path=source.name,
-            hint="name the folder of one component, or the checkpoint in it",
-        )
-    shown = " ".join(text[:200].split())
-    return UnknownFormat(
-        f"JSON without a weight_map, not a checkpoint: {shown if len(shown) <= 60 else shown[:59] + '…'}",
-        path=source.name,
-        hint=f"read here: {WHAT_IS_READ}",
-    )
+        found = "a configuration of diffusers (JSON): settings, no weights"
+        return found, "name the folder of one component, or the checkpoint in it"
+    shown = shorten(" ".join(text[:200].split()), _LINE)
+    return f"JSON without a weight_map, not a checkpoint: {shown}", _READ_HERE
 
 
-def _zeros(head: bytes, source: ByteSource) -> CkptToolError | None:
+def _zeros(head: bytes, source: ByteSource) -> _Answer:
     """A preallocated file of an interrupted download: zeros at the start, the end and between."""
     if head.strip(b"\0"):
         return None
     step = max(1, source.size // 16)
     for offset in (*range(0, source.size, step), max(0, source.size - 4096)):
         if source.read_at(offset, min(4096, source.size - offset)).strip(b"\0"):
-            return UnknownFormat(
-                f"zeros for at least the first {len(head):,} of {source.size:,} bytes",
-                path=source.name,
-                hint="an interrupted download or a damaged disk: fetch the file again",
-            )
-    return UnknownFormat(
-        f"{source.size:,} bytes of zeros: space was set aside, and nothing was written",
-        path=source.name,
-        hint="the download or save was interrupted: fetch or save the file again",
-    )
+            found = f"zeros for at least the first {len(head):,} of {source.size:,} bytes"
+            return found, "an interrupted download or a damaged disk: fetch the file again"
+    return f"{source.size:,} bytes of zeros: space was set aside, and nothing was written", _FETCH_AGAIN
 
 
-_RECOGNISERS: tuple[Callable[[bytes, ByteSource], CkptToolError | None], ...] = (
+_RECOGNISERS: tuple[Callable[[bytes, ByteSource], _Answer], ...] = (
     _empty,
     _pointer,
     _zip,
