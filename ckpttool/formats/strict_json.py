@@ -70,10 +70,10 @@ def describe_json_type(value: object) -> str:
     """``an array``, ``a string`` … for a value that ``parse_json`` gave."""
     if value is None:
         return "null"
-    return _TYPE_WORDS.get(type(value), "a number")
+    return TYPE_WORDS.get(type(value), "a number")
 
 
-_TYPE_WORDS = {dict: "an object", list: "an array", str: "a string", bool: "true or false", int: "an integer"}
+TYPE_WORDS = {dict: "an object", list: "an array", str: "a string", bool: "true or false", int: "an integer"}
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -109,26 +109,25 @@ class _Reader:
 
     def read_new(self) -> str:
         """An archive with ``archive_format``; the result is its layout for people."""
-        names = [
-            member[len(_MODELS) : -len(".json")]
-            for member in self.records
-            if member.startswith(_MODELS) and member.endswith(".json")
-        ]
+        models = [member for member in self.below(_MODELS) if member.endswith(".json")]
+        names = [member.removesuffix(".json") for member in models]
         layout = []
         for name in names:
             program = parse_program(self.json(f"{_MODELS}{name}.json"))
             layout.append(f"exported program, torch {program.torch_version or '2.4 or older'}")
             root: Root = () if len(names) == 1 else (name,)
             self.read_model(name, program, root)
-        packages = list(
-            dict.fromkeys(m[len(_AOTI) :].split("/", 1)[0] for m in self.records if m.startswith(_AOTI))
-        )
+        packages = list(dict.fromkeys(member.partition("/")[0] for member in self.below(_AOTI)))
         for name in packages:
             self.read_aoti_weights(name)
         if packages:
             layout.append("AOTInductor package")
         self.describe_files()
         return ", ".join(dict.fromkeys(layout)) or "no model"
+
+    def below(self, folder: str) -> list[str]:
+        """Members of ``folder``, without it in front."""
+        return [member[len(folder) :] for member in self.records if member.startswith(folder)]
 
     def read_model(self, name: str, program: Program, root: Root) -> None:
         """Weights, constants and sample inputs of one model."""
@@ -180,24 +179,16 @@ class _Reader:
         elif meta.layout != "strided":
             self.opaque.append(Opaque(root, payload.name, "torch.Tensor", f"layout {meta.layout}"))
         else:
-            tensor = TensorInfo(
-                meta.dtype, meta.shape, meta.stride, meta.storage_offset, self.storage(member, record, meta)
-            )
+            storage = self.storage(member, record, meta)
+            tensor = TensorInfo(meta.dtype, meta.shape, meta.stride, meta.storage_offset, storage)
             self.add(Entry(root, payload.name, tensor, meta.requires_grad, kind))
 
     def storage(self, member: str, record: Record, meta: TensorMeta) -> StorageRef | None:
         """The bytes of a member; None for a fake tensor, which has none."""
         if record.nbytes == 0 and 0 not in meta.shape:
             return None
-        return StorageRef(
-            record.file,
-            member,
-            record.byte_offset,
-            record.nbytes,
-            meta.location,
-            self.big_endian,
-            record.compressed_nbytes,
-        )
+        _, file, offset, nbytes, compressed_nbytes, _ = record
+        return StorageRef(file, member, offset, nbytes, meta.location, self.big_endian, compressed_nbytes)
 
     def read_zipped(self, member: str, program: Program, root: Root) -> None:
         """A whole dict of tensors in a torch zip (an empty member is an empty dict)."""
@@ -227,12 +218,11 @@ class _Reader:
         contents = self.pickled.get(member)
         if contents is None:
             record = self.records[member]
+            contents = Contents([], [], [], [], {}, {}, ())
             if record.nbytes:
                 contents = read_torch_member(self.source, record, self.limits)
                 self.globals.append((member, contents.globals))
                 self.findings += contents.findings
-            else:
-                contents = Contents([], [], [], [], {}, {}, ())
             self.pickled[member] = contents
         return contents
 
@@ -248,9 +238,8 @@ class _Reader:
             whole = [entry.tensor for entry in self.read_pickled(member).entries]
             if len(whole) != 1 or whole[0] is None:
                 raise MalformedCheckpoint("a member does not hold one plain tensor", name=member)
-            tensor = whole[0]._replace(
-                shape=view.shape, stride=view.stride, storage_offset=view.storage_offset
-            )
+            _, _, shape, stride, offset = view
+            tensor = whole[0]._replace(shape=shape, stride=stride, storage_offset=offset)
             self.add(Entry(("aotinductor", name), view.name, tensor))
 
     def add(self, entry: Entry) -> None:

@@ -13,39 +13,25 @@ are the same since version 5 (torch 2.3).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from ckpttool.formats.strict_json import describe_json_type
+from ckpttool.formats.strict_json import TYPE_WORDS, describe_json_type
 from ckpttool.values.checkpoint import Basis, Classification, Kind
 from ckpttool.values.dtypes import BY_NAME, DType
 from ckpttool.values.errors import MalformedCheckpoint
 
-# ``ScalarType`` of schema.py. Numbers 14 to 27 are not given there.
+_T = TypeVar("_T")
+_Object: TypeAlias = dict[str, Any]  # whose fields are asked for by type
+
+# ``ScalarType`` of schema.py in its order: numbers 1 to 13, and from 28; 14 to 27 are not given there.
 _DTYPES: Mapping[int, DType] = {
     number: BY_NAME[name]
-    for number, name in {
-        1: "uint8",
-        2: "int8",
-        3: "int16",
-        4: "int32",
-        5: "int64",
-        6: "float16",
-        7: "float32",
-        8: "float64",
-        9: "complex32",
-        10: "complex64",
-        11: "complex128",
-        12: "bool",
-        13: "bfloat16",
-        28: "uint16",
-        29: "float8_e4m3fn",
-        30: "float8_e5m2",
-        31: "float8_e4m3fnuz",
-        32: "float8_e5m2fnuz",
-        33: "float8_e8m0fnu",
-        34: "uint32",
-        35: "uint64",
-    }.items()
+    for first, names in (
+        (1, "uint8 int8 int16 int32 int64 float16 float32 float64"),
+        (9, "complex32 complex64 complex128 bool bfloat16"),
+        (28, "uint16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu uint32 uint64"),
+    )
+    for number, name in enumerate(names.split(), first)
 }
 # ``Layout`` of schema.py; only strided tensors are stored as plain bytes.
 _LAYOUTS = {1: "sparse_coo", 2: "sparse_csr", 3: "sparse_csc", 4: "sparse_bsr", 5: "sparse_bsc", 6: "_mkldnn"}
@@ -58,6 +44,7 @@ _NON_PERSISTENT = Classification(
     Kind.NON_PERSISTENT_BUFFER, Basis.EXPORT, note="carried by the program, not by a state_dict"
 )
 TENSOR_CONSTANT = Classification(Kind.UNKNOWN, Basis.EXPORT, note="tensor constant, not registered")
+_REGISTERED = {"parameter": _PARAMETER, "buffer": _BUFFER, "tensor_constant": TENSOR_CONSTANT}
 
 
 class Program(NamedTuple):
@@ -105,23 +92,18 @@ def parse_program(document: object) -> Program:
     Raises:
         MalformedCheckpoint: a part that is read here is missing or of the wrong type.
     """
-    program = _dict(document, "exported program")
-    signature = _dict(_dict(program.get("graph_module"), "graph_module").get("signature"), "signature")
+    program = _typed(dict, document, "exported program")
+    signature = _field(dict, _field(dict, program, "graph_module"), "signature")
     kinds: dict[str, Classification] = {}
-    for spec in _list(signature.get("input_specs"), "input_specs"):
-        for union, body in _dict(spec, "input spec").items():
-            if union == "parameter":
-                name, kind = _text(_dict(body, union).get("parameter_name"), "parameter_name"), _PARAMETER
-            elif union == "buffer":
-                name = _text(_dict(body, union).get("buffer_name"), "buffer_name")
-                # Absent before schema version 3 (torch 2.3), when all buffers were saved.
-                persistent = _bool(_dict(body, union).get("persistent", True), "persistent")
-                kind = _BUFFER if persistent else _NON_PERSISTENT
-            elif union == "tensor_constant":
-                name = _text(_dict(body, union).get("tensor_constant_name"), "tensor_constant_name")
-                kind = TENSOR_CONSTANT
-            else:
+    for spec in _field(list, signature, "input_specs"):
+        for union, value in _typed(dict, spec, "input spec").items():
+            if union not in _REGISTERED:
                 continue
+            body = _typed(dict, value, union)
+            name, kind = _field(str, body, f"{union}_name"), _REGISTERED[union]
+            # Absent before schema version 3 (torch 2.3), when all buffers were saved.
+            if union == "buffer" and not _typed(bool, body.get("persistent", True), "persistent"):
+                kind = _NON_PERSISTENT
             if kinds.setdefault(name, kind) is not kind:
                 raise MalformedCheckpoint("the program's signature gives one name two kinds", name=name)
     version = program.get("torch_version")
@@ -135,18 +117,12 @@ def parse_payloads(document: object) -> list[Payload]:
         MalformedCheckpoint: a part is missing or of the wrong type.
     """
     payloads = []
-    for name, value in _dict(_dict(document, "payload config").get("config"), "config").items():
-        body = _dict(value, "payload")
-        meta = body.get("tensor_meta")
-        payloads.append(
-            Payload(
-                name,
-                _text(body.get("path_name"), "path_name"),
-                _bool(body.get("is_param"), "is_param"),
-                _bool(body.get("use_pickle"), "use_pickle"),
-                None if meta is None else _tensor_meta(_dict(meta, "tensor_meta")),
-            )
-        )
+    for name, value in _field(dict, _typed(dict, document, "payload config"), "config").items():
+        body = _typed(dict, value, "payload")
+        member, is_param = _field(str, body, "path_name"), _field(bool, body, "is_param")
+        use_pickle, meta = _field(bool, body, "use_pickle"), body.get("tensor_meta")
+        parsed = None if meta is None else _tensor_meta(_typed(dict, meta, "tensor_meta"))
+        payloads.append(Payload(name, member, is_param, use_pickle, parsed))
     return payloads
 
 
@@ -157,17 +133,19 @@ def parse_shared_views(document: object) -> list[SharedView]:
         MalformedCheckpoint: a part is missing or of the wrong type.
     """
     views = []
-    for name, value in _dict(document, "weights config").items():
-        fields = _list(value, "weight")
+    for name, value in _typed(dict, document, "weights config").items():
+        fields = _typed(list, value, "weight")
         if len(fields) != 4:
             raise _bad("weight", "four fields", f"{len(fields)}")
         shape, stride = _ints(fields[1], "shape"), _ints(fields[2], "stride")
         _check_rank(shape, stride)
-        views.append(SharedView(name, _text(fields[0], "file"), shape, stride, _int(fields[3], "offset")))
+        views.append(
+            SharedView(name, _typed(str, fields[0], "file"), shape, stride, _int(fields[3], "offset"))
+        )
     return views
 
 
-def _tensor_meta(meta: dict[str, object]) -> TensorMeta:
+def _tensor_meta(meta: _Object) -> TensorMeta:
     number = _int(meta.get("dtype"), "dtype")
     dtype = _DTYPES.get(number)
     if dtype is None:
@@ -175,21 +153,16 @@ def _tensor_meta(meta: dict[str, object]) -> TensorMeta:
     layout = _int(meta.get("layout"), "layout")
     if layout != _STRIDED and layout not in _LAYOUTS:
         raise _bad("layout", "a number of Layout", f"{layout}")
-    shape = tuple(_sym_int(size, "size") for size in _list(meta.get("sizes"), "sizes"))
-    stride = tuple(_sym_int(size, "stride") for size in _list(meta.get("strides"), "strides"))
+    shape = tuple(_sym_int(size, "size") for size in _field(list, meta, "sizes"))
+    stride = tuple(_sym_int(size, "stride") for size in _field(list, meta, "strides"))
     _check_rank(shape, stride)
-    device = _dict(meta.get("device"), "device")
-    index = device.get("index")
-    location = _text(device.get("type"), "device type")
-    return TensorMeta(
-        dtype,
-        shape,
-        stride,
-        _sym_int(meta.get("storage_offset"), "storage_offset"),
-        _bool(meta.get("requires_grad"), "requires_grad"),
-        location if index is None else f"{location}:{_int(index, 'device index')}",
-        _LAYOUTS.get(layout, "strided"),
-    )
+    device = _field(dict, meta, "device")
+    index, location = device.get("index"), _typed(str, device.get("type"), "device type")
+    offset = _sym_int(meta.get("storage_offset"), "storage_offset")
+    requires_grad = _field(bool, meta, "requires_grad")
+    if index is not None:
+        location = f"{location}:{_int(index, 'device index')}"
+    return TensorMeta(dtype, shape, stride, offset, requires_grad, location, _LAYOUTS.get(layout, "strided"))
 
 
 def _check_rank(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
@@ -198,11 +171,11 @@ def _check_rank(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
 
 
 def _sym_int(value: object, what: str) -> int:
-    return _int(_dict(value, what).get("as_int"), what)
+    return _int(_typed(dict, value, what).get("as_int"), what)
 
 
 def _ints(value: object, what: str) -> tuple[int, ...]:
-    return tuple(_int(item, what) for item in _list(value, what))
+    return tuple(_int(item, what) for item in _typed(list, value, what))
 
 
 def _int(value: object, what: str) -> int:
@@ -211,27 +184,13 @@ def _int(value: object, what: str) -> int:
     return value
 
 
-def _bool(value: object, what: str) -> bool:
-    if type(value) is not bool:
-        raise _bad(what, "true or false", describe_json_type(value))
-    return value
+def _field(kind: type[_T], body: _Object, name: str) -> _T:
+    return _typed(kind, body.get(name), name)
 
 
-def _text(value: object, what: str) -> str:
-    if type(value) is not str:
-        raise _bad(what, "a string", describe_json_type(value))
-    return value
-
-
-def _list(value: object, what: str) -> list[object]:
-    if type(value) is not list:
-        raise _bad(what, "an array", describe_json_type(value))
-    return value
-
-
-def _dict(value: object, what: str) -> dict[str, object]:
-    if type(value) is not dict:
-        raise _bad(what, "an object", describe_json_type(value))
+def _typed(kind: type[_T], value: object, what: str) -> _T:
+    if type(value) is not kind:
+        raise _bad(what, TYPE_WORDS[kind], describe_json_type(value))
     return value
 
 

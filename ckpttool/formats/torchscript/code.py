@@ -15,6 +15,7 @@ Nothing is evaluated: a list is split at its commas.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import NamedTuple
 
 from ckpttool.formats.base import Limits
@@ -48,33 +49,28 @@ def parse_class_headers(text: str) -> dict[str, ClassHeader]:
     """The classes of one source file by name; a class that is defined twice is left out."""
     if any(mark in text for mark in _NOT_PRINTED):
         return {}
-    headers: dict[str, ClassHeader] = {}
-    repeated: set[str] = set()
     matches = list(_CLASS.finditer(text))
     ends = [match.start() for match in matches[1:]] + [len(text)]
-    for match, end in zip(matches, ends, strict=False):
-        name, base = match.groups()
-        body = text[match.end() : end]
-        if name in headers:
-            repeated.add(name)
-        headers[name] = _parse_class(base == "Module", body)
-    for name in repeated:
-        del headers[name]
-    return headers
+    count = Counter(match[1] for match in matches)
+    return {
+        match[1]: _parse_class(match[2] == "Module", text[match.end() : end])
+        for match, end in zip(matches, ends, strict=False)
+        if count[match[1]] == 1
+    }
 
 
 def _parse_class(is_module: bool, body: str) -> ClassHeader:
     """The two lists at the top of a class's body; either is dropped if the body names it again."""
-    restores_itself = "\n  def __setstate__(" in body
     first, _, rest = body.partition("\n")
     parameters = _parse_list(first, _PARAMETERS)
     second = rest.partition("\n")[0] if parameters is not None else first
     buffers = _parse_list(second, _BUFFERS)
-    if body.count("__parameters__") != 1:
-        parameters = None
-    if body.count("__buffers__") != 1:
-        buffers = None
-    return ClassHeader(is_module, restores_itself, parameters, buffers)
+    return ClassHeader(
+        is_module,
+        "\n  def __setstate__(" in body,
+        parameters if body.count("__parameters__") == 1 else None,
+        buffers if body.count("__buffers__") == 1 else None,
+    )
 
 
 def _parse_list(line: str, start: str) -> frozenset[str] | None:

@@ -63,15 +63,10 @@ def _read_contents(view: TorchArchive, limits: Limits) -> Contents:
     walk = _ModuleWalk(tensors, ClassHeaders(view, limits), limits)
     walk.run(tree.value)
     rest = read_objects(walk.rest_of(tree), tensors, limits, _ATTRIBUTES_ROOT)
-    constants_tree, behind = (
-        view.pickle("constants.pkl", limits) if "constants.pkl" in view.records else (_NOTHING, ())
-    )
-    constants = read_objects(
-        constants_tree,
-        TensorReader(view.resolver(("constants",))),
-        limits,
-        _CONSTANTS_ROOT,
-    )
+    has_constants = "constants.pkl" in view.records
+    constants_tree, behind = view.pickle("constants.pkl", limits) if has_constants else (_NOTHING, ())
+    constant_tensors = TensorReader(view.resolver(("constants",)))
+    constants = read_objects(constants_tree, constant_tensors, limits, _CONSTANTS_ROOT)
     refs = [ref._replace(places=walk.places.get((ref.module, ref.name), ref.places)) for ref in rest.globals]
     return Contents(
         [
@@ -155,9 +150,8 @@ class _ModuleWalk:
         attributes = self.attributes(node) or {}
         header = self.headers.find(node.function)
         self.containers.append(Container(module.path, type_name(node), len(attributes)))
-        self.places.setdefault(
-            (node.function.module, node.function.name), ("$" + "".join(f".{key}" for key in module.path),)
-        )
+        place = "$" + "".join(f".{key}" for key in module.path)
+        self.places.setdefault((node.function.module, node.function.name), (place,))
         parameters: list[Entry] = []
         others: list[Entry] = []
         children = []
@@ -201,9 +195,9 @@ class _ModuleWalk:
             return None
         state = node.states[0]
         header = self.headers.find(node.function)
-        if not isinstance(state, DictNode) or (
-            header is not None and (header.restores_itself or not header.is_module)
-        ):
+        if header is not None and (header.restores_itself or not header.is_module):
+            return None
+        if not isinstance(state, DictNode):
             return None
         attributes: dict[str, Node] = {}
         for name, value in iter_mapping(state):
@@ -220,9 +214,8 @@ class _ModuleWalk:
         """What is left of the tree once its modules are gone: one mapping from dotted names."""
         items = [item for pair in self.rest.items() for item in pair]
         value = DictNode(items) if self.visits else tree.value  # a top that is no plain module
-        return PickleTree(
-            value, tree.end, tree.protocol, tree.globals, tree.persistent_ids, tree.rare_opcodes
-        )
+        used = tree.globals, tree.persistent_ids, tree.rare_opcodes
+        return PickleTree(value, tree.end, tree.protocol, *used)
 
 
 def _judge(name: str, header: ClassHeader | None) -> Classification:
