@@ -34,7 +34,6 @@ def open_member(source: ByteSource, record: Record) -> RangeSource:
     if record.compressed_nbytes is not None:
         raise UnsupportedFeature(
             f"compressed archive {record.name!r} inside an archive",
-            path=source.name,
             hint="save the program again with torch.export.save",
         )
     return RangeSource(source, record.byte_offset - source.base, record.nbytes)
@@ -98,10 +97,10 @@ def merge_globals(groups: Iterable[tuple[str, Iterable[GlobalRef]]]) -> tuple[Gl
 def _open_zip(member: RangeSource, record: Record, limits: Limits) -> TorchArchive:
     head = member.read_at(0, min(len(LOCAL_MAGIC), member.size))
     if head != LOCAL_MAGIC:
-        raise UnsupportedFeature(f"member {record.name!r} that is not a torch zip", path=member.name)
+        raise UnsupportedFeature(f"member {record.name!r} that is not a torch zip")
     view = open_torch_archive(member, read_archive(member, limits))
     if "data.pkl" not in view.records:
-        raise MalformedCheckpoint("a torch zip without data.pkl", name=record.name, path=member.name)
+        raise MalformedCheckpoint("a torch zip without data.pkl", name=record.name)
     return view
 
 

@@ -70,7 +70,7 @@ def read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
 def _read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
     """Parse the central directory and every local header."""
     offset, nbytes, count = _locate_directory(source, limits)
-    members = _parse_directory(source.read_at(offset, nbytes), count, offset, source.name)
+    members = _parse_directory(source.read_at(offset, nbytes), count, offset)
     window = _Window(source)
     records: dict[str, Record] = {}
     folded: set[str] = set()
@@ -87,7 +87,7 @@ def _read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
         magic, flags, local_method, local_compressed, local_nbytes, name_len, extra_len = unpack(data, at)
         if magic != LOCAL_MAGIC:
             raise MalformedCheckpoint(
-                "no local header where the zip's directory points", name=name, byte_offset=header, path=file
+                "no local header where the zip's directory points", name=name, byte_offset=header
             )
         if (
             local_method != method
@@ -112,8 +112,8 @@ def _read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
             crc if crc or not member_nbytes else None,
         )
     if len(folded) != count:
-        _refuse_equal_names(members, file)
-    _refuse_overlap(spans, offset, file)
+        _refuse_equal_names(members)
+    _refuse_overlap(spans, offset)
     if not differing:
         return ZipArchive(records, ())
     message = (
@@ -155,7 +155,7 @@ def read_record(source: ByteSource, record: Record, max_nbytes: int, what: str) 
         MalformedCheckpoint: the compressed stream is damaged or not as long as it says.
     """
     if record.nbytes > max_nbytes:
-        raise LimitExceeded(f"size of {what}", limit=max_nbytes, actual=record.nbytes, path=source.name)
+        raise LimitExceeded(f"size of {what}", limit=max_nbytes, actual=record.nbytes)
     offset = record.byte_offset - source.base
     if record.compressed_nbytes is None:
         return source.read_at(offset, record.nbytes)
@@ -164,14 +164,13 @@ def read_record(source: ByteSource, record: Record, max_nbytes: int, what: str) 
         # The compressed length was checked against the file; one byte more shows an overlong stream.
         data = inflater.decompress(source.read_at(offset, record.compressed_nbytes), record.nbytes + 1)
     except zlib.error:
-        raise MalformedCheckpoint("damaged DEFLATE stream", name=record.name, path=source.name) from None
+        raise MalformedCheckpoint("damaged DEFLATE stream", name=record.name) from None
     if len(data) != record.nbytes:
         raise MalformedCheckpoint(
             "a compressed member does not have the size that the zip says",
             name=record.name,
             expected=f"{record.nbytes} bytes",
             actual=f"{len(data)}{' or more' if len(data) > record.nbytes else ''}",
-            path=source.name,
         )
     return data
 
@@ -183,7 +182,6 @@ def _outside(source: ByteSource, name: str, offset: int, nbytes: int) -> Malform
         byte_offset=offset,
         expected=f"{nbytes} bytes",
         actual=f"{max(0, source.size - offset)} left",
-        path=source.name,
     )
 
 
@@ -206,7 +204,6 @@ def _locate_directory(source: ByteSource, limits: Limits) -> tuple[int, int, int
     if index < 0:
         raise MalformedCheckpoint(
             f"zip cut at byte {source.size}: no central directory",
-            path=source.name,
             hint="the download or save was interrupted: fetch or save the file again",
         )
     _, disk, directory_disk, _, count, nbytes, offset, _ = _EOCD.unpack_from(tail, index)
@@ -222,43 +219,34 @@ def _locate_directory(source: ByteSource, limits: Limits) -> tuple[int, int, int
                 disk, directory_disk, count, nbytes, offset = fields[4], fields[5], *fields[7:10]
                 end_offset = end64_offset
     if disk != directory_disk or disk not in (0, 1, 0xFFFF):
-        raise UnsupportedFeature("a zip that is split over several files", path=source.name)
+        raise UnsupportedFeature("a zip that is split over several files")
     if offset + nbytes > end_offset:
         raise MalformedCheckpoint(
             "the zip's central directory lies outside the file",
             byte_offset=offset,
             expected=f"{nbytes} bytes",
-            path=source.name,
             hint="the file was cut or joined: fetch or save it again",
         )
     if count > limits.records:
-        raise LimitExceeded(
-            "number of members in the zip", limit=limits.records, actual=count, path=source.name
-        )
+        raise LimitExceeded("number of members in the zip", limit=limits.records, actual=count)
     if nbytes > limits.header_nbytes:
-        raise LimitExceeded(
-            "size of the zip's central directory", limit=limits.header_nbytes, actual=nbytes, path=source.name
-        )
+        raise LimitExceeded("size of the zip's central directory", limit=limits.header_nbytes, actual=nbytes)
     return offset, nbytes, count
 
 
-def _parse_directory(data: bytes, count: int, offset: int, path: str) -> list[_Member]:
+def _parse_directory(data: bytes, count: int, offset: int) -> list[_Member]:
     """All entries of the central directory ``data``, which begins at ``offset`` of the file."""
     members: list[_Member] = []
     pos = 0
     unpack, size, end = _CENTRAL.unpack_from, _CENTRAL.size, len(data)
     for _ in range(count):
         if pos + size > end:
-            raise MalformedCheckpoint(
-                "the zip's central directory is cut off", byte_offset=offset + pos, path=path
-            )
+            raise MalformedCheckpoint("the zip's central directory is cut off", byte_offset=offset + pos)
         magic, flags, method, crc, compressed, nbytes, name_len, extra_len, comment_len, header = unpack(
             data, pos
         )
         if magic != b"PK\x01\x02":
-            raise MalformedCheckpoint(
-                "the zip's central directory is damaged", byte_offset=offset + pos, path=path
-            )
+            raise MalformedCheckpoint("the zip's central directory is damaged", byte_offset=offset + pos)
         name_start = pos + size
         pos = name_start + name_len
         raw_name = data[name_start:pos]
@@ -266,25 +254,20 @@ def _parse_directory(data: bytes, count: int, offset: int, path: str) -> list[_M
         if nbytes == 0xFFFFFFFF or compressed == 0xFFFFFFFF or header == 0xFFFFFFFF:
             nbytes, compressed, header = _zip64(data[pos : pos + extra_len], nbytes, compressed, header)
         if flags & _ENCRYPTED:
-            raise UnsupportedFeature(f"encrypted zip member {name!r}", path=path)
+            raise UnsupportedFeature(f"encrypted zip member {name!r}")
         if method == _STORED:
             if compressed != nbytes:
                 raise MalformedCheckpoint(
-                    "a stored zip member has two sizes",
-                    name=name,
-                    expected=nbytes,
-                    actual=compressed,
-                    path=path,
+                    "a stored zip member has two sizes", name=name, expected=nbytes, actual=compressed
                 )
         elif method != _DEFLATED:
-            raise UnsupportedFeature(f"zip compression method {method} of member {name!r}", path=path)
+            raise UnsupportedFeature(f"zip compression method {method} of member {name!r}")
         elif nbytes > _MAX_RATIO * (compressed + 1):
             raise MalformedCheckpoint(
                 "a zip member claims more than DEFLATE can hold",
                 name=name,
                 expected=f"at most {_MAX_RATIO * (compressed + 1)} bytes",
                 actual=nbytes,
-                path=path,
             )
         members.append((name, raw_name, method, crc, compressed, nbytes, header))
         pos += extra_len + comment_len
@@ -295,19 +278,18 @@ def _parse_directory(data: bytes, count: int, offset: int, path: str) -> list[_M
             byte_offset=offset + pos,
             expected=f"{count} members",
             actual=f"{end - pos} bytes more",
-            path=path,
         )
     return members
 
 
-def _refuse_equal_names(members: list[_Member], path: str) -> None:
+def _refuse_equal_names(members: list[_Member]) -> None:
     """Name the first member whose name, but for case, stands twice."""
     seen: set[str] = set()
     for member in members:
         folded = member[0].lower()
         if folded in seen:
             raise MalformedCheckpoint(
-                "two members of the zip have the same name (but for case)", name=member[0], path=path
+                "two members of the zip have the same name (but for case)", name=member[0]
             )
         seen.add(folded)
 
@@ -336,20 +318,15 @@ def _zip64(extra: bytes, nbytes: int, compressed: int, header: int) -> tuple[int
     return nbytes, compressed, header
 
 
-def _refuse_overlap(spans: list[tuple[int, int, str]], directory_offset: int, path: str) -> None:
+def _refuse_overlap(spans: list[tuple[int, int, str]], directory_offset: int) -> None:
     """Members that share bytes are how zip bombs are made; torch writes none."""
     spans.sort()
     previous_end = 0
     for start, end, name in spans:
         if start < previous_end:
-            raise MalformedCheckpoint(
-                "two members of the zip overlap", name=name, byte_offset=start, path=path
-            )
+            raise MalformedCheckpoint("two members of the zip overlap", name=name, byte_offset=start)
         previous_end = end
     if previous_end > directory_offset and spans:
         raise MalformedCheckpoint(
-            "a member of the zip overlaps its central directory",
-            name=spans[-1][2],
-            byte_offset=spans[-1][0],
-            path=path,
+            "a member of the zip overlaps its central directory", name=spans[-1][2], byte_offset=spans[-1][0]
         )

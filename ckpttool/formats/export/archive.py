@@ -60,7 +60,6 @@ def read_export(source: FileSource, archive: ZipArchive, limits: Limits) -> Chec
         raise MalformedCheckpoint(
             "two checkpoints in one archive: torch.load reads this member, torch.export.load a program",
             name=both,
-            path=source.name,
         )
     if _OLD_PROGRAM in archive.records:
         reader = _Reader(source, archive.records, False, limits)
@@ -80,7 +79,7 @@ def _open(source: FileSource, archive: ZipArchive, limits: Limits) -> tuple[_Rea
     for member, expected in (("archive_format", "pt2"), ("archive_version", "0")):
         text = view.text(member)
         if text not in (None, expected):
-            raise UnsupportedFeature(f"{member} {text!r} of a .pt2 archive", path=source.name)
+            raise UnsupportedFeature(f"{member} {text!r} of a .pt2 archive")
     return _Reader(source, view.records, view.big_endian, limits), view.findings
 
 

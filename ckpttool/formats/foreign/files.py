@@ -79,6 +79,7 @@ def describe_foreign(head: bytes, source: ByteSource) -> CkptToolError:
     answers = (recognise(head, source) for recognise in _RECOGNISERS)
     answer = next((answer for answer in answers if answer is not None), _unknown(head, source))
     if isinstance(answer, CkptToolError):
+        answer.path = source.name
         return answer
     found, hint = answer
     if hint is not None:
@@ -180,7 +181,6 @@ def _tar(head: bytes, source: ByteSource) -> _Answer:
         name = source.name.rpartition("/")[2]
         return UnsupportedFeature(
             "torch tar archive, as torch.save wrote before 0.1.10",
-            path=source.name,
             hint=f"if you trust it: torch.save(torch.load({name!r}, weights_only=False), 'new.pt')",
         )
     return f"tar archive that holds {_list_names(names)}", _UNPACK + "tar -xf {name}"
@@ -212,7 +212,6 @@ def _zip(head: bytes, source: ByteSource) -> _Answer:
         first = [head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("utf-8", "replace")]
         return MalformedCheckpoint(
             f"zip cut at byte {source.size}: no central directory; its first member is {_list_names(first)}",
-            path=source.name,
             hint=_FETCH_AGAIN,
         )
     try:

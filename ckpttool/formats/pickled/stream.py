@@ -49,15 +49,12 @@ class PickleStream:
                     max_ops=self.limits.pickle_ops,
                     max_nodes=self.limits.pickle_nodes,
                     max_name=self.limits.name_nbytes,
-                    path=self.source.name,
                 )
             except PickleCutOff:
                 if len(self._window) >= size:
                     raise
                 if len(self._window) >= self.limits.pickle_nbytes:
-                    raise LimitExceeded(
-                        "size of a pickle", limit=self.limits.pickle_nbytes, path=self.source.name
-                    ) from None
+                    raise LimitExceeded("size of a pickle", limit=self.limits.pickle_nbytes) from None
                 window_nbytes *= _GROWTH
             else:
                 self.position = tree.end

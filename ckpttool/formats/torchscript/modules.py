@@ -47,10 +47,9 @@ def read_torchscript(source: FileSource, archive: ZipArchive, limits: Limits) ->
         if "model.json" in view.records:
             raise UnsupportedFeature(
                 "a TorchScript archive of torch 1.0 to 1.3 (model.json)",
-                path=source.name,
                 hint="if you trust it, load it with torch.jit.load and save it again",
             )
-        raise MalformedCheckpoint("a TorchScript archive without data.pkl", path=source.name)
+        raise MalformedCheckpoint("a TorchScript archive without data.pkl")
     layout = "lite interpreter" if "bytecode.pkl" in view.records else "scripted module"
     contents = _read_contents(view, limits)
     return assemble(source, "torchscript", layout, contents, tuple(archive.records.values()), view.findings)
