@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from ckpttool.files.source import ByteSource, RangeSource
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.arguments import StorageClaim
-from ckpttool.formats.pickled.globals import list_globals
+from ckpttool.formats.pickled.globals import MergedGlobals, list_globals
 from ckpttool.formats.pickled.objects import Contents, read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import StorageResolver, TensorReader
 from ckpttool.formats.torch_archive import TorchArchive, open_torch_archive
 from ckpttool.formats.zip_records import LOCAL_MAGIC, read_archive
-from ckpttool.pickles.nodes import LOCATED_CALLS
 from ckpttool.values.checkpoint import Finding, GlobalRef, Record, StorageRef
 from ckpttool.values.errors import MalformedCheckpoint, UnsupportedFeature
 
@@ -77,21 +76,17 @@ def list_pickled_globals(
             findings = stream.absorb_following(trees[0])
     # A member whose globals stand nowhere in particular is itself their place.
     refs = [ref._replace(places=ref.places or ("",)) for tree in trees for ref in list_globals(tree)]
-    return merge_globals([(record.name, refs)]), findings
+    return merge_members([(record.name, refs)]), findings
 
 
-def merge_globals(groups: Iterable[tuple[str, Iterable[GlobalRef]]]) -> tuple[GlobalRef, ...]:
+def merge_members(groups: Iterable[tuple[str, Iterable[GlobalRef]]]) -> tuple[GlobalRef, ...]:
     """Globals of several pickles as one list; a place is told apart by the pickle's member in front."""
-    merged: dict[tuple[str, str], GlobalRef] = {}
+    merged = MergedGlobals(distinct=True)
     for member, refs in groups:
         for ref in refs:
             places = tuple(": ".join(filter(None, (member, place))) for place in ref.places)
-            known = merged.get((ref.module, ref.name))
-            if known is not None:
-                places = (*known.places, *places)
-                ref = ref._replace(called=ref.called or known.called, calls=ref.calls + known.calls)
-            merged[ref.module, ref.name] = ref._replace(places=tuple(dict.fromkeys(places))[:LOCATED_CALLS])
-    return tuple(merged.values())
+            merged.add((ref._replace(places=places),))
+    return merged.refs()
 
 
 def _open_zip(member: RangeSource, record: Record, limits: Limits) -> TorchArchive:

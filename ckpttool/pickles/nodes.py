@@ -66,6 +66,16 @@ class Call:
         self.appended: list[Node] | None = None
         self.items: list[Node] | None = None
 
+    @property
+    def name(self) -> str:
+        """``module.name`` of the global that is called; empty for what is computed."""
+        return self.function.full_name if isinstance(self.function, Global) else ""
+
+    @property
+    def only_argument(self) -> Node:
+        """The argument of a call that has one; None where there are none or more."""
+        return self.args[0] if isinstance(self.args, tuple) and len(self.args) == 1 else None
+
 
 class PersistentId:
     """An object that lies outside the pickle, by its id."""
@@ -118,7 +128,7 @@ _MAPPINGS = frozenset(("collections.OrderedDict", "collections.Counter"))
 
 def is_mapping_call(node: Call) -> bool:
     """Whether the call makes one of the mappings that unpicklers fill by SETITEMS."""
-    return isinstance(node.function, Global) and node.function.full_name in _MAPPINGS
+    return node.name in _MAPPINGS
 
 
 class PickleTree:

@@ -17,7 +17,7 @@ from ckpttool.formats.export.schema import (
     parse_shared_views,
 )
 from ckpttool.formats.pickled.objects import Contents, assemble
-from ckpttool.formats.pickled_members import list_pickled_globals, merge_globals, read_torch_member
+from ckpttool.formats.pickled_members import list_pickled_globals, merge_members, read_torch_member
 from ckpttool.formats.strict_json import parse_json
 from ckpttool.formats.torch_archive import open_torch_archive
 from ckpttool.formats.zip_records import ZipArchive, read_record
@@ -101,8 +101,9 @@ class _Reader:
 
     def contents(self) -> Contents:
         """What was collected, as for any other torch file."""
-        refs = merge_globals(self.globals)
-        return Contents(self.entries, [], self.opaque, [], {}, {}, refs, findings=tuple(self.findings))
+        refs = merge_members(self.globals)
+        found = Contents.empty()._replace(entries=self.entries, opaque=self.opaque)
+        return found._replace(globals=refs, findings=tuple(self.findings))
 
     # -- layouts ------------------------------------------------------------------------------
 
@@ -217,7 +218,7 @@ class _Reader:
         contents = self.pickled.get(member)
         if contents is None:
             record = self.records[member]
-            contents = Contents([], [], [], [], {}, {}, ())
+            contents = Contents.empty()
             if record.nbytes:
                 contents = read_torch_member(self.source, record, self.limits)
                 self.globals.append((member, contents.globals))

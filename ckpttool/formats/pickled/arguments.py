@@ -103,11 +103,7 @@ def read_ints(node: Node) -> tuple[int, ...]:
     Raises:
         MalformedCheckpoint: anything else.
     """
-    if (
-        isinstance(node, Call)
-        and isinstance(node.function, Global)
-        and node.function.full_name == "torch.Size"
-    ):
+    if isinstance(node, Call) and node.name == "torch.Size":
         node = node.args[0] if type(node.args) is tuple and len(node.args) == 1 else ()
     if type(node) is list:
         node = tuple(node)
@@ -140,13 +136,8 @@ def read_flag(node: Node) -> bool | None:
 
 def layout_name(node: Node) -> str:
     """``torch.serialization._get_layout("torch.sparse_coo")`` -> ``sparse_coo``."""
-    if (
-        isinstance(node, Call)
-        and type(node.args) is tuple
-        and len(node.args) == 1
-        and type(node.args[0]) is str
-    ):
-        return node.args[0].removeprefix("torch.")[:64]
+    if isinstance(node, Call) and type(node.only_argument) is str:
+        return node.only_argument.removeprefix("torch.")[:64]
     if isinstance(node, Global):
         return node.name[:64]
     return "sparse"

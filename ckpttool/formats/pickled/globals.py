@@ -113,28 +113,25 @@ def _absorb(tree: PickleTree, other: PickleTree) -> None:
             known.calls += node.calls
 
 
-_SHOWN_PLACES = 4  # uses of a global over all pickles
-
-
 class MergedGlobals:
-    """The globals of several pickles, each once: with all its calls, and the first few places."""
+    """The globals of several pickles, each once: with all its calls, and the first few places.
 
-    def __init__(self) -> None:
+    With ``distinct`` a place that two of them share is told once.
+    """
+
+    def __init__(self, *, distinct: bool = False) -> None:
         self._refs: dict[tuple[str, str], GlobalRef] = {}
+        self._distinct = distinct
 
     def add(self, refs: Iterable[GlobalRef]) -> None:
         """Count what one more pickle names."""
-        merged = self._refs
         for ref in refs:
-            old = merged.get(ref[:2])
-            if old is None:
-                merged[ref[:2]] = ref
-            else:
-                merged[ref[:2]] = old._replace(
-                    called=old.called or ref.called,
-                    places=(*old.places, *ref.places)[:_SHOWN_PLACES],
-                    calls=old.calls + ref.calls,
-                )
+            old = self._refs.get(ref[:2])
+            if old is not None:
+                called, calls = old.called or ref.called, old.calls + ref.calls
+                ref = ref._replace(called=called, places=(*old.places, *ref.places), calls=calls)
+            places = tuple(dict.fromkeys(ref.places)) if self._distinct else ref.places
+            self._refs[ref[:2]] = ref._replace(places=places[:LOCATED_CALLS])
 
     def refs(self) -> tuple[GlobalRef, ...]:
         """All of them, in order of appearance."""

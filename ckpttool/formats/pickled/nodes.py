@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ckpttool.formats.pickled.python_objects import describe_call, shorten
+from ckpttool.formats.pickled.python_objects import MAX_SUMMARY, describe_call
 from ckpttool.pickles.nodes import BigInt, Call, DictNode, Global, Node, PersistentId, SetNode, iter_items
 from ckpttool.values.dtypes import parse_torch_name
+from ckpttool.values.words import shorten
 
 
 def iter_mapping(node: Node) -> Iterable[tuple[Node, Node]]:
@@ -31,8 +32,8 @@ def type_name(node: Node) -> str:
     if is_set(node):
         return "set"
     if isinstance(node, Call):
-        name = node.function.full_name if isinstance(node.function, Global) else "a computed callable"
-        return _SHORT_NAMES.get(name) or shorten(name)
+        name = node.name if isinstance(node.function, Global) else "a computed callable"
+        return _SHORT_NAMES.get(name) or shorten(name, MAX_SUMMARY)
     if isinstance(node, Global):
         return "torch.dtype" if _is_dtype(node) else "global"
     return _NODE_NAMES.get(type(node), type(node).__name__)
@@ -43,31 +44,22 @@ def summarize(node: Node) -> str:
     if isinstance(node, Call):
         return describe_call(node)
     if isinstance(node, Global):
-        return shorten(node.full_name)
+        return shorten(node.full_name, MAX_SUMMARY)
     if isinstance(node, BigInt):
         return f"{node.nbits} bits"
     if isinstance(node, PersistentId):
         pid = node.pid
         if isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], Global) and type(pid[4]) is int:
-            return shorten(f"{pid[1].full_name} of {pid[4]} elements")
+            return shorten(f"{pid[1].full_name} of {pid[4]} elements", MAX_SUMMARY)
         return "persistent id"
     return f"{len(node)} items" if isinstance(node, (list, tuple)) else ""
 
 
 _SHORT_NAMES = {"collections.OrderedDict": "OrderedDict", "collections.defaultdict": "defaultdict"}
-_NODE_NAMES: dict[type, str] = {
-    DictNode: "dict",
-    BigInt: "int",
-    PersistentId: "storage",
+_NODE_NAMES: dict[type, str] = {DictNode: "dict", BigInt: "int", PersistentId: "storage"}
+_MAPPINGS = {("collections", name) for name in ("OrderedDict", "defaultdict", "Counter")} | {
+    ("builtins", "dict")
 }
-_MAPPINGS = frozenset(
-    {
-        ("collections", "OrderedDict"),
-        ("collections", "defaultdict"),
-        ("collections", "Counter"),
-        ("builtins", "dict"),
-    }
-)
 _SETS = frozenset({("builtins", "set"), ("builtins", "frozenset")})
 
 

@@ -22,8 +22,7 @@ from ckpttool.files.local import FileSource
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
 from ckpttool.formats.pickled.globals import Places, describe_place, list_globals
-from ckpttool.formats.pickled.keys import KeyReader
-from ckpttool.formats.pickled.metadata import MetadataReader
+from ckpttool.formats.pickled.mappings import KeyReader, MetadataReader
 from ckpttool.formats.pickled.nodes import (
     has_module_state,
     is_mapping,
@@ -72,6 +71,9 @@ from ckpttool.values.errors import LimitExceeded
 # What torch.nn.Module itself keeps in a module's __dict__ and fills by registration.
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 
+_HOLDS_OTHERS = (Call, DictNode, SetNode, list, tuple)  # nodes that tensors may be in
+_DESCRIBED_ARGUMENTS = (*_HOLDS_OTHERS, PersistentId, Global)  # of an object that is not known
+
 _PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_PARAMETER)
 _MODULE_PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_MODULE)
 _MODULE_BUFFER = Classification(Kind.PERSISTENT_BUFFER, Basis.PICKLED_MODULE)
@@ -96,6 +98,11 @@ class Contents(NamedTuple):
     rare_opcodes: frozenset[int] = frozenset()
     findings: tuple[Finding, ...] = ()
 
+    @classmethod
+    def empty(cls) -> Contents:
+        """Lists and mappings to be filled."""
+        return cls([], [], [], [], {}, {}, ())
+
 
 class _Frame(NamedTuple):
     """A container that is being walked: its path, its children still to come, its identity."""
@@ -115,16 +122,7 @@ def read_objects(tree: PickleTree, tensors: TensorReader, limits: Limits, root: 
     """
     walk = _Walk(tensors, limits)
     walk.run(tree.value, root)
-    return Contents(
-        walk.entries,
-        walk.values,
-        walk.opaque,
-        walk.containers,
-        walk.module_versions,
-        walk.module_extras,
-        list_globals(tree, walk.places),
-        tree.rare_opcodes,
-    )
+    return walk.found._replace(globals=list_globals(tree, walk.places), rare_opcodes=tree.rare_opcodes)
 
 
 class _Walk:
@@ -133,12 +131,8 @@ class _Walk:
     def __init__(self, tensors: TensorReader, limits: Limits) -> None:
         self.tensors = tensors
         self.limits = limits
-        self.entries: list[Entry] = []
-        self.values: list[Value] = []
-        self.opaque: list[Opaque] = []
-        self.containers: list[Container] = []
-        self.module_versions: dict[Root, dict[str, int | None]] = {}
-        self.module_extras: dict[Root, dict[str, ModuleExtras]] = {}
+        self.found = Contents.empty()
+        self.entries, self.values, self.opaque, self.containers = self.found[:4]
         self.places = Places()
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
         self.held: list[tuple[Root, str, Node]] = []  # attributes of modules, to be walked last
@@ -188,7 +182,7 @@ class _Walk:
             if not inside_object:
                 self.add_value(root, name, node, plain, size)
             return False
-        if not isinstance(node, (Call, DictNode, SetNode, list, tuple)):
+        if not isinstance(node, _HOLDS_OTHERS):
             if not inside_object or not isinstance(node, (BigInt, Global)):
                 self.add_opaque(root, name, node)
             else:
@@ -237,9 +231,9 @@ class _Walk:
             return list(enumerate(set_items(node)))
         if isinstance(node, Call):
             for versions, extras in self.metadata.read(node):
-                self.module_versions[path] = versions
+                self.found.module_versions[path] = versions
                 if extras:
-                    self.module_extras[path] = extras
+                    self.found.module_extras[path] = extras
             children = self.keys.children(iter_mapping(node))
             children += self.attributes_beside(node)
             return children
@@ -253,22 +247,22 @@ class _Walk:
                 if isinstance(value, (Call, DictNode, list)) and not (
                     type(key) is str and key == "_metadata"
                 ):
-                    children.append((self.keys.key(key) if type(key) is not str else key, value))
+                    children.append((self.keys.key(key), value))
         return children
 
     def object_children(self, node: Call) -> Iterable[tuple[Key, Node]]:
         """Everything an unknown object carries: arguments, state, appended and set items."""
         args = node.args if isinstance(node.args, (tuple, list)) else (node.args,)
         for index, argument in enumerate(args):
-            if isinstance(argument, (Call, DictNode, SetNode, list, tuple, PersistentId, Global)):
+            if isinstance(argument, _DESCRIBED_ARGUMENTS):
                 yield f"args[{index}]", argument
         for state in node.states or ():
             for key, value in state_items(state):
-                yield (key if type(key) is str else self.keys.key(key)), value
+                yield self.keys.key(key), value
         for index, item in enumerate(node.appended or ()):
             yield index, item
         for key, value in iter_items(node.items):
-            yield (key if type(key) is str else self.keys.key(key)), value
+            yield self.keys.key(key), value
         if not isinstance(node.function, Global):
             yield "function", node.function
 
@@ -292,7 +286,7 @@ class _Walk:
             self.walked_modules.add(id(module))
             self.places.note(module, path)
             state = dict(named_state(module))
-            for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            for name in _REGISTRIES:
                 self.budget.spend(width_of(state.get(name)), ())
             self.containers.append(Container(path, type_name(module), len(state)))
             self.add_registered(root, prefix, state)
@@ -303,16 +297,14 @@ class _Walk:
                 if isinstance(child, Call) and self.is_module(child):
                     children.append(((*path, name), self.join(prefix, f"{name}."), child, depth + 1))
                 elif child is not None:
-                    self.opaque.append(
-                        Opaque(root, self.join(prefix, name), type_name(child), summarize(child))
-                    )
+                    name = self.join(prefix, name)
+                    self.opaque.append(Opaque(root, name, type_name(child), summarize(child)))
             stack.extend(reversed(children))
 
     def add_registered(self, root: Root, prefix: str, state: dict[str, Node]) -> None:
         """Parameters, then buffers, then plain tensor attributes of one module."""
-        non_persistent = {
-            name for name in set_items(state.get("_non_persistent_buffers_set")) if type(name) is str
-        }
+        buffers_set = set_items(state.get("_non_persistent_buffers_set"))
+        non_persistent = {name for name in buffers_set if type(name) is str}
         for name, node in iter_mapping(state.get("_parameters")):
             self.add_member(root, self.join(prefix, self.keys.text(name)), node, _MODULE_PARAMETER)
         for name, node in iter_mapping(state.get("_buffers")):
@@ -329,7 +321,7 @@ class _Walk:
         They are walked after the module, not from within it, so that nothing here recurses.
         """
         for name, node in state.items():
-            if name in _REGISTRIES or not isinstance(node, (Call, DictNode, SetNode, list, tuple)):
+            if name in _REGISTRIES or not isinstance(node, _HOLDS_OTHERS):
                 continue
             if width_of(node) and id(node) not in self.held_ids and not self.plain.read(node)[1]:
                 self.held_ids.add(id(node))

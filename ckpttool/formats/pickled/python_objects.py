@@ -10,6 +10,7 @@ from struct import calcsize, unpack
 
 from ckpttool.pickles.nodes import Call, DictNode, Global, Node
 from ckpttool.values.checkpoint import Plain
+from ckpttool.values.words import shorten
 
 _NUMPY_SCALAR = frozenset({"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"})
 _NUMPY_ARRAY = frozenset({"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"})
@@ -23,7 +24,7 @@ _STRUCT_FORMATS = {
 _TYPE_TAGS = frozenset(
     {"restore_type_tag", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"}
 )
-_MAX_SUMMARY = 120
+MAX_SUMMARY = 120  # characters of a text for people
 _MAX_LOOKED_AT = 16  # arguments and states of a call, for its summary; real ones have fewer
 _MAX_DIMS = 1024
 
@@ -40,9 +41,9 @@ def without_type_tag(call: Call) -> Node:
 
 def plain_of_call(call: Call) -> tuple[Plain, bool]:
     """(value, True) for ``torch.Size``, numpy scalars and bytes of Python 2, else (None, False)."""
-    if not isinstance(call.function, Global) or call.states or call.items or call.appended:
+    if call.states or call.items or call.appended:
         return None, False
-    name = call.function.full_name
+    name = call.name
     args = call.args if isinstance(call.args, tuple) else ()
     if name == "torch.Size" and len(args) == 1 and isinstance(args[0], (tuple, list)):
         if len(args[0]) <= _MAX_DIMS and all(type(number) is int for number in args[0]):
@@ -59,17 +60,16 @@ def plain_of_call(call: Call) -> tuple[Plain, bool]:
 
 def describe_call(call: Call) -> str:
     """What an object that is not built would hold, in a few words."""
-    name = call.function.full_name if isinstance(call.function, Global) else ""
     args = call.args[:_MAX_LOOKED_AT] if isinstance(call.args, tuple) else ()
-    if name in _NUMPY_ARRAY:
+    if call.name in _NUMPY_ARRAY:
         return _numpy_array(call)
     scalars = [
-        repr(argument[:_MAX_SUMMARY] if isinstance(argument, str) else argument)
+        repr(argument[:MAX_SUMMARY] if isinstance(argument, str) else argument)
         for argument in args
         if isinstance(argument, (str, float)) or type(argument) is int
     ]
     if scalars:
-        return shorten(", ".join(scalars))
+        return shorten(", ".join(scalars), MAX_SUMMARY)
     states = (call.states or [])[:_MAX_LOOKED_AT]
     attributes = sum(len(state.items) // 2 for state in states if isinstance(state, DictNode))
     held = len(call.items or ()) // 2 + len(call.appended or ())
@@ -93,9 +93,9 @@ def _numpy_scalar(dtype: Node, raw: Node) -> tuple[Plain, bool]:
 
 def _numpy_dtype(node: Node) -> tuple[str, str]:
     """(code, byte order) of the call ``numpy.dtype("f8", False, True)`` with its state."""
-    if not isinstance(node, Call) or not isinstance(node.function, Global):
+    if not isinstance(node, Call) or node.name != "numpy.dtype":
         return "", ""
-    if node.function.full_name != "numpy.dtype" or not isinstance(node.args, tuple) or not node.args:
+    if not isinstance(node.args, tuple) or not node.args:
         return "", ""
     code = node.args[0] if isinstance(node.args[0], str) else ""
     for state in (node.states or [])[:_MAX_LOOKED_AT]:
@@ -109,17 +109,12 @@ def _numpy_array(call: Call) -> str:
     for state in (call.states or [])[:_MAX_LOOKED_AT]:
         if isinstance(state, tuple) and len(state) >= 4 and isinstance(state[1], tuple):
             shape = ", ".join(str(n) for n in state[1][:_MAX_LOOKED_AT] if type(n) is int)
-            return shorten(f"{_numpy_dtype(state[2])[0][:_MAX_SUMMARY] or 'object'} ({shape})")
+            dtype = _numpy_dtype(state[2])[0][:MAX_SUMMARY] or "object"
+            return shorten(f"{dtype} ({shape})", MAX_SUMMARY)
     return ""
 
 
 def _is_short_text(args: Node) -> bool:
     # What encodes to a number has few characters; a long text would be encoded for each use of it.
-    return (
-        isinstance(args, tuple) and bool(args) and isinstance(args[0], str) and len(args[0]) <= _MAX_SUMMARY
-    )
-
-
-def shorten(text: str) -> str:
-    """At most 120 characters of a text for people."""
-    return text if len(text) <= _MAX_SUMMARY else text[: _MAX_SUMMARY - 1] + "…"
+    first = args[0] if isinstance(args, tuple) and args else None
+    return isinstance(first, str) and len(first) <= MAX_SUMMARY

@@ -152,12 +152,8 @@ class TensorReader:
         itembits = claim.dtype.bits if claim.dtype else 8
         nbytes = (claim.view_offset * itembits + 7) // 8 + claim.nbytes
         if nbytes > ref.nbytes:
-            raise MalformedCheckpoint(
-                "a storage is smaller than its pickle says",
-                name=claim.key,
-                expected=f"{nbytes} bytes",
-                actual=ref.nbytes,
-            )
+            what, needed = "a storage is smaller than its pickle says", f"{nbytes} bytes"
+            raise MalformedCheckpoint(what, name=claim.key, expected=needed, actual=ref.nbytes)
         return ref, claim
 
     def nested_storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:
@@ -166,12 +162,10 @@ class TensorReader:
             isinstance(node, Call)
             and isinstance(node.function, Global)
             and (node.function.module, node.function.name) == ("torch.storage", "_load_from_bytes")
-            and isinstance(node.args, tuple)
-            and len(node.args) == 1
-            and isinstance(node.args[0], bytes)
+            and isinstance(node.only_argument, bytes)
             and self.resolve_nested is not None
         ):
-            ref, dtype = self.resolve_nested(node.args[0])
+            ref, dtype = self.resolve_nested(node.only_argument)
             return ref, StorageClaim(ref.key, dtype, ref.nbytes // dtype.nbytes, ref.location or "cpu")
         raise malformed("tensor", "its first argument is not a storage")
 
@@ -188,27 +182,14 @@ class TensorReader:
         requires_grad = args[1] if len(args) > 1 else True
         return StoredTensor(data.tensor, read_flag(requires_grad), is_parameter=True)
 
-    def uninitialized(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
-        """``UninitializedParameter(requires_grad)`` of a lazy module: no shape, no data."""
-        composite = CompositeTensor(
-            "uninitialized", "torch.nn.parameter.UninitializedParameter", None, None, ()
-        )
-        return StoredTensor(composite, read_flag(args[0] if args else None), is_parameter=True)
-
-    def uninitialized_buffer(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
-        """``UninitializedBuffer(requires_grad)`` of a lazy module: no shape, no data."""
-        composite = CompositeTensor("uninitialized", "torch.nn.parameter.UninitializedBuffer", None, None, ())
-        return StoredTensor(composite, read_flag(args[0] if args else None))
-
     def from_cpu(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)``."""
         return self.inner(args[0], depth)._replace(requires_grad=read_flag(args[3]))
 
     def from_numpy(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_device_tensor_from_numpy(data, dtype, device, requires_grad)``: described only."""
-        details: tuple[tuple[str, Plain], ...] = (
-            (("device", str(args[2])[:64]),) if type(args[2]) is str else ()
-        )
+        device = args[2]
+        details = (("device", device[:64]),) if type(device) is str else ()
         composite = CompositeTensor("numpy", "torch.Tensor", read_dtype(args[1]), None, (), details)
         return StoredTensor(composite, read_flag(args[3]))
 
@@ -267,7 +248,8 @@ class TensorReader:
             raise malformed("_rebuild_qtensor", "its quantizer has no scale or no zero point")
         names = ("scale", "zero_point", "axis")
         parts = [Part("int_repr", info)]
-        details: list[tuple[str, Plain]] = [("qscheme", quantizer[0].full_name)]
+        scheme = quantizer[0].full_name
+        details: list[tuple[str, Plain]] = [("qscheme", scheme)]
         for name, value in zip(names, quantizer[1:4], strict=False):
             if isinstance(value, Call):
                 parts.append(Part(name, self.inner(value, depth).tensor))
@@ -276,12 +258,9 @@ class TensorReader:
             elif type(value) in (int, float):
                 details.append((name, value))
             else:
-                raise malformed(
-                    "_rebuild_qtensor", f"its quantizer's {name} is neither a number nor a tensor"
-                )
-        composite = CompositeTensor(
-            "quantized", quantizer[0].full_name, info.dtype, info.shape, tuple(parts), tuple(details)
-        )
+                why = f"its quantizer's {name} is neither a number nor a tensor"
+                raise malformed("_rebuild_qtensor", why)
+        composite = CompositeTensor("quantized", scheme, info.dtype, info.shape, tuple(parts), tuple(details))
         return StoredTensor(composite, read_flag(args[5]))
 
     def channel_numbers(self, numbers: list[Node], info: TensorInfo) -> PlainList:
@@ -306,19 +285,20 @@ class TensorReader:
             names, size = ("ccol_indices", "row_indices", "values"), data[3]
         else:
             names, size = ("indices", "values"), data[2]
-        parts = tuple(
-            Part(name, self.inner(node, depth).tensor) for name, node in zip(names, data, strict=False)
-        )
+        parts = self.named_parts(names, data, depth)
         dtype = parts[-1].value.dtype
         return StoredTensor(CompositeTensor(layout, "torch.Tensor", dtype, read_sizes(size), parts))
 
     def nested(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_nested_tensor(buffer, sizes, strides, storage_offsets)``."""
         names = ("buffer", "sizes", "strides", "storage_offsets")
-        parts = tuple(
-            Part(name, self.inner(node, depth).tensor) for name, node in zip(names, args, strict=False)
-        )
+        parts = self.named_parts(names, args, depth)
         return StoredTensor(CompositeTensor("nested", "torch.Tensor", parts[0].value.dtype, None, parts))
+
+    def named_parts(self, names: tuple[str, ...], nodes: tuple[Node, ...], depth: int) -> tuple[Part, ...]:
+        """As many of ``nodes`` as have a name, which must be tensors."""
+        named = zip(names, nodes, strict=False)
+        return tuple(Part(name, self.inner(node, depth).tensor) for name, node in named)
 
     def inner(self, node: Node, depth: int) -> StoredTensor:
         """A tensor that must stand as an argument of another rebuild."""
@@ -329,6 +309,16 @@ class TensorReader:
 
 
 _Rebuild = Callable[[TensorReader, "tuple[Node, ...]", int], "StoredTensor | None"]
+
+
+def _uninitialized(name: str, is_parameter: bool) -> _Rebuild:
+    """``UninitializedParameter(requires_grad)`` of a lazy module, or its buffer: no shape, no data."""
+    tensor = CompositeTensor("uninitialized", f"torch.nn.parameter.{name}", None, None, ())
+    return lambda _reader, args, _depth: StoredTensor(
+        tensor, read_flag(args[0] if args else None), is_parameter
+    )
+
+
 _REBUILDS: dict[tuple[str, str], _Rebuild] = {
     ("torch._utils", "_rebuild_tensor"): TensorReader.tensor_v1,
     ("torch._utils", "_rebuild_tensor_v2"): TensorReader.tensor_v2,
@@ -336,8 +326,8 @@ _REBUILDS: dict[tuple[str, str], _Rebuild] = {
     ("torch._utils", "_rebuild_parameter"): TensorReader.parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): TensorReader.parameter,
     ("torch.nn.parameter", "Parameter"): TensorReader.parameter,
-    ("torch.nn.parameter", "UninitializedParameter"): TensorReader.uninitialized,
-    ("torch.nn.parameter", "UninitializedBuffer"): TensorReader.uninitialized_buffer,
+    ("torch.nn.parameter", "UninitializedParameter"): _uninitialized("UninitializedParameter", True),
+    ("torch.nn.parameter", "UninitializedBuffer"): _uninitialized("UninitializedBuffer", False),
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): TensorReader.meta,
     ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): TensorReader.from_cpu,
     ("torch._utils", "_rebuild_device_tensor_from_numpy"): TensorReader.from_numpy,

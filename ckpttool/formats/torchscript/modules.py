@@ -12,7 +12,7 @@ from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.nodes import iter_mapping, type_name
 from ckpttool.formats.pickled.objects import Contents, assemble, read_objects
 from ckpttool.formats.pickled.tensors import TensorReader
-from ckpttool.formats.pickled_members import merge_globals
+from ckpttool.formats.pickled_members import merge_members
 from ckpttool.formats.torch_archive import TorchArchive, open_torch_archive
 from ckpttool.formats.torchscript.code import ClassHeader, ClassHeaders
 from ckpttool.formats.zip_records import ZipArchive
@@ -78,7 +78,7 @@ def _read_contents(view: TorchArchive, limits: Limits) -> Contents:
         walk.containers + [c for c in rest.containers + constants.containers if c.length],
         {},
         {},
-        merge_globals([("data.pkl", refs), ("constants.pkl", constants.globals)]),
+        merge_members([("data.pkl", refs), ("constants.pkl", constants.globals)]),
         rest.rare_opcodes | constants.rare_opcodes,
         findings + behind,
     )

@@ -1,15 +1,64 @@
-"""``_metadata``, which ``state_dict()`` hangs on its result: a version and other facts of each module."""
+"""Mappings in a pickle: their keys as steps of a path, and the ``_metadata`` that hangs on a state_dict.
+
+``state_dict()`` keeps there a version and other facts of each module.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
+from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
-from ckpttool.formats.pickled.nodes import iter_mapping, state_items, width_of
+from ckpttool.formats.pickled.nodes import iter_mapping, state_items, summarize, type_name, width_of
 from ckpttool.formats.pickled.plain import PlainReader
 from ckpttool.pickles.nodes import Call, DictNode, Node
-from ckpttool.values.checkpoint import ModuleExtras, Plain
+from ckpttool.values.checkpoint import Key, ModuleExtras, OddKey, Plain
+from ckpttool.values.errors import LimitExceeded
+
+_LONG_KEY = 256  # longer keys are counted: their paths are written out for every entry below them
+_MAX_KEY_SCALARS = 100  # a tuple that is a key is written out up to here
+
+
+class KeyReader:
+    """Makes keys of one pickle; two odd ones stay two."""
+
+    def __init__(self, plain: PlainReader, budget: WalkBudget, limits: Limits) -> None:
+        self._plain = plain
+        self._budget = budget
+        self._limits = limits
+        self._odd_keys = 0
+
+    def children(self, items: Iterable[tuple[Node, Node]]) -> list[tuple[Key, Node]]:
+        """Children of a mapping; a repeated key replaces the value in place, as in a dict."""
+        children: dict[Key, Node] = {}
+        longest = self._limits.name_nbytes
+        for key, value in items:
+            if type(key) is not str:
+                key = self.key(key)
+            elif len(key) > _LONG_KEY:
+                if len(key) > longest:
+                    raise LimitExceeded("length of a key", limit=longest, actual=len(key))
+                self._budget.has_long_keys = True
+                self._budget.count_text(len(key))
+            children[key] = value
+        return list(children.items())
+
+    def key(self, node: Node) -> Key:
+        """A mapping key as a step of a path."""
+        if type(node) in (int, str):
+            return node  # type: ignore[no-any-return]
+        plain, size = self._plain.sized(node, 0)
+        if 0 <= size <= _MAX_KEY_SCALARS and not isinstance(plain, str):
+            return OddKey(repr(plain), literal=True)
+        # Two keys of one class must stay two keys.
+        self._odd_keys += 1
+        return OddKey(f"<{type_name(node)} {summarize(node)} #{self._odd_keys}>", literal=False)
+
+    def text(self, node: Node) -> str:
+        """A module or parameter name as text."""
+        return str(self.key(node))
+
 
 Metadata: TypeAlias = "tuple[dict[str, int | None], dict[str, ModuleExtras]]"
 """By module path: its version, and what else is said of it."""
@@ -59,9 +108,9 @@ class MetadataReader:
             plain, is_plain = self.plain.read(value)
             if is_plain:
                 yield (key,), plain
-            if not is_plain:
-                self.budget.spend(width_of(value), ())
-            for inner_key, inner in iter_mapping(value) if not is_plain else ():
+                continue
+            self.budget.spend(width_of(value), ())
+            for inner_key, inner in iter_mapping(value):
                 plain, is_plain = self.plain.read(inner)
                 if is_plain and type(inner_key) is str:
                     yield (key, inner_key), plain
