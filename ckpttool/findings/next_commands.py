@@ -45,17 +45,18 @@ def next_commands(inspection: Inspection) -> tuple[NextCommand, ...]:
     """The commands that what was found leads to; none for a file that is plainly well, or a model."""
     if not inspection.checkpoint.files:
         return ()
-    return (*_iter_convert(inspection), *_iter_globals(inspection), *_iter_verify(inspection))
+    codes = frozenset(finding.code for finding in inspection.findings)
+    steps = (_iter_convert, _iter_globals, _iter_verify)
+    return tuple(command for step in steps for command in step(inspection, codes))
 
 
-def _iter_convert(inspection: Inspection) -> Iterator[NextCommand]:
-    codes = {finding.code for finding in inspection.findings}
+def _iter_convert(inspection: Inspection, codes: frozenset[str]) -> Iterator[NextCommand]:
     if codes & _NO_CONVERSION or not inspection.rows:
         return
     if "adapter" in codes:  # a loaded adapter has the prefix as well
-        codes.discard("wrapper-prefix")
+        codes -= {"wrapper-prefix"}
     if inspection.checkpoint.stored is not None:  # a conversion has kept ties once already
-        codes.discard("tied")
+        codes -= {"tied"}
     asked = [option for code, option in _CONVERSIONS.items() if code in codes]
     asked += [option for is_so, option in _WITHOUT_A_FINDING if is_so(inspection)]
     given = [(option.why, option.arguments(inspection)) for option in asked]
@@ -85,15 +86,13 @@ def _destination(inspection: Inspection) -> str:
     return f"{stem if suffix and len(suffix) <= 5 else path}.safetensors"
 
 
-def _iter_globals(inspection: Inspection) -> Iterator[NextCommand]:
-    codes = {finding.code for finding in inspection.findings}
+def _iter_globals(inspection: Inspection, codes: frozenset[str]) -> Iterator[NextCommand]:
     if codes & {"dangerous-globals", "weights-only-refuses"}:
         words = ("ckpttool", "inspect", _source(inspection), "--globals")
         yield NextCommand(words, "what torch.load would import, and where")
 
 
-def _iter_verify(inspection: Inspection) -> Iterator[NextCommand]:
-    codes = {finding.code for finding in inspection.findings}
+def _iter_verify(inspection: Inspection, codes: frozenset[str]) -> Iterator[NextCommand]:
     rebuilt = any(row.classification.kind is Kind.NON_PERSISTENT_BUFFER for row in inspection.missing)
     if not (rebuilt or codes & _VERIFIED) or codes & _NO_CONVERSION:
         return

@@ -106,14 +106,7 @@ def _distinct_views(
         start, end = tensor.byte_span
         if start == end:
             continue
-        view = (
-            tensor.dtype.name,
-            tensor.shape,
-            tensor.stride,
-            tensor.storage_offset,
-            tensor.conj,
-            tensor.neg,
-        )
+        view = (tensor.dtype.name, *tensor[1:4], *tensor[5:])  # all but the storage
         first = seen.setdefault(view, index)
         if first == index:
             views.append(_View(start, end, index, tensor))
@@ -128,12 +121,11 @@ def _referenced_nbytes(views: Sequence[_View]) -> int:
 
     Neither the union of their spans nor the sum of their elements is exceeded.
     """
-    union = reached = packed = 0
-    for start, end, _, tensor in views:
+    union = reached = 0
+    for start, end, _, _ in views:
         union += max(0, end - max(start, reached))
         reached = max(reached, end)
-        packed += tensor.nbytes
-    return min(union, packed)
+    return min(union, sum(view.tensor.nbytes for view in views))
 
 
 def _overlapping(views: Sequence[_View]) -> list[tuple[int, int]]:
@@ -163,13 +155,13 @@ def _may_meet(a: TensorInfo, b: TensorInfo) -> bool:
     lies within it, an address has one decomposition into steps, so two such boxes meet only if
     they meet along every stride.
     """
+    if a.dtype.bits != b.dtype.bits:
+        return True
     steps: list[dict[int, int]] = [
         {stride: size for size, stride in zip(t.shape, t.stride, strict=True) if size > 1 and stride}
         for t in (a, b)
     ]
     strides = sorted({*steps[0], *steps[1]}, reverse=True)
-    if a.dtype.bits != b.dtype.bits:
-        return True
     rests = [t.storage_offset - min(a.storage_offset, b.storage_offset) for t in (a, b)]
     ends = [rests[i] + sum((size - 1) * stride for stride, size in steps[i].items()) for i in (0, 1)]
     apart = False

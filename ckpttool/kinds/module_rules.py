@@ -105,8 +105,12 @@ def _judge_structure(signature: Signature, context: Context) -> dict[str, Verdic
     return found
 
 
+def _verdict(kind: Kind, basis: Basis, note: str, sure: bool = False) -> Verdict:
+    return Verdict(Classification(kind, basis, note=note), sure)
+
+
 def _sibling(kind: Kind, note: str) -> Verdict:
-    return Verdict(Classification(kind, Basis.SIBLING, note=note), True)
+    return _verdict(kind, Basis.SIBLING, note, True)
 
 
 def _judge_batch_norm(names: set[str], version: int | None, context: Context) -> dict[str, Verdict]:
@@ -115,21 +119,17 @@ def _judge_batch_norm(names: set[str], version: int | None, context: Context) ->
     A frozen batch norm is a plain module (version 1) without a counter, and registers all four
     tensors as buffers; a true one has version 2, and a counter since torch 0.4.1.
     """
-    counter = "num_batches_tracked" in names
     if version is not None and version >= BATCH_NORM_VERSION:
-        verdict = Verdict(
-            Classification(PARAMETER, Basis.METADATA, note="batch norm: module version 2"), True
-        )
-    elif counter:
+        verdict = _verdict(PARAMETER, Basis.METADATA, "batch norm: module version 2", True)
+    elif "num_batches_tracked" in names:
         verdict = _sibling(PARAMETER, "batch norm: beside num_batches_tracked")
     elif version is not None:
         note = "frozen batch norm: module version 1, no counter"
-        verdict = Verdict(Classification(BUFFER, Basis.METADATA, note=note), True)
+        verdict = _verdict(BUFFER, Basis.METADATA, note, True)
     elif context.frozen_without_counter:
         verdict = _sibling(BUFFER, "frozen batch norm: no num_batches_tracked")
     else:
-        note = "frozen batch norm, or a file older than torch 0.4.1"
-        verdict = Verdict(Classification(Kind.UNKNOWN, Basis.NONE, note=note))
+        verdict = _verdict(Kind.UNKNOWN, Basis.NONE, "frozen batch norm, or a file older than torch 0.4.1")
     return {name: verdict for name in ("weight", "bias") if name in names}
 
 
@@ -138,11 +138,10 @@ def _judge_parametrization(names: set[str]) -> dict[str, Verdict]:
     found = {}
     for name in names:
         if name.rstrip("0123456789") == "original":
-            note = "torch.nn.utils.parametrize: original"
-            found[name] = Verdict(Classification(PARAMETER, Basis.NAME, note=note))
+            found[name] = _verdict(PARAMETER, Basis.NAME, "torch.nn.utils.parametrize: original")
         elif name in ("_u", "_v", "base"):
             note = "torch.nn.utils.parametrizations: spectral norm, orthogonal"
-            found[name] = Verdict(Classification(BUFFER, Basis.NAME, note=note), True)
+            found[name] = _verdict(BUFFER, Basis.NAME, note, True)
     return found
 
 
@@ -152,12 +151,10 @@ def _judge_parametrization(names: set[str]) -> dict[str, Verdict]:
 def _judge_alone(leaf: Leaf, signature: Signature, table: NameTable) -> Verdict | None:
     """What a leaf says by itself: its name, checked against its dtype and shape."""
     if leaf.name == "_extra_state":  # _EXTRA_STATE_KEY_SUFFIX in torch/nn/modules/module.py
-        return Verdict(Classification(Kind.EXTRA_STATE, Basis.NAME, note="torch.nn: get_extra_state"))
+        return _verdict(Kind.EXTRA_STATE, Basis.NAME, "torch.nn: get_extra_state")
     known = table.find(leaf.name, signature.module, leaf.shape)
-    if known is not None and known.kind is not PARAMETER:
-        return _by_name(known)
     by_dtype = _judge_dtype(leaf)
-    if by_dtype is None and known is not None:
+    if known is not None and (by_dtype is None or known.kind is not PARAMETER):
         return _by_name(known)
     return by_dtype
 
@@ -174,11 +171,9 @@ _PACKED = frozenset(
     for dtype in BY_NAME.values()
     if dtype.kind in ("int", "uint", "quantized", "bits") and dtype.name not in _NEVER_LEARNT
 )
-_BY_INTEGER = Verdict(Classification(BUFFER, Basis.DTYPE, note="an integer takes no gradient"), True)
-_WEAK_INTEGER = Verdict(Classification(BUFFER, Basis.DTYPE, note="an integer takes no gradient"))
-_QUANTIZED = Verdict(
-    Classification(Kind.UNKNOWN, Basis.NONE, note="a packed quantized parameter, or an integer buffer")
-)
+_BY_INTEGER = _verdict(BUFFER, Basis.DTYPE, "an integer takes no gradient", True)
+_WEAK_INTEGER = _BY_INTEGER._replace(sure=False)
+_QUANTIZED = _verdict(Kind.UNKNOWN, Basis.NONE, "a packed quantized parameter, or an integer buffer")
 
 
 def _judge_dtype(leaf: Leaf) -> Verdict | None:
@@ -203,24 +198,28 @@ def _apply_order(leaves: tuple[Leaf, ...], verdicts: list[Verdict | None]) -> No
     if first_buffer < last_parameter:
         return  # one of the two is wrong; neither may judge a third
     for index, verdict in enumerate(verdicts):
-        if index > first_buffer:
-            verdicts[index] = _ordered(verdict, BUFFER, f"after the buffer {leaves[first_buffer].name}")
-        elif index < last_parameter:
-            verdicts[index] = _ordered(
-                verdict, PARAMETER, f"before the parameter {leaves[last_parameter].name}"
-            )
+        placed = _place(leaves, index, first_buffer, last_parameter)
+        # A weaker verdict that says otherwise gives way.
+        if placed is not None and (verdict is None or not _stands(verdict, placed)):
+            verdicts[index] = placed
     _apply_weak_order(leaves, verdicts)
+
+
+def _place(leaves: tuple[Leaf, ...], index: int, first_buffer: int, last_parameter: int) -> Verdict | None:
+    """What the leaf at ``index`` must be where it stands, if that says it."""
+    if index > first_buffer:
+        return _verdict(BUFFER, Basis.ORDER, f"after the buffer {leaves[first_buffer].name}", True)
+    if index < last_parameter:
+        return _verdict(PARAMETER, Basis.ORDER, f"before the parameter {leaves[last_parameter].name}", True)
+    return None
 
 
 def _decides(verdict: Verdict | None, kind: Kind) -> bool:
     return verdict is not None and verdict.sure and verdict.classification.kind is kind
 
 
-def _ordered(verdict: Verdict | None, kind: Kind, note: str) -> Verdict:
-    """``verdict``, or that of the order where it is weaker and says otherwise."""
-    if verdict is not None and (verdict.sure or verdict.classification.kind in (kind, *_OTHER_KINDS)):
-        return verdict
-    return Verdict(Classification(kind, Basis.ORDER, note=note), True)
+def _stands(verdict: Verdict, placed: Verdict) -> bool:
+    return verdict.sure or verdict.classification.kind in (placed.classification.kind, *_OTHER_KINDS)
 
 
 def _apply_weak_order(leaves: tuple[Leaf, ...], verdicts: list[Verdict | None]) -> None:
@@ -233,11 +232,6 @@ def _apply_weak_order(leaves: tuple[Leaf, ...], verdicts: list[Verdict | None]) 
     if first_buffer < last_parameter:
         return
     for index, kind in enumerate(kinds):
-        if leaves[index].declared is not None:
-            continue
-        if kind is Kind.UNKNOWN and index > first_buffer:
-            note = f"after the buffer {leaves[first_buffer].name}"
-            verdicts[index] = Verdict(Classification(BUFFER, Basis.ORDER, note=note))
-        elif kind is Kind.UNKNOWN and index < last_parameter:
-            note = f"before the parameter {leaves[last_parameter].name}"
-            verdicts[index] = Verdict(Classification(PARAMETER, Basis.ORDER, note=note))
+        placed = _place(leaves, index, first_buffer, last_parameter)
+        if kind is Kind.UNKNOWN and leaves[index].declared is None and placed is not None:
+            verdicts[index] = placed._replace(sure=False)

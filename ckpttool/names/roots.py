@@ -7,10 +7,11 @@ containers that the checkpoint has. ``state.0``, ``state[0]`` and ``["a.b"]`` ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ckpttool.values.checkpoint import Checkpoint, Key, OddKey, Root
 from ckpttool.values.errors import CkptToolError
+from ckpttool.values.words import first_few
 
 _MOST_SUGGESTED = 8
 
@@ -84,5 +85,9 @@ def _suggest(checkpoint: Checkpoint) -> str:
             branches[".".join(named)] = None
     if not branches:
         return "all tensors are at the top: leave --root out"
-    shown = ", ".join(list(branches)[:_MOST_SUGGESTED])
-    return f"--root takes one of: {shown}{', …' if len(branches) > _MOST_SUGGESTED else ''}"
+    return suggest_roots(list(branches))
+
+
+def suggest_roots(branches: Sequence[str], most: int = _MOST_SUGGESTED) -> str:
+    """The hint ``--root takes one of: model, optimizer, …``."""
+    return f"--root takes one of: {first_few(branches, most=most)}"
