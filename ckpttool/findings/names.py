@@ -61,9 +61,8 @@ def find_batch_norms(evidence: Evidence) -> Iterator[Finding]:
     versions_of = evidence.checkpoint.module_versions
     statistics: dict[Root, list[Entry]] = {}
     if evidence.mentions("running_mean"):
-        for entry, _, _ in evidence.rows:
-            if isinstance(entry.name, str) and entry.name.endswith("running_mean"):
-                statistics.setdefault(entry.root, []).append(entry)
+        for entry in evidence.named(lambda name: name.endswith("running_mean")):
+            statistics.setdefault(entry.root, []).append(entry)
     names: dict[Root, set[Key]] = {root: set() for root in (*versions_of, *statistics)}
     if names:
         for entry, _, _ in evidence.rows:
@@ -106,14 +105,12 @@ def find_parametrized(evidence: Evidence) -> Iterator[Finding]:
     """Parts of weights that are computed."""
     if not evidence.mentions("weight_g", "weight_orig", ".original"):
         return
-    norms = {entry.name for entry, _, _ in evidence.rows if str(entry.name).endswith(".original1")}
+    norms = {entry.name for entry in evidence.named(lambda name: name.endswith(".original1"))}
+    endings = ("weight_g", "weight_orig", "original", "original0")
     parts = [
         entry
-        for entry, _, _ in evidence.rows
-        if isinstance(entry.name, str)
-        and entry.name.endswith(("weight_g", "weight_orig", "original", "original0"))
-        and _PARAMETRIZED.search(entry.name)
-        and f"{entry.name[:-1]}1" not in norms  # more is said of a weight norm
+        for entry in evidence.named(lambda name: name.endswith(endings) and _PARAMETRIZED.search(name))
+        if f"{str(entry.name)[:-1]}1" not in norms  # more is said of a weight norm
     ]
     fact = (
         "part of a weight that the model computes (weight norm, spectral norm, pruning): a model "
@@ -127,13 +124,7 @@ def find_weight_norms(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.mentions(".original1"):
         return
     names = {entry.name for entry, _, _ in evidence.rows}
-    norms = [
-        entry
-        for entry, _, _ in evidence.rows
-        if isinstance(entry.name, str)
-        and entry.name.endswith(".original0")
-        and f"{entry.name[:-1]}1" in names
-    ]
+    norms = evidence.named(lambda name: name.endswith(".original0") and f"{name[:-1]}1" in names)
     fact = (
         "the norm of a weight, as torch.nn.utils.parametrizations.weight_norm names it: a model with the "
         "older torch.nn.utils.weight_norm calls it weight_g"
@@ -145,9 +136,7 @@ def find_adapters(evidence: Evidence) -> Iterator[Finding]:
     """LoRA weights without the adapter's name, as PEFT saves them."""
     if not evidence.mentions("lora_A.weight"):
         return
-    saved = [
-        entry for entry, _, _ in evidence.rows if isinstance(entry.name, str) and _ADAPTER.search(entry.name)
-    ]
+    saved = evidence.named(_ADAPTER.search)
     fact = (
         "of a LoRA adapter, saved without its name: PeftModel.from_pretrained takes them so; for "
         "load_state_dict they must be called lora_A.default.weight"

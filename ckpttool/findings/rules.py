@@ -10,25 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from ckpttool.findings.bytes import (
-    find_bloat,
-    find_devices,
-    find_layouts,
-    find_no_data,
-    find_ties,
-    find_unknown_dtypes,
-)
+from ckpttool.findings import bytes as of_bytes
+from ckpttool.findings import names as of_names
 from ckpttool.findings.globals import Verdict
-from ckpttool.findings.names import (
-    find_adapters,
-    find_attribute_prefix,
-    find_batch_norms,
-    find_known_buffers,
-    find_packed,
-    find_parametrized,
-    find_weight_norms,
-    find_wrappers,
-)
 from ckpttool.findings.text import Evidence, about, short_name
 from ckpttool.findings.weights_only import plain_load, plain_load_fact, weights_only_verdict
 from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence, Root
@@ -159,25 +143,25 @@ def _path(root: Root) -> str:
 
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _globals,
-    find_no_data,
+    of_bytes.find_no_data,
     _other_loaders,
     _roots,
-    find_wrappers,
-    find_attribute_prefix,
-    find_adapters,
-    find_known_buffers,
-    find_batch_norms,
-    find_bloat,
-    find_ties,
-    find_layouts,
-    find_unknown_dtypes,
+    of_names.find_wrappers,
+    of_names.find_attribute_prefix,
+    of_names.find_adapters,
+    of_names.find_known_buffers,
+    of_names.find_batch_norms,
+    of_bytes.find_bloat,
+    of_bytes.find_ties,
+    of_bytes.find_layouts,
+    of_bytes.find_unknown_dtypes,
     _dtypes,
     _carried,
-    find_packed,
+    of_names.find_packed,
     _extra_state,
-    find_parametrized,
-    find_weight_norms,
-    find_devices,
+    of_names.find_parametrized,
+    of_names.find_weight_norms,
+    of_bytes.find_devices,
     _optimizer,
     _values,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.kinds.aliases import Aliasing
@@ -27,6 +27,10 @@ class Evidence(NamedTuple):
     def mentions(self, *texts: str) -> bool:
         """Whether any of ``texts`` stands in any name."""
         return any(text in self.names for text in texts)
+
+    def named(self, fits: Callable[[str], object]) -> list[Entry]:
+        """Entries whose name is a text that ``fits``."""
+        return [entry for entry, _, _ in self.rows if isinstance(entry.name, str) and fits(entry.name)]
 
 
 def about(code: str, severity: str, entries: Sequence[Entry], fact: str) -> Iterator[Finding]:

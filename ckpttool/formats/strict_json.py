@@ -34,13 +34,9 @@ def parse_json(raw: bytes, what: str, limits: Limits, path: str) -> object:
         raise LimitExceeded(f"length of the {what}", limit=limits.header_nbytes, actual=len(raw), path=path)
     # Python needs 20 times the bytes of `[],[],…`: what will be allocated is bounded by counting first.
     tokens = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
-    if tokens > _TOKENS_PER_ENTRY * limits.entries:
-        raise LimitExceeded(
-            f"number of values in the {what}",
-            limit=_TOKENS_PER_ENTRY * limits.entries,
-            actual=tokens,
-            path=path,
-        )
+    most = _TOKENS_PER_ENTRY * limits.entries
+    if tokens > most:
+        raise LimitExceeded(f"number of values in the {what}", limit=most, actual=tokens, path=path)
     # Decoded UTF-8 holds no surrogates, so only an escape can make one.
     hook = _pairs_of_text if b"\\u" in raw else _pairs
     parse_int = _parse_int if b"-0" in raw else int  # by itself it takes most of the time
@@ -52,10 +48,8 @@ def parse_json(raw: bytes, what: str, limits: Limits, path: str) -> object:
             f"the {what} is not UTF-8 (its byte {error.start} is 0x{raw[error.start]:02x})", path=path
         ) from None
     except json.JSONDecodeError as error:
-        raise MalformedCheckpoint(
-            f"the {what} is not JSON: {error.msg[:1].lower()}{error.msg[1:]} at its character {error.pos}",
-            path=path,
-        ) from None
+        why = f"{error.msg[:1].lower()}{error.msg[1:]} at its character {error.pos}"
+        raise MalformedCheckpoint(f"the {what} is not JSON: {why}", path=path) from None
     except _Refused as error:
         raise MalformedCheckpoint(f"the {what} {error}", path=path) from None
     except RecursionError:

@@ -34,6 +34,9 @@ _STORED, _DEFLATED = 0, 8
 _MAX_RATIO = 1032  # of DEFLATE: a match of 258 bytes takes two bits at least (zlib.net/zlib_tech.html)
 LOCAL_MAGIC = b"PK\x03\x04"
 
+FETCH_AGAIN = "the download or save was interrupted: fetch or save the file again"
+"""The hint for a file that is cut."""
+
 
 class ZipArchive(NamedTuple):
     """``records`` by name, in the order of the central directory; ``findings`` about the container."""
@@ -86,9 +89,8 @@ def _read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
         data, at = window.at(header, head_nbytes)
         magic, flags, local_method, local_compressed, local_nbytes, name_len, extra_len = unpack(data, at)
         if magic != LOCAL_MAGIC:
-            raise MalformedCheckpoint(
-                "no local header where the zip's directory points", name=name, byte_offset=header
-            )
+            what = "no local header where the zip's directory points"
+            raise MalformedCheckpoint(what, name=name, byte_offset=header)
         if (
             local_method != method
             or flags & _ENCRYPTED
@@ -166,12 +168,9 @@ def read_record(source: ByteSource, record: Record, max_nbytes: int, what: str) 
     except zlib.error:
         raise MalformedCheckpoint("damaged DEFLATE stream", name=record.name) from None
     if len(data) != record.nbytes:
-        raise MalformedCheckpoint(
-            "a compressed member does not have the size that the zip says",
-            name=record.name,
-            expected=f"{record.nbytes} bytes",
-            actual=f"{len(data)}{' or more' if len(data) > record.nbytes else ''}",
-        )
+        what = "a compressed member does not have the size that the zip says"
+        expected, actual = f"{record.nbytes} bytes", f"{len(data)}{' or more' * (len(data) > record.nbytes)}"
+        raise MalformedCheckpoint(what, name=record.name, expected=expected, actual=actual)
     return data
 
 
@@ -202,10 +201,7 @@ def _locate_directory(source: ByteSource, limits: Limits) -> tuple[int, int, int
     """(offset, nbytes, number of members) of the central directory."""
     tail_start, index, tail = _find_end(source)
     if index < 0:
-        raise MalformedCheckpoint(
-            f"zip cut at byte {source.size}: no central directory",
-            hint="the download or save was interrupted: fetch or save the file again",
-        )
+        raise MalformedCheckpoint(f"zip cut at byte {source.size}: no central directory", hint=FETCH_AGAIN)
     _, disk, directory_disk, _, count, nbytes, offset, _ = _EOCD.unpack_from(tail, index)
     end_offset = tail_start + index
     locator_offset = end_offset - _EOCD64_LOCATOR.size
@@ -257,18 +253,13 @@ def _parse_directory(data: bytes, count: int, offset: int) -> list[_Member]:
             raise UnsupportedFeature(f"encrypted zip member {name!r}")
         if method == _STORED:
             if compressed != nbytes:
-                raise MalformedCheckpoint(
-                    "a stored zip member has two sizes", name=name, expected=nbytes, actual=compressed
-                )
+                what = "a stored zip member has two sizes"
+                raise MalformedCheckpoint(what, name=name, expected=nbytes, actual=compressed)
         elif method != _DEFLATED:
             raise UnsupportedFeature(f"zip compression method {method} of member {name!r}")
         elif nbytes > _MAX_RATIO * (compressed + 1):
-            raise MalformedCheckpoint(
-                "a zip member claims more than DEFLATE can hold",
-                name=name,
-                expected=f"at most {_MAX_RATIO * (compressed + 1)} bytes",
-                actual=nbytes,
-            )
+            what, most = "a zip member claims more than DEFLATE can hold", _MAX_RATIO * (compressed + 1)
+            raise MalformedCheckpoint(what, name=name, expected=f"at most {most} bytes", actual=nbytes)
         members.append((name, raw_name, method, crc, compressed, nbytes, header))
         pos += extra_len + comment_len
     if pos < end:
@@ -288,9 +279,8 @@ def _refuse_equal_names(members: list[_Member]) -> None:
     for member in members:
         folded = member[0].lower()
         if folded in seen:
-            raise MalformedCheckpoint(
-                "two members of the zip have the same name (but for case)", name=member[0]
-            )
+            what = "two members of the zip have the same name (but for case)"
+            raise MalformedCheckpoint(what, name=member[0])
         seen.add(folded)
 
 
@@ -327,6 +317,6 @@ def _refuse_overlap(spans: list[tuple[int, int, str]], directory_offset: int) ->
             raise MalformedCheckpoint("two members of the zip overlap", name=name, byte_offset=start)
         previous_end = end
     if previous_end > directory_offset and spans:
-        raise MalformedCheckpoint(
-            "a member of the zip overlaps its central directory", name=spans[-1][2], byte_offset=spans[-1][0]
-        )
+        start, _, name = spans[-1]
+        what = "a member of the zip overlaps its central directory"
+        raise MalformedCheckpoint(what, name=name, byte_offset=start)

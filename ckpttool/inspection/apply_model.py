@@ -148,11 +148,10 @@ def _find_root(checkpoint: Checkpoint, spec: ModelSpec, above: Root) -> tuple[Ro
         return above, match_names([], saved)
     # An optimizer's state has a root for every parameter, and a name or two in each.
     most = max(map(len, names.values()))
-    likely = [root for root, those in names.items() if len(those) * 2 >= min(most, len(saved))][
-        :_MOST_COMPARED
-    ]
+    likely = [root for root, those in names.items() if len(those) * 2 >= min(most, len(saved))]
     matches = {
-        root: match_names([*names[root], *_extra_names(checkpoint, spec, root)], saved) for root in likely
+        root: match_names([*names[root], *_extra_names(checkpoint, spec, root)], saved)
+        for root in likely[:_MOST_COMPARED]
     }
     best = max(match.matched for match in matches.values())
     equal = [root for root, match in matches.items() if match.matched == best]

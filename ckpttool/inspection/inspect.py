@@ -11,7 +11,7 @@ from ckpttool.inspection.summary import choose_weights_root, group_tallies, summ
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.classify import classify
 from ckpttool.names.prefixes import find_prefixes
-from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Root
+from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Key, Root
 from ckpttool.values.inspection import Inspection, Row
 
 if TYPE_CHECKING:
@@ -87,12 +87,11 @@ def _matching(
     from ckpttool.names.globs import Globs
 
     included, excluded = Globs(include), Globs(exclude)
-    return [
-        position
-        for position in below
-        if (not included or included.match(entries[position].root, entries[position].name))
-        and not excluded.match(entries[position].root, entries[position].name)
-    ]
+
+    def is_chosen(root: Root, name: Key) -> bool:
+        return (not included or included.match(root, name)) and not excluded.match(root, name)
+
+    return [position for position in below if is_chosen(*entries[position][:2])]
 
 
 def inspect_model(spec: ModelSpec, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Inspection:
@@ -104,16 +103,11 @@ def inspect_model(spec: ModelSpec, *, include: Sequence[str] = (), exclude: Sequ
     checkpoint = spec.checkpoint._replace(module_versions={}, findings=tuple(model_findings(spec)))
     found = inspect_checkpoint(checkpoint, include=include, exclude=exclude)
     placed = {id(row.entry): row.entry._replace(value=without_storage(row.entry.value)) for row in found.rows}
+    rows = [Row(placed[id(entry)], known, placed.get(id(first))) for entry, known, first in found.rows]
     return found._replace(
         title=spec.checkpoint.layout,
         checkpoint=spec.checkpoint._replace(layout=spec.class_name),
-        rows=tuple(
-            row._replace(
-                entry=placed[id(row.entry)],
-                tied_to=None if row.tied_to is None else placed[id(row.tied_to)],
-            )
-            for row in found.rows
-        ),
+        rows=tuple(rows),
         summary=found.summary._replace(locations=()),
         findings=tuple(finding for finding in found.findings if finding.code != CARRIED),
         model=model_facts(spec),

@@ -33,7 +33,7 @@ class NameMatch(NamedTuple):
 def match_names(file_names: Sequence[str], model_names: Collection[str]) -> NameMatch:
     """The mapping of ``file_names`` that meets the most of ``model_names``."""
     known = set(model_names)
-    best = _apply(file_names, known, lambda name: name, "")
+    best = _apply(file_names, known, _as_it_is, "")
     if best.matched == len(known) or best.matched == len(file_names):
         return best
     for description, rule in _candidates(file_names, known):
@@ -67,27 +67,26 @@ def _candidates(file_names: Sequence[str], known: set[str]) -> Iterable[tuple[st
     elif wrapped_model:
         wrappers = "the model's own wrapper prefixes put on"
         yield wrappers, unwrap
-    for names, rule, said in ((file_names, None, ""), (unwrapped, unwrap, wrappers)):
-        if rule is not None and not changed:
-            continue
+    ways: list[tuple[Sequence[str], Callable[[str], str], str]] = [(file_names, _as_it_is, "")]
+    if changed:
+        ways.append((unwrapped, unwrap, wrappers))
+    for names, rule, said in ways:
         for prefix in _leading_paths(names, len(names)):
             yield _join(said, f"{prefix!r} taken off the file's names"), _strip(prefix, rule)
         for prefix in _leading_paths(known, len(known)):
             yield _join(said, f"{prefix!r} put before the file's names"), _add(prefix, rule)
 
 
-def _strip(prefix: str, before: Callable[[str], str] | None) -> Callable[[str], str]:
-    def rule(name: str) -> str:
-        return (before(name) if before else name).removeprefix(prefix)
-
-    return rule
+def _as_it_is(name: str) -> str:
+    return name
 
 
-def _add(prefix: str, before: Callable[[str], str] | None) -> Callable[[str], str]:
-    def rule(name: str) -> str:
-        return prefix + (before(name) if before else name)
+def _strip(prefix: str, before: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda name: before(name).removeprefix(prefix)
 
-    return rule
+
+def _add(prefix: str, before: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda name: prefix + before(name)
 
 
 def _join(first: str, second: str) -> str:

@@ -68,12 +68,8 @@ class Machine:
     def take(self, pos: int, nbytes: int) -> bytes:
         """``nbytes`` bytes at ``pos``; the length is compared before anything is allocated."""
         if nbytes < 0 or pos + nbytes > len(self.data):
-            raise PickleCutOff(
-                "a string in a pickle is longer than the pickle",
-                byte_offset=self.op_start,
-                expected=f"{nbytes} bytes",
-                actual=f"{len(self.data) - pos} left",
-            )
+            what, left = "a string in a pickle is longer than the pickle", f"{len(self.data) - pos} left"
+            raise PickleCutOff(what, byte_offset=self.op_start, expected=f"{nbytes} bytes", actual=left)
         return self.data[pos : pos + nbytes]
 
     def line(self, pos: int) -> tuple[bytes, int]:

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import DEFAULT_LIMITS
-from ckpttool.formats.zip_records import LOCAL_MAGIC, has_end_record, read_archive
+from ckpttool.formats.zip_records import FETCH_AGAIN, LOCAL_MAGIC, has_end_record, read_archive
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnknownFormat, UnsupportedFeature
 from ckpttool.values.words import shorten, some
 
@@ -33,7 +33,6 @@ _Answer: TypeAlias = tuple[str, str | None] | CkptToolError | None
 
 _READ_HERE = f"read here: {WHAT_IS_READ}"
 _UNPACK = "unpack it, then inspect what is inside: "
-_FETCH_AGAIN = "the download or save was interrupted: fetch or save the file again"
 _NUMPY_HINT = "numpy.load(..., allow_pickle=False) reads it"
 _KERAS_HINT = "read it with keras or h5py, then write the tensors with safetensors"
 _TF_HINT = "tf.train.load_checkpoint reads it, if TensorFlow is at hand"
@@ -212,7 +211,7 @@ def _zip(head: bytes, source: ByteSource) -> _Answer:
         first = [head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("utf-8", "replace")]
         return MalformedCheckpoint(
             f"zip cut at byte {source.size}: no central directory; its first member is {_list_names(first)}",
-            hint=_FETCH_AGAIN,
+            hint=FETCH_AGAIN,
         )
     try:
         return _describe_members(list(read_archive(source, DEFAULT_LIMITS).records))
@@ -314,7 +313,7 @@ def _zeros(head: bytes, source: ByteSource) -> _Answer:
         if source.read_at(offset, min(4096, source.size - offset)).strip(b"\0"):
             found = f"zeros for at least the first {len(head):,} of {source.size:,} bytes"
             return found, "an interrupted download or a damaged disk: fetch the file again"
-    return f"{source.size:,} bytes of zeros: space was set aside, and nothing was written", _FETCH_AGAIN
+    return f"{source.size:,} bytes of zeros: space was set aside, and nothing was written", FETCH_AGAIN
 
 
 _RECOGNISERS: tuple[Callable[[bytes, ByteSource], _Answer], ...] = (
