@@ -182,8 +182,9 @@ _NO_CONVERSION = frozenset(("meta-tensors", "zero3-placeholders", "uninitialized
 """There is nothing to write before these are mended."""
 
 _VERIFIED = frozenset(
-    ("batch-norm-no-counter", "batch-norm-no-statistics", "dtype-differs", "shape-differs", "missing-entry",
-     "missing-tied", "unexpected-entry", "stale-buffer", "model-names", "wrapper-prefix", "parametrized",
-     "weight-norm")
-)  # fmt: skip
+    """
+    batch-norm-no-counter batch-norm-no-statistics dtype-differs shape-differs missing-entry missing-tied
+    unexpected-entry stale-buffer model-names wrapper-prefix parametrized weight-norm
+    """.split()
+)
 """Only a load tells what these do."""

@@ -264,12 +264,8 @@ def _parse_directory(data: bytes, count: int, offset: int) -> list[_Member]:
         pos += extra_len + comment_len
     if pos < end:
         # Readers that go by the size would see more members than those that go by the count.
-        raise MalformedCheckpoint(
-            "the zip's central directory is longer than its members",
-            byte_offset=offset + pos,
-            expected=f"{count} members",
-            actual=f"{end - pos} bytes more",
-        )
+        what, more = "the zip's central directory is longer than its members", f"{end - pos} bytes more"
+        raise MalformedCheckpoint(what, byte_offset=offset + pos, expected=f"{count} members", actual=more)
     return members
 
 
