@@ -22,7 +22,7 @@ from torch import nn
 
 from ckpttool.formats import read_checkpoint
 from ckpttool.torch_bridge.tensors import FileTensors
-from ckpttool.torch_bridge.verify.device_compare import CHUNK_NBYTES, DeviceComparer
+from ckpttool.torch_bridge.verify.against_file import CHUNK_NBYTES, DeviceComparer
 from ckpttool.values.checkpoint import Entry
 from tests.conftest import why_no_cuda
 

@@ -215,7 +215,7 @@ def _load_caster(casts: Sequence[values.Cast]) -> Caster | None:
 
     if all({cast.before.name, cast.after.name} <= CASTABLE for cast in casts):
         return cast_floats
-    from ckpttool.torch_bridge.elements import cast_elements
+    from ckpttool.torch_bridge.tensors import cast_elements
 
     def cast_either(data: memoryview, before: DType, after: DType) -> tuple[memoryview, values.CastLoss]:
         one = cast_floats if {before.name, after.name} <= CASTABLE else cast_elements

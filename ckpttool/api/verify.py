@@ -71,9 +71,9 @@ def verify(
     read = read.stored or read  # what a load is given
     root = choose_root(source)
     built = find_model(model, model_args or (), checkpoint_path=source.path)
-    from ckpttool.torch_bridge.verify.verify import Options, verify
+    from ckpttool.torch_bridge.verify.verify import VerifyOptions, verify
 
-    options = Options(tuple(devices), tuple(loads), allow_cast, kept)
+    options = VerifyOptions(tuple(devices), tuple(loads), allow_cast, kept)
     return Verification._make(verify(read, root, built, options, watcher))
 
 

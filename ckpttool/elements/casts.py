@@ -48,7 +48,7 @@ def cast_floats(data: memoryview, before: DType, after: DType) -> tuple[memoryvi
         for start in range(0, len(source), _BLOCK):
             exact = _widen(np, before.name, source[start : start + _BLOCK])
             found = _narrow(np, after.name, exact, result[start : start + _BLOCK], nan)
-            loss = loss.joined(CastLoss(len(exact)) if found is exact else _judge(np, exact, found))
+            loss = loss.joined(CastLoss(len(exact)) if found is exact else judge_cast(np, exact, found))
     return memoryview(packed), loss
 
 
@@ -139,18 +139,18 @@ def _round_half(np: Any, values: Array, result: Array) -> Array:
     return found
 
 
-def _judge(np: Any, exact: Array, found: Array) -> CastLoss:
-    """Compare two runs of numbers in the wider of their dtypes."""
+def judge_cast(xp: Any, exact: Any, found: Any) -> CastLoss:
+    """Compare two runs of numbers in one wide dtype: arrays or tensors of ``xp``, which is numpy or torch."""
     relative = found - exact
     relative /= exact
     worst = max(float(relative.max()), -float(relative.min()))
     # Without a zero, an infinity or NaN on either side, every relative error is a number below 1: done.
     if worst < 1.0:
         return CastLoss(len(exact), 0, 0, worst)
-    overflow = np.isfinite(exact) & ~np.isfinite(found)
+    overflow = xp.isfinite(exact) & ~xp.isfinite(found)
     underflow = (exact != 0) & (found == 0)
     # 0/0, and what is infinite or NaN on either side, is no relative error; what became 0 is counted apart.
-    relative[~np.isfinite(relative) | underflow] = 0.0
+    relative[~xp.isfinite(relative) | underflow] = 0.0
     return CastLoss(
-        len(exact), int(overflow.sum()), int(underflow.sum()), float(np.abs(relative, out=relative).max())
+        len(exact), int(overflow.sum()), int(underflow.sum()), float(xp.abs(relative, out=relative).max())
     )

@@ -12,7 +12,6 @@ from ckpttool.values.model import ModelSpec
 from ckpttool.values.words import cut, plural, some
 
 STALE = "stale: this version does not save it"
-TIED_TO = "tied to "  # how the note of a missing entry begins whose twin is in the file
 
 _NOUNS = {
     Kind.PARAMETER: "parameter",
@@ -136,7 +135,7 @@ def missing_findings(spec: ModelSpec, missing: Sequence[Entry]) -> Iterator[Find
         kind = entry.declared.kind
         if kind is Kind.NON_PERSISTENT_BUFFER:
             continue
-        if entry.declared.note.startswith(TIED_TO):
+        if entry.declared.tied_to:
             tied.append(entry)
         elif _loads_by_own_code(spec, str(entry.name)):
             own_code.append(entry)
@@ -179,7 +178,7 @@ def unexpected_findings(spec: ModelSpec, unexpected: Sequence[Entry], match: Nam
 
 
 def _loads_by_own_code(spec: ModelSpec, name: str) -> bool:
-    return any(own.renames and (not own.path or name.startswith(f"{own.path}.")) for own in spec.custom_load)
+    return any(own.renames and own.holds(name) for own in spec.custom_load)
 
 
 # ---------------------------------------- names

@@ -89,7 +89,7 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
         return
     carried = [
         entry
-        for entry, (kind, _, presence, _, _), _ in evidence.rows
+        for entry, (kind, _, presence, *_), _ in evidence.rows
         if kind is Kind.NON_PERSISTENT_BUFFER and presence is Presence.PRESENT
     ]
     fact = "non-persistent: the file carries what a state_dict of the model leaves out"

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.findings.model import (
-    TIED_TO,
     Differences,
     missing_findings,
     names_findings,
@@ -199,10 +198,11 @@ def _iter_missing(spec: ModelSpec, root: Root, met: set[str]) -> Iterator[Entry]
         if str(entry.name) in met:
             continue
         kind = entry.declared.kind
-        note = AS_DESIGNED if kind is Kind.NON_PERSISTENT_BUFFER else "not in the file"
-        if kind is not Kind.NON_PERSISTENT_BUFFER and first in in_file:
-            note = f"{TIED_TO}{in_file[first]}, which is in the file"
-        declared = entry.declared._replace(presence=Presence.MISSING, note=note)
+        note, tied_to = AS_DESIGNED, ""
+        if kind is not Kind.NON_PERSISTENT_BUFFER:
+            tied_to = in_file.get(first, "")
+            note = f"tied to {tied_to}, which is in the file" if tied_to else "not in the file"
+        declared = entry.declared._replace(presence=Presence.MISSING, note=note, tied_to=tied_to)
         yield entry._replace(root=root, value=without_storage(entry.value), declared=declared)
 
 

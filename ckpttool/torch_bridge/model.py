@@ -58,7 +58,7 @@ class ModelSource(NamedTuple):
             return self.build(device="meta"), ""
         except ModelImportFailed as error:
             module = self.build(device="cpu")  # raises for good if this fails as well
-            why = error.what.partition(" fails: ")[2]
+            why = "" if error.__cause__ is None else _what_it_raised(error.__cause__)
             return module, f"built on cpu: its constructor does not run on meta ({why})"
 
 
@@ -232,12 +232,21 @@ def foreign_code(doing: str, text: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit and whatever else the user's code may raise
-        summary = " ".join(str(error).split())[:200]
         raise ModelImportFailed(
-            f"{doing} fails: {type(error).__name__}{': ' + summary if summary else ''}",
+            f"{doing} fails: {_what_it_raised(error)}",
             trace=_own_trace(error),
             hint="try it in Python first; --model-arg key=value passes arguments",
         ) from error
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The beginning of what ``error`` says, its line breaks as blanks."""
+    return " ".join(str(error).split())[:limit]
+
+
+def _what_it_raised(error: BaseException) -> str:
+    said = one_line(error, 200)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -9,14 +9,15 @@ mapped to state_dict keys by object identity through ``state_dict(keep_vars=True
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ckpttool.torch_bridge.model import ModelSource, foreign_code
+from ckpttool.torch_bridge.tensors import is_strided, type_name
 from ckpttool.values.checkpoint import (
     Basis,
     Checkpoint,
@@ -24,7 +25,6 @@ from ckpttool.values.checkpoint import (
     CompositeTensor,
     Entry,
     Kind,
-    Presence,
     StorageRef,
     Tensor,
     TensorInfo,
@@ -35,20 +35,31 @@ from ckpttool.values.model import CustomLoad, ModelSpec
 
 MODEL_FILE = "<model>"
 _EXTRA_STATE = "_extra_state"  # torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX
+T = TypeVar("T")
 
 
 class Registered(NamedTuple):
-    """One slot of a module's own dicts. ``path`` is the module's, as ``named_modules`` gives it."""
+    """One slot of a module's own dicts. ``path`` is the module's, as ``named_modules`` gives it.
+
+    ``held`` is None in an empty slot; ``tensor`` is for those that ``iter_filled`` gives.
+    """
 
     path: str
     name: str
     kind: Kind
-    tensor: torch.Tensor | None
+    held: torch.Tensor | None
 
     @property
     def full_name(self) -> str:
         """``path.name``."""
         return f"{self.path}.{self.name}" if self.path else self.name
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """What a slot that is not empty holds."""
+        if self.held is None:
+            raise ValueError(f"the slot {self.full_name} is empty")
+        return self.held
 
 
 def iter_registered(module: nn.Module) -> Iterator[Registered]:
@@ -60,6 +71,29 @@ def iter_registered(module: nn.Module) -> Iterator[Registered]:
             transient = name in child._non_persistent_buffers_set
             kind = Kind.NON_PERSISTENT_BUFFER if transient else Kind.PERSISTENT_BUFFER
             yield Registered(path, name, kind, buffer)
+
+
+def iter_filled(module: nn.Module) -> Iterator[Registered]:
+    """The slots that hold a tensor."""
+    return (slot for slot in iter_registered(module) if slot.held is not None)
+
+
+def slots_by(key: Callable[[Registered], T], slots: Iterable[Registered]) -> dict[T, list[Registered]]:
+    """Slots in groups of one ``key``, all in their order."""
+    groups: dict[T, list[Registered]] = {}
+    for slot in slots:
+        groups.setdefault(key(slot), []).append(slot)
+    return groups
+
+
+def is_extra_state(key: object) -> bool:
+    """Whether a key of a state_dict is where ``get_extra_state`` goes."""
+    return str(key).rpartition(".")[2] == _EXTRA_STATE
+
+
+def class_name(module: nn.Module) -> str:
+    """``package.module.Class``."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def named_state(module: nn.Module) -> dict[str, Any]:
@@ -81,11 +115,7 @@ def non_persistent_names(module: nn.Module, state: dict[str, Any] | None = None)
     Wrappers rename keys on the way out, by hooks of their own: so the state_dict is taken once more
     with every buffer persistent. What does not appear there has the path of its module.
     """
-    buffers = [
-        (slot.full_name, slot.tensor)
-        for slot in iter_registered(module)
-        if slot.kind is Kind.NON_PERSISTENT_BUFFER and slot.tensor is not None
-    ]
+    buffers = [slot for slot in iter_filled(module) if slot.kind is Kind.NON_PERSISTENT_BUFFER]
     if not buffers:
         return {}
     state = named_state(module) if state is None else state
@@ -98,9 +128,9 @@ def non_persistent_names(module: nn.Module, state: dict[str, Any] | None = None)
     except ModelImportFailed:  # a hook that does not expect these keys
         keys = {}
     found: dict[str, torch.Tensor] = {}
-    for name, buffer in buffers:
-        known = keys.get(_view(buffer), [])
-        found[name if name in known or not known else known.pop(0)] = buffer
+    for slot in buffers:
+        name, known = slot.full_name, keys.get(_view(slot.tensor), [])
+        found[name if name in known or not known else known.pop(0)] = slot.tensor
     return found
 
 
@@ -129,13 +159,13 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
         registered = tuple(iter_registered(module))
         transient = non_persistent_names(module, state)
         custom_load = tuple(iter_custom_load(module.named_modules()))
-    slots = _Slots(registered)
+    slots = _Slots([slot for slot in registered if slot.held is not None])
     storages = _Storages()
-    entries = [
-        Entry((), key, storages.describe(value), _requires_grad(value), slots.classify(key, value))
-        for key, value in state.items()
-    ]
-    declared = Classification(Kind.NON_PERSISTENT_BUFFER, Basis.MODULE, Presence.PRESENT)
+    entries = []
+    for key, value in state.items():
+        requires_grad = value.requires_grad if isinstance(value, torch.Tensor) else None
+        entries.append(Entry((), key, storages.describe(value), requires_grad, slots.classify(key, value)))
+    declared = Classification(Kind.NON_PERSISTENT_BUFFER, Basis.MODULE)
     entries += [
         Entry((), name, storages.describe(buffer), buffer.requires_grad, declared)
         for name, buffer in transient.items()
@@ -152,28 +182,20 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
     )
     return ModelSpec(
         checkpoint,
-        _class_name(type(module)),
+        class_name(module),
         note,
-        tuple(slot.full_name for slot in registered if slot.tensor is None),
-        tuple(name for name, value in state.items() if _is_lazy(value)),
+        tuple(slot.full_name for slot in registered if slot.held is None),
+        tuple(name for name, value in state.items() if is_lazy(value)),
         custom_load,
     )
-
-
-def _class_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class _Slots:
     """Registered tensors by object, and by what they view: a state_dict may hold detached ones."""
 
-    def __init__(self, registered: Iterable[Registered]) -> None:
-        self.by_id: dict[int, list[Registered]] = {}
-        self.by_view: dict[object, list[Registered]] = {}
-        for slot in registered:
-            if slot.tensor is not None:
-                self.by_id.setdefault(id(slot.tensor), []).append(slot)
-                self.by_view.setdefault(_view(slot.tensor), []).append(slot)
+    def __init__(self, filled: Collection[Registered]) -> None:
+        self.by_id = slots_by(lambda slot: id(slot.tensor), filled)
+        self.by_view = slots_by(lambda slot: _view(slot.tensor), filled)
 
     def classify(self, key: str, value: Any) -> Classification:
         """The kind of one state_dict entry by the slots that hold this very tensor."""
@@ -186,12 +208,12 @@ class _Slots:
             if slot.full_name == key:
                 return Classification(slot.kind, Basis.MODULE)
         # After the slots: what get_extra_state returns may be a registered tensor itself.
-        name = key.rpartition(".")[2]
-        if name == _EXTRA_STATE:
+        if is_extra_state(key):
             return Classification(Kind.EXTRA_STATE, Basis.MODULE)
         # Renamed by a wrapper: non-persistent slots are not saved, and wrappers keep the last part.
         saved = [slot for slot in found if slot.kind is not Kind.NON_PERSISTENT_BUFFER]
-        kinds = {slot.kind for slot in saved if slot.name == name} or {slot.kind for slot in saved}
+        leaf = key.rpartition(".")[2]
+        kinds = {slot.kind for slot in saved if slot.name == leaf} or {slot.kind for slot in saved}
         if len(kinds) == 1:
             return Classification(kinds.pop(), Basis.MODULE)
         note = "one tensor, registered as parameter and as buffer" if kinds else "made by a state_dict hook"
@@ -200,7 +222,7 @@ class _Slots:
 
 def _view(tensor: torch.Tensor) -> object:
     """What tells one view of a storage from another; the object itself where there is no storage."""
-    if _is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_nested or _is_wrapper(tensor):
+    if is_lazy(tensor) or not is_strided(tensor):
         return id(tensor)
     storage = tensor.untyped_storage()._cdata
     return storage, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
@@ -217,17 +239,15 @@ class _Storages:
         """A tensor as addresses without bytes; None for what is no tensor (extra state)."""
         if not isinstance(value, torch.Tensor):
             return None
-        if _is_lazy(value):
-            return CompositeTensor(
-                "uninitialized", f"torch.nn.parameter.{type(value).__name__}", None, None, ()
-            )
+        subclass = type(value).__name__
+        if is_lazy(value):
+            return CompositeTensor("uninitialized", f"torch.nn.parameter.{subclass}", None, None, ())
         dtype = dtype_of(value)
         if value.is_nested:
-            return CompositeTensor("nested", type(value).__name__, dtype, None, ())
-        if value.layout is not torch.strided or _is_wrapper(value):
-            name = str(value.layout).removeprefix("torch.")
-            layout = "subclass" if value.layout is torch.strided else name
-            return CompositeTensor(layout, type(value).__name__, dtype, tuple(value.shape), ())
+            return CompositeTensor("nested", subclass, dtype, None, ())
+        if not is_strided(value):
+            layout = "subclass" if value.layout is torch.strided else type_name(value.layout)
+            return CompositeTensor(layout, subclass, dtype, tuple(value.shape), ())
         storage = value.untyped_storage()
         self.alive.append(storage)
         number = self.numbers.setdefault(storage._cdata, len(self.numbers))
@@ -255,26 +275,9 @@ def dtype_of(tensor: torch.Tensor) -> DType:
     return dtype
 
 
-def _is_lazy(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and bool(is_lazy(value))
-
-
-def _is_wrapper(value: torch.Tensor) -> bool:
-    """Whether a subclass holds its data in inner tensors (DTensor, quantised weights)."""
-    return hasattr(type(value), "__tensor_flatten__")
-
-
-def _requires_grad(value: Any) -> bool | None:
-    return bool(value.requires_grad) if isinstance(value, torch.Tensor) else None
-
-
 _METHODS = (
-    "load_state_dict",
-    "_load_from_state_dict",
-    "state_dict",
-    "_save_to_state_dict",
-    "get_extra_state",
-)
+    "load_state_dict", "_load_from_state_dict", "state_dict", "_save_to_state_dict", "get_extra_state"
+)  # fmt: skip
 _HOOKS = {
     "_state_dict_pre_hooks": "state_dict pre-hook",
     "_state_dict_hooks": "state_dict hook",
@@ -289,14 +292,14 @@ def iter_custom_load(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Custo
     What else torch ships, such as observers and parametrizations, renames keys as anybody's code does.
     """
     for path, child in modules:
-        found = [name for name in _METHODS if not _is_of_torch_nn(getattr(type(child), name))]
-        found += [
+        methods = [name for name in _METHODS if not _is_of_torch_nn(getattr(type(child), name))]
+        hooks = [
             said
             for attribute, said in _HOOKS.items()
-            if any(not _is_of_torch_nn(hook) for hook in getattr(child, attribute, {}).values())
+            if not all(map(_is_of_torch_nn, getattr(child, attribute, {}).values()))
         ]
-        if found:
-            yield CustomLoad(path, tuple(found))
+        if methods or hooks:
+            yield CustomLoad(path, tuple(methods), tuple(hooks))
 
 
 def _is_of_torch_nn(function: Any) -> bool:

@@ -1,8 +1,9 @@
-"""Tensors of a checkpoint as torch tensors: views of the file where it can be mapped, else copies.
+"""Bytes of a checkpoint as torch tensors, and of torch tensors: to look at, to compare, to cast.
 
-Mapping is private and lazy, so that a model of N bytes is verified in about N bytes of memory: the
-file's pages belong to the page cache. Equal storages of the file are equal storages here, so ties
-arrive at ``load_state_dict`` as ties.
+Tensors are views of the file where it can be mapped, else copies. Mapping is private and lazy, so
+that a model of N bytes is verified in about N bytes of memory: the file's pages belong to the page
+cache. Equal storages of the file are equal storages here, so ties arrive at ``load_state_dict`` as
+ties.
 """
 
 from __future__ import annotations
@@ -10,11 +11,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
+from ckpttool.elements.casts import judge_cast
 from ckpttool.files.local import check_path
 from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.torch_bridge.model import one_line
 from ckpttool.values.checkpoint import Checkpoint, CompositeTensor, Entry, StorageRef, TensorInfo
+from ckpttool.values.conversion import CastLoss
+from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import UnsupportedFeature
+
+# Elements that are cast and judged together: input, output and differences stay in the L2 cache.
+_BLOCK = 1 << 16
 
 
 class FileTensors:
@@ -86,24 +95,22 @@ class FileTensors:
         if value.layout == "uninitialized":
             raise UnsupportedFeature(
                 f"entry {str(entry.name)!r} is an uninitialised tensor of a lazy module: it has no values",
-                path=self.checkpoint.path,
+                path=self._path,
                 hint="run one forward pass before saving, so that the lazy modules know their shapes",
             )
         if self.checkpoint.format not in ("torch_zip", "torch_legacy"):
-            raise UnsupportedFeature(what, path=self.checkpoint.path)
+            raise UnsupportedFeature(what, path=self._path)
         try:
             if self._loaded is None:
-                self._loaded = torch.load(self.checkpoint.path, map_location="cpu", weights_only=True)
+                self._loaded = torch.load(self._path, map_location="cpu", weights_only=True)
             found = self._loaded
             for key in (*entry.root, entry.name):
                 found = found[key]
         except Exception as error:  # noqa: BLE001  what torch's loader raises for a file is not in its contract
-            reason = " ".join(str(error).split())[:200]
-            raise UnsupportedFeature(
-                f"{what}, and torch does not load the file: {reason}", path=self.checkpoint.path
-            ) from None
+            reason = f"{what}, and torch does not load the file: {one_line(error, 200)}"
+            raise UnsupportedFeature(reason, path=self._path) from None
         if not isinstance(found, torch.Tensor):
-            raise UnsupportedFeature(what, path=self.checkpoint.path)
+            raise UnsupportedFeature(what, path=self._path)
         return found
 
 
@@ -138,6 +145,28 @@ def wrap_bytes(info: TensorInfo, data: bytearray) -> torch.Tensor:
     return torch.frombuffer(data, dtype=torch.uint8).view(dtype).reshape(info.shape)
 
 
+def type_name(kind: torch.dtype | torch.layout) -> str:
+    """``float32`` for ``torch.float32``, ``sparse_coo`` for ``torch.sparse_coo``."""
+    return str(kind).removeprefix("torch.")
+
+
+def is_strided(tensor: torch.Tensor) -> bool:
+    """Whether the tensor is a view of one storage: not sparse, nested or a subclass around other tensors."""
+    # What has __tensor_flatten__ holds its data in inner tensors (DTensor, quantised weights).
+    wraps = hasattr(type(tensor), "__tensor_flatten__")
+    return tensor.layout is torch.strided and not tensor.is_nested and not wraps
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's bytes say all of it: strided, and without a quantizer."""
+    return is_strided(tensor) and not tensor.is_quantized
+
+
+def has_bytes(tensor: torch.Tensor) -> bool:
+    """Whether the tensor is plain and has elements on this machine."""
+    return not is_lazy(tensor) and not tensor.is_meta and is_plain(tensor) and tensor.numel() > 0
+
+
 def byte_view(tensor: torch.Tensor) -> torch.Tensor:
     """The elements of a tensor as flat uint8, in row-major order; a view if it is contiguous."""
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
@@ -156,3 +185,23 @@ def wide_views(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, t
     if left.numel() % 8 == 0 and left.storage_offset() % 8 == 0 and right.storage_offset() % 8 == 0:
         return left.view(torch.int64), right.view(torch.int64)
     return left, right
+
+
+def cast_elements(data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
+    """``data`` as packed elements of ``after``, as torch rounds them; see ``conversion.execute.Caster``."""
+    source = torch.frombuffer(data, dtype=getattr(torch, before.name))
+    packed = bytearray(source.numel() * after.nbytes)
+    result = torch.frombuffer(packed, dtype=getattr(torch, after.name))
+    wide = torch.float64 if torch.float64 in (source.dtype, result.dtype) else torch.float32
+    loss = CastLoss()
+    # Blocks this small cost more to hand out to threads than to do: up to 20 times on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for start in range(0, source.numel(), _BLOCK):
+            values, rounded = source[start : start + _BLOCK], result[start : start + _BLOCK]
+            rounded.copy_(values)
+            loss = loss.joined(judge_cast(torch, values.to(wide), rounded.to(wide)))
+    finally:
+        torch.set_num_threads(threads)
+    return memoryview(packed), loss

@@ -246,7 +246,9 @@ class Classification(NamedTuple):
     """``Kind x Presence`` and why. ``note`` is a short reason for people, e.g. the rule's name.
 
     ``rebuilt_since`` says of a buffer which versions of its library leave it out of files and build it
-    anew, in words; empty where none is known to.
+    anew, in words; empty where none is known to. ``registered`` is false of a tensor that the file
+    says is beside the parameters and buffers of its module; ``tied_to`` is, for a missing entry, the
+    name under which the file holds its tensor.
     """
 
     kind: Kind
@@ -254,6 +256,8 @@ class Classification(NamedTuple):
     presence: Presence = Presence.PRESENT
     note: str = ""
     rebuilt_since: str = ""
+    registered: bool = True
+    tied_to: str = ""
 
     @property
     def exact(self) -> bool:

@@ -10,16 +10,26 @@ from ckpttool.values.checkpoint import Checkpoint
 class CustomLoad(NamedTuple):
     """A module whose saving or loading is not torch's own. ``path`` is "" for the model itself.
 
-    ``what`` names the methods that are overridden and the hooks that are registered.
+    ``methods`` are those that are overridden, ``hooks`` what was registered, in words.
     """
 
     path: str
-    what: tuple[str, ...]
+    methods: tuple[str, ...]
+    hooks: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> tuple[str, ...]:
+        """Methods and hooks."""
+        return (*self.methods, *self.hooks)
 
     @property
     def renames(self) -> bool:
         """Whether keys in a file may differ from the attributes; extra state has one key of its own."""
         return self.what != ("get_extra_state",)
+
+    def holds(self, name: str) -> bool:
+        """Whether the entry of this name belongs to the module, or to one inside it."""
+        return not self.path or name.startswith(f"{self.path}.")
 
     def __str__(self) -> str:
         return f"{self.path or 'the model'} ({', '.join(self.what)})"

@@ -11,6 +11,8 @@ Load: TypeAlias = Literal["copy", "assign", "to-empty", "round-trip"]
 LOADS: tuple[Load, ...] = ("copy", "assign", "to-empty", "round-trip")
 """Ways of loading: a normal build and a copy into it; a build on meta whose tensors are replaced, or
 allocated and copied into; and a loaded model saved and loaded again."""
+NORMAL_BUILDS: tuple[Load, ...] = ("copy", "round-trip")
+"""Those in which the constructor has run for real."""
 
 
 class Missing(NamedTuple):
@@ -79,12 +81,12 @@ class Run(NamedTuple):
 
     device: str
     load: str
-    decides: bool
-    ok: bool | None
-    matched: int
-    total: int
-    matched_nbytes: int
-    total_nbytes: int
+    decides: bool = False
+    ok: bool | None = None
+    matched: int = 0
+    total: int = 0
+    matched_nbytes: int = 0
+    total_nbytes: int = 0
     missing: tuple[Missing, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[Mismatched, ...] = ()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from ckpttool.elements.casts import CASTABLE, cast_floats
-from ckpttool.torch_bridge.elements import cast_elements
+from ckpttool.torch_bridge.tensors import cast_elements
 from ckpttool.values.dtypes import BY_NAME
 
 NAMES = ("float64", "float32", "float16", "bfloat16")

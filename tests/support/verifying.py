@@ -12,7 +12,7 @@ from torch import nn
 
 from ckpttool.formats import read_checkpoint
 from ckpttool.torch_bridge.model import ModelSource
-from ckpttool.torch_bridge.verify.verify import Options, verify
+from ckpttool.torch_bridge.verify.verify import VerifyOptions, verify
 from ckpttool.values.checkpoint import Root
 from ckpttool.values.verification import Run, Verification
 
@@ -31,7 +31,7 @@ def check_file(
 ) -> Verification:
     """Verify a file; ``load`` names the ways that decide, separated by commas."""
     loads = tuple(load.split(",")) if load else ()
-    return verify(read_checkpoint(str(path)), root, source(build), Options((device,), loads, **options))
+    return verify(read_checkpoint(str(path)), root, source(build), VerifyOptions((device,), loads, **options))
 
 
 def check(state: Any, build: Build, folder: Path, **options: Any) -> Verification:

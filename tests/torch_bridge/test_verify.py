@@ -735,10 +735,10 @@ def test_a_constructor_that_fails_is_an_error(tmp_path: Path) -> None:
 def test_no_room_for_the_round_trip_is_said_and_decides_only_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckpttool.torch_bridge.verify import round_trip
+    from ckpttool.torch_bridge.verify import loading
 
     usage = type("Usage", (), {"free": 100})
-    monkeypatch.setattr(round_trip.shutil, "disk_usage", lambda _folder: usage)
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda _folder: usage)
     result = check(Plain().state_dict(), Plain, tmp_path)
     assert result.ok
     assert the_run(result, "round-trip").ok is None

@@ -15,7 +15,7 @@ from torch import nn
 from ckpttool.formats import read_checkpoint
 from ckpttool.inspection.inspect import inspect_checkpoint
 from ckpttool.torch_bridge.model import ModelSource
-from ckpttool.torch_bridge.verify.verify import Options, verify
+from ckpttool.torch_bridge.verify.verify import VerifyOptions, verify
 from tests.support import real_models
 
 pytestmark = pytest.mark.real
@@ -77,7 +77,7 @@ def test_verify_agrees_with_strict_loading(case: Case, real_dir: Path) -> None:
     root = inspect_checkpoint(checkpoint).weights_root
     assert root is not None
     source = ModelSource("test:build", case.build, arguments)
-    result = verify(checkpoint, root, source, Options(("cpu",)))
+    result = verify(checkpoint, root, source, VerifyOptions(("cpu",)))
     [run] = [run for run in result.runs if run.load == "copy"]
     assert (len(run.missing), len(run.unexpected), run.errors) == (case.missing, case.unexpected, ())
     assert (run.wrong, run.lossy, run.unfilled, run.mismatched) == ((), (), (), ())

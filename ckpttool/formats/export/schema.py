@@ -43,7 +43,9 @@ _BUFFER = Classification(Kind.PERSISTENT_BUFFER, Basis.EXPORT)
 _NON_PERSISTENT = Classification(
     Kind.NON_PERSISTENT_BUFFER, Basis.EXPORT, note="carried by the program, not by a state_dict"
 )
-TENSOR_CONSTANT = Classification(Kind.UNKNOWN, Basis.EXPORT, note="tensor constant, not registered")
+TENSOR_CONSTANT = Classification(
+    Kind.UNKNOWN, Basis.EXPORT, note="tensor constant, not registered", registered=False
+)
 _REGISTERED = {"parameter": _PARAMETER, "buffer": _BUFFER, "tensor_constant": TENSOR_CONSTANT}
 
 

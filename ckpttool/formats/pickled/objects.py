@@ -82,7 +82,9 @@ _MODULE_NON_PERSISTENT = Classification(
     Basis.PICKLED_MODULE,
     note="carried by the pickled module, not by a state_dict",
 )
-_PLAIN_ATTRIBUTE = Classification(Kind.UNKNOWN, Basis.NONE, note="plain tensor attribute, not registered")
+_PLAIN_ATTRIBUTE = Classification(
+    Kind.UNKNOWN, Basis.NONE, note="plain tensor attribute, not registered", registered=False
+)
 
 
 class Contents(NamedTuple):

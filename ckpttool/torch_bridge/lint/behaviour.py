@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from ckpttool.torch_bridge.lint.facts import Facts, Hit
-from ckpttool.torch_bridge.lint.probes import Conversion, Placed
-from ckpttool.torch_bridge.reference import iter_custom_load
+from ckpttool.torch_bridge.lint.probes import Arrival, Transfer
+from ckpttool.torch_bridge.reference import is_extra_state, iter_custom_load
+from ckpttool.torch_bridge.tensors import type_name
 from ckpttool.values.checkpoint import Kind
 
 _INTO_EXPANDED = "single memory location"  # of torch's message when copy_ meets an expanded tensor
@@ -36,20 +37,18 @@ def find_own_loading(facts: Facts) -> Iterator[Hit]:
     """Modules whose saving or loading is not torch's own."""
     for own in iter_custom_load(facts.modules.items()):
         if own.renames:
-            what = [f"a {name}" if name.endswith("hook") else name for name in own.what]
+            what = ", ".join([*own.methods, *(f"a {hook}" for hook in own.hooks)])
             kind = type(facts.modules[own.path]).__name__
-            message = f"{kind} has {', '.join(what)}: keys in a file may differ from attributes"
+            message = f"{kind} has {what}: keys in a file may differ from attributes"
             yield Hit(own.path, message, "keep both sides in one class, and test an old file against them")
 
 
 def find_opaque_extra_state(facts: Facts) -> Iterator[Hit]:
     """Extra state that is no tensor."""
     for key, value in facts.state.items():
-        if key.rpartition(".")[2] == "_extra_state" and not isinstance(value, torch.Tensor):
-            message = (
-                f"get_extra_state() gives a {type(value).__name__}: safetensors has no place for it, and "
-            )
-            message += "strict=True misses it"
+        if is_extra_state(key) and not isinstance(value, torch.Tensor):
+            message = f"get_extra_state() gives a {type(value).__name__}: safetensors has no place for it, "
+            message += "and strict=True misses it"
             yield Hit(key, message, "return a tensor (of bytes, if need be), or keep it beside the weights")
 
 
@@ -58,19 +57,19 @@ def find_opaque_extra_state(facts: Facts) -> Iterator[Hit]:
 
 def find_unmoved(facts: Facts) -> Iterator[Hit]:
     """Registered tensors that ``.to()`` leaves where they are: an override of ``_apply``."""
-    for name, placed in _registered_after(facts, facts.moved):
-        if not placed.is_meta:
-            message = f'registered, and yet on {placed.device} after .to("meta"): an _apply stops it'
+    for name, arrival in _registered_after(facts, facts.moved):
+        if not arrival.is_meta:
+            message = f'registered, and yet on {arrival.device} after .to("meta"): an _apply stops it'
             yield Hit(name, message, "call super()._apply(fn) in every override, and return its result")
 
 
 def find_uncast(facts: Facts) -> Iterator[Hit]:
     """Registered floats that keep their dtype under ``.double()``, though they move."""
     unmoved = {hit.name for hit in find_unmoved(facts)}
-    for name, placed in _registered_after(facts, facts.cast):
-        if placed.dtype.is_floating_point and placed.dtype is not torch.float64 and name not in unmoved:
-            dtype = str(placed.dtype).removeprefix("torch.")
-            message = f"stays {dtype} under .double(), and so under .half(): an _apply keeps it"
+    for name, arrival in _registered_after(facts, facts.cast):
+        dtype = arrival.dtype
+        if dtype.is_floating_point and dtype is not torch.float64 and name not in unmoved:
+            message = f"stays {type_name(dtype)} under .double(), and so under .half(): an _apply keeps it"
             yield Hit(name, message, "nothing, if the precision is meant; it is not visible in the file")
 
 
@@ -82,20 +81,18 @@ def find_stale_aliases(facts: Facts) -> Iterator[Hit]:
         name for name in facts.moved.stale if kinds.get(facts.moved.aliases[name]) is not Kind.PARAMETER
     }
     computed = {stray.name for stray in facts.strays if stray.computed}
-    for name in facts.moved.aliases:
+    for name, owner in facts.moved.aliases.items():
         if name in stale and name not in computed:
-            message = (
-                f"shares memory with {facts.moved.aliases[name]}, but only until .to() or .double(): then it "
-            )
-            message += "is the old tensor, on the old device"
+            message = f"shares memory with {owner}, but only until .to() or .double(): then it is the old "
+            message += "tensor, on the old device"
             yield Hit(name, message, "look the tensor up when it is needed: getattr(self, name)")
 
 
 def find_failing_conversions(facts: Facts) -> Iterator[Hit]:
     """Conversions that raise."""
-    for conversion in (facts.cast, facts.moved):
-        if conversion.error is not None:
-            yield Hit("", conversion.error.what, "let _apply and to() pass every function on to the tensors")
+    for error in (facts.cast.error, facts.moved.error):
+        if error is not None:
+            yield Hit("", error.what, "let _apply and to() pass every function on to the tensors")
 
 
 def find_keys_changed_by_conversion(facts: Facts) -> Iterator[Hit]:
@@ -109,11 +106,11 @@ def find_keys_changed_by_conversion(facts: Facts) -> Iterator[Hit]:
             yield Hit(name, message, "pass persistent= again where a buffer is registered anew")
 
 
-def _registered_after(facts: Facts, conversion: Conversion) -> Iterator[tuple[str, Placed]]:
+def _registered_after(facts: Facts, transfer: Transfer) -> Iterator[tuple[str, Arrival]]:
     for slot in facts.iter_filled():
-        placed = conversion.after.get(slot.full_name)
-        if placed is not None and not placed.lazy:
-            yield slot.full_name, placed
+        arrival = transfer.after.get(slot.full_name)
+        if arrival is not None and not arrival.lazy:
+            yield slot.full_name, arrival
 
 
 def _key_changes(before: Iterable[str], after: Iterable[str], what: str) -> Iterator[tuple[str, str]]:
@@ -132,8 +129,6 @@ def _key_changes(before: Iterable[str], after: Iterable[str], what: str) -> Iter
 def find_keys_changed_by_forward(facts: Facts) -> Iterator[Hit]:
     """Keys that come or go during a forward."""
     forward = facts.forward
-    if forward is None:
-        return
     for name, message in _key_changes(forward.keys_before, forward.keys_after, "a forward"):
         if name not in forward.non_persistent_before:
             yield Hit(name, message, "give the slot its tensor in __init__, or persistent=False")
@@ -141,37 +136,24 @@ def find_keys_changed_by_forward(facts: Facts) -> Iterator[Hit]:
 
 def find_flags_lost_in_forward(facts: Facts) -> Iterator[Hit]:
     """Non-persistent buffers that a forward made persistent."""
-    forward = facts.forward
-    if forward is None:
-        return
-    for name in sorted(forward.non_persistent_before.intersection(forward.keys_after)):
-        message = (
-            "persistent=False until a forward assigned a new nn.Buffer or Parameter to it: now it is saved"
-        )
-        yield Hit(
-            name,
-            message,
-            "assign the plain tensor, which keeps the flag, or nn.Buffer(..., persistent=False)",
-        )
+    message = "persistent=False until a forward assigned a new nn.Buffer or Parameter to it: now it is saved"
+    fix = "assign the plain tensor, which keeps the flag, or nn.Buffer(..., persistent=False)"
+    for name in sorted(facts.forward.non_persistent_before.intersection(facts.forward.keys_after)):
+        yield Hit(name, message, fix)
 
 
 def find_learning_non_persistent(facts: Facts) -> Iterator[Hit]:
     """Non-persistent buffers that learn or count."""
-    forward = facts.forward
-    if forward is None:
-        return
     for slot in facts.slots:
-        if slot.kind is Kind.NON_PERSISTENT_BUFFER and slot.full_name in forward.learned:
-            message = (
-                "not persistent, but another value after each forward on the same input: what it learned "
-            )
-            message += "or counted is lost with every save"
+        if slot.kind is Kind.NON_PERSISTENT_BUFFER and slot.full_name in facts.forward.learned:
+            message = "not persistent, but another value after each forward on the same input: what it "
+            message += "learned or counted is lost with every save"
             yield Hit(slot.full_name, message, "persistent=True, unless it may start again at any time")
 
 
 def find_caches(facts: Facts) -> Iterator[Hit]:
     """Tensors that a forward left in a plain attribute and ``.to()`` leaves behind."""
-    for name in sorted(facts.forward.unmoved if facts.forward is not None else ()):
+    for name in sorted(facts.forward.unmoved):
         message = "made by the first forward and kept as a plain attribute: stays on the device and in the "
         message += "dtype of that forward"
         yield Hit(name, message, "register_buffer(name, None, persistent=False) in __init__, then assign")
@@ -179,10 +161,7 @@ def find_caches(facts: Facts) -> Iterator[Hit]:
 
 def find_kept_graphs(facts: Facts) -> Iterator[Hit]:
     """Results of a forward in attributes, with all that led to them."""
-    forward = facts.forward
-    if forward is None:
-        return
-    for name in sorted(forward.appeared & forward.graphs):
+    for name in sorted(facts.forward.appeared & facts.forward.graphs):
         message = "kept from the last forward with its gradient history: its activations stay in memory, and "
         message += "copy.deepcopy(model) raises"
         yield Hit(name, message, "store .detach(), or return it")
@@ -190,12 +169,7 @@ def find_kept_graphs(facts: Facts) -> Iterator[Hit]:
 
 def find_buffers_with_history(facts: Facts) -> Iterator[Hit]:
     """Buffers that were updated without ``no_grad``."""
-    forward = facts.forward
-    if forward is None:
-        return
+    message = "has a gradient history after a forward: each step keeps the graphs of all steps before it"
     for slot in facts.slots:
-        if slot.kind is not Kind.PARAMETER and slot.full_name in forward.graphs:
-            message = (
-                "has a gradient history after a forward: each step keeps the graphs of all steps before it"
-            )
+        if slot.kind is not Kind.PARAMETER and slot.full_name in facts.forward.graphs:
             yield Hit(slot.full_name, message, "update it under torch.no_grad(), or from .detach()")

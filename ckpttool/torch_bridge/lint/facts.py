@@ -10,15 +10,15 @@ from torch import nn
 
 from ckpttool.torch_bridge.lint.forward import Forward, probe_forward
 from ckpttool.torch_bridge.lint.probes import (
-    Builds,
-    Conversion,
     Example,
+    Rebuilds,
     Reload,
+    Transfer,
     compare_builds,
-    convert,
     proof_device,
     reload,
     state_keys,
+    transfer,
 )
 from ckpttool.torch_bridge.lint.scan import Stray, iter_strays
 from ckpttool.torch_bridge.model import ModelSource
@@ -46,19 +46,15 @@ class Facts(NamedTuple):
     slots: tuple[Registered, ...]
     strays: tuple[Stray, ...]
     state: dict[str, Any]
-    builds: Builds
-    cast: Conversion
-    moved: Conversion
+    builds: Rebuilds
+    cast: Transfer
+    moved: Transfer
     reload: Reload
-    forward: Forward | None
+    forward: Forward
 
     def iter_filled(self) -> Iterator[Registered]:
         """Slots that hold a tensor."""
-        return (slot for slot in self.slots if slot.tensor is not None)
-
-    def aliases(self) -> dict[str, str]:
-        """Plain attribute -> the registered tensor whose memory it shares."""
-        return self.moved.aliases
+        return (slot for slot in self.slots if slot.held is not None)
 
 
 def gather(source: ModelSource, example: Example | None) -> Facts:
@@ -81,16 +77,16 @@ def gather(source: ModelSource, example: Example | None) -> Facts:
         strays=tuple(iter_strays(model)),
         state=named_state(model),
         builds=builds,
-        cast=convert(source, ".double()", lambda fresh: fresh.double()),
-        moved=convert(source, ".to('meta')", lambda fresh: fresh.to("meta")),
+        cast=transfer(source, ".double()", lambda fresh: fresh.double()),
+        moved=transfer(source, ".to('meta')", lambda fresh: fresh.to("meta")),
         reload=reload(source, example),
-        forward=None if example is None else probe_forward(source, example),
+        forward=Forward() if example is None else probe_forward(source, example),
     )
 
 
-def move_for_proof(source: ModelSource, facts: Facts) -> tuple[str, Conversion]:
+def move_for_proof(source: ModelSource, facts: Facts) -> tuple[str, Transfer]:
     """The device of the proof and a move to it; the one to ``meta`` has been made already."""
     device = proof_device()
     if device == "meta":
         return device, facts.moved
-    return device, convert(source, f".to({device!r})", lambda fresh: fresh.to(device))
+    return device, transfer(source, f".to({device!r})", lambda fresh: fresh.to(device))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -25,23 +24,22 @@ from ckpttool.values.errors import ModelImportFailed
 
 
 class Forward(NamedTuple):
-    """What two equal forwards in train mode do to a model.
+    """What two equal forwards in train mode do to a model; ``mode`` is empty where none was run.
 
     ``changed`` compares before and after both, ``learned`` after the first and after the second;
     ``kept`` are tensors that the first left in a plain attribute and the second did not replace,
     ``unmoved`` those of them that ``.to("meta")`` leaves behind; ``graphs`` hold a gradient history.
     """
 
-    mode: str
-    keys_before: tuple[str, ...]
-    keys_after: tuple[str, ...]
-    non_persistent_before: frozenset[str]
-    filled: frozenset[str]
-    changed: frozenset[str]
-    learned: frozenset[str]
-    appeared: frozenset[str]
-    unmoved: frozenset[str]
-    graphs: frozenset[str]
+    mode: str = ""
+    keys_before: tuple[str, ...] = ()
+    keys_after: tuple[str, ...] = ()
+    non_persistent_before: frozenset[str] = frozenset()
+    changed: frozenset[str] = frozenset()
+    learned: frozenset[str] = frozenset()
+    appeared: frozenset[str] = frozenset()
+    unmoved: frozenset[str] = frozenset()
+    graphs: frozenset[str] = frozenset()
 
 
 def forward_model(source: ModelSource, example: Example) -> tuple[nn.Module, str, object]:
@@ -74,9 +72,8 @@ def probe_forward(source: ModelSource, example: Example) -> Forward:
     run_forward(source, model, example)
     second, strays = registered_tensors(model), stray_tensors(model)
     graphs = {name for name, tensor in (second | strays).items() if tensor.grad_fn is not None}
-    appeared = {
-        name for name in strays if name not in known and storage_of(strays[name]) not in _storages(second)
-    }
+    owned = set(map(storage_of, second.values()))
+    appeared = {name for name in strays if name not in known and storage_of(strays[name]) not in owned}
     kept = {name for name in appeared if first_strays.get(name) is strays[name]}
     keys_after = state_keys(source, model)
     changed_names = changed(slots, second)
@@ -89,17 +86,12 @@ def probe_forward(source: ModelSource, example: Example) -> Forward:
         keys,
         keys_after,
         transient,
-        frozenset(second.keys() - slots.keys()),
         changed_names,
         learned,
         frozenset(appeared),
         frozenset(unmoved),
         frozenset(graphs),
     )
-
-
-def _storages(tensors: Mapping[str, torch.Tensor]) -> set[int]:
-    return {storage_of(tensor) for tensor in tensors.values()}
 
 
 def weigh(output: object) -> torch.Tensor | None:

@@ -14,7 +14,8 @@ from ckpttool.torch_bridge.lint.prove import prove, state_names, take_step
 from ckpttool.torch_bridge.lint.rules import RULES
 from ckpttool.torch_bridge.lint.scan import stray_tensors
 from ckpttool.torch_bridge.model import ModelSource
-from ckpttool.torch_bridge.reference import iter_registered
+from ckpttool.torch_bridge.reference import class_name, is_extra_state, iter_filled
+from ckpttool.torch_bridge.tensors import type_name
 from ckpttool.values.checkpoint import Kind
 from ckpttool.values.lint import LintEntry, LintFinding, LintReport, Proof
 
@@ -45,10 +46,9 @@ def lint_model(source: ModelSource, example: Example | None = None, *, proved: b
             proofs = prove(facts.model, names, step, moved, facts.reload, device)
             loss = step.loss
             notes += (step.note,) if step.note else ()
-        kind = type(facts.model)
         return LintReport(
             model=source.text,
-            class_name=f"{kind.__module__}.{kind.__qualname__}",
+            class_name=class_name(facts.model),
             findings=findings,
             entries=tuple(_entries(facts, proofs)),
             notes=notes,
@@ -77,7 +77,7 @@ def make_example(specs: Sequence[InputSpec]) -> Example:
 
 def _notes(facts: Facts) -> tuple[str, ...]:
     notes = []
-    if facts.forward is None:
+    if not facts.forward.mode:
         notes.append("no forward was run, so CKPT601-606 were not checked: --example-input SHAPE[:dtype]")
     elif facts.forward.mode == "eval":
         notes.append("the forward raises in train mode with this input, so it ran in eval mode")
@@ -92,13 +92,12 @@ def _notes(facts: Facts) -> tuple[str, ...]:
 
 def _entries(facts: Facts, proofs: Mapping[str, Proof]) -> list[LintEntry]:
     """Registered tensors under every name, what else the state_dict has, then attributes."""
-    slots = [slot for slot in iter_registered(facts.model) if slot.tensor is not None]
+    slots = iter_filled(facts.model)
     entries = [_entry(slot.full_name, slot.kind.value, slot.tensor, proofs) for slot in slots]
     seen = {entry.name for entry in entries} | set(state_names(facts.model, facts.state).values())
     for key, value in facts.state.items():
         if key not in seen:
-            extra = key.rpartition(".")[2] == "_extra_state"
-            kind = Kind.EXTRA_STATE if extra else Kind.UNKNOWN
+            kind = Kind.EXTRA_STATE if is_extra_state(key) else Kind.UNKNOWN
             entries.append(_entry(key, kind.value, value, proofs))
     computed = {stray.name for stray in facts.strays if stray.computed}
     for name, tensor in stray_tensors(facts.model).items():
@@ -114,4 +113,4 @@ def _entry(name: str, kind: str, value: object, proofs: Mapping[str, Proof]) -> 
     if not isinstance(value, torch.Tensor):
         return LintEntry(name, kind, None, None, proof)
     shape = None if is_lazy(value) else tuple(value.shape)
-    return LintEntry(name, kind, str(value.dtype).removeprefix("torch."), shape, proof)
+    return LintEntry(name, kind, type_name(value.dtype), shape, proof)

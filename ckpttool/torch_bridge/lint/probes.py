@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckpttool.torch_bridge.lint.scan import stray_tensors
 from ckpttool.torch_bridge.model import ModelSource, foreign_code, seeded
-from ckpttool.torch_bridge.reference import iter_registered
-from ckpttool.torch_bridge.tensors import same_bytes
+from ckpttool.torch_bridge.reference import iter_filled, iter_registered
+from ckpttool.torch_bridge.tensors import has_bytes, same_bytes
 from ckpttool.values.checkpoint import Kind
 from ckpttool.values.errors import ModelImportFailed
 
@@ -31,7 +31,7 @@ Example = Callable[[], tuple[torch.Tensor, ...]]
 
 def registered_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers under every name that they have."""
-    return {slot.full_name: slot.tensor for slot in iter_registered(model) if slot.tensor is not None}
+    return {slot.full_name: slot.tensor for slot in iter_filled(model)}
 
 
 def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -55,28 +55,16 @@ def state_keys(source: ModelSource, model: nn.Module) -> tuple[str, ...]:
         return tuple(model.state_dict())
 
 
-def has_bytes(tensor: torch.Tensor) -> bool:
-    """Whether the tensor has elements in a storage of its own on this machine."""
-    return (
-        not is_lazy(tensor)
-        and not tensor.is_meta
-        and tensor.layout is torch.strided
-        and not tensor.is_quantized
-        and not hasattr(type(tensor), "__tensor_flatten__")
-        and tensor.numel() > 0
-    )
-
-
 def storage_of(tensor: torch.Tensor) -> int:
     """The address of the tensor's storage; 0 where it has none."""
     return tensor.untyped_storage().data_ptr() if has_bytes(tensor) else 0
 
 
-def equal_bytes(a: torch.Tensor | None, b: torch.Tensor | None) -> bool | None:
-    """Whether two tensors have the same bytes; None if one of them has none to compare."""
-    if a is None or b is None or not has_bytes(a) or not has_bytes(b):
-        return None
-    return same_bytes(a.cpu(), b.cpu())
+def equal_bytes(a: object, b: object) -> bool | None:
+    """Whether two tensors have the same bytes; None if one of them has none to compare, or is no tensor."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and has_bytes(a) and has_bytes(b):
+        return same_bytes(a.cpu(), b.cpu())
+    return None
 
 
 def snapshot(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -122,7 +110,7 @@ class _OtherDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class Builds(NamedTuple):
+class Rebuilds(NamedTuple):
     """What other builds of the same model say of its values, by names of slots.
 
     ``varies``: bytes differ under another seed. ``constant``: the constructor computes the bytes
@@ -133,7 +121,7 @@ class Builds(NamedTuple):
     constant: frozenset[str] | None
 
 
-def compare_builds(source: ModelSource, model: nn.Module) -> Builds:
+def compare_builds(source: ModelSource, model: nn.Module) -> Rebuilds:
     """Build twice more: once seeded otherwise, and once with other numbers from every generator.
 
     Raises:
@@ -152,16 +140,16 @@ def compare_builds(source: ModelSource, model: nn.Module) -> Builds:
         with _OtherDraws():  # type: ignore[no-untyped-call]
             redrawn = registered_tensors(source.build())
     except ModelImportFailed:
-        return Builds(varies, None)  # some constructors do not run under a dispatch mode
+        return Rebuilds(varies, None)  # some constructors do not run under a dispatch mode
     names = [name for name, old in tensors.items() if equal_bytes(old, redrawn.get(name))]
-    return Builds(varies, frozenset(names))
+    return Rebuilds(varies, frozenset(names))
 
 
 # -- .double() and .to(device) ----------------------------------------------------------------------
 
 
-class Placed(NamedTuple):
-    """What is left to know of a tensor after a conversion; the tensor itself would keep its memory."""
+class Arrival(NamedTuple):
+    """What is left to know of a tensor after a transfer; the tensor itself would keep its memory."""
 
     dtype: torch.dtype
     device: str
@@ -173,15 +161,15 @@ class Placed(NamedTuple):
         return self.device == "meta"
 
 
-class Conversion(NamedTuple):
-    """What a conversion made of a model. ``keys`` are those of its state_dict.
+class Transfer(NamedTuple):
+    """What another dtype or device made of a model. ``keys`` are those of its state_dict.
 
     ``aliases`` maps a tensor in a plain attribute to the registered one whose memory it shared
-    before; ``stale`` are those that share no registered tensor's memory afterwards, though it was
-    converted.
+    before; ``stale`` are those that share no registered tensor's memory afterwards, though that was
+    transferred.
     """
 
-    after: dict[str, Placed]
+    after: dict[str, Arrival]
     keys_before: tuple[str, ...]
     keys_after: tuple[str, ...]
     aliases: dict[str, str]
@@ -189,22 +177,19 @@ class Conversion(NamedTuple):
     error: ModelImportFailed | None = None
 
 
-def convert(source: ModelSource, doing: str, action: Callable[[nn.Module], object]) -> Conversion:
+def transfer(source: ModelSource, doing: str, action: Callable[[nn.Module], object]) -> Transfer:
     """Apply ``action`` (``.double()`` or ``.to(...)``) to a fresh build."""
     model = source.build()
     strays = stray_tensors(model)
     owners = {storage_of(tensor): name for name, tensor in registered_tensors(model).items()}
-    aliases = {
-        name: owners[storage_of(tensor)]
-        for name, tensor in strays.items()
-        if storage_of(tensor) and storage_of(tensor) in owners
-    }
+    owners.pop(0, None)
+    aliases = {name: owners[at] for name, tensor in strays.items() if (at := storage_of(tensor)) in owners}
     keys = state_keys(source, model)
     _, error = attempt(doing, source.text, lambda: action(model))
     if error is not None:
-        return Conversion({}, keys, keys, aliases, frozenset(), error)
+        return Transfer({}, keys, keys, aliases, frozenset(), error)
     after = {
-        name: Placed(tensor.dtype, tensor.device.type, bool(is_lazy(tensor)))
+        name: Arrival(tensor.dtype, tensor.device.type, bool(is_lazy(tensor)))
         for name, tensor in all_tensors(model).items()
     }
     strays = stray_tensors(model)
@@ -214,7 +199,7 @@ def convert(source: ModelSource, doing: str, action: Callable[[nn.Module], objec
         for name in aliases
         if name in strays and storage_of(strays[name]) not in owned and not strays[name].is_meta
     )
-    return Conversion(after, keys, state_keys(source, model), aliases, stale)
+    return Transfer(after, keys, state_keys(source, model), aliases, stale)
 
 
 def proof_device() -> str:
@@ -257,21 +242,13 @@ def reload(source: ModelSource, example: Example | None = None) -> Reload:
     if state is None or error is not None:
         return Reload(None, keys, state_keys(source, target))  # hooks may refuse values that make no sense
     after = target.state_dict()
-    differing = tuple(
-        key
-        for key, value in state.items()
-        if isinstance(value, torch.Tensor) and equal_bytes(value, _tensor(after.get(key))) is False
-    )
+    differing = tuple(key for key, value in state.items() if equal_bytes(value, after.get(key)) is False)
     arrived = all_tensors(target)
     restored = {
         name: None if storage_of(tensor) in untouchable else equal_bytes(tensor, arrived.get(name))
         for name, tensor in all_tensors(saved).items()
     }
     return Reload(None, keys, tuple(after), differing, restored)
-
-
-def _tensor(value: object) -> torch.Tensor | None:
-    return value if isinstance(value, torch.Tensor) else None
 
 
 def alter(tensors: Mapping[str, torch.Tensor], untouchable: set[int]) -> None:

@@ -15,9 +15,9 @@ from torch.nn.parameter import is_lazy
 
 from ckpttool.torch_bridge.lint.forward import forward_model, weigh
 from ckpttool.torch_bridge.lint.probes import (
-    Conversion,
     Example,
     Reload,
+    Transfer,
     all_tensors,
     attempt,
     equal_bytes,
@@ -25,7 +25,7 @@ from ckpttool.torch_bridge.lint.probes import (
     snapshot,
 )
 from ckpttool.torch_bridge.model import ModelSource
-from ckpttool.torch_bridge.reference import iter_registered
+from ckpttool.torch_bridge.reference import iter_filled
 from ckpttool.values.lint import Proof
 
 _SYNTHETIC = "the sum of all parameters"
@@ -86,13 +86,12 @@ def _real_sum(parameter: nn.Parameter) -> torch.Tensor:
 
 
 def prove(
-    model: nn.Module, keys: Mapping[str, str], step: Step, moved: Conversion, reloaded: Reload, device: str
+    model: nn.Module, keys: Mapping[str, str], step: Step, moved: Transfer, reloaded: Reload, device: str
 ) -> dict[str, Proof]:
     """One proof per tensor by its name; ``keys`` maps names to the keys that they have in the state_dict."""
     in_parameters = {id(parameter) for parameter in model.parameters()}
-    proofs = {}
-    for name, tensor in all_tensors(model).items():
-        proofs[name] = Proof(
+    return {
+        name: Proof(
             requires_grad=tensor.requires_grad,
             in_parameters=id(tensor) in in_parameters,
             in_state_dict=name in keys,
@@ -101,7 +100,8 @@ def prove(
             moved=_arrived(moved, name, device),
             restored=(reloaded.restored or {}).get(name),
         )
-    return proofs
+        for name, tensor in all_tensors(model).items()
+    }
 
 
 def _differs(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], name: str) -> bool | None:
@@ -109,9 +109,9 @@ def _differs(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tenso
     return None if equal is None else not equal
 
 
-def _arrived(moved: Conversion, name: str, device: str) -> bool | None:
-    placed = moved.after.get(name)
-    return None if placed is None else placed.device == device
+def _arrived(moved: Transfer, name: str, device: str) -> bool | None:
+    arrival = moved.after.get(name)
+    return None if arrival is None else arrival.device == device
 
 
 def state_names(model: nn.Module, state: Mapping[str, object]) -> dict[str, str]:
@@ -124,8 +124,8 @@ def state_names(model: nn.Module, state: Mapping[str, object]) -> dict[str, str]
     for key, value in state.items():
         if key not in names:
             others.setdefault(id(value), []).append(key)
-    for slot in iter_registered(model):
+    for slot in iter_filled(model):
         keys = others.get(id(slot.tensor), [])
-        if slot.tensor is not None and slot.full_name not in names and keys:
+        if slot.full_name not in names and keys:
             names[slot.full_name] = keys.pop(0)
     return names

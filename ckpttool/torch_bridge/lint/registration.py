@@ -10,12 +10,12 @@ from torch.nn.parameter import is_lazy
 
 from ckpttool.torch_bridge.lint.facts import Facts, Hit
 from ckpttool.torch_bridge.lint.scan import Stray, is_stock
-from ckpttool.torch_bridge.reference import iter_registered
+from ckpttool.torch_bridge.reference import iter_filled, slots_by
+from ckpttool.torch_bridge.tensors import type_name
 from ckpttool.values.checkpoint import Kind
 
-_REGISTER = (
-    'self.register_buffer("{name}", ..., persistent=False) for a constant, persistent=True for a state'
-)
+_ASSIGN = "assign it to the module itself"
+_REGISTER = 'self.register_buffer("{}", ..., persistent=False) for a constant, persistent=True for a state'
 
 
 def find_plain_tensors(facts: Facts) -> Iterator[Hit]:
@@ -33,9 +33,7 @@ def find_plain_parameters(facts: Facts) -> Iterator[Hit]:
     for stray, tensor in _unregistered(facts):
         if isinstance(tensor, nn.Parameter):
             message = "Parameter that no module registered: not in parameters(), so not trained, not saved"
-            fix = (
-                "assign it to the module itself" if stray.direct else "use nn.ParameterList or ParameterDict"
-            )
+            fix = _ASSIGN if stray.direct else "use nn.ParameterList or ParameterDict"
             yield Hit(stray.name, message, fix)
 
 
@@ -44,15 +42,14 @@ def find_plain_modules(facts: Facts) -> Iterator[Hit]:
     for stray in facts.strays:
         if not isinstance(stray.value, nn.Module):
             continue
-        slots = [slot for slot in iter_registered(stray.value) if slot.tensor is not None]
+        slots = list(iter_filled(stray.value))
         if slots:
             parameters = sum(slot.kind is Kind.PARAMETER for slot in slots)
             message = (
                 f"{type(stray.value).__name__} that no module registered: its {parameters} parameters and "
                 f"{len(slots) - parameters} buffers are not trained, moved or saved"
             )
-            fix = "assign it to the module itself" if stray.direct else "use nn.ModuleList or nn.ModuleDict"
-            yield Hit(stray.name, message, fix)
+            yield Hit(stray.name, message, _ASSIGN if stray.direct else "use nn.ModuleList or nn.ModuleDict")
 
 
 def find_tensors_with_history(facts: Facts) -> Iterator[Hit]:
@@ -69,15 +66,14 @@ def find_parameters_as_buffers(facts: Facts) -> Iterator[Hit]:
     for slot in facts.iter_filled():
         if slot.kind is not Kind.PARAMETER and isinstance(slot.tensor, nn.Parameter):
             message = "nn.Parameter in a buffer: isinstance says Parameter, parameters() leaves it out"
-            yield Hit(
-                slot.full_name, message, "assign the Parameter to train it, else register .detach().clone()"
-            )
+            fix = "assign the Parameter to train it, else register .detach().clone()"
+            yield Hit(slot.full_name, message, fix)
 
 
 def find_empty_slots(facts: Facts) -> Iterator[Hit]:
     """Slots that hold None and would get a key; those of torch's own layers are ordinary (``bias=False``)."""
     for slot in facts.slots:
-        if slot.tensor is None and slot.kind is not Kind.NON_PERSISTENT_BUFFER:
+        if slot.held is None and slot.kind is not Kind.NON_PERSISTENT_BUFFER:
             owner = facts.modules[slot.path]
             if any(is_stock(base) for base in type(owner).__mro__ if base is not nn.Module):
                 continue
@@ -90,12 +86,10 @@ def find_empty_slots(facts: Facts) -> Iterator[Hit]:
 
 def find_uninitialized(facts: Facts) -> Iterator[Hit]:
     """Lazy modules before their first forward, one hit per module."""
-    names: dict[str, list[str]] = {}
-    for slot in facts.iter_filled():
-        if slot.tensor is not None and is_lazy(slot.tensor):
-            names.setdefault(slot.path, []).append(slot.name)
-    for path, lazy in names.items():
-        message = f"{', '.join(lazy)} have no shape before the first forward: weights_only=True refuses "
+    lazy = [slot for slot in facts.iter_filled() if is_lazy(slot.tensor)]
+    for path, slots in slots_by(lambda slot: slot.path, lazy).items():
+        names = ", ".join(slot.name for slot in slots)
+        message = f"{names} have no shape before the first forward: weights_only=True refuses "
         message += "such a file, safetensors cannot write one"
         yield Hit(path, message, "run one forward on an example before saving, or give the sizes")
 
@@ -103,7 +97,7 @@ def find_uninitialized(facts: Facts) -> Iterator[Hit]:
 def find_meta_tensors(facts: Facts) -> Iterator[Hit]:
     """Tensors without data in a model that was built on the CPU."""
     for slot in facts.iter_filled():
-        if slot.tensor is not None and not is_lazy(slot.tensor) and slot.tensor.is_meta:
+        if not is_lazy(slot.tensor) and slot.tensor.is_meta:
             message = "on the meta device after an ordinary build: it has no data, and .to() raises"
             yield Hit(slot.full_name, message, "compute it outside of torch.device('meta')")
 
@@ -113,22 +107,18 @@ def find_computed(facts: Facts) -> Iterator[Hit]:
     for stray in facts.strays:
         if stray.computed:
             message = "computed on each forward from other entries (_g and _v, or _orig); no key of its own"
-            yield Hit(
-                stray.name,
-                message,
-                "torch.nn.utils.parametrizations does the same, or prune.remove() to bake it",
-            )
+            fix = "torch.nn.utils.parametrizations does the same, or prune.remove() to bake it"
+            yield Hit(stray.name, message, fix)
 
 
 def _unregistered(facts: Facts) -> Iterator[tuple[Stray, torch.Tensor]]:
     """Tensors in plain attributes that are neither computed nor aliases of registered ones."""
-    aliases = facts.aliases()
     registered = {id(slot.tensor) for slot in facts.iter_filled()}
     for stray in facts.strays:
         tensor = stray.value
-        if not isinstance(tensor, torch.Tensor) or stray.computed:
-            continue
-        if stray.name not in aliases and id(tensor) not in registered:
+        if isinstance(tensor, torch.Tensor) and not (
+            stray.computed or stray.name in facts.moved.aliases or id(tensor) in registered
+        ):
             yield stray, tensor
 
 
@@ -143,16 +133,12 @@ def _left_behind(facts: Facts, name: str, tensor: torch.Tensor) -> str:
     if moved is not None and not moved.is_meta:
         effects.append(f'stays on {tensor.device.type} under .to("meta")')
     if cast is not None and tensor.is_floating_point() and cast.dtype is not torch.float64:
-        effects.append(f"{_dtype_name(tensor)} under .double()")
+        effects.append(f"{type_name(tensor.dtype)} under .double()")
     return ", ".join(effects)
 
 
 def _fix(stray: Stray) -> str:
     if stray.direct:
-        name = stray.name.rpartition(".")[2]
-        return f"{_REGISTER.format(name=name)}; with False existing checkpoints stay loadable"
+        leaf = stray.name.rpartition(".")[2]
+        return f"{_REGISTER.format(leaf)}; with False existing checkpoints stay loadable"
     return "register each as a buffer under a name of its own, and look it up with getattr"
-
-
-def _dtype_name(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from ckpttool.torch_bridge.lint.facts import Facts, Hit
-from ckpttool.torch_bridge.lint.probes import has_bytes, storage_of
-from ckpttool.torch_bridge.reference import Registered, iter_registered
-from ckpttool.torch_bridge.tensors import byte_view
+from ckpttool.torch_bridge.lint.probes import storage_of
+from ckpttool.torch_bridge.reference import Registered, iter_filled, slots_by
+from ckpttool.torch_bridge.tensors import byte_view, has_bytes
 from ckpttool.values.checkpoint import Kind
 
 _TABLE_NBYTES = 1024  # below, a rebuildable buffer (a mean, a scale) is not worth a remark
@@ -25,12 +25,11 @@ _UNUSED_SHARE = 0.1  # as `inspect` has it
 def find_rebuildable(facts: Facts) -> Iterator[Hit]:
     """Persistent tables that the constructor computes without random numbers and nothing updates."""
     for slot in facts.iter_filled():
-        if (
-            slot.kind is Kind.PERSISTENT_BUFFER
-            and _is_constant(facts, slot)
-            and _nbytes(slot) >= _TABLE_NBYTES
-        ):
-            message = f"persistent, and every build computes the same {_nbytes(slot):,} bytes: each file "
+        constant = slot.kind is Kind.PERSISTENT_BUFFER and _is_constant(facts, slot)
+        if constant and slot.tensor.nbytes >= _TABLE_NBYTES:
+            message = (
+                f"persistent, and every build computes the same {slot.tensor.nbytes:,} bytes: each file "
+            )
             message += "carries them, and the size is locked"
             fix = "register_buffer(..., persistent=False); older files then have an unexpected key to drop"
             yield Hit(slot.full_name, message, fix)
@@ -48,7 +47,7 @@ def find_random_constants(facts: Facts) -> Iterator[Hit]:
 def find_frozen_constants(facts: Facts) -> Iterator[Hit]:
     """Frozen parameters that are tables: ``requires_grad_(True)`` on the model would train them."""
     for slot in facts.iter_filled():
-        frozen = slot.kind is Kind.PARAMETER and slot.tensor is not None and not slot.tensor.requires_grad
+        frozen = slot.kind is Kind.PARAMETER and not slot.tensor.requires_grad
         if frozen and _is_constant(facts, slot):
             message = "frozen Parameter that every build computes alike: requires_grad_(True) on the model "
             message += "would train it, and a state_dict does not say that it was frozen"
@@ -57,50 +56,40 @@ def find_frozen_constants(facts: Facts) -> Iterator[Hit]:
 
 def _is_constant(facts: Facts, slot: Registered) -> bool:
     """Whether no build varies it, no forward changed it, and it is more than one value repeated."""
-    constant = facts.builds.constant
-    if constant is None or slot.full_name not in constant or slot.full_name in facts.builds.varies:
+    name, tensor = slot.full_name, slot.tensor
+    if name not in (facts.builds.constant or ()) or not has_bytes(tensor):
         return False
-    if facts.forward is not None and slot.full_name in facts.forward.changed:
+    if name in facts.builds.varies or name in facts.forward.changed:
         return False
-    return slot.tensor is not None and has_bytes(slot.tensor) and _has_two_values(slot.tensor)
-
-
-def _has_two_values(tensor: torch.Tensor) -> bool:
     rows = byte_view(tensor).reshape(tensor.numel(), -1)
     return bool((rows != rows[0]).any())
 
 
-def _nbytes(slot: Registered) -> int:
-    return slot.tensor.nbytes if slot.tensor is not None else 0
-
-
 def find_large_storages(facts: Facts) -> Iterator[Hit]:
     """Entries that look into a storage that is larger than all that is registered of it."""
-    for group in _by_storage(facts, saved_only=True).values():
-        first = group[0]
-        views = {(t.storage_offset(), t.shape, t.stride(), t.dtype): t.nbytes for t in map(_tensor, group)}
-        whole = _tensor(first).untyped_storage().nbytes()
-        unused = whole - sum(views.values())
-        if unused >= _UNUSED_NBYTES and unused >= whole * _UNUSED_SHARE:
+    for group in _by_storage(_saved(facts)):
+        tensors = [slot.tensor for slot in group]
+        views = {(t.storage_offset(), t.shape, t.stride(), t.dtype): t.nbytes for t in tensors}
+        whole, used = tensors[0].untyped_storage().nbytes(), sum(views.values())
+        if whole - used >= max(_UNUSED_NBYTES, whole * _UNUSED_SHARE):
             message = f"a view: torch.save writes all {whole:,} bytes of its storage for "
-            message += f"{sum(views.values()):,} bytes of entries"
-            yield Hit(first.full_name, message, "register a .clone() of the part that is used")
+            message += f"{used:,} bytes of entries"
+            yield Hit(group[0].full_name, message, "register a .clone() of the part that is used")
 
 
 def find_expanded(facts: Facts) -> Iterator[Hit]:
     """Elements that share memory with each other: ``copy_`` cannot write them, so loading raises."""
     for slot in _saved(facts):
-        if has_bytes(_tensor(slot)) and _overlaps_itself(_tensor(slot)):
+        if has_bytes(slot.tensor) and _overlaps_itself(slot.tensor):
             message = "expanded: several elements lie in one place, so load_state_dict raises"
-            yield Hit(
-                slot.full_name, message, "expand(...).clone(), or register the small one and expand later"
-            )
+            fix = "expand(...).clone(), or register the small one and expand later"
+            yield Hit(slot.full_name, message, fix)
 
 
 def find_non_contiguous(facts: Facts) -> Iterator[Hit]:
     """Strides other than row-major ones, of what is saved."""
     for slot in _saved(facts):
-        tensor = _tensor(slot)
+        tensor = slot.tensor
         if has_bytes(tensor) and not tensor.is_contiguous() and not _overlaps_itself(tensor):
             message = f"not row-major (stride {tuple(tensor.stride())}): safetensors' save_file refuses it"
             yield Hit(slot.full_name, message, ".contiguous() before it is registered")
@@ -119,8 +108,7 @@ def find_averaged_buffers(facts: Facts) -> Iterator[Hit]:
     """``AveragedModel`` with ``use_buffers=False`` around a model that has persistent buffers."""
     for path, module in facts.modules.items():
         if isinstance(module, AveragedModel) and not module.use_buffers:
-            inner = iter_registered(module.module)
-            count = sum(s.kind is Kind.PERSISTENT_BUFFER and s.tensor is not None for s in inner)
+            count = sum(slot.kind is Kind.PERSISTENT_BUFFER for slot in iter_filled(module.module))
             if count:
                 message = f"averages parameters only: the {count} buffers in it stay as they were copied"
                 fix = "use_buffers=True, or torch.optim.swa_utils.update_bn at the end"
@@ -129,12 +117,6 @@ def find_averaged_buffers(facts: Facts) -> Iterator[Hit]:
 
 def _saved(facts: Facts) -> Iterator[Registered]:
     return (slot for slot in facts.iter_filled() if slot.kind is not Kind.NON_PERSISTENT_BUFFER)
-
-
-def _tensor(slot: Registered) -> torch.Tensor:
-    if slot.tensor is None:
-        raise ValueError(f"the slot {slot.full_name} is empty")
-    return slot.tensor
 
 
 def _overlaps_itself(tensor: torch.Tensor) -> bool:
@@ -146,14 +128,13 @@ def _overlaps_itself(tensor: torch.Tensor) -> bool:
 
 def find_tied(facts: Facts) -> Iterator[Hit]:
     """One Parameter in several modules."""
-    for slots in _by_object(facts).values():
+    for slots in slots_by(lambda slot: id(slot.tensor), facts.iter_filled()).values():
         parameters = [slot for slot in slots if slot.kind is Kind.PARAMETER]
         for slot in parameters[1:]:
             message = f"tied to {parameters[0].full_name}: two keys in a .pt, one in safetensors; to_empty() "
             message += "and load_state_dict(assign=True) untie them"
-            yield Hit(
-                slot.full_name, message, "tie again after such a load; ckpttool verify shows whether it held"
-            )
+            fix = "tie again after such a load; ckpttool verify shows whether it held"
+            yield Hit(slot.full_name, message, fix)
 
 
 def find_shared_modules(facts: Facts) -> Iterator[Hit]:
@@ -164,13 +145,12 @@ def find_shared_modules(facts: Facts) -> Iterator[Hit]:
         original = first[id(module)]
         if path == original or any(path.startswith(f"{known}.") for known in reported):
             continue
-        keys = len([slot for slot in iter_registered(module) if slot.tensor is not None])
+        keys = len(list(iter_filled(module)))
         if keys:
             reported.append(path)
             message = f"the same module as {original or 'the model'}: its {keys} tensors are saved under "
             message += "both names, and parameters() lists them once"
-            fix = "call the one module twice, or deepcopy it if two were meant"
-            yield Hit(path, message, fix)
+            yield Hit(path, message, "call the one module twice, or deepcopy it if two were meant")
 
 
 def find_buffers_in_parameters(facts: Facts) -> Iterator[Hit]:
@@ -187,10 +167,8 @@ def find_overlapping_parameters(facts: Facts) -> Iterator[Hit]:
     """Two Parameters with common memory: tied by accident of storage, and only until ``.to()``."""
     for slot, other in _overlaps(facts):
         if slot.kind is Kind.PARAMETER and other.kind is Kind.PARAMETER and slot.tensor is not other.tensor:
-            message = (
-                f"another Parameter in the memory of {other.full_name}: tied on this device only, .to() "
-            )
-            message += "unties them, and an optimizer steps twice"
+            message = f"another Parameter in the memory of {other.full_name}: tied on this device only, "
+            message += ".to() unties them, and an optimizer steps twice"
             yield Hit(slot.full_name, message, "assign the same Parameter object to tie them, else .clone()")
 
 
@@ -203,44 +181,28 @@ def find_overlapping_buffers(facts: Facts) -> Iterator[Hit]:
             yield Hit(slot.full_name, message, "register it once and pass it on, or .clone() it")
 
 
-def _by_object(facts: Facts) -> dict[int, list[Registered]]:
-    groups: dict[int, list[Registered]] = {}
-    for slot in facts.iter_filled():
-        groups.setdefault(id(slot.tensor), []).append(slot)
-    return groups
-
-
-def _by_storage(facts: Facts, *, saved_only: bool) -> dict[int, list[Registered]]:
-    groups: dict[int, list[Registered]] = {}
-    slots: Iterable[Registered] = _saved(facts) if saved_only else facts.iter_filled()
-    for slot in slots:
-        address = storage_of(_tensor(slot))
-        if address:
-            groups.setdefault(address, []).append(slot)
-    return groups
+def _by_storage(slots: Iterator[Registered]) -> Iterator[list[Registered]]:
+    """Slots that look into one storage."""
+    groups = slots_by(lambda slot: storage_of(slot.tensor), slots)
+    return (group for address, group in groups.items() if address)
 
 
 def _overlaps(facts: Facts) -> Iterator[tuple[Registered, Registered]]:
     """(later, earlier) slots whose byte spans meet: each with the one that reaches furthest before it."""
-    for group in _by_storage(facts, saved_only=False).values():
-        # Parameters first at equal starts, so that a buffer is told which parameter it lies in.
-        spans = sorted(
-            (
-                (*_span(_tensor(slot)), slot.kind is not Kind.PARAMETER, number)
-                for number, slot in enumerate(group)
-            ),
-            key=lambda span: (span[0], span[2], span[3]),
-        )
+    for group in _by_storage(facts.iter_filled()):
         reach, holder = 0, group[0]
-        for start, end, _, number in spans:
-            slot = group[number]
+        # Parameters first at equal starts, so that a buffer is told which parameter it lies in.
+        for slot in sorted(group, key=lambda slot: (_span(slot)[0], slot.kind is not Kind.PARAMETER)):
+            start, end = _span(slot)
             if start < reach:
                 yield slot, holder
             if end > reach:
                 reach, holder = end, slot
 
 
-def _span(tensor: torch.Tensor) -> tuple[int, int]:
+def _span(slot: Registered) -> tuple[int, int]:
+    """(start, end) of its bytes in the storage."""
+    tensor = slot.tensor
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     start = int(tensor.storage_offset()) * tensor.element_size()
     return start, start + (int(last) + 1) * tensor.element_size()

@@ -19,7 +19,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ckpttool.torch_bridge.reference import iter_registered
+from ckpttool.torch_bridge.reference import iter_filled
 
 _OWN = frozenset(vars(nn.Module()))  # _parameters, _buffers, _modules, the hooks, training
 _MAX_DEPTH = 8  # of containers within one attribute
@@ -60,18 +60,14 @@ def stray_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     for stray in iter_strays(model):
         if isinstance(stray.value, torch.Tensor):
             found[stray.name] = stray.value
-            continue
-        for slot in iter_registered(stray.value):
-            if slot.tensor is not None:
-                found[f"{stray.name}.{slot.full_name}"] = slot.tensor
+        else:
+            found.update((f"{stray.name}.{slot.full_name}", slot.tensor) for slot in iter_filled(stray.value))
     return found
 
 
 def iter_tensors(value: object) -> Iterator[torch.Tensor]:
     """Every tensor in what a forward returned."""
-    for _, item in _walk("", value):
-        if isinstance(item, torch.Tensor):
-            yield item
+    return (item for _, item in _walk("", value) if isinstance(item, torch.Tensor))
 
 
 def computed_names(module: nn.Module) -> set[str]:

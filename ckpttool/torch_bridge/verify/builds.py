@@ -1,7 +1,13 @@
-"""What normal builds of a model give: the only truth about what a file does not hold."""
+"""A model before anything is loaded: what its normal builds agree on, and poison in its tensors.
+
+Builds are the only truth about what a file does not hold. Poison is what no checkpoint holds, so
+that a survivor is proof: floats become NaN with all bits set (a NaN in every IEEE, bfloat16 and
+float8 format), integers the byte 0x5A throughout, bools the negation of what the file has for them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 
 import torch
@@ -9,10 +15,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ckpttool.torch_bridge.reference import named_state, non_persistent_names
-from ckpttool.torch_bridge.tensors import byte_view, same_bytes
+from ckpttool.torch_bridge.tensors import byte_view, has_bytes, is_plain, same_bytes, type_name
 from ckpttool.torch_bridge.verify.casts import describe_values
-from ckpttool.torch_bridge.verify.poison import is_plain
 from ckpttool.values.verification import Fingerprint
+
+_FLOAT_BYTE = 0xFF
+_INT_BYTE = 0x5A  # in every byte of an integer: 0x5a5a… is no index, count or offset of a real model
 
 
 class Builds:
@@ -47,11 +55,8 @@ class Builds:
                 for name, tensor in self.expected.items()
                 if name in held
             }
-            self.expected = {
-                name: self.expected[name]
-                for name, same in self._verdicts.items()
-                if same and name in transient
-            }
+            alike = [name for name, same in self._verdicts.items() if same and name in transient]
+            self.expected = {name: self.expected[name] for name in alike}
         self.transient |= frozenset(transient)
         self.seen += 1
 
@@ -63,7 +68,7 @@ class Builds:
         """For ``--write-reference``: what each rebuilt buffer is."""
         return {
             name: Fingerprint(
-                str(tensor.dtype).removeprefix("torch."),
+                type_name(tensor.dtype),
                 tuple(tensor.shape),
                 hashlib.sha256(byte_view(tensor).numpy().data).hexdigest(),
                 describe_values(tensor),
@@ -76,3 +81,49 @@ def _has_values(tensor: object) -> bool:
     return (
         isinstance(tensor, torch.Tensor) and not is_lazy(tensor) and not tensor.is_meta and is_plain(tensor)
     )
+
+
+class Poison:
+    """Fills tensors, and tells afterwards which of them nothing has filled since."""
+
+    def __init__(self) -> None:
+        self._bools: dict[str, torch.Tensor] = {}
+
+    def fill(self, name: str, tensor: torch.Tensor, stored: object = None) -> None:
+        """Poison one tensor in place; ``stored`` is what the file has for it.
+
+        Meta and uninitialised ones hold nothing to poison, and one that is expanded over one
+        element cannot be written: torch refuses to load it, too.
+        """
+        if not has_bytes(tensor):
+            return
+        with torch.no_grad():
+            if tensor.dtype is torch.bool:
+                like = tensor
+                if isinstance(stored, torch.Tensor) and stored.dtype is torch.bool:
+                    like = stored if stored.shape == tensor.shape else tensor
+                _try_copy(tensor, like.logical_not())
+                self._bools[name] = tensor.detach().clone()
+            elif tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
+                byte_view(tensor).fill_(_poison_byte(tensor))
+            else:
+                raw = torch.full((tensor.numel() * tensor.element_size(),), _poison_byte(tensor)).byte()
+                _try_copy(tensor, raw.view(tensor.dtype).reshape(tensor.shape))
+
+    def survives(self, name: str, tensor: torch.Tensor) -> bool:
+        """Whether the tensor holds nothing but poison."""
+        if not has_bytes(tensor):
+            return False
+        if tensor.dtype is torch.bool:
+            filled = self._bools.get(name)
+            return filled is not None and same_bytes(tensor.cpu(), filled.cpu())
+        return bool((byte_view(tensor) == _poison_byte(tensor)).all())
+
+
+def _poison_byte(tensor: torch.Tensor) -> int:
+    return _FLOAT_BYTE if tensor.is_floating_point() or tensor.is_complex() else _INT_BYTE
+
+
+def _try_copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    with contextlib.suppress(RuntimeError):  # elements that overlap in memory
+        target.copy_(source)

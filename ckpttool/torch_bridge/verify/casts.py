@@ -6,6 +6,7 @@ import warnings
 
 import torch
 
+from ckpttool.torch_bridge.tensors import type_name
 from ckpttool.values.verification import Lossy
 
 _CHUNK = 1 << 22  # elements
@@ -33,8 +34,8 @@ def find_loss(name: str, stored: torch.Tensor, loaded: torch.Tensor) -> Lossy | 
         return None
     return Lossy(
         name,
-        str(stored.dtype).removeprefix("torch."),
-        str(loaded.dtype).removeprefix("torch."),
+        type_name(stored.dtype),
+        type_name(loaded.dtype),
         changed,
         first,
         number_text(flat_stored[first]),

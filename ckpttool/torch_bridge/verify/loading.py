@@ -1,17 +1,24 @@
-"""One real ``load_state_dict(strict=True)``, and what it said."""
+"""Real loads with ``strict=True``, and what they said: one, or one of each file that a model is saved as."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 import sys
+import tempfile
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
+from ckpttool.torch_bridge.model import one_line
+from ckpttool.torch_bridge.verify.builds import Poison
 from ckpttool.values.verification import Mismatched
 
 # The sentences of torch/nn/modules/module.py (load_state_dict, _load_from_state_dict), torch 2.5 to 2.13,
@@ -26,6 +33,7 @@ _MISMATCH = re.compile(
     re.DOTALL,
 )
 _MAX_TEXT = 500
+_SPARE_NBYTES = 16 << 20  # left free for headers, and for others
 
 
 class LoadOutcome(NamedTuple):
@@ -42,6 +50,18 @@ class LoadOutcome(NamedTuple):
         return not (self.missing or self.unexpected or self.mismatched or self.other)
 
 
+class Loaded(NamedTuple):
+    """What a way of loading gives: the module (None if there is none), and what loading said.
+
+    ``note`` is what else is worth a line, ``poison`` what was put into the module before.
+    """
+
+    module: nn.Module | None
+    outcome: LoadOutcome
+    note: str = ""
+    poison: Poison = Poison()
+
+
 def load_strict(module: nn.Module, state: Mapping[str, Any], *, assign: bool = False) -> LoadOutcome:
     """Call ``module.load_state_dict(state, strict=True)`` and take apart what it raises."""
     # load_state_dict(assign=True) writes "assign_to_params_buffers" into the _metadata it is given,
@@ -56,10 +76,8 @@ def load_strict(module: nn.Module, state: Mapping[str, Any], *, assign: bool = F
             module.load_state_dict(fresh, strict=True, assign=assign)
     except Exception as error:  # noqa: BLE001  hooks and overrides of the user's model may raise anything
         message = str(error) or type(error).__name__
-        keys = heard[-1] if heard else None
-        return parse_load_error(
-            message, tuple(keys.missing_keys) if keys else (), tuple(keys.unexpected_keys) if keys else ()
-        )
+        lists = (heard[-1].missing_keys, heard[-1].unexpected_keys) if heard else ((), ())
+        return parse_load_error(message, *map(tuple, lists))
     finally:
         hook.remove()
     return LoadOutcome()
@@ -109,3 +127,47 @@ def with_metadata(state: dict[str, Any], versions: Mapping[str, Mapping[str, Any
         metadata = OrderedDict((path, dict(local)) for path, local in versions.items())
         ordered._metadata = metadata  # type: ignore[attr-defined]
     return ordered
+
+
+def round_trip(held: list[nn.Module], build: Callable[[int], nn.Module], nbytes: int) -> Loaded:
+    """Save the one module in ``held`` as .pt, what that gives as .safetensors, and load each again.
+
+    The module is taken out of ``held``: one at a time is in memory. ``build`` makes a fresh one from
+    a seed; ``nbytes`` is the size of its state_dict.
+    """
+    with tempfile.TemporaryDirectory(prefix="ckpttool-verify-") as folder:
+        free = shutil.disk_usage(folder).free
+        if free < nbytes + _SPARE_NBYTES:
+            said = f"{tempfile.gettempdir()} has {free:,} bytes free and {nbytes:,} are needed: set TMPDIR"
+            return Loaded(None, LoadOutcome(other=(said,)))
+        try:
+            return _through_both(held, build, Path(folder))
+        except Exception as error:  # noqa: BLE001  savers and loaders raise what they like
+            return Loaded(None, LoadOutcome(other=(f"{type(error).__name__}: {one_line(error)}",)))
+
+
+def _through_both(held: list[nn.Module], build: Callable[[int], nn.Module], folder: Path) -> Loaded:
+    import safetensors.torch
+
+    first, second = folder / "model.pt", str(folder / "model.safetensors")
+    with foreign_streams():
+        torch.save(held.pop().state_dict(), first)
+    again = build(1)
+    saved = torch.load(first, map_location="cpu", weights_only=True, mmap=True)
+    outcome = load_strict(again, saved)
+    del saved
+    os.unlink(first)
+    if not outcome.ok:
+        return Loaded(again, outcome)
+    plain = [key for key, value in again.state_dict().items() if not isinstance(value, torch.Tensor)]
+    if plain:
+        return Loaded(again, outcome, f"as .pt only: safetensors holds no {', '.join(plain[:3])}")
+    with foreign_streams():
+        safetensors.torch.save_model(again, second)
+    del again
+    third: Any = build(2)
+    try:
+        safetensors.torch.load_model(third, second)
+    except RuntimeError as error:
+        return Loaded(third, LoadOutcome(other=(f"as .safetensors: {one_line(error)}",)))
+    return Loaded(third, outcome)

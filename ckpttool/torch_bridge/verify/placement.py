@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ckpttool.torch_bridge.lint.scan import iter_strays
-from ckpttool.torch_bridge.reference import iter_registered
-from ckpttool.torch_bridge.verify.poison import is_plain
+from ckpttool.torch_bridge.reference import iter_filled
+from ckpttool.torch_bridge.tensors import is_plain
 from ckpttool.values.model import ModelSpec
 
 
@@ -22,11 +22,7 @@ def unmoved(module: nn.Module, device: str) -> list[str]:
     wanted = torch.device(device)
     if wanted == torch.device("cuda"):  # without an index: the current one
         wanted = torch.device(f"cuda:{torch.cuda.current_device()}")
-    found = [
-        slot.full_name
-        for slot in iter_registered(module)
-        if slot.tensor is not None and slot.tensor.device != wanted
-    ]
+    found = [slot.full_name for slot in iter_filled(module) if slot.tensor.device != wanted]
     found += [
         name
         for name, tensor in _attributes(module)
@@ -42,7 +38,7 @@ def left_on_meta(module: nn.Module) -> list[str]:
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors in plain attributes, in lists and dicts too, that are not registered anywhere."""
-    registered = {id(slot.tensor) for slot in iter_registered(module)}
+    registered = {id(slot.tensor) for slot in iter_filled(module)}
     for stray in iter_strays(module):
         tensor = stray.value
         if isinstance(tensor, torch.Tensor) and not stray.computed and id(tensor) not in registered:

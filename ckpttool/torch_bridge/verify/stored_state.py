@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ckpttool.names.match import NameMatch, match_names
+from ckpttool.torch_bridge.reference import is_extra_state
 from ckpttool.torch_bridge.tensors import FileTensors, must_be_copied
 from ckpttool.torch_bridge.verify.loading import with_metadata
 from ckpttool.values.checkpoint import (
@@ -93,17 +94,13 @@ class StoredState:
 
 
 def _is_carried(entry: Entry) -> bool:
-    return entry.declared.kind is Kind.NON_PERSISTENT_BUFFER or "not registered" in entry.declared.note
-
-
-def _is_extra(key: Key) -> bool:
-    return str(key).rpartition(".")[2] == "_extra_state"
+    return entry.declared.kind is Kind.NON_PERSISTENT_BUFFER or not entry.declared.registered
 
 
 def _is_opaque_extra(item: Opaque, root: Root) -> bool:
     """Whether an object that cannot be built stands in the extra state of this state_dict."""
     path = (*item.root, item.name)
-    return len(path) > len(root) and path[: len(root)] == root and _is_extra(path[len(root)])
+    return len(path) > len(root) and path[: len(root)] == root and is_extra_state(path[len(root)])
 
 
 def _foreign_keys(checkpoint: Checkpoint, root: Root) -> Iterator[str]:
@@ -118,7 +115,7 @@ def _foreign_keys(checkpoint: Checkpoint, root: Root) -> Iterator[str]:
     keys = [value.name for value in checkpoint.values if value.root == root]
     keys += [item.name for item in checkpoint.opaque if item.root == root]
     keys += [path[depth] for path in types if len(path) == depth + 1 and path[:depth] == root]
-    yield from dict.fromkeys(str(key) for key in keys if not _is_extra(key))
+    yield from dict.fromkeys(str(key) for key in keys if not is_extra_state(key))
 
 
 def _module_paths(to_model: Mapping[str, str]) -> dict[str, str]:
@@ -140,14 +137,14 @@ def _extra_states(checkpoint: Checkpoint, root: Root, tensors: FileTensors) -> I
     """What ``get_extra_state`` returned, where it is plain: scalars, tensors, and dicts or lists of them."""
     depth = len(root)
     for value in checkpoint.values:
-        if value.root == root and _is_extra(value.name):
+        if value.root == root and is_extra_state(value.name):
             yield str(value.name), thaw(value.value)
     tops = {
         container.path
         for container in checkpoint.containers
         if len(container.path) == depth + 1
         and container.path[:depth] == root
-        and _is_extra(container.path[-1])
+        and is_extra_state(container.path[-1])
     }
     broken = {(*item.root, item.name)[: depth + 1] for item in checkpoint.opaque}
     for top in sorted(tops - broken, key=str):

@@ -14,31 +14,35 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from ckpttool.files.local import check_path
-from ckpttool.torch_bridge.model import ModelSource
-from ckpttool.torch_bridge.reference import describe_model, iter_registered, named_state, non_persistent_names
-from ckpttool.torch_bridge.verify.builds import Builds
+from ckpttool.torch_bridge.model import ModelSource, one_line
+from ckpttool.torch_bridge.reference import describe_model, iter_filled, named_state, non_persistent_names
+from ckpttool.torch_bridge.verify.builds import Builds, Poison
 from ckpttool.torch_bridge.verify.fingerprints import compare_fingerprints
 from ckpttool.torch_bridge.verify.judge import Judge
-from ckpttool.torch_bridge.verify.loading import LoadOutcome, foreign_streams, load_strict
-from ckpttool.torch_bridge.verify.poison import Poison
-from ckpttool.torch_bridge.verify.round_trip import round_trip
+from ckpttool.torch_bridge.verify.loading import (
+    Loaded,
+    LoadOutcome,
+    foreign_streams,
+    load_strict,
+    round_trip,
+)
 from ckpttool.torch_bridge.verify.stored_state import StoredState
 from ckpttool.torch_bridge.verify.suggestions import suggest
 from ckpttool.values.checkpoint import Checkpoint, Kind, Root
 from ckpttool.values.errors import DeviceUnavailable, ModelImportFailed
 from ckpttool.values.model import ModelSpec
-from ckpttool.values.verification import LOADS, Fingerprint, Plan, Run, Verification
+from ckpttool.values.verification import LOADS, NORMAL_BUILDS, Fingerprint, Plan, Run, Verification
 
 _ORDER = ("copy", "round-trip", "assign", "to-empty")
 
 
-class Options(NamedTuple):
+class VerifyOptions(NamedTuple):
     """What the user asked for. ``loads`` empty: all four, of which only ``copy`` decides."""
 
     devices: tuple[str, ...] = ()
@@ -71,7 +75,7 @@ def verify(
     checkpoint: Checkpoint,
     root: Root,
     source: ModelSource,
-    options: Options,
+    options: VerifyOptions,
     watcher: Watcher | None = None,
 ) -> Verification:
     """Load the state_dict at ``root`` into the model in every way asked for.
@@ -121,24 +125,20 @@ def choose_devices(asked: Sequence[str]) -> tuple[str, ...]:
     """
     if not asked:
         return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    hint = "--device cpu, cuda or cuda:1"
     for text in asked:
         try:
             device = torch.device(text)
         except RuntimeError:
-            raise DeviceUnavailable(
-                f"{text!r} is not a device", hint="--device cpu, cuda or cuda:1"
-            ) from None
+            raise DeviceUnavailable(f"{text!r} is not a device", hint=hint) from None
         if device.type not in ("cpu", "cuda"):
-            raise DeviceUnavailable(f"{text} is not supported", hint="--device cpu, cuda or cuda:1")
+            raise DeviceUnavailable(f"{text} is not supported", hint=hint)
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise DeviceUnavailable(
-                f"no CUDA device here (torch {torch.__version__}), but {text} was asked for",
-                hint="--device cpu checks the rest",
-            )
+            what = f"no CUDA device here (torch {torch.__version__}), but {text} was asked for"
+            raise DeviceUnavailable(what, hint="--device cpu checks the rest")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise DeviceUnavailable(
-                f"{text} was asked for, but there are {torch.cuda.device_count()} devices"
-            )
+            what = f"{text} was asked for, but there are {torch.cuda.device_count()} devices"
+            raise DeviceUnavailable(what)
     return tuple(dict.fromkeys(asked))
 
 
@@ -150,7 +150,7 @@ class _Session:
         source: ModelSource,
         spec: ModelSpec,
         stored: StoredState,
-        options: Options,
+        options: VerifyOptions,
         watcher: Watcher,
     ) -> None:
         self.source = source
@@ -162,23 +162,19 @@ class _Session:
         self.state = stored.state_dict()
         entries = spec.checkpoint.entries
         self.builds = Builds(frozenset(str(entry.name) for entry in entries) - frozenset(self.state))
+        storages = [entry.tensor.storage for entry in entries if entry.tensor is not None]
+        self.model_nbytes = sum({ref.key: ref.nbytes for ref in storages if ref is not None}.values())
         self.judge = Judge(spec, stored.by_model_name(), self.state, self.builds)
         self._held: list[nn.Module] = []  # what `copy` loaded, for `round-trip` to save
         self._done = self._total = 0
 
     def plan(self, note: str) -> Plan:
         """What will be held and written."""
-        storages = {
-            entry.tensor.storage.key: entry.tensor.storage.nbytes
-            for entry in self.spec.checkpoint.entries
-            if entry.tensor is not None and entry.tensor.storage is not None
-        }
-        nbytes = sum(storages.values())
         return Plan(
-            nbytes,
+            self.model_nbytes,
             self.stored.checkpoint.file_nbytes,
             self.stored.copied_nbytes,
-            nbytes if "round-trip" in self.loads else 0,
+            self.model_nbytes if "round-trip" in self.loads else 0,
             tempfile.gettempdir(),
             note,
         )
@@ -201,7 +197,7 @@ class _Session:
             return
         self._step("building the model to see what the file does not hold")
         self.builds.watch(self.source.build(seed=1))
-        if not {"copy", "round-trip"} & set(self.loads):
+        if not set(NORMAL_BUILDS) & set(self.loads):
             self.builds.watch(self.source.build(seed=0))
 
     def _step(self, doing: str) -> None:
@@ -210,83 +206,78 @@ class _Session:
 
     def _run(self, device: str, load: str) -> Run:
         """One load on one device; a build on meta that the model does not allow is a note, not an error."""
-        decides = load in self.options.loads if self.options.loads else load == "copy"
+        decides = load in (self.options.loads or ("copy",))
+        not_made = Run(device, load, decides, False if decides else None)
         started = time.perf_counter()
-        note = ""
         try:
-            module, outcome, poison, note = self._load(device, load)
+            loaded = self._load(device, load)
         except ModelImportFailed as error:
-            if load in ("copy", "round-trip"):
+            if load in NORMAL_BUILDS:
                 raise
-            return Run(device, load, decides, False if decides else None, 0, 0, 0, 0, note=error.what)
+            return not_made._replace(note=error.what)
+        module = loaded.module
         if module is None:
-            said = "; ".join(outcome.other)
-            return Run(device, load, decides, False if decides else None, 0, 0, 0, 0, note=said)
-        run = self.judge.judge(module, outcome, poison, device, load)
+            return not_made._replace(note="; ".join(loaded.outcome.other))
+        run = self.judge.judge(module, loaded.outcome, loaded.poison, device, load)
         if load == "copy" and "round-trip" in self.loads and is_right(run, allow_cast=True):
             self._held.append(module)
-        seconds = time.perf_counter() - started
         return run._replace(
-            decides=decides, ok=is_right(run, self.options.allow_cast), seconds=seconds, note=note
+            decides=decides,
+            ok=is_right(run, self.options.allow_cast),
+            seconds=time.perf_counter() - started,
+            note=loaded.note,
         )
 
-    def _load(self, device: str, load: str) -> tuple[nn.Module | None, LoadOutcome, Poison, str]:
+    def _load(self, device: str, load: str) -> Loaded:
         """Build, poison, load, and bring to the device."""
         if load == "copy":
             return self._load_copy(device)
         if load == "round-trip":
             return self._load_round_trip(device)
-        if load == "assign":
-            return self._load_assign(device)
-        poison = Poison()
         module = self.source.build(device="meta")
+        if load == "assign":
+            return self._load_assign(device, module)
         with foreign_streams():
             module.to_empty(device=device)
-        self._poison(poison, {**named_state(module), **non_persistent_names(module)})
-        return module, self._load_strict(module), poison, ""
+        poison = self._poison({**named_state(module), **non_persistent_names(module)})
+        return Loaded(module, self._load_strict(module), poison=poison)
 
-    def _load_copy(self, device: str) -> tuple[nn.Module, LoadOutcome, Poison, str]:
-        poison = Poison()
+    def _load_copy(self, device: str) -> Loaded:
         module = self.source.build()
         if self.builds.wanted:
             self.builds.watch(module)
-        self._poison(poison, named_state(module))
+        poison = self._poison(named_state(module))
         outcome = self._load_strict(module)
-        return module, outcome, poison, _move(module, device)
+        return Loaded(module, outcome, _move(module, device), poison)
 
-    def _load_round_trip(self, device: str) -> tuple[nn.Module | None, LoadOutcome, Poison, str]:
+    def _load_round_trip(self, device: str) -> Loaded:
         poison = Poison()
-        if not self._held and "copy" in self.loads:
-            return (
-                None,
-                LoadOutcome(other=("not tried: there is no rightly loaded model to save",)),
-                poison,
-                "",
-            )
         if not self._held:
-            module, outcome, poison, _ = self._load_copy(device)
-            if not outcome.ok:
-                return module, outcome, poison, "does not load in the first place"
+            if "copy" in self.loads:
+                said = "not tried: there is no rightly loaded model to save"
+                return Loaded(None, LoadOutcome(other=(said,)))
+            module, outcome, _, poison = first = self._load_copy(device)
+            if module is None or not outcome.ok:
+                return first._replace(note="does not load in the first place")
             self._held.append(module)
-            del module
-        trip = round_trip(self._held, lambda seed: self.source.build(seed=seed), self.plan("").model_nbytes)
-        note = trip.note
-        if trip.module is not None:
-            note = "; ".join(filter(None, (note, _move(trip.module, device))))
-        return trip.module, trip.outcome, poison, note
+            del module, first
+        trip = round_trip(self._held, lambda seed: self.source.build(seed=seed), self.model_nbytes)
+        notes = (trip.note, "" if trip.module is None else _move(trip.module, device))
+        return trip._replace(note="; ".join(filter(None, notes)), poison=poison)
 
-    def _load_assign(self, device: str) -> tuple[nn.Module, LoadOutcome, Poison, str]:
-        module = self.source.build(device="meta")
+    def _load_assign(self, device: str, module: nn.Module) -> Loaded:
         outcome = self._load_strict(module, assign=True)
-        on_meta = any(slot.tensor is not None and slot.tensor.is_meta for slot in iter_registered(module))
-        if device == "cpu" or not on_meta:
-            return module, outcome, Poison(), _move(module, device)
-        return module, outcome, Poison(), "stays on cpu: meta tensors cannot be moved"
+        on_meta = any(slot.tensor.is_meta for slot in iter_filled(module))
+        if device != "cpu" and on_meta:
+            return Loaded(module, outcome, "stays on cpu: meta tensors cannot be moved")
+        return Loaded(module, outcome, _move(module, device))
 
-    def _poison(self, poison: Poison, tensors: Mapping[str, Any]) -> None:
+    def _poison(self, tensors: Mapping[str, object]) -> Poison:
+        poison = Poison()
         for name, tensor in tensors.items():
             if isinstance(tensor, torch.Tensor):
                 poison.fill(name, tensor, self.state.get(name))
+        return poison
 
     def _load_strict(self, module: nn.Module, *, assign: bool = False) -> LoadOutcome:
         """Load for real; extra state that only running the file could build is not held against it."""
@@ -317,5 +308,5 @@ def _move(module: nn.Module, device: str) -> str:
         with foreign_streams():
             module.to(device)
     except Exception as error:  # noqa: BLE001  the user's _apply, or the device's memory
-        return f".to({device}) fails: {' '.join(str(error).split())[:300]}"
+        return f".to({device}) fails: {one_line(error)}"
     return ""
