@@ -117,4 +117,4 @@ def read_reference(path: str) -> dict[str, Fingerprint]:
 
     with open_source(path) as source:
         data = source.read_at(0, min(source.size, _MAX_REFERENCE_NBYTES))
-    return parse_reference(data.decode("utf-8", "replace"), path)
+    return parse_reference(data, path)

@@ -153,24 +153,12 @@ class _Watcher:
 
 def _write_reference(path: str, result: Verification, quiet: bool) -> None:
     """Write beside the target and rename: there is the old file or the new one, never half of one."""
+    from ckpttool.files.staging import staged_file
     from ckpttool.torch_bridge.verify.fingerprints import reference_text
 
-    folder = os.path.dirname(os.path.abspath(path))
-    from tempfile import mkstemp  # with random and bisect: 3 ms that `--help` need not spend
-
-    fd, beside = mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(reference_text(result.model, result.fingerprints))
-            file.flush()
-            os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(file.fileno(), 0o666 & ~umask)
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    data = reference_text(result.model, result.fingerprints).encode()
+    with staged_file(path, len(data)) as fd, open(fd, "wb", closefd=False) as file:
+        file.write(data)
     if not quiet:
         from ckpttool.values.words import plural, safe
 

@@ -39,11 +39,7 @@ class ModelSource(NamedTuple):
         Raises:
             ModelImportFailed: it raises, or returns something that is not a module.
         """
-        with (
-            foreign_code(f"building {self.text} on {device}", self.text),
-            seeded(seed),
-            torch.device(device),
-        ):
+        with foreign_code(f"building {self.text} on {device}", self.text), seeded(seed), torch.device(device):
             built = self.factory(**self.arguments)
         if not isinstance(built, nn.Module):
             raise ModelImportFailed(

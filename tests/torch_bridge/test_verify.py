@@ -369,7 +369,7 @@ class Rope(nn.Module):
 def test_fingerprints_show_a_changed_configuration(tmp_path: Path) -> None:
     state = Rope().state_dict()
     first = check(state, Rope, tmp_path, load="copy")
-    kept = parse_reference(reference_text("m", first.fingerprints), "reference.json")
+    kept = parse_reference(reference_text("m", first.fingerprints).encode(), "reference.json")
     assert kept == first.fingerprints
     assert check(state, Rope, tmp_path, load="copy", reference=kept).ok
     changed = check(state, lambda: Rope(5e5), tmp_path, load="copy", reference=kept)
@@ -382,8 +382,8 @@ def test_fingerprints_show_a_changed_configuration(tmp_path: Path) -> None:
 
 def test_a_buffer_that_came_or_went_is_a_change() -> None:
     fingerprint = parse_reference(
-        '{"schema": "ckpttool/reference/1", "buffers": '
-        '{"a": {"dtype": "int64", "shape": [2], "sha256": "00", "values": "0..1"}}}',
+        b'{"schema": "ckpttool/reference/1", "buffers": '
+        b'{"a": {"dtype": "int64", "shape": [2], "sha256": "00", "values": "0..1"}}}',
         "r",
     )
     assert names(compare_fingerprints(fingerprint, {})) == ["a"]
@@ -401,7 +401,7 @@ def test_a_buffer_that_came_or_went_is_a_change() -> None:
 )  # fmt: skip
 def test_a_reference_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(MalformedCheckpoint):
-        parse_reference(text, "reference.json")
+        parse_reference(text.encode(), "reference.json")
 
 
 # ---------------------------------------------------------------------------------------- 5. ties and devices

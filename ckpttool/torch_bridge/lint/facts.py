@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ckpttool.torch_bridge.lint.forward import Forward, probe_forward
 from ckpttool.torch_bridge.lint.probes import (
     Example,
+    Forward,
     Rebuilds,
     Reload,
     Transfer,
     compare_builds,
-    proof_device,
+    probe_forward,
     reload,
     state_keys,
     transfer,
@@ -85,8 +85,7 @@ def gather(source: ModelSource, example: Example | None) -> Facts:
 
 
 def move_for_proof(source: ModelSource, facts: Facts) -> tuple[str, Transfer]:
-    """The device of the proof and a move to it; the one to ``meta`` has been made already."""
-    device = proof_device()
-    if device == "meta":
-        return device, facts.moved
-    return device, transfer(source, f".to({device!r})", lambda fresh: fresh.to(device))
+    """A GPU, or ``meta``, which every machine has, and a move to it: the one to ``meta`` is made already."""
+    if not torch.cuda.is_available():
+        return "meta", facts.moved
+    return "cuda", transfer(source, ".to('cuda')", lambda fresh: fresh.to("cuda"))

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ckpttool.torch_bridge.lint.forward import forward_model, weigh
 from ckpttool.torch_bridge.lint.probes import (
     Example,
     Reload,
@@ -21,8 +20,10 @@ from ckpttool.torch_bridge.lint.probes import (
     all_tensors,
     attempt,
     equal_bytes,
+    forward_model,
     registered_tensors,
     snapshot,
+    weigh,
 )
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import iter_filled

@@ -11,7 +11,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ckpttool.values.errors import MalformedCheckpoint
+from ckpttool.formats.base import DEFAULT_LIMITS
+from ckpttool.formats.strict_json import parse_json
+from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 from ckpttool.values.verification import Fingerprint, NotRestored
 
 SCHEMA = "ckpttool/reference/1"
@@ -27,16 +29,16 @@ def reference_text(model: str, fingerprints: Mapping[str, Fingerprint]) -> str:
     return head + ("\n" + ",\n".join(lines) + "\n" if lines else "") + "}\n}\n"
 
 
-def parse_reference(text: str, path: str) -> dict[str, Fingerprint]:
-    """The fingerprints in the text of a reference file.
+def parse_reference(data: bytes, path: str) -> dict[str, Fingerprint]:
+    """The fingerprints in a reference file.
 
     Raises:
         MalformedCheckpoint: it is not what ``reference_text`` writes.
     """
     hint = "make it with: ckpttool verify CKPT --model M --write-reference FILE"
     try:
-        document: Any = json.loads(text)
-    except (ValueError, RecursionError):
+        document: Any = parse_json(data, "reference", DEFAULT_LIMITS, path)
+    except (MalformedCheckpoint, LimitExceeded):
         raise MalformedCheckpoint("not a reference file: no JSON", path=path, hint=hint) from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise MalformedCheckpoint(f"not a reference file: no schema {SCHEMA}", path=path, hint=hint)

@@ -42,6 +42,11 @@ class Judge:
         self.state = state
         self.builds = builds
         self.entries = {str(entry.name): entry for entry in spec.checkpoint.entries}
+        self.parameters = {
+            name: entry.value.nbytes
+            for name, entry in self.entries.items()
+            if entry.declared.kind is Kind.PARAMETER and entry.value is not None
+        }
         self.ties = tie_groups(spec)
         self.rewritten: dict[str, torch.Tensor] = {}
 
@@ -55,7 +60,6 @@ class Judge:
         comparison = Comparison(loaded, self.state, poison, device)
         comparison.run(shared)
         hooked, kept = self._fill_without_file(loaded, outcome, poison, load, comparison.unfilled)
-        total_nbytes, matched_nbytes = self._parameter_nbytes({*shared, *hooked})
         transient = non_persistent_names(module)
         filled = {name: loaded[name] for name in shared}
         return Run(
@@ -63,8 +67,8 @@ class Judge:
             load,
             matched=len(shared) + len(hooked),
             total=len(loaded),
-            matched_nbytes=matched_nbytes,
-            total_nbytes=total_nbytes,
+            matched_nbytes=sum(self.parameters.get(name, 0) for name in {*shared, *hooked}),
+            total_nbytes=sum(self.parameters.values()),
             missing=tuple(self._missing(name, loaded, filled) for name in outcome.missing),
             unexpected=outcome.unexpected,
             mismatched=outcome.mismatched,
@@ -181,20 +185,10 @@ class Judge:
                 holds = "uninitialised memory" if empty else describe_values(tensor)
                 yield NotRestored(name, "garbage", holds, describe_values(expected))
 
-    def _parameter_nbytes(self, matched: set[str]) -> tuple[int, int]:
-        """(all, matched) bytes of the model's parameters."""
-        total = found = 0
-        for name, entry in self.entries.items():
-            if entry.declared.kind is Kind.PARAMETER and entry.value is not None:
-                total += entry.value.nbytes
-                found += entry.value.nbytes if name in matched else 0
-        return total, found
-
     def _assigned_dtypes(self, filled: Mapping[str, torch.Tensor]) -> Iterator[str]:
         """Entries that have the file's dtype now, and not the one that the model declares."""
         for name, tensor in filled.items():
-            entry = self.entries.get(name)
-            info = entry.tensor if entry else None
+            info = self.entries[name].tensor if name in self.entries else None
             if info is not None and type_name(tensor.dtype) != info.dtype.name:
                 yield name
 

@@ -14,7 +14,6 @@ from ckpttool.values.checkpoint import (
     Entry,
     Key,
     Kind,
-    Opaque,
     Plain,
     PlainList,
     Root,
@@ -28,7 +27,8 @@ _MAPPINGS = frozenset({"dict", "OrderedDict", "collections.OrderedDict", "defaul
 class StoredState:
     """Entries of one root, the extra state, and what else the mapping holds, under the model's names.
 
-    ``unbuilt`` are extra states that only running the file could make: their absence is no error of
+    ``by_model_name`` are the entries under the names that the model would know them by. ``unbuilt`` are
+    extra states that only running the file could make: their absence is no error of
     the file. ``foreign`` are keys without a tensor (``epoch``), which load_state_dict takes for unexpected.
     """
 
@@ -44,16 +44,18 @@ class StoredState:
         ]
         model_names = [str(entry.name) for entry in spec.checkpoint.entries if not _is_carried(entry)]
         self.extra = dict(_extra_states(checkpoint, root, self.tensors))
-        opaque = [item for item in checkpoint.opaque if _is_opaque_extra(item, root)]
-        unbuilt = {str((*item.root, item.name)[len(root)]) for item in opaque}
+        below = [(_below((*item.root, item.name), root), item.type_name) for item in checkpoint.opaque]
+        opaque = [(path, type_name) for path, type_name in below if path and is_extra_state(path[0])]
+        unbuilt = {str(path[0]) for path, _ in opaque}
         self.foreign = tuple(_foreign_keys(checkpoint, root))
         names = [str(entry.name) for entry in self.entries] + list(self.extra) + sorted(unbuilt)
         self.match: NameMatch = match_names(names, model_names)
+        self.by_model_name = {self.match.to_model[str(entry.name)]: entry for entry in self.entries}
         self.unbuilt = frozenset(self.match.to_model[name] for name in unbuilt)
         self.notes = tuple(
-            f"extra state {'.'.join(map(str, (*item.root[len(root) :], item.name)))} is of type "
-            f"{item.type_name}: it cannot be built without running the file, and is not checked"
-            for item in opaque
+            f"extra state {'.'.join(map(str, path))} is of type {type_name}: it cannot be built without "
+            "running the file, and is not checked"
+            for path, type_name in opaque
         )
         paths = _module_paths(self.match.to_model)
         versions = checkpoint.module_versions.get(root, {})
@@ -74,10 +76,6 @@ class StoredState:
         }
         return sum(found.values())
 
-    def by_model_name(self) -> dict[str, Entry]:
-        """Entries under the names that the model would know them by."""
-        return {self.match.to_model[str(entry.name)]: entry for entry in self.entries}
-
     def state_dict(self) -> dict[str, Any]:
         """What ``load_state_dict`` is given, in the file's order, with ``_metadata``.
 
@@ -85,7 +83,7 @@ class StoredState:
             CkptToolError: as ``FileTensors.tensor``.
         """
         state: dict[str, Any] = {
-            self.match.to_model[str(entry.name)]: self.tensors.tensor(entry) for entry in self.entries
+            name: self.tensors.tensor(entry) for name, entry in self.by_model_name.items()
         }
         state.update({self.match.to_model[name]: value for name, value in self.extra.items()})
         for name in self.foreign:
@@ -97,10 +95,9 @@ def _is_carried(entry: Entry) -> bool:
     return entry.declared.kind is Kind.NON_PERSISTENT_BUFFER or not entry.declared.registered
 
 
-def _is_opaque_extra(item: Opaque, root: Root) -> bool:
-    """Whether an object that cannot be built stands in the extra state of this state_dict."""
-    path = (*item.root, item.name)
-    return len(path) > len(root) and path[: len(root)] == root and is_extra_state(path[len(root)])
+def _below(path: Root, root: Root) -> Root:
+    """What of ``path`` lies below ``root``: nothing, if it is another branch."""
+    return path[len(root) :] if path[: len(root)] == root else ()
 
 
 def _foreign_keys(checkpoint: Checkpoint, root: Root) -> Iterator[str]:
@@ -111,10 +108,9 @@ def _foreign_keys(checkpoint: Checkpoint, root: Root) -> Iterator[str]:
     types = {container.path: container.type_name for container in checkpoint.containers}
     if types.get(root) not in _MAPPINGS:
         return
-    depth = len(root)
     keys = [value.name for value in checkpoint.values if value.root == root]
     keys += [item.name for item in checkpoint.opaque if item.root == root]
-    keys += [path[depth] for path in types if len(path) == depth + 1 and path[:depth] == root]
+    keys += [path[-1] for path in types if len(_below(path, root)) == 1]
     yield from dict.fromkeys(str(key) for key in keys if not is_extra_state(key))
 
 
@@ -135,18 +131,12 @@ def _module_paths(to_model: Mapping[str, str]) -> dict[str, str]:
 
 def _extra_states(checkpoint: Checkpoint, root: Root, tensors: FileTensors) -> Iterator[tuple[str, Any]]:
     """What ``get_extra_state`` returned, where it is plain: scalars, tensors, and dicts or lists of them."""
-    depth = len(root)
     for value in checkpoint.values:
         if value.root == root and is_extra_state(value.name):
             yield str(value.name), thaw(value.value)
-    tops = {
-        container.path
-        for container in checkpoint.containers
-        if len(container.path) == depth + 1
-        and container.path[:depth] == root
-        and is_extra_state(container.path[-1])
-    }
-    broken = {(*item.root, item.name)[: depth + 1] for item in checkpoint.opaque}
+    paths = [container.path for container in checkpoint.containers]
+    tops = {path for path in paths if len(_below(path, root)) == 1 and is_extra_state(path[-1])}
+    broken = {(*item.root, item.name)[: len(root) + 1] for item in checkpoint.opaque}
     for top in sorted(tops - broken, key=str):
         yield str(top[-1]), _build_plain(checkpoint, top, tensors)
 

@@ -9,7 +9,7 @@ from ckpttool.kinds.known_names import load_name_table, shape_code
 from ckpttool.names.match import NameMatch
 from ckpttool.values.checkpoint import Entry, Kind
 from ckpttool.values.model import ModelSpec
-from ckpttool.values.verification import Run
+from ckpttool.values.verification import NORMAL_BUILDS, Run
 
 _MAX_RENAMES = 8
 _MAX_COMPARED = 5000  # missing names that are looked at; beyond, another model is meant
@@ -38,12 +38,8 @@ def suggest(
             f"nothing fills {_some(first.unfilled)}, and strict=True does not say so: look for a "
             "_load_from_state_dict or a hook that leaves names out"
         )
-    told: set[str] = set()  # the same buffers on each device
-    for run in runs:
-        for sentence in _fix_for_run(run):
-            if sentence not in told:
-                told.add(sentence)
-                yield sentence
+    # Once, where the same buffers are left on each device.
+    yield from dict.fromkeys(sentence for run in runs for sentence in _fix_for_run(run))
 
 
 def _names(match: NameMatch) -> Iterator[str]:
@@ -117,16 +113,15 @@ def _unexpected(spec: ModelSpec, in_file: Mapping[str, Entry], run: Run) -> Iter
     carried = [name for name in run.unexpected if kinds.get(name) is Kind.NON_PERSISTENT_BUFFER]
     if carried:
         yield (
-            f"{_entries(len(carried), 'unexpected ')} ({_some(carried)}{_history(carried, in_file)}): "
-            "non-persistent buffers of the model, which rebuilds them; another version saved them, and they "
-            "are safe to drop"
+            f"{_listed('unexpected', carried, in_file)}: non-persistent buffers of the model, which rebuilds "
+            "them; another version saved them, and they are safe to drop"
         )
     others = [name for name in run.unexpected if name in in_file and name not in carried]
-    known = [name for name in others if _history([name], in_file)]
+    known = [name for name in others if _history(name, in_file)]
     if known:
         yield (
-            f"{_entries(len(known), 'unexpected ')} ({_some(known)}{_history(known, in_file)}): versions of "
-            "the library differ on this buffer; see ckpttool convert --drop-known-buffers"
+            f"{_listed('unexpected', known, in_file)}: versions of the library differ on this buffer; see "
+            "ckpttool convert --drop-known-buffers"
         )
     foreign = [name for name in run.unexpected if name not in in_file]
     if foreign:
@@ -136,40 +131,39 @@ def _unexpected(spec: ModelSpec, in_file: Mapping[str, Entry], run: Run) -> Iter
         )
 
 
+_FATES = {
+    "rebuilt": "{listed}: the same in every build; strict=False keeps what the constructor made",
+    "random": "{counted} would stay random ({names}), and strict=False would hide it",
+    "default": "{counted} would keep the initial value ({names}), and strict=False would hide that it is not "
+    "trained",
+    "tied": "the file leaves out {names}, tied to an entry that it has: strict=True raises all the same; use "
+    "safetensors.torch.load_model, or strict=False with the model's own tying",
+}
+
+
 def _missing(spec: ModelSpec, run: Run) -> Iterator[str]:
     """What the model has and the file does not, by what would become of it."""
     in_model = {str(entry.name): entry for entry in spec.checkpoint.entries}
-    rebuilt = [item.name for item in run.missing if item.becomes == "rebuilt"]
-    if rebuilt:
-        yield (
-            f"{_entries(len(rebuilt), 'missing ')} ({_some(rebuilt)}{_history(rebuilt, in_model)}): the same "
-            "in every build; strict=False keeps what the constructor made"
-        )
-    lost = [item.name for item in run.missing if item.becomes == "random"]
-    if lost:
-        yield (
-            f"{_entries(len(lost), 'missing ')} would stay random ({_some(lost)}), and strict=False would "
-            "hide it"
-        )
-    default = [item.name for item in run.missing if item.becomes == "default"]
-    if default:
-        yield (
-            f"{_entries(len(default), 'missing ')} would keep the initial value ({_some(default)}), and "
-            "strict=False would hide that it is not trained"
-        )
-    tied = [item.name for item in run.missing if item.becomes == "tied"]
-    if tied:
-        yield (
-            f"the file leaves out {_some(tied)}, tied to an entry that it has: strict=True raises all the "
-            "same; use safetensors.torch.load_model, or strict=False with the model's own tying"
-        )
+    for becomes, sentence in _FATES.items():
+        names = [item.name for item in run.missing if item.becomes == becomes]
+        if names:
+            yield sentence.format(
+                listed=_listed("missing", names, in_model),
+                counted=_entries(len(names), "missing "),
+                names=_some(names),
+            )
 
 
-def _history(names: Sequence[str], entries: Mapping[str, Entry]) -> str:
-    """What the table knows about the first name: library and versions."""
-    path, _, leaf = names[0].rpartition(".")
+def _listed(which: str, names: Sequence[str], entries: Mapping[str, Entry]) -> str:
+    """``2 missing entries (a, b; what is known of a)``."""
+    return f"{_entries(len(names), f'{which} ')} ({_some(names)}{_history(names[0], entries)})"
+
+
+def _history(name: str, entries: Mapping[str, Entry]) -> str:
+    """What the table knows about a name: library and versions."""
+    path, _, leaf = name.rpartition(".")
     parts = [part for part in path.split(".") if not part.isdigit()]
-    shape = _shape(entries.get(names[0]))
+    shape = _shape(entries.get(name))
     known = load_name_table().find(leaf, parts[-1] if parts else "", shape_code(shape or ()))
     if known is None or known.kind is not Kind.PERSISTENT_BUFFER or not any(map(str.isdigit, known.note)):
         return ""
@@ -178,10 +172,6 @@ def _history(names: Sequence[str], entries: Mapping[str, Entry]) -> str:
 
 def _entries(count: int, which: str) -> str:
     return f"{count} {which}{'entry' if count == 1 else 'entries'}"
-
-
-def _buffers(count: int) -> str:
-    return f"{count} non-persistent buffer{'' if count == 1 else 's'}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -193,20 +183,21 @@ def _fix_for_run(run: Run) -> Iterator[str]:
     """How to get right what one way of loading leaves wrong."""
     if run.not_restored:
         count, example = len(run.not_restored), run.not_restored[0].name
+        buffers = f"{count} non-persistent buffer{'' if count == 1 else 's'}"
         if run.load == "assign":
             yield (
-                f"assign=True leaves {_buffers(count)} on meta ({example}): build the model on the CPU, or "
+                f"assign=True leaves {buffers} on meta ({example}): build the model on the CPU, or "
                 "run the lines that register them again after the load"
             )
         else:
             yield (
-                f'to_empty() leaves garbage in {_buffers(count)} ({example}), and strict=True says "All keys '
+                f'to_empty() leaves garbage in {buffers} ({example}), and strict=True says "All keys '
                 'matched": build the model normally, or run the lines that register them again after it'
             )
     if run.untied:
         tied = " and ".join(run.untied[0])
         yield f"{run.load} unties {tied}: tie them again after the load (tie_weights() in transformers)"
-    if run.unmoved and run.load in ("copy", "round-trip"):
+    if run.unmoved and run.load in NORMAL_BUILDS:
         yield f"{_some(run.unmoved)} stay behind: register_buffer(…, persistent=False) moves with the model"
     elif run.unmoved:
         yield (

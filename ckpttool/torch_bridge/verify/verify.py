@@ -25,13 +25,7 @@ from ckpttool.torch_bridge.reference import describe_model, iter_filled, named_s
 from ckpttool.torch_bridge.verify.builds import Builds, Poison
 from ckpttool.torch_bridge.verify.fingerprints import compare_fingerprints
 from ckpttool.torch_bridge.verify.judge import Judge
-from ckpttool.torch_bridge.verify.loading import (
-    Loaded,
-    LoadOutcome,
-    foreign_streams,
-    load_strict,
-    round_trip,
-)
+from ckpttool.torch_bridge.verify.loading import Loaded, LoadOutcome, foreign_streams, load_strict, round_trip
 from ckpttool.torch_bridge.verify.stored_state import StoredState
 from ckpttool.torch_bridge.verify.suggestions import suggest
 from ckpttool.values.checkpoint import Checkpoint, Kind, Root
@@ -110,7 +104,7 @@ def verify(
         tuple(name for name in sorted(session.builds.transient) if session.builds.agrees(name) is False),
         tuple(compare_fingerprints(options.reference, now)) if options.reference is not None else (),
         tuple(runs),
-        tuple(suggest(spec, stored.by_model_name(), stored.match, runs)),
+        tuple(suggest(spec, stored.by_model_name, stored.match, runs)),
         root,
         now,
         options.allow_cast,
@@ -154,7 +148,6 @@ class _Session:
         watcher: Watcher,
     ) -> None:
         self.source = source
-        self.spec = spec
         self.stored = stored
         self.options = options
         self.watcher = watcher
@@ -164,7 +157,7 @@ class _Session:
         self.builds = Builds(frozenset(str(entry.name) for entry in entries) - frozenset(self.state))
         storages = [entry.tensor.storage for entry in entries if entry.tensor is not None]
         self.model_nbytes = sum({ref.key: ref.nbytes for ref in storages if ref is not None}.values())
-        self.judge = Judge(spec, stored.by_model_name(), self.state, self.builds)
+        self.judge = Judge(spec, stored.by_model_name, self.state, self.builds)
         self._held: list[nn.Module] = []  # what `copy` loaded, for `round-trip` to save
         self._done = self._total = 0
 
