@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import importlib.util
 import json
@@ -42,10 +43,9 @@ class ModelSource(NamedTuple):
         with foreign_code(f"building {self.text} on {device}", self.text), seeded(seed), torch.device(device):
             built = self.factory(**self.arguments)
         if not isinstance(built, nn.Module):
-            raise ModelImportFailed(
-                f"{self.text} gives a {type(built).__name__}, not an nn.Module",
-                hint="name a class or function that returns a module: --model FILE.py:build",
-            )
+            hint = "name a class or function that returns a module: --model FILE.py:build"
+            what = f"{self.text} gives a {type(built).__name__}, not an nn.Module"
+            raise ModelImportFailed(what, hint=hint)
         return built
 
     def build_light(self) -> tuple[nn.Module, str]:
@@ -73,20 +73,16 @@ def import_model(
         return ModelSource(text, _hf_factory(checkpoint_path), parsed)
     where, colon, name = text.rpartition(":")
     if not colon or not where or not name:
-        raise ModelImportFailed(
-            f"--model {text} names no factory",
-            hint="write package.module:factory, path/to/file.py:factory, or hf",
-        )
+        hint = "write package.module:factory, path/to/file.py:factory, or hf"
+        raise ModelImportFailed(f"--model {text} names no factory", hint=hint)
     if where.endswith(".py") and not os.path.isfile(where):
         raise ModelImportFailed(f"no such file: {where}", hint="--model path/to/file.py:factory")
     with foreign_code(f"importing {where}", text):
         module = _import_file(where) if where.endswith(".py") else _import_module(where)
         factory = _find_factory(module, name)
     if factory is None:
-        public = _public_callables(module, name)
-        raise ModelImportFailed(
-            f"{where} has no {name}", hint=f"it has: {', '.join(public[:12])}" if public else None
-        )
+        public = ", ".join(_public_callables(module, name)[:12])
+        raise ModelImportFailed(f"{where} has no {name}", hint=f"it has: {public}" if public else None)
     return _make_source(text, factory, parsed)
 
 
@@ -103,10 +99,8 @@ def take_factory(factory: Any, arguments: Sequence[str] | Mapping[str, Any] = ()
 
 def _make_source(text: str, factory: Any, arguments: dict[str, Any]) -> ModelSource:
     if isinstance(factory, nn.Module):
-        raise ModelImportFailed(
-            f"{text} is a module that exists already, and it must be built anew more than once",
-            hint="name the function or class that makes it",
-        )
+        what = f"{text} is a module that exists already, and it must be built anew more than once"
+        raise ModelImportFailed(what, hint="name the function or class that makes it")
     if not callable(factory):
         raise ModelImportFailed(f"{text} is a {type(factory).__name__}, not something to call")
     return ModelSource(text, factory, arguments)
@@ -136,10 +130,7 @@ def parse_arguments(arguments: Sequence[str] | Mapping[str, Any]) -> dict[str, A
 
 def _find_factory(module: Any, name: str) -> Any:
     """What ``a.b`` is in ``module``; None if there is none. A lazy module may import here, and fail."""
-    found = module
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
+    return functools.reduce(lambda found, part: getattr(found, part, None), name.split("."), module)
 
 
 def _public_callables(module: Any, wanted: str) -> list[str]:
@@ -190,11 +181,8 @@ def _hf_factory(checkpoint_path: str | None) -> Callable[..., Any]:
     folder = checkpoint_path if os.path.isdir(checkpoint_path) else os.path.dirname(checkpoint_path) or "."
     config_path = os.path.join(folder, "config.json")
     if not os.path.isfile(config_path):
-        raise ModelImportFailed(
-            "--model hf needs a config.json beside the checkpoint",
-            path=folder,
-            hint="or name a factory yourself",
-        )
+        what = "--model hf needs a config.json beside the checkpoint"
+        raise ModelImportFailed(what, path=folder, hint="or name a factory yourself")
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         transformers = importlib.import_module("transformers")

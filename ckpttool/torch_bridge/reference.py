@@ -29,7 +29,7 @@ from ckpttool.values.checkpoint import (
     Tensor,
     TensorInfo,
 )
-from ckpttool.values.dtypes import DType, parse_torch_name
+from ckpttool.values.dtypes import parse_torch_name
 from ckpttool.values.errors import ModelImportFailed, UnsupportedFeature
 from ckpttool.values.model import CustomLoad, ModelSpec
 
@@ -236,13 +236,19 @@ class _Storages:
         self.alive: list[Any] = []
 
     def describe(self, value: Any) -> Tensor | None:
-        """A tensor as addresses without bytes; None for what is no tensor (extra state)."""
+        """A tensor as addresses without bytes; None for what is no tensor (extra state).
+
+        Raises:
+            UnsupportedFeature: a dtype that is newer than the dtype table.
+        """
         if not isinstance(value, torch.Tensor):
             return None
         subclass = type(value).__name__
         if is_lazy(value):
             return CompositeTensor("uninitialized", f"torch.nn.parameter.{subclass}", None, None, ())
-        dtype = dtype_of(value)
+        dtype = parse_torch_name(str(value.dtype))
+        if dtype is None:
+            raise UnsupportedFeature(f"{value.dtype} is not a dtype known here")
         if value.is_nested:
             return CompositeTensor("nested", subclass, dtype, None, ())
         if not is_strided(value):
@@ -252,27 +258,8 @@ class _Storages:
         self.alive.append(storage)
         number = self.numbers.setdefault(storage._cdata, len(self.numbers))
         ref = StorageRef(MODEL_FILE, str(number), 0, storage.nbytes(), "meta")
-        return TensorInfo(
-            dtype,
-            tuple(value.shape),
-            value.stride(),
-            int(value.storage_offset()),
-            ref,
-            value.is_conj(),
-            value.is_neg(),
-        )
-
-
-def dtype_of(tensor: torch.Tensor) -> DType:
-    """The dtype table's entry for a tensor.
-
-    Raises:
-        UnsupportedFeature: a dtype that is newer than the table.
-    """
-    dtype = parse_torch_name(str(tensor.dtype))
-    if dtype is None:
-        raise UnsupportedFeature(f"{tensor.dtype} is not a dtype known here")
-    return dtype
+        shape, offset = tuple(value.shape), int(value.storage_offset())
+        return TensorInfo(dtype, shape, value.stride(), offset, ref, value.is_conj(), value.is_neg())
 
 
 _METHODS = (

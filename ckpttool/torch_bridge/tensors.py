@@ -8,7 +8,8 @@ ties.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -21,6 +22,8 @@ from ckpttool.values.checkpoint import Checkpoint, CompositeTensor, Entry, Stora
 from ckpttool.values.conversion import CastLoss
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import UnsupportedFeature
+
+NamedTensors: TypeAlias = Mapping[str, torch.Tensor]
 
 # Elements that are cast and judged together: input, output and differences stay in the L2 cache.
 _BLOCK = 1 << 16
@@ -74,8 +77,7 @@ class FileTensors:
             check_path(file)
             mapped: Any = torch.UntypedStorage.from_file(ref.file, False, file.nbytes)
             whole = self._maps[ref.file] = mapped
-        part: Any = whole[ref.byte_offset : ref.byte_offset + ref.nbytes]
-        return part  # type: ignore[no-any-return]
+        return whole[ref.byte_offset : ref.byte_offset + ref.nbytes]  # type: ignore[no-any-return]
 
     def _copy(self, info: TensorInfo, ref: StorageRef) -> torch.UntypedStorage:
         """The whole storage, inflated or byte-swapped on the way."""
@@ -93,11 +95,9 @@ class FileTensors:
         """Quantized, sparse and nested tensors, which torch's own loader (it runs nothing) puts together."""
         what = f"entry {str(entry.name)!r} is a {value.layout} tensor"
         if value.layout == "uninitialized":
-            raise UnsupportedFeature(
-                f"entry {str(entry.name)!r} is an uninitialised tensor of a lazy module: it has no values",
-                path=self._path,
-                hint="run one forward pass before saving, so that the lazy modules know their shapes",
-            )
+            what = f"entry {str(entry.name)!r} is an uninitialised tensor of a lazy module: it has no values"
+            hint = "run one forward pass before saving, so that the lazy modules know their shapes"
+            raise UnsupportedFeature(what, path=self._path, hint=hint)
         if self.checkpoint.format not in ("torch_zip", "torch_legacy"):
             raise UnsupportedFeature(what, path=self._path)
         try:

@@ -8,18 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ckpttool.torch_bridge.lint.probes import (
-    Example,
-    Forward,
-    Rebuilds,
-    Reload,
-    Transfer,
-    compare_builds,
-    probe_forward,
-    reload,
-    state_keys,
-    transfer,
-)
+from ckpttool.torch_bridge.lint import probes
 from ckpttool.torch_bridge.lint.scan import Stray, iter_strays
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import Registered, iter_registered, named_state
@@ -46,18 +35,18 @@ class Facts(NamedTuple):
     slots: tuple[Registered, ...]
     strays: tuple[Stray, ...]
     state: dict[str, Any]
-    builds: Rebuilds
-    cast: Transfer
-    moved: Transfer
-    reload: Reload
-    forward: Forward
+    builds: probes.Rebuilds
+    cast: probes.Transfer
+    moved: probes.Transfer
+    reload: probes.Reload
+    forward: probes.Forward
 
     def iter_filled(self) -> Iterator[Registered]:
         """Slots that hold a tensor."""
         return (slot for slot in self.slots if slot.held is not None)
 
 
-def gather(source: ModelSource, example: Example | None) -> Facts:
+def gather(source: ModelSource, example: probes.Example | None) -> Facts:
     """Build the model several times and probe it.
 
     Raises:
@@ -67,8 +56,8 @@ def gather(source: ModelSource, example: Example | None) -> Facts:
     model = source.build()
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedFeature(f"{source.text} gives a TorchScript module")
-    builds = compare_builds(source, model)
-    state_keys(source, model)
+    builds = probes.compare_builds(source, model)
+    probes.state_keys(source, model)
     modules = dict(model.named_modules())
     return Facts(
         model=model,
@@ -77,15 +66,15 @@ def gather(source: ModelSource, example: Example | None) -> Facts:
         strays=tuple(iter_strays(model)),
         state=named_state(model),
         builds=builds,
-        cast=transfer(source, ".double()", lambda fresh: fresh.double()),
-        moved=transfer(source, ".to('meta')", lambda fresh: fresh.to("meta")),
-        reload=reload(source, example),
-        forward=Forward() if example is None else probe_forward(source, example),
+        cast=probes.transfer(source, ".double()", lambda fresh: fresh.double()),
+        moved=probes.transfer(source, ".to('meta')", lambda fresh: fresh.to("meta")),
+        reload=probes.reload(source, example),
+        forward=probes.Forward() if example is None else probes.probe_forward(source, example),
     )
 
 
-def move_for_proof(source: ModelSource, facts: Facts) -> tuple[str, Transfer]:
+def move_for_proof(source: ModelSource, facts: Facts) -> tuple[str, probes.Transfer]:
     """A GPU, or ``meta``, which every machine has, and a move to it: the one to ``meta`` is made already."""
     if not torch.cuda.is_available():
         return "meta", facts.moved
-    return "cuda", transfer(source, ".to('cuda')", lambda fresh: fresh.to("cuda"))
+    return "cuda", probes.transfer(source, ".to('cuda')", lambda fresh: fresh.to("cuda"))

@@ -42,8 +42,7 @@ def lint_model(source: ModelSource, example: Example | None = None, *, proved: b
         if proved:
             step = take_step(source, example)
             device, moved = move_for_proof(source, facts)
-            names = state_names(facts.model, facts.state)
-            proofs = prove(facts.model, names, step, moved, facts.reload, device)
+            proofs = prove(facts, step, moved, device)
             loss = step.loss
             notes += (step.note,) if step.note else ()
         return LintReport(
@@ -94,7 +93,7 @@ def _entries(facts: Facts, proofs: Mapping[str, Proof]) -> list[LintEntry]:
     """Registered tensors under every name, what else the state_dict has, then attributes."""
     slots = iter_filled(facts.model)
     entries = [_entry(slot.full_name, slot.kind.value, slot.tensor, proofs) for slot in slots]
-    seen = {entry.name for entry in entries} | set(state_names(facts.model, facts.state).values())
+    seen = {entry.name for entry in entries} | set(state_names(facts).values())
     for key, value in facts.state.items():
         if key not in seen:
             kind = Kind.EXTRA_STATE if is_extra_state(key) else Kind.UNKNOWN

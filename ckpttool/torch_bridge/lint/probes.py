@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ckpttool.torch_bridge.lint.scan import iter_tensors, stray_tensors
 from ckpttool.torch_bridge.model import ModelSource, foreign_code, seeded
 from ckpttool.torch_bridge.reference import iter_filled, iter_registered
-from ckpttool.torch_bridge.tensors import has_bytes, same_bytes
+from ckpttool.torch_bridge.tensors import NamedTensors, has_bytes, same_bytes
 from ckpttool.values.checkpoint import Kind
 from ckpttool.values.errors import ModelImportFailed
 
@@ -67,12 +67,12 @@ def equal_bytes(a: object, b: object) -> bool | None:
     return None
 
 
-def snapshot(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def snapshot(tensors: NamedTensors) -> dict[str, torch.Tensor]:
     """Copies of those that have bytes."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items() if has_bytes(tensor)}
 
 
-def changed(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> frozenset[str]:
+def changed(before: NamedTensors, after: NamedTensors) -> frozenset[str]:
     """Names in both whose bytes differ."""
     return frozenset(name for name, old in before.items() if equal_bytes(old, after.get(name)) is False)
 
@@ -235,7 +235,7 @@ def reload(source: ModelSource, example: Example | None = None) -> Reload:
     return Reload(None, keys, tuple(after), differing, restored)
 
 
-def alter(tensors: Mapping[str, torch.Tensor], untouchable: set[int]) -> None:
+def alter(tensors: NamedTensors, untouchable: set[int]) -> None:
     """Flip the lowest bit of every byte, once per storage; a bool stays a bool.
 
     ``untouchable`` are storages that several builds share: a cached table, say.

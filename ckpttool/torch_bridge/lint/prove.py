@@ -6,31 +6,18 @@ SGD, one ``.to(device)``, one state_dict into a fresh build.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ckpttool.torch_bridge.lint.probes import (
-    Example,
-    Reload,
-    Transfer,
-    all_tensors,
-    attempt,
-    equal_bytes,
-    forward_model,
-    registered_tensors,
-    snapshot,
-    weigh,
-)
+from ckpttool.torch_bridge.lint import probes
+from ckpttool.torch_bridge.lint.facts import Facts
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import iter_filled
+from ckpttool.torch_bridge.tensors import NamedTensors
 from ckpttool.values.lint import Proof
-
-_SYNTHETIC = "the sum of all parameters"
-_FORWARD = "forward of the example input"
 
 
 class Step(NamedTuple):
@@ -41,13 +28,13 @@ class Step(NamedTuple):
 
     ran: bool
     loss: str
-    before: dict[str, torch.Tensor]
-    stepping: dict[str, torch.Tensor]
-    after: dict[str, torch.Tensor]
+    before: NamedTensors
+    stepping: NamedTensors
+    after: NamedTensors
     note: str = ""
 
 
-def take_step(source: ModelSource, example: Example | None) -> Step:
+def take_step(source: ModelSource, example: probes.Example | None) -> Step:
     """Make one forward (with an example), one backward and one step of SGD over ``parameters()``.
 
     Raises:
@@ -55,30 +42,29 @@ def take_step(source: ModelSource, example: Example | None) -> Step:
     """
     if example is None:
         model, output = source.build(), None
-        before = snapshot(all_tensors(model))
+        before = probes.snapshot(probes.all_tensors(model))
     else:
-        before = snapshot(all_tensors(source.build()))
-        model, _, output = forward_model(source, example)
+        before = probes.snapshot(probes.all_tensors(source.build()))
+        model, _, output = probes.forward_model(source, example)
     ran = example is not None
     parameters = [parameter for parameter in model.parameters() if not bool(is_lazy(parameter))]
-    stepping = snapshot(all_tensors(model))
+    stepping = probes.snapshot(probes.all_tensors(model))
+    not_made = Step(ran, "", before, stepping, stepping)
     if not parameters:
-        return Step(
-            ran, "", before, stepping, stepping, "no step: parameters() is empty, and SGD refuses that"
-        )
-    loss, text = weigh(output), _FORWARD
+        return not_made._replace(note="no step: parameters() is empty, and SGD refuses that")
+    loss, text = probes.weigh(output), "forward of the example input"
     if loss is None:
         # The plain sum has gradient 1 everywhere: nothing stands still because it happens to be 0.
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         if not trained:
-            return Step(ran, "", before, stepping, stepping, "no step: no parameter requires a gradient")
-        loss, text = torch.stack([_real_sum(parameter) for parameter in trained]).sum(), _SYNTHETIC
+            return not_made._replace(note="no step: no parameter requires a gradient")
+        loss, text = torch.stack(list(map(_real_sum, trained))).sum(), "the sum of all parameters"
     optimizer = torch.optim.SGD(parameters, lr=1.0)
-    _, error = attempt("backward()", source.text, loss.backward)
+    _, error = probes.attempt("backward()", source.text, loss.backward)
     if error is None:
-        _, error = attempt("a step of SGD", source.text, optimizer.step)
+        _, error = probes.attempt("a step of SGD", source.text, optimizer.step)
     note = "" if error is None else f"no step: {error.what}"
-    return Step(ran, text, before, stepping, all_tensors(model), note)
+    return Step(ran, text, before, stepping, probes.all_tensors(model), note)
 
 
 def _real_sum(parameter: nn.Parameter) -> torch.Tensor:
@@ -86,11 +72,10 @@ def _real_sum(parameter: nn.Parameter) -> torch.Tensor:
     return (total.real + total.imag if total.is_complex() else total).to(torch.float32)
 
 
-def prove(
-    model: nn.Module, keys: Mapping[str, str], step: Step, moved: Transfer, reloaded: Reload, device: str
-) -> dict[str, Proof]:
-    """One proof per tensor by its name; ``keys`` maps names to the keys that they have in the state_dict."""
-    in_parameters = {id(parameter) for parameter in model.parameters()}
+def prove(facts: Facts, step: Step, moved: probes.Transfer, device: str) -> dict[str, Proof]:
+    """One proof per tensor by its name; ``moved`` is the move to ``device``."""
+    in_parameters = {id(parameter) for parameter in facts.model.parameters()}
+    keys, restored = state_names(facts), facts.reload.restored or {}
     return {
         name: Proof(
             requires_grad=tensor.requires_grad,
@@ -98,34 +83,29 @@ def prove(
             in_state_dict=name in keys,
             changed_by_forward=_differs(step.before, step.stepping, name) if step.ran else None,
             changed_by_step=_differs(step.stepping, step.after, name),
-            moved=_arrived(moved, name, device),
-            restored=(reloaded.restored or {}).get(name),
+            moved=moved.after[name].device == device if name in moved.after else None,
+            restored=restored.get(name),
         )
-        for name, tensor in all_tensors(model).items()
+        for name, tensor in probes.all_tensors(facts.model).items()
     }
 
 
-def _differs(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], name: str) -> bool | None:
-    equal = equal_bytes(before.get(name), after.get(name))
+def _differs(before: NamedTensors, after: NamedTensors, name: str) -> bool | None:
+    equal = probes.equal_bytes(before.get(name), after.get(name))
     return None if equal is None else not equal
 
 
-def _arrived(moved: Transfer, name: str, device: str) -> bool | None:
-    arrival = moved.after.get(name)
-    return None if arrival is None else arrival.device == device
-
-
-def state_names(model: nn.Module, state: Mapping[str, object]) -> dict[str, str]:
+def state_names(facts: Facts) -> dict[str, str]:
     """Name of a slot -> its key in the state_dict, for those that have one.
 
     It is the slot's own name, or, behind a wrapper that renames keys, the one of the same tensor.
     """
-    names = {name: name for name in registered_tensors(model) if name in state}
+    names = {name: name for name in probes.registered_tensors(facts.model) if name in facts.state}
     others: dict[int, list[str]] = {}
-    for key, value in state.items():
+    for key, value in facts.state.items():
         if key not in names:
             others.setdefault(id(value), []).append(key)
-    for slot in iter_filled(model):
+    for slot in iter_filled(facts.model):
         keys = others.get(id(slot.tensor), [])
         if slot.full_name not in names and keys:
             names[slot.full_name] = keys.pop(0)

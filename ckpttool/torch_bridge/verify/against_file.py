@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from ckpttool.torch_bridge.tensors import byte_view, is_plain, same_bytes, type_name, wide_views
+from ckpttool.torch_bridge.tensors import NamedTensors, byte_view, is_plain, same_bytes, type_name, wide_views
 from ckpttool.torch_bridge.verify.builds import Poison
 from ckpttool.torch_bridge.verify.casts import find_loss
 from ckpttool.values.verification import Lossy
@@ -29,9 +29,7 @@ class Comparison:
     of what was compared on a device.
     """
 
-    def __init__(
-        self, loaded: Mapping[str, torch.Tensor], state: Mapping[str, Any], poison: Poison, device: str
-    ) -> None:
+    def __init__(self, loaded: NamedTensors, state: Mapping[str, Any], poison: Poison, device: str) -> None:
         self.loaded = loaded
         self.state = state
         self.poison = poison

@@ -10,18 +10,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ckpttool.torch_bridge.reference import named_state, non_persistent_names
-from ckpttool.torch_bridge.tensors import is_plain, same_bytes, type_name
+from ckpttool.torch_bridge.tensors import NamedTensors, is_plain, same_bytes, type_name
+from ckpttool.torch_bridge.verify import placement
 from ckpttool.torch_bridge.verify.against_file import Comparison
 from ckpttool.torch_bridge.verify.builds import Builds, Poison
 from ckpttool.torch_bridge.verify.casts import describe_values
 from ckpttool.torch_bridge.verify.loading import LoadOutcome
-from ckpttool.torch_bridge.verify.placement import (
-    find_untied,
-    left_on_meta,
-    share_memory,
-    tie_groups,
-    unmoved,
-)
 from ckpttool.values.checkpoint import Entry, Kind
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.verification import NORMAL_BUILDS, Missing, NotRestored, Run, Wrong
@@ -47,7 +41,7 @@ class Judge:
             for name, entry in self.entries.items()
             if entry.declared.kind is Kind.PARAMETER and entry.value is not None
         }
-        self.ties = tie_groups(spec)
+        self.ties = placement.tie_groups(spec)
         self.rewritten: dict[str, torch.Tensor] = {}
 
     def judge(self, module: nn.Module, outcome: LoadOutcome, poison: Poison, device: str, load: str) -> Run:
@@ -80,8 +74,8 @@ class Judge:
                 Wrong(name, reason or self._why_wrong(name, loaded[name]))
                 for name, reason in comparison.wrong.items()
             ),
-            untied=tuple(find_untied(self.ties, {**transient, **loaded})),
-            unmoved=tuple(_misplaced(module, device, load)),
+            untied=tuple(placement.find_untied(self.ties, {**transient, **loaded})),
+            unmoved=tuple(placement.misplaced(module, device, load)),
             gb_per_second=comparison.gb_per_second,
             hooked=tuple(hooked),
             kept=tuple(kept),
@@ -91,12 +85,7 @@ class Judge:
         )
 
     def _fill_without_file(
-        self,
-        loaded: Mapping[str, torch.Tensor],
-        outcome: LoadOutcome,
-        poison: Poison,
-        load: str,
-        unfilled: list[str],
+        self, loaded: NamedTensors, outcome: LoadOutcome, poison: Poison, load: str, unfilled: list[str]
     ) -> tuple[list[str], list[str]]:
         """Entries that the file does not name and nobody missed: filled by hooks, kept as built, or left.
 
@@ -139,13 +128,13 @@ class Judge:
             if name in group:
                 yield from (other for other in group if other != name)
 
-    def _tied_into(self, held: Mapping[str, torch.Tensor], name: str, tensor: torch.Tensor) -> bool:
+    def _tied_into(self, held: NamedTensors, name: str, tensor: torch.Tensor) -> bool:
         """Whether it shares memory with one of ``held`` that it is tied to, and so has its values."""
-        return any(share_memory(tensor, held[other]) for other in self._tied_to(name) if other in held)
+        return any(
+            placement.share_memory(tensor, held[other]) for other in self._tied_to(name) if other in held
+        )
 
-    def _missing(
-        self, name: str, loaded: Mapping[str, torch.Tensor], filled: Mapping[str, torch.Tensor]
-    ) -> Missing:
+    def _missing(self, name: str, loaded: NamedTensors, filled: NamedTensors) -> Missing:
         entry = self.entries.get(name)
         kind = entry.declared.kind if entry else Kind.UNKNOWN
         agrees = self.builds.agrees(name)
@@ -161,11 +150,7 @@ class Judge:
         return Missing(name, kind.value, entry.value.nbytes if entry and entry.value else 0, becomes)
 
     def _not_restored(
-        self,
-        transient: Mapping[str, torch.Tensor],
-        filled: Mapping[str, torch.Tensor],
-        poison: Poison,
-        load: str,
+        self, transient: NamedTensors, filled: NamedTensors, poison: Poison, load: str
     ) -> Iterator[NotRestored]:
         """Non-persistent buffers that two builds agree on and this module does not hold."""
         for name, tensor in transient.items():
@@ -185,16 +170,9 @@ class Judge:
                 holds = "uninitialised memory" if empty else describe_values(tensor)
                 yield NotRestored(name, "garbage", holds, describe_values(expected))
 
-    def _assigned_dtypes(self, filled: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    def _assigned_dtypes(self, filled: NamedTensors) -> Iterator[str]:
         """Entries that have the file's dtype now, and not the one that the model declares."""
         for name, tensor in filled.items():
             info = self.entries[name].tensor if name in self.entries else None
             if info is not None and type_name(tensor.dtype) != info.dtype.name:
                 yield name
-
-
-def _misplaced(module: nn.Module, device: str, load: str) -> list[str]:
-    """Tensors that are not on the device, or that a build on meta left without data for good."""
-    if load not in NORMAL_BUILDS:
-        return left_on_meta(module)
-    return unmoved(module, device) if device != "cpu" else []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from ckpttool.torch_bridge.lint.scan import iter_strays
 from ckpttool.torch_bridge.reference import iter_filled
-from ckpttool.torch_bridge.tensors import is_plain
+from ckpttool.torch_bridge.tensors import NamedTensors, is_plain
 from ckpttool.values.model import ModelSpec
+from ckpttool.values.verification import NORMAL_BUILDS
 
 
 def unmoved(module: nn.Module, device: str) -> list[str]:
@@ -29,6 +30,13 @@ def unmoved(module: nn.Module, device: str) -> list[str]:
         if tensor.device != wanted and not (tensor.ndim == 0 and tensor.device.type == "cpu")
     ]
     return list(dict.fromkeys(found))
+
+
+def misplaced(module: nn.Module, device: str, load: str) -> list[str]:
+    """Tensors that are not on the device, or that a build on meta left without data for good."""
+    if load not in NORMAL_BUILDS:
+        return left_on_meta(module)
+    return unmoved(module, device) if device != "cpu" else []
 
 
 def left_on_meta(module: nn.Module) -> list[str]:
@@ -70,7 +78,7 @@ def share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
-def find_untied(groups: Sequence[tuple[str, ...]], held: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
+def find_untied(groups: Sequence[tuple[str, ...]], held: NamedTensors) -> list[tuple[str, ...]]:
     """Groups of the model as built of which not all members share memory any more."""
     found = []
     for group in groups:

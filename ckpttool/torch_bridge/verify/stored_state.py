@@ -9,16 +9,7 @@ from ckpttool.names.match import NameMatch, match_names
 from ckpttool.torch_bridge.reference import is_extra_state
 from ckpttool.torch_bridge.tensors import FileTensors, must_be_copied
 from ckpttool.torch_bridge.verify.loading import with_metadata
-from ckpttool.values.checkpoint import (
-    Checkpoint,
-    Entry,
-    Key,
-    Kind,
-    Plain,
-    PlainList,
-    Root,
-    iter_parts,
-)
+from ckpttool.values.checkpoint import Checkpoint, Entry, Key, Kind, Plain, PlainList, Root, iter_parts
 from ckpttool.values.model import ModelSpec
 
 _MAPPINGS = frozenset({"dict", "OrderedDict", "collections.OrderedDict", "defaultdict"})
