@@ -15,7 +15,6 @@ from ckpttool.api.verify import verify
 from ckpttool.findings.globals import Verdict, judge_global
 from ckpttool.values.checkpoint import (
     Basis,
-    CompositeTensor,
     Finding,
     Key,
     Kind,
@@ -24,7 +23,7 @@ from ckpttool.values.checkpoint import (
     Root,
     TensorInfo,
     Value,
-    iter_parts,
+    iter_views,
 )
 from ckpttool.values.inspection import Row, Summary
 
@@ -284,8 +283,7 @@ def _entry_of(row: Row) -> Entry:
             "storage_offset": value.storage_offset,
             "byte_offset": value.byte_offset,
         }
-    parts = iter_parts(value) if isinstance(value, TensorInfo | CompositeTensor) else iter(())
-    storage = next((part.storage for part in parts if part.storage is not None), None)
+    storage = next((view.storage for view in iter_views(value) if view.storage is not None), None)
     if storage is not None:
         fields |= {"location": storage.location, "file": storage.file}
     return Entry(

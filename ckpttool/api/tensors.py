@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ckpttool.elements.digests import check_claim
 from ckpttool.files.local import Sources
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import Tensor, TensorInfo
+from ckpttool.values.checkpoint import CompositeTensor, Strided, Tensor
 from ckpttool.values.errors import UnsupportedFeature
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def read_tensor(sources: Sources, value: Tensor | None) -> Any:
     return wrap_bytes(info, read_packed(sources, info))
 
 
-def read_packed(sources: Sources, info: TensorInfo) -> bytearray:
+def read_packed(sources: Sources, info: Strided) -> bytearray:
     """All elements in row-major order, packed and little-endian.
 
     Raises:
@@ -68,9 +68,9 @@ def read_packed(sources: Sources, info: TensorInfo) -> bytearray:
     return data
 
 
-def _strided(value: Tensor | None) -> TensorInfo:
-    if isinstance(value, TensorInfo):
-        return value
+def _strided(value: Tensor | None) -> Strided:
     if value is None:
         raise UnsupportedFeature("an entry that the file does not hold has no elements")
+    if not isinstance(value, CompositeTensor):
+        return value
     raise UnsupportedFeature(f"a {value.layout} tensor is made of parts, and is not put together here")

@@ -16,13 +16,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from ckpttool.elements.arrays import import_numpy
 from ckpttool.elements.sums import BLOCK_NUMEL, Sums, Tolerance
 from ckpttool.files.strides import stored_view
 from ckpttool.files.tensor_bytes import Files, TensorReader
-from ckpttool.values.checkpoint import CompositeTensor, Tensor, TensorInfo
+from ckpttool.values.checkpoint import (
+    CompositeTensor,
+    Strided,
+    Tensor,
+    TensorInfo,
+    has_bytes,
+    iter_views,
+    parts,
+    stored_nbytes,
+)
 from ckpttool.values.difference import Numbers, join_numbers
 from ckpttool.values.errors import LimitExceeded, UnsupportedFeature
 
@@ -181,24 +190,24 @@ class _Task(NamedTuple):
     """Two strided tensors of one pair: all of it, or a part of composites."""
 
     pair: int
-    a: TensorInfo
-    b: TensorInfo
+    a: Strided
+    b: Strided
     part: str = ""
 
 
 def _tasks_of(a: Tensor, b: Tensor, index: int) -> tuple[list[_Task], Outcome]:
     """What to compare of a pair, and the outcome if all of that is equal."""
     same = Outcome(True)
-    if isinstance(a, TensorInfo) and isinstance(b, TensorInfo):
+    if not isinstance(a, CompositeTensor) and not isinstance(b, CompositeTensor):
         if 0 in a.shape:
             return [], same if a.dtype is b.dtype else Outcome(False, Numbers(), "no elements")
-        if a.storage is None or b.storage is None:
-            one = a.storage is not b.storage
+        if not (has_bytes(a) and has_bytes(b)):
+            one = has_bytes(a) != has_bytes(b)
             return [], Outcome(False if one else None, note="only one has values" if one else "no values")
         return [_Task(index, *_congruent(a, b))], same
     if not (isinstance(a, CompositeTensor) and isinstance(b, CompositeTensor)):
         return [], Outcome(False, note="one is made of parts, the other is not")
-    parts_a, parts_b = dict(_named_parts(a)), dict(_named_parts(b))
+    parts_a, parts_b = dict(parts(a)), dict(parts(b))
     if a._replace(parts=()) != b._replace(parts=()) or parts_a.keys() != parts_b.keys():
         return [], Outcome(False, note=f"{a.layout} and {b.layout} of other parts or details")
     tasks = []
@@ -206,46 +215,36 @@ def _tasks_of(a: Tensor, b: Tensor, index: int) -> tuple[list[_Task], Outcome]:
         other = parts_b[name]
         if (part.dtype, part.shape) != (other.dtype, other.shape):
             return [], Outcome(False, note=f"{name} of another dtype or shape")
-        if part.storage is None or other.storage is None:
-            return [], Outcome(None if part.storage is other.storage else False, note=f"no values of {name}")
+        if not (has_bytes(part) and has_bytes(other)):
+            both = has_bytes(part) == has_bytes(other)
+            return [], Outcome(None if both else False, note=f"no values of {name}")
         if 0 not in part.shape:
             tasks.append(_Task(index, *_congruent(part, other), name))
     return tasks, same
 
 
-def _named_parts(value: CompositeTensor) -> Iterator[tuple[str, TensorInfo]]:
-    """Every strided part with its path of names."""
-    stack: list[tuple[str, Tensor]] = [(part.name, part.value) for part in reversed(value.parts)]
-    while stack:
-        path, item = stack.pop()
-        if isinstance(item, TensorInfo):
-            yield path, item
-        else:
-            stack.extend((f"{path}.{part.name}", part.value) for part in reversed(item.parts))
-
-
-def _congruent(a: TensorInfo, b: TensorInfo) -> tuple[TensorInfo, TensorInfo]:
+def _congruent(a: Strided, b: Strided) -> tuple[Strided, Strided]:
     """The two as views of the same shape whose elements correspond in order, as small as it can be.
 
     Raises:
         LimitExceeded: they expand in different ways to far more than is stored.
     """
-    if a.stride == b.stride and _steps_apart(a):  # the k-th that is stored is the k-th that is stored
-        return (a, b) if a.is_contiguous else (stored_view(a), stored_view(b))
-    repeated = [first == second == 0 for first, second in zip(a.stride, b.stride, strict=True)]
-    if any(repeated):
-        kept = [place for place, both in enumerate(repeated) if not both]
-        a, b = (
-            info._replace(
-                shape=tuple(info.shape[place] for place in kept),
-                stride=tuple(info.stride[place] for place in kept),
+    if isinstance(a, TensorInfo) and isinstance(b, TensorInfo):
+        if a.stride == b.stride and _steps_apart(a):  # the k-th that is stored is the k-th that is stored
+            return (a, b) if a.is_contiguous else (stored_view(a), stored_view(b))
+        repeated = [first == second == 0 for first, second in zip(a.stride, b.stride, strict=True)]
+        if any(repeated):
+            kept = [place for place, both in enumerate(repeated) if not both]
+            a, b = (
+                info._replace(
+                    shape=tuple(info.shape[place] for place in kept),
+                    stride=tuple(info.stride[place] for place in kept),
+                )
+                for info in (a, b)
             )
-            for info in (a, b)
-        )
-    stored = sum(info.storage.nbytes * 8 // info.dtype.bits for info in (a, b) if info.storage is not None)
-    limit = max(_ALWAYS_NUMEL, _MOST_EXPANDED * stored)
+    limit = max(_ALWAYS_NUMEL, _MOST_EXPANDED * sum(stored_nbytes(x) * 8 // x.dtype.bits for x in (a, b)))
     if a.numel > limit:
-        path = a.storage.file if a.storage is not None else None
+        path = next((view.storage.file for view in iter_views(a) if view.storage is not None), None)
         what = "the number of elements that two views expand to, in different ways,"
         raise LimitExceeded(what, limit=limit, actual=a.numel, path=path)
     return a, b
@@ -262,9 +261,11 @@ def _steps_apart(info: TensorInfo) -> bool:
     return True
 
 
-def _is_packed(info: TensorInfo) -> bool:
+def _is_packed(info: Strided) -> TypeGuard[TensorInfo]:
     """Whether any run of elements is a run of bytes that can be read by itself."""
-    return info.is_contiguous and info.storage is not None and info.storage.compressed_nbytes is None
+    if not isinstance(info, TensorInfo) or not info.is_contiguous:
+        return False
+    return info.storage is not None and info.storage.compressed_nbytes is None
 
 
 def _spans(task: _Task) -> Iterator[tuple[int, int]]:
@@ -299,7 +300,7 @@ class _Readers:
     def same_bytes(self, task: _Task, start: int, count: int) -> bool:
         """Whether ``count`` elements from ``start`` on have the same bits on both sides."""
         a, b = task.a, task.b
-        if not (_is_packed(a) and _is_packed(b) and a.storage and b.storage) or a[5:] != b[5:]:
+        if not (_is_packed(a) and _is_packed(b)) or not (a.storage and b.storage) or a[5:] != b[5:]:
             return all(bytes(x) == bytes(y) for x, y, _ in self._zip(task, start, count))
         if a.storage.big_endian != b.storage.big_endian:
             return all(bytes(x) == bytes(y) for x, y, _ in self._zip(task, start, count))
@@ -350,8 +351,8 @@ class _Readers:
             a, b, count = a[cut_a:], b[cut_b:], count - numel
 
 
-def _run(info: TensorInfo, start: int, count: int) -> TensorInfo:
+def _run(info: Strided, start: int, count: int) -> Strided:
     """``count`` elements of a packed tensor as a tensor of their own; others are whole."""
-    if count == info.numel:
+    if count == info.numel or not isinstance(info, TensorInfo):
         return info
     return info._replace(shape=(count,), stride=(1,), storage_offset=info.storage_offset + start)

@@ -13,13 +13,9 @@ from typing import TYPE_CHECKING
 from ckpttool.comparison.alignment import Content
 from ckpttool.comparison.sides import Placed
 from ckpttool.elements.digests import NamedDigest, digest_tensor
+from ckpttool.files.strides import Segment, segments
 from ckpttool.files.tensor_bytes import Files, TensorReader
-from ckpttool.values.checkpoint import (
-    StorageRef,
-    Tensor,
-    TensorInfo,
-    iter_parts,
-)
+from ckpttool.values.checkpoint import CompositeTensor, Strided, Tensor, has_bytes, parts, stored_nbytes
 
 if TYPE_CHECKING:
     from ckpttool.elements.digests import SetDigests
@@ -104,9 +100,7 @@ def digest_rows(
     with TensorReader(files) as reader:
         for root, name, row in items:
             value = row.entry.value
-            if value is None or any(
-                part.storage is None and 0 not in part.shape for part in iter_parts(value)
-            ):
+            if value is None or not all(has_bytes(part) for _, part in parts(value)):
                 continue
             sha256 = known.get(value)
             if sha256 is None:
@@ -117,55 +111,56 @@ def digest_rows(
 
 
 def _shape_of(value: Tensor | None) -> Hashable:
-    if value is None or any(not _is_bounded(info) for info in iter_parts(value)):
+    strided = parts(value)
+    if value is None or not all(_is_bounded(part) for _, part in strided):
         return None
-    if isinstance(value, TensorInfo):
+    if not isinstance(value, CompositeTensor):
         return value.dtype.name, value.shape
-    return value.layout, tuple((info.dtype.name, info.shape) for info in iter_parts(value)), value.details
+    return value.layout, tuple((part.dtype.name, part.shape) for _, part in strided), value.details
 
 
-def _is_bounded(info: TensorInfo) -> bool:
+def _is_bounded(part: Strided) -> bool:
     """Whether there are bytes, and about as many as are claimed."""
-    if 0 in info.shape:
+    if 0 in part.shape:
         return True
-    if info.storage is None:
-        return False
-    return info.nbytes <= max(_ALWAYS_NBYTES, _MOST_EXPANDED * info.storage.nbytes)
+    return has_bytes(part) and part.nbytes <= max(_ALWAYS_NBYTES, _MOST_EXPANDED * stored_nbytes(part))
 
 
 def _is_plain(value: Tensor | None) -> bool:
-    """Whether the first bytes of the storage's run are those of the first elements."""
-    if not isinstance(value, TensorInfo) or not value.is_contiguous:
-        return False
-    storage = value.storage
-    flagged = value.conj or value.neg
-    return storage is None or not (flagged or storage.big_endian or storage.compressed_nbytes is not None)
+    """Whether the elements lie in runs of bytes as they are."""
+    return value is not None and not isinstance(value, CompositeTensor) and segments(value) is not None
 
 
 def _sample(reader: TensorReader, value: Tensor | None, *, head_only: bool) -> bytes:
     """A digest of a few elements; ``_CONSTANT`` and the element where they are one again and again."""
-    if not isinstance(value, TensorInfo) or value.storage is None:
+    if value is None or isinstance(value, CompositeTensor) or not has_bytes(value):
         return b""
     if head_only:
         sample = bytes(next(reader.iter_chunks(value, chunk_nbytes=_SAMPLE_NBYTES), b""))
     else:
-        sample = b"".join(_iter_samples(reader, value.storage, *value.byte_span))
+        sample = b"".join(_iter_samples(reader, segments(value) or ()))
     first = sample[: value.dtype.nbytes] or b"\0"
     if sample == first * (len(sample) // len(first)):
         return _CONSTANT + first
     return hashlib.blake2b(sample, digest_size=16).digest()
 
 
-def _iter_samples(reader: TensorReader, storage: StorageRef, start: int, end: int) -> Iterator[bytes]:
-    """The start, the middle and the end of a run of bytes, or all of a short one."""
-    runs = [(start, end - start)]
-    if end - start > 3 * _SAMPLE_NBYTES:
-        middle = (start + end - _SAMPLE_NBYTES) // 2
-        runs = [(at, _SAMPLE_NBYTES) for at in (start, middle, end - _SAMPLE_NBYTES)]
-    for at, nbytes in runs:
-        data = bytearray(nbytes)
-        reader.read_into(storage, at, memoryview(data))
-        yield bytes(data)
+def _iter_samples(reader: TensorReader, runs: Sequence[Segment]) -> Iterator[bytes]:
+    """The start, the middle and the end of runs of bytes laid end to end, or all of few bytes."""
+    total = sum(run.nbytes for run in runs)
+    wanted = [(0, total)]
+    if total > 3 * _SAMPLE_NBYTES:
+        middle = (total - _SAMPLE_NBYTES) // 2
+        wanted = [(at, at + _SAMPLE_NBYTES) for at in (0, middle, total - _SAMPLE_NBYTES)]
+    for start, end in wanted:
+        before = 0
+        for storage, offset, nbytes in runs:
+            low, high = max(start - before, 0), min(end - before, nbytes)
+            if low < high:
+                data = bytearray(high - low)
+                reader.read_into(storage, offset + low, memoryview(data))
+                yield bytes(data)
+            before += nbytes
 
 
 def digest_weights(

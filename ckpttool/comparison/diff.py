@@ -23,7 +23,7 @@ from ckpttool.elements.digests import digest_tensor
 from ckpttool.elements.sums import Tolerance
 from ckpttool.files.tensor_bytes import Files, TensorReader
 from ckpttool.names.renames import Rule
-from ckpttool.values.checkpoint import Basis, Kind, Root, Tensor, is_buffer, iter_parts
+from ckpttool.values.checkpoint import Basis, Kind, Root, Tensor, has_bytes, is_buffer, parts
 from ckpttool.values.difference import Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
 from ckpttool.values.inspection import Row, is_rebuilt
 
@@ -255,8 +255,7 @@ def _digest_of(side: Side, files: Files) -> _Digest:
         path = (*entry.root, entry.name)
         if path not in known:
             known[path] = None
-            parts = list(iter_parts(entry.value))
-            if entry.value is not None and all(part.storage is not None or 0 in part.shape for part in parts):
+            if entry.value is not None and all(has_bytes(part) for _, part in parts(entry.value)):
                 with TensorReader(files) as reader:
                     known[path] = digest_tensor(reader, entry.value)
         return known[path]

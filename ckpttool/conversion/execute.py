@@ -21,6 +21,7 @@ from ckpttool.conversion.layout import FileLayout, Segment
 from ckpttool.files.local import Sources
 from ckpttool.files.staging import created_file, refuse_overwriting, staged_file, staged_folder
 from ckpttool.files.streams import BLOCK_NBYTES, Checker, Crc32, Stream, Writer, load_crc32, write_at
+from ckpttool.files.strides import segments
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.conversion import (
     CastLoss,
@@ -283,16 +284,14 @@ class _Run:
 
         ``position`` is where to count what a cast loses; None if it was counted before.
         """
-        storage = piece.source.storage
-        if storage is None:  # no elements
-            return
         if piece.method == "copied":
-            offset, end = piece.source.byte_span
-            while offset < end:
-                room = stream.room(min(BLOCK_NBYTES, end - offset))
-                self._reader.read_into(storage, offset, room)
-                offset += len(room)
-                yield room
+            for storage, offset, nbytes in segments(piece.source) or ():
+                end = offset + nbytes
+                while offset < end:
+                    room = stream.room(min(BLOCK_NBYTES, end - offset))
+                    self._reader.read_into(storage, offset, room)
+                    offset += len(room)
+                    yield room
             return
         for chunk in self._iter_elements(piece, position):
             for at in range(0, len(chunk), BLOCK_NBYTES):
@@ -324,7 +323,7 @@ def _patch(fd: int, before: Iterable[Segment], after: Iterable[Segment]) -> None
 
 def _meaning(tensor: Planned, piece: Piece) -> tuple[DType, tuple[int, ...]]:
     """The dtype and shape that the elements have in any container, also where one holds them as bytes."""
-    info = tensor.entry.tensor or piece.source
+    info = tensor.entry.strided or piece.source
     return piece.cast or info.dtype, info.shape
 
 

@@ -18,8 +18,7 @@ from ckpttool.values.checkpoint import (
     Kind,
     ModuleExtras,
     Root,
-    Tensor,
-    TensorInfo,
+    parts,
 )
 from ckpttool.values.conversion import Cast, Options, Piece, Placed, PlacedComposite, Planned
 from ckpttool.values.dtypes import DType
@@ -45,18 +44,7 @@ class Item(NamedTuple):
     @property
     def leaves(self) -> list[Wanted]:
         """The strided tensors that it is made of, in order of its parts."""
-        value = self.row.entry.value
-        if isinstance(value, TensorInfo):
-            return [Wanted(value, self.cast)]
-        found: list[Wanted] = []
-        stack: list[Tensor] = [] if value is None else [value]
-        while stack:
-            part = stack.pop()
-            if isinstance(part, TensorInfo):
-                found.append(Wanted(part))
-            else:
-                stack.extend(inner.value for inner in reversed(part.parts))
-        return found
+        return [Wanted(part, self.cast) for _, part in parts(self.row.entry.value)]
 
     def planned(self, root: Root, name: Key, placed: Placed | PlacedComposite) -> Planned:
         """The item at its place."""
@@ -149,7 +137,7 @@ def name_some(names: Sequence[str]) -> str:
 
 def cast_of(row: Row, dtype: DType | None) -> DType | None:
     """The dtype that a tensor gets: another one for real-valued parameters only."""
-    tensor = row.entry.tensor
+    tensor = row.entry.strided
     if dtype is None or tensor is None or tensor.dtype is dtype or not tensor.dtype.is_floating_point:
         return None
     packed = tensor.dtype.packed > 1 or tensor.dtype.bits < 8
@@ -165,7 +153,7 @@ def describe_casts(items: Sequence[Item], dtype: DType) -> list[str]:
         if item.cast is not None:
             exact = "" if classification.exact else "inferred by "
             cast[exact + classification.basis.value] += 1
-        elif (tensor := item.row.entry.tensor) is None or not tensor.dtype.is_floating_point:
+        elif (tensor := item.row.entry.strided) is None or not tensor.dtype.is_floating_point:
             stay["not floating point"] += 1
         elif tensor.dtype is not dtype:
             stay[_WORDS.get(classification.kind, classification.kind.value)] += 1
@@ -199,12 +187,12 @@ def compose(value: CompositeTensor, supply: Iterator[Placed]) -> PlacedComposite
 
     Parts nest at most as deep as the reader lets rebuild calls nest (16).
     """
-    parts: list[tuple[str, Placed | PlacedComposite]] = []
+    placed: list[tuple[str, Placed | PlacedComposite]] = []
     for part in value.parts:
-        if isinstance(part.value, TensorInfo):
-            parts.append((part.name, next(supply)))
+        if isinstance(part.value, CompositeTensor):
+            placed.append((part.name, compose(part.value, supply)))
         else:
-            parts.append((part.name, compose(part.value, supply)))
+            placed.append((part.name, next(supply)))
     return PlacedComposite(
-        value.layout, value.type_name, value.dtype, value.shape, tuple(parts), value.details
+        value.layout, value.type_name, value.dtype, value.shape, tuple(placed), value.details
     )

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from ckpttool.values.checkpoint import StorageRef, TensorInfo, packed_stride
-from ckpttool.values.conversion import Piece, Placed
+from ckpttool.files.strides import segments
+from ckpttool.values.checkpoint import Strided, TensorInfo, iter_views, packed_stride
+from ckpttool.values.conversion import Method, Piece, Placed
 from ckpttool.values.dtypes import BY_NAME, DType
 
 _SPARSE_SPAN = 2  # a span that holds more than this many times the elements of its views is packed
@@ -21,25 +22,25 @@ _SPARSE_SPAN = 2  # a span that holds more than this many times the elements of 
 class Wanted(NamedTuple):
     """A strided tensor to place, cast to ``cast`` if given."""
 
-    info: TensorInfo
+    info: Strided
     cast: DType | None = None
 
     @property
     def view(self) -> tuple[object, ...]:
         """What is equal for two that are one tensor under two names."""
         info = self.info
-        # Tensors without elements share nothing: each is a place of its own.
-        place = info.storage[:3] if info.storage is not None and info.numel else object()
-        return (
-            place,
-            info.dtype.name,
-            info.shape,
-            info.stride,
-            info.storage_offset,
-            info.conj,
-            info.neg,
-            self.cast,
-        )
+        if not info.numel:  # tensors without elements share nothing: each is a place of its own
+            return (object(),)
+        views = [(at, v.storage[:3] if v.storage else None, *v[1:4], *v[5:]) for at, v in info.chunks]
+        return (info.dtype.name, info.shape, self.cast, *views)
+
+    @property
+    def span(self) -> tuple[object, int, int] | None:
+        """Storage, start and end of its bytes, of the first chunk's if there are several."""
+        view = self.info.chunks[0].value if self.info.numel else None
+        if view is None or view.storage is None or not view.storage.nbytes:
+            return None
+        return (view.storage[:3], *view.byte_span)
 
 
 class Placing:
@@ -53,7 +54,8 @@ class Placing:
         info, cast = wanted
         dtype = cast or info.dtype
         nbytes = (info.numel * dtype.bits + 7) // 8
-        self.pieces.append(Piece(info, nbytes, cast))
+        method: Method = "cast" if cast else "gathered" if segments(info) is None else "copied"
+        self.pieces.append(Piece(info, nbytes, cast, method))
         return Placed(len(self.pieces) - 1, dtype, info.shape, packed_stride(info.shape))
 
     def pack_all(self, wanted: Sequence[Wanted]) -> list[Placed]:
@@ -79,37 +81,37 @@ class Placing:
         if len(views) == 1:
             place = self._place_alone(first)
             return [place] * len(members)
-        spans = [item.info.byte_span for item in views.values()]
-        start, end = min(span[0] for span in spans), max(span[1] for span in spans)
-        packed = sum(item.info.nbytes for item in views.values())
-        if _can_share(list(views.values())) and end - start <= _SPARSE_SPAN * packed:
-            return self._share_span(members, start, end)
+        shared = _shared_span(list(views.values()))
+        if shared is not None:
+            return self._share_span(members, *shared)
         places = {view: self._place_alone(item) for view, item in views.items()}
         return [places[item.view] for item in members]
 
     def _place_alone(self, wanted: Wanted) -> Placed:
         """One view: with its strides if it is dense in some order, else packed."""
         info = wanted.info
-        start, end = info.byte_span
-        keeps_strides = (
-            not info.is_contiguous
+        if (
+            isinstance(info, TensorInfo)
+            and not info.is_contiguous
             and wanted.cast is None
             and not (info.conj or info.neg)
             and info.dtype.bits % 8 == 0
-            and end - start <= info.nbytes
-        )
-        return self._share_span([wanted], start, end)[0] if keeps_strides else self.pack(wanted)
+        ):
+            start, end = info.byte_span
+            if end - start <= info.nbytes:
+                return self._share_span([wanted], start, end)[0]
+        return self.pack(wanted)
 
     def _share_span(self, members: list[Wanted], start: int, end: int) -> list[Placed]:
         """One piece of the bytes from ``start`` to ``end`` of the storage, and views of it."""
-        info = members[0].info
+        views = [item.info.chunks[0].value for item in members]
+        info = views[0]
         item = info.dtype.nbytes
         whole = TensorInfo(info.dtype, ((end - start) // item,), (1,), start // item, info.storage)
-        self.pieces.append(Piece(whole, end - start))
-        piece = len(self.pieces) - 1
+        placed = self.pack(Wanted(whole))
         return [
-            Placed(piece, i.dtype, i.shape, i.stride, i.storage_offset - start // item, i.conj, i.neg)
-            for i, _ in members
+            Placed(placed.piece, v.dtype, v.shape, v.stride, v.storage_offset - start // item, v.conj, v.neg)
+            for v in views
         ]
 
 
@@ -123,27 +125,30 @@ def overlapping(wanted: Sequence[Wanted]) -> list[list[int]]:
     return [group for group in _distinct(_group(wanted)) if len(group) > 1]
 
 
-def _can_share(members: list[Wanted]) -> bool:
-    """Whether one storage can hold them: one element type of whole bytes, nothing cast."""
+def _shared_span(members: list[Wanted]) -> tuple[int, int] | None:
+    """Start and end of the bytes that one storage can hold for all: one dtype, whole bytes, no cast."""
+    views = [item.info for item in members if isinstance(item.info, TensorInfo) and item.cast is None]
     dtype = members[0].info.dtype
-    return dtype.bits % 8 == 0 and all(item.info.dtype is dtype and item.cast is None for item in members)
+    if len(views) < len(members) or dtype.bits % 8 or any(view.dtype is not dtype for view in views):
+        return None
+    start, end = min(view.byte_span[0] for view in views), max(view.byte_span[1] for view in views)
+    return (start, end) if end - start <= _SPARSE_SPAN * sum(view.nbytes for view in views) else None
 
 
 def _group(wanted: Sequence[Wanted]) -> dict[int, list[int]]:
     """Position -> positions of all whose spans overlap, itself included; by storage, then by span."""
-    by_storage: dict[tuple[object, ...], list[int]] = {}
+    by_storage: dict[object, list[tuple[int, int, int]]] = {}
     for position, item in enumerate(wanted):
-        storage = item.info.storage
-        if storage is not None and storage.nbytes and item.info.numel:
-            by_storage.setdefault(storage[:3], []).append(position)
+        if item.span is not None:
+            storage, start, end = item.span
+            by_storage.setdefault(storage, []).append((start, end, position))
     groups: dict[int, list[int]] = {}
-    for positions in by_storage.values():
-        if len(positions) == 1:
+    for spans in by_storage.values():
+        if len(spans) == 1:
             continue
-        ranked = sorted((wanted[p].info.byte_span, p) for p in positions)
         group: list[int] = []
         reached = -1
-        for (start, end), position in ranked:
+        for start, end, position in sorted(spans):
             if start >= reached:
                 group = []
             group.append(position)
@@ -159,7 +164,7 @@ def _distinct(groups: dict[int, list[int]]) -> Collection[list[int]]:
     return {id(group): group for group in groups.values()}.values()
 
 
-def is_without_bytes(info: TensorInfo) -> bool:
+def is_without_bytes(info: Strided) -> bool:
     """Whether a tensor has elements but no bytes: on the meta device."""
-    storage: StorageRef | None = info.storage
-    return info.numel > 0 and (storage is None or storage.location == "meta")
+    storages = [view.storage for view in iter_views(info)]
+    return info.numel > 0 and any(ref is None or ref.location == "meta" for ref in storages)

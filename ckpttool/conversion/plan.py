@@ -14,7 +14,7 @@ from ckpttool.conversion.placing import Placing, is_without_bytes, overlapping
 from ckpttool.conversion.pt import plan as plan_pt
 from ckpttool.conversion.selection import select
 from ckpttool.names.renames import make_rule
-from ckpttool.values.checkpoint import CompositeTensor, Tensor, TensorInfo
+from ckpttool.values.checkpoint import CompositeTensor, Tensor
 from ckpttool.values.conversion import ConversionPlan, Dropped, Options, Planned
 from ckpttool.values.errors import CkptToolError, UnsupportedFeature
 from ckpttool.values.inspection import Inspection
@@ -121,9 +121,9 @@ def _why_unwritable(item: Item, options: Options) -> str:
 
 
 def _has_no_bytes(value: Tensor | None) -> bool:
-    if isinstance(value, TensorInfo):
-        return is_without_bytes(value)
-    return value is None or value.layout == "uninitialized"
+    if isinstance(value, CompositeTensor):
+        return value.layout == "uninitialized"
+    return value is None or is_without_bytes(value)
 
 
 def _refuse_shared(items: Sequence[Item], path: str) -> None:

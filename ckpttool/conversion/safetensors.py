@@ -119,7 +119,7 @@ def carry(
         "as_bytes": {
             name: {"dtype": info.dtype.name, "shape": list(info.shape)}
             for name, _, item in named
-            if (info := item.row.entry.tensor) is not None
+            if (info := item.row.entry.strided) is not None
             and lacks_dtype(item.cast or info.dtype, info.shape)
         },
     }

@@ -28,7 +28,7 @@ from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import TensorInfo
+from ckpttool.values.checkpoint import Strided
 from ckpttool.values.dtypes import DType
 
 Number: TypeAlias = bool | int | float | complex
@@ -158,7 +158,7 @@ def _split_bits(data: bytes | bytearray | memoryview, width: int) -> list[int]:
     return fields
 
 
-def first_values(reader: TensorReader, info: TensorInfo, count: int) -> list[Number]:
+def first_values(reader: TensorReader, info: Strided, count: int) -> list[Number]:
     """The first ``count`` numbers in row-major order (all, if there are fewer).
 
     Packed dtypes give each number; quantized ones their integers.

@@ -24,7 +24,17 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import CompositeTensor, Key, Kind, OddKey, Root, Tensor, TensorInfo
+from ckpttool.values.checkpoint import (
+    CompositeTensor,
+    Key,
+    Kind,
+    OddKey,
+    Root,
+    Strided,
+    Tensor,
+    parts,
+    stored_nbytes,
+)
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import LimitExceeded
 
@@ -96,30 +106,16 @@ def digest_tensor(reader: TensorReader, value: Tensor) -> str:
         LimitExceeded: it claims far more elements than its file stores.
         CkptToolError: as ``TensorReader.iter_chunks``.
     """
-    if isinstance(value, TensorInfo):
+    if not isinstance(value, CompositeTensor):
         check_claim(value)
         digest = TensorDigest(value.dtype, value.shape)
         for chunk in reader.iter_chunks(value):
             digest.update(chunk)
         return digest.hexdigest()
     whole = hashlib.sha256(f"{value.layout} {value.shape} {value.details!r}\n".encode(errors="replace"))
-    for name, part in iter_named_parts(value):
+    for name, part in parts(value):
         whole.update(f"{json.dumps(name)} {digest_tensor(reader, part)}\n".encode())
     return whole.hexdigest()
-
-
-def iter_named_parts(value: Tensor) -> list[tuple[str, TensorInfo]]:
-    """Every strided tensor that ``value`` is made of, with its path of part names; "" for a plain one."""
-    found: list[tuple[str, TensorInfo]] = []
-    stack: list[tuple[str, Tensor]] = [("", value)]
-    while stack:
-        path, item = stack.pop()
-        if isinstance(item, CompositeTensor):
-            prefix = f"{path}." if path else ""
-            stack.extend((prefix + part.name, part.value) for part in reversed(item.parts))
-        else:
-            found.append((path, item))
-    return found
 
 
 def digest_set(tensors: Iterable[NamedDigest]) -> SetDigests:
@@ -163,15 +159,15 @@ def _key_object(key: Key) -> str | int | dict[str, str]:
     return {"key": key.text} if isinstance(key, OddKey) else key
 
 
-def check_claim(info: TensorInfo) -> None:
+def check_claim(tensor: Strided) -> None:
     """Refuse to read far more elements than a file stores.
 
     Raises:
         LimitExceeded: a tensor claims them, by strides of 0.
     """
-    stored = info.storage.nbytes if info.storage is not None else 0
+    stored = stored_nbytes(tensor)
     limit = max(_ALWAYS_NBYTES, _MOST_EXPANDED * stored)
-    if info.nbytes > limit:
+    if tensor.nbytes > limit:
         raise LimitExceeded(
-            f"the size that a tensor of {stored:,} stored bytes claims", limit=limit, actual=info.nbytes
+            f"the size that a tensor of {stored:,} stored bytes claims", limit=limit, actual=tensor.nbytes
         )

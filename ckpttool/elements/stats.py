@@ -30,7 +30,7 @@ from ckpttool.elements.arrays import NUMPY_CODES, bit_patterns, import_numpy, va
 from ckpttool.elements.bits import number_bits
 from ckpttool.files.strides import stored_view
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import CompositeTensor, Entry, Finding, Tensor, TensorInfo
+from ckpttool.values.checkpoint import Entry, Finding, Strided, parts
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import UnsupportedFeature
 
@@ -114,9 +114,9 @@ def iter_stats(entries: Iterable[Entry], reader: TensorReader) -> Iterator[Entry
         UnsupportedFeature: numpy is not installed.
     """
     numpy = import_numpy("statistics", "leave out --stats and --fail-on")
-    seen: dict[TensorInfo, EntryStats] = {}
+    seen: dict[Strided, EntryStats] = {}
     for entry in entries:
-        for part, info in _iter_named_parts(entry):
+        for part, info in parts(entry.value):
             view = stored_view(info)
             known = seen.get(view)
             if known is None:
@@ -150,18 +150,7 @@ def iter_value_findings(stats: EntryStats, fail_on: Iterable[str]) -> Iterator[F
         yield finding("zero", "info", f"all {stats.numel:,} values are zero")
 
 
-def _iter_named_parts(entry: Entry) -> Iterator[tuple[str, TensorInfo]]:
-    stack: list[tuple[str, Tensor]] = [("", entry.value)] if entry.value is not None else []
-    while stack:
-        path, value = stack.pop()
-        if isinstance(value, CompositeTensor):
-            prefix = f"{path}." if path else ""
-            stack.extend((prefix + part.name, part.value) for part in reversed(value.parts))
-        else:
-            yield path, value
-
-
-def _examine(np: Any, entry: Entry, part: str, view: TensorInfo, reader: TensorReader) -> EntryStats:
+def _examine(np: Any, entry: Entry, part: str, view: Strided, reader: TensorReader) -> EntryStats:
     """Read the stored values of ``view`` once."""
     numel = view.numel * view.dtype.packed
     wide = number_bits(view.dtype) > (16 if numel >= _COUNTED_NUMEL else 8)

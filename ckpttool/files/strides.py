@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from ckpttool.values.checkpoint import TensorInfo
+from ckpttool.values.checkpoint import ChunkedTensor, StorageRef, Strided, TensorInfo
 
 # Reading across a gap costs its bytes, jumping over it a system call and a slice (about 3 us, in
 # which the page cache gives some 8 KiB).
@@ -52,6 +52,69 @@ class Block(NamedTuple):
     dims: list[Dim]
 
 
+class Segment(NamedTuple):
+    """A run of stored bytes: ``nbytes`` of them from ``offset`` of ``storage`` on."""
+
+    storage: StorageRef
+    offset: int
+    nbytes: int
+
+
+def segments(tensor: Strided) -> list[Segment] | None:
+    """The stored bytes that are the elements of ``tensor``, packed and in row-major order.
+
+    None where nothing is stored so: other strides, a byte order or a sign to turn, a compressed storage,
+    chunks that are not whole rows.
+    """
+    if isinstance(tensor, ChunkedTensor):
+        found: list[Segment] = []
+        for offsets, view in sorted(tensor.chunks, key=lambda chunk: chunk.offsets):
+            if 0 in view.shape:
+                continue
+            inner = segments(view)
+            if inner is None or any(offsets[1:]) or view.shape[1:] != tensor.shape[1:]:
+                return None
+            found += inner
+        return found
+    storage = tensor.storage
+    if 0 in tensor.shape or storage is None:
+        return []
+    if tensor.conj or tensor.neg or storage.big_endian or storage.compressed_nbytes is not None:
+        return None
+    if not tensor.is_contiguous or tensor.storage_offset * tensor.dtype.bits % 8:
+        return None
+    start, end = tensor.byte_span
+    return [Segment(storage, start, end - start)]
+
+
+def narrow(view: TensorInfo, start: Sequence[int], shape: tuple[int, ...]) -> TensorInfo:
+    """The box of ``view`` that begins at ``start``."""
+    skipped = sum(index * step for index, step in zip(start, view.stride, strict=True))
+    return view._replace(shape=shape, storage_offset=view.storage_offset + skipped)
+
+
+def iter_boxes(shape: tuple[int, ...], most: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(start, shape) of boxes of at most ``most`` elements that are ``shape`` in row-major order."""
+    if not shape:
+        yield (), ()
+        return
+    split = len(shape) - 1
+    inner = 1
+    while split > 0 and inner * shape[split] <= most:
+        inner *= shape[split]
+        split -= 1
+    rows = max(1, min(shape[split], most // inner))
+    rest = len(shape) - split - 1
+    for index in range(math.prod(shape[:split])):
+        outer: tuple[int, ...] = ()
+        for size in reversed(shape[:split]):
+            index, position = divmod(index, size)
+            outer = (position, *outer)
+        for row in range(0, shape[split], rows):
+            count = min(rows, shape[split] - row)
+            yield (*outer, row, *(0,) * rest), (*(1,) * split, count, *shape[split + 1 :])
+
+
 def merge_dims(shape: Iterable[int], stride: Iterable[int]) -> list[tuple[int, int]]:
     """(size, stride) of the same elements in the same order in as few dimensions as possible."""
     merged: list[tuple[int, int]] = []
@@ -65,14 +128,14 @@ def merge_dims(shape: Iterable[int], stride: Iterable[int]) -> list[tuple[int, i
     return merged
 
 
-def stored_view(info: TensorInfo) -> TensorInfo:
+def stored_view(info: Strided) -> Strided:
     """The view of the same elements in the order of the storage, each stored element once.
 
     Exact for everything that torch's view operations make: permuted, sliced, expanded (stride 0)
     and unfolded (overlapping windows). A view whose strides overlap in no regular way, which only
-    ``as_strided`` makes, becomes its whole span.
+    ``as_strided`` makes, becomes its whole span. What is in chunks stays as it is.
     """
-    if 0 in info.shape:
+    if 0 in info.shape or isinstance(info, ChunkedTensor):
         return info
     dims: list[tuple[int, int]] = []  # innermost first
     for step, size in sorted(zip(info.stride, info.shape, strict=True)):

@@ -11,6 +11,8 @@ little-endian, with the conj and neg bits resolved.
 - A DEFLATE storage is inflated as a stream from its start. Going on where the last read of the
   same storage ended costs nothing more; going back inflates again, so a *gathered* tensor of a
   compressed storage costs at most one pass over it a block. torch never writes such a storage.
+- A tensor in chunks is read run by run where these are whole rows, else box by box: what each chunk
+  has of a box is read in one piece and copied to its place.
 - Numbers narrower than a byte have no address: read only when contiguous and byte-aligned.
 - A logical size is not a stored one: an expanded tensor of a petabyte yields chunks lazily, and
   those of ``strides.stored_view(info)`` are each stored element once.
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeAlias
 
@@ -32,12 +34,26 @@ from ckpttool.files.local import Sources
 from ckpttool.files.strides import (
     GAP_NBYTES,
     ITEM_FORMATS,
+    Dim,
+    Segment,
+    Window,
     copy_strided,
     iter_blocks,
+    iter_boxes,
     iter_windows,
     merge_dims,
+    narrow,
+    segments,
 )
-from ckpttool.values.checkpoint import FileInfo, Record, StorageRef, TensorInfo
+from ckpttool.values.checkpoint import (
+    ChunkedTensor,
+    FileInfo,
+    Record,
+    StorageRef,
+    Strided,
+    TensorInfo,
+    packed_stride,
+)
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
 
 # 8 MiB was fastest of 256 KiB to 64 MiB for reading and writing alike, and stays in a shared L3.
@@ -81,7 +97,7 @@ class TensorReader:
         if self._is_owner:
             self._sources.close()
 
-    def iter_chunks(self, info: TensorInfo, *, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[memoryview]:
+    def iter_chunks(self, info: Strided, *, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[memoryview]:
         """The elements in row-major order, in chunks of whole elements of at most ``chunk_nbytes``.
 
         A chunk holds one element at least. It is overwritten by the next one: copy what must stay.
@@ -91,6 +107,9 @@ class TensorReader:
             UnsupportedFeature: meta device; sub-byte elements that are not packed; neg of integers.
         """
         if 0 in info.shape:
+            return
+        if isinstance(info, ChunkedTensor):
+            yield from self._iter_chunked(info, chunk_nbytes)
             return
         storage = _checked_storage(info)
         if info.is_contiguous:
@@ -166,6 +185,77 @@ class TensorReader:
                 copy_strided(target, run, item, window)
             for offset in range(0, part.numel * item, chunk_nbytes):
                 yield target[offset : min(offset + chunk_nbytes, part.numel * item)]
+
+    def _iter_chunked(self, tensor: ChunkedTensor, chunk_nbytes: int) -> Iterator[memoryview]:
+        element = tensor.dtype.nbytes
+        if tensor.dtype.bits % 8:
+            raise UnsupportedFeature(f"{tensor.dtype.name} elements in chunks")
+        chunk_nbytes = max(element, chunk_nbytes // element * element)
+        for chunk in tensor.chunks:
+            _checked_storage(chunk.value)
+        runs = segments(tensor)
+        if runs is not None:
+            yield from self._iter_runs(runs, chunk_nbytes)
+            return
+        most = chunk_nbytes * GATHER_BLOCKS // element
+        buffer = memoryview(bytearray(min(tensor.nbytes, most * element)))
+        for start, shape in iter_boxes(tensor.shape, most):
+            box = buffer[: math.prod(shape) * element]
+            for offsets, view in tensor.chunks:
+                self._read_into_box(box, start, shape, offsets, view)
+            for at in range(0, len(box), chunk_nbytes):
+                yield box[at : at + chunk_nbytes]
+
+    def _iter_runs(self, runs: Iterable[Segment], chunk_nbytes: int) -> Iterator[memoryview]:
+        """Runs of bytes one behind the other, in full chunks but for the last."""
+        runs = list(runs)
+        buffer = memoryview(bytearray(min(chunk_nbytes, sum(run.nbytes for run in runs))))
+        filled = 0
+        for storage, offset, nbytes in runs:
+            while nbytes:
+                part = buffer[filled : filled + nbytes]
+                self.read_into(storage, offset, part)
+                offset, nbytes, filled = offset + len(part), nbytes - len(part), filled + len(part)
+                if filled == len(buffer):
+                    yield buffer
+                    filled = 0
+        if filled:
+            yield buffer[:filled]
+
+    def _read_into_box(
+        self,
+        box: memoryview,
+        start: Sequence[int],
+        shape: Sequence[int],
+        offsets: Sequence[int],
+        view: TensorInfo,
+    ) -> None:
+        """Copy what the chunk ``view`` at ``offsets`` has of a box of the whole to its place there."""
+        low = [max(a, b) for a, b in zip(start, offsets, strict=True)]
+        high = [min(a + n, b + m) for a, n, b, m in zip(start, shape, offsets, view.shape, strict=True)]
+        common = tuple(b - a for a, b in zip(low, high, strict=True))
+        if min(common, default=1) <= 0:
+            return
+        inner = narrow(view, [a - b for a, b in zip(low, offsets, strict=True)], common)
+        element = view.dtype.nbytes
+        read = bytearray(inner.nbytes)
+        filled = 0
+        for chunk in self.iter_chunks(inner, chunk_nbytes=len(read)):
+            read[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+        item = element if element in ITEM_FORMATS else 8
+        scale = element // item
+        strides = packed_stride(tuple(shape)), packed_stride(common)
+        out = sum((a - b) * step for a, b, step in zip(low, start, strides[0], strict=True))
+        dims = [
+            Dim(size, step * scale, into * scale)
+            for size, step, into in zip(common, strides[1], strides[0], strict=True)
+            if size > 1
+        ]
+        if scale > 1:
+            dims.append(Dim(scale, 1, 1))
+        window = Window(0, len(read) // item, out * scale, dims)
+        copy_strided(box, memoryview(read), item, window)
 
     def _pread_into(self, path: str, offset: int, target: memoryview) -> None:
         if path not in self._started:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckpttool.findings.text import Evidence, about, short_name
-from ckpttool.values.checkpoint import CompositeTensor, Entry, Finding, Kind, TensorInfo, iter_parts
+from ckpttool.values.checkpoint import CompositeTensor, Entry, Finding, Kind, TensorInfo, iter_views
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.words import cut, plural, some
 
@@ -22,8 +22,8 @@ def find_no_data(evidence: Evidence) -> Iterator[Finding]:
     floating = 0
     for entry, classification, _ in evidence.rows:
         value = entry.value
-        if isinstance(value, TensorInfo):
-            if value.storage is None:
+        if value is not None and not isinstance(value, CompositeTensor):
+            if any(view.storage is None for view in iter_views(value)):
                 meta.append(entry)
             if value.dtype.kind == "float" and classification.kind is not Kind.OPTIMIZER_STATE:
                 floating += 1
@@ -86,7 +86,7 @@ def find_layouts(evidence: Evidence) -> Iterator[Finding]:
     contiguous: dict[tuple[tuple[int, ...], tuple[int, ...]], bool] = {}
     for entry, _, _ in evidence.rows:
         value = entry.value
-        for info in (value,) if isinstance(value, TensorInfo) else iter_parts(value):
+        for info in (value,) if isinstance(value, TensorInfo) else iter_views(value):
             key = (info.shape, info.stride)
             packed = contiguous.get(key)  # few layouts repeat in many tensors
             if packed is None:
@@ -116,7 +116,7 @@ def find_unknown_dtypes(evidence: Evidence) -> Iterator[Finding]:
     entries = [
         entry
         for entry, _, _ in evidence.rows
-        if isinstance(entry.value, TensorInfo) and entry.value.dtype.name in unknown
+        if entry.strided is not None and entry.strided.dtype.name in unknown
     ]
     fact = f"of a dtype that safetensors does not have ({', '.join(sorted(unknown))}): save_file refuses it"
     yield from about("unknown-to-safetensors", "info", entries, fact)

@@ -7,9 +7,20 @@ from __future__ import annotations
 
 from math import prod
 
-from ckpttool.values.checkpoint import Checkpoint, Entry, FileInfo, StorageRef, TensorInfo, iter_parts
-from ckpttool.values.errors import MalformedCheckpoint
+from ckpttool.values.checkpoint import (
+    Checkpoint,
+    Chunk,
+    ChunkedTensor,
+    Entry,
+    FileInfo,
+    StorageRef,
+    TensorInfo,
+    iter_views,
+    parts,
+)
+from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
+_MOST_CHUNKS = 1 << 16  # of one tensor: a grid of them takes seconds to prove; 1,024 ranks write 1,024
 _MAX_INT64 = 2**63 - 1  # torch keeps sizes, strides, offsets and numel as int64
 
 
@@ -27,8 +38,11 @@ def validate(checkpoint: Checkpoint) -> None:
         if type(value) is TensorInfo:
             _check_tensor(checkpoint, entry, value, storages)
         else:
-            for part in iter_parts(value):
-                _check_tensor(checkpoint, entry, part, storages)
+            for view in iter_views(value):
+                _check_tensor(checkpoint, entry, view, storages)
+            for _, part in parts(value):
+                if type(part) is ChunkedTensor:
+                    _check_chunks(checkpoint, entry, part)
         names.add((entry.root, entry.name))
     if len(names) != len(checkpoint.entries):
         _refuse_duplicate_name(checkpoint)
@@ -65,6 +79,55 @@ def _check_tensor(
             actual=((last + 1) * bits + 7) // 8,
             path=checkpoint.path,
         )
+
+
+def _check_chunks(checkpoint: Checkpoint, entry: Entry, tensor: ChunkedTensor) -> None:
+    """Chunks of the tensor's dtype, inside of it, and each element in exactly one."""
+
+    def refuse(what: str) -> MalformedCheckpoint:
+        return MalformedCheckpoint(
+            f"a tensor whose chunks {what}", name=str(entry.name), path=checkpoint.path
+        )
+
+    if len(tensor.chunks) > _MOST_CHUNKS:
+        raise LimitExceeded(
+            "number of chunks of a tensor",
+            limit=_MOST_CHUNKS,
+            actual=len(tensor.chunks),
+            path=checkpoint.path,
+        )
+    for offsets, view in tensor.chunks:
+        if view.dtype is not tensor.dtype or not len(offsets) == len(view.shape) == len(tensor.shape):
+            raise refuse("are of another dtype or number of dimensions")
+        if any(a < 0 or a + n > size for a, n, size in zip(offsets, view.shape, tensor.shape, strict=True)):
+            raise refuse("reach beyond its shape")
+    filled = [chunk for chunk in tensor.chunks if chunk.value.numel]
+    if len({chunk.value.storage is None for chunk in filled}) > 1:
+        raise refuse("have bytes in part only")
+    if sum(chunk.value.numel for chunk in filled) != tensor.numel:
+        raise refuse("do not add up to its size")
+    if len(filled) > 1 and _overlap(filled, len(tensor.shape)):
+        raise refuse("overlap")
+
+
+def _overlap(chunks: list[Chunk], ndim: int) -> bool:
+    """Whether two boxes meet: a sweep along the dimension that cuts them into the most pieces."""
+    along = max(range(ndim), key=lambda dim: len({chunk.offsets[dim] for chunk in chunks}), default=0)
+    active: list[Chunk] = []
+    for chunk in sorted(chunks, key=lambda chunk: chunk.offsets[along] if ndim else 0):
+        if ndim:
+            here = chunk.offsets[along]
+            active = [other for other in active if other.offsets[along] + other.value.shape[along] > here]
+        for other in active:
+            if all(
+                a < b + m and b < a + n
+                for a, n, b, m in zip(
+                    chunk.offsets, chunk.value.shape, other.offsets, other.value.shape, strict=True
+                )
+            ):
+                return True
+        active.append(chunk)
+    return False
 
 
 def _refuse_duplicate_name(checkpoint: Checkpoint) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ckpttool.values.checkpoint import CompositeTensor, Entry, StorageRef, TensorInfo, iter_parts
+from ckpttool.values.checkpoint import Entry, StorageRef, Tensor, TensorInfo, iter_views
 
 _COMPARED_VIEWS = 8
 """A view is compared with this many of the views that start before it in the same storage, and
@@ -50,20 +50,20 @@ class _View(NamedTuple):
 def find_aliases(entries: Sequence[Entry]) -> Aliasing:
     """Group ``entries`` by the bytes they view."""
     tied_to: list[Entry | None] = [None] * len(entries)
-    composites: dict[CompositeTensor, int] = {}
+    composites: dict[Tensor, int] = {}
     first_user: dict[tuple[str, str, int], tuple[int, TensorInfo, StorageRef]] = {}
     further_users: dict[tuple[str, str, int], list[tuple[int, TensorInfo]]] = {}
     for index, entry in enumerate(entries):
         value = entry.value
-        if isinstance(value, CompositeTensor):
+        if value is not None and not isinstance(value, TensorInfo):
             first = composites.setdefault(value, index)
             if first != index:
                 # Equal values name equal bytes: parts hold the address. A composite without bytes
                 # of its own (all parts empty or on meta) is tied to nothing.
-                if any(part.storage is not None and part.numel for part in iter_parts(value)):
+                if any(part.storage is not None and part.numel for part in iter_views(value)):
                     tied_to[index] = entries[first]
                 continue
-        for tensor in (value,) if isinstance(value, TensorInfo) else iter_parts(value):
+        for tensor in (value,) if isinstance(value, TensorInfo) else iter_views(value):
             storage = tensor.storage
             if storage is None or not storage.nbytes:
                 continue

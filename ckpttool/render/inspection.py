@@ -10,7 +10,7 @@ from ckpttool.render.inspection_head import iter_around, iter_head
 from ckpttool.render.inspection_table import Table, iter_missing, iter_rows, missing_facts
 from ckpttool.render.kinds import iter_legend
 from ckpttool.render.tables import Line, Span, cell_width, fill
-from ckpttool.values.checkpoint import Finding, Root, TensorInfo
+from ckpttool.values.checkpoint import CompositeTensor, Finding, Root
 from ckpttool.values.inspection import Inspection
 from ckpttool.values.words import (
     NAME_LIMIT,
@@ -157,8 +157,8 @@ def iter_pipe(inspection: Inspection, extra: Sequence[Sequence[str]] = ()) -> It
             dtype = value.dtype.name if value.dtype is not None else "-"
             shape = "-" if value.shape is None else f"[{','.join(map(format_int, value.shape))}]"
             nbytes = format_int(value.nbytes)
-            if isinstance(value, TensorInfo) and value.storage is not None:
-                location = safe(value.storage.location or "-")
+            if not isinstance(value, CompositeTensor) and (storage := value.chunks[0].value.storage):
+                location = safe(storage.location or "-")
         fields = [
             classification.kind.value,
             classification.presence.value,

@@ -11,7 +11,7 @@ from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_name, kind_style
 from ckpttool.render.tables import Cell, Column, Heading, Line, Span, TableRow, column_width, fill, iter_table
 from ckpttool.render.units import bar, join_facts
-from ckpttool.values.checkpoint import Basis, CompositeTensor, Kind, Presence, Root, TensorInfo
+from ckpttool.values.checkpoint import Basis, ChunkedTensor, CompositeTensor, Kind, Presence, Root
 from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import (
     NAME_LIMIT,
@@ -287,7 +287,9 @@ def _note(item: FoldedRow, *, compared: bool = False) -> str:
     if isinstance(value, CompositeTensor):
         parts = ", ".join(safe(part.name, 40) for part in value.parts[:4])
         facts.append(f"{safe(value.layout, 40)}: {parts}" if parts else safe(value.layout, 40))
-    elif isinstance(value, TensorInfo) and not value.is_contiguous:
+    elif isinstance(value, ChunkedTensor):
+        facts.append(plural(len(value.chunks), "chunk"))
+    elif value is not None and not value.is_contiguous:
         facts.append("strided")
     return join_facts(facts)
 

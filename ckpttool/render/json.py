@@ -17,7 +17,7 @@ from ckpttool.findings.next_commands import next_commands
 from ckpttool.findings.weights_only import plain_load, weights_only_verdict
 from ckpttool.values.checkpoint import (
     Checkpoint,
-    CompositeTensor,
+    ChunkedTensor,
     Finding,
     GlobalRef,
     Key,
@@ -28,6 +28,8 @@ from ckpttool.values.checkpoint import (
     Tensor,
     TensorInfo,
     Value,
+    iter_views,
+    parts,
 )
 from ckpttool.values.errors import LimitExceeded
 from ckpttool.values.inspection import Inspection, Row
@@ -161,21 +163,25 @@ def tensor_object(value: Tensor | None) -> dict[str, Any]:
     nowhere: dict[str, Any] = {"location": None, "file": None, "byte_offset": None}
     if value is None:
         return {"dtype": None, "shape": None, **nothing, "numel": None, "nbytes": None, **nowhere}
-    parts = _leaves(value)
-    first = next((part.storage for _, part in parts if part.storage is not None), None)
+    first = next((view.storage for view in iter_views(value) if view.storage is not None), None)
     if first is not None:
         nowhere = {"location": first.location, "file": first.file, "byte_offset": None}
-    return {
+    fields = {
         "dtype": None if value.dtype is None else value.dtype.name,
         "shape": None if value.shape is None else _ints(value.shape),
         **nothing,
         "numel": _scalar(value.numel),
         "nbytes": _scalar(value.nbytes),
         **nowhere,
+    }
+    if isinstance(value, ChunkedTensor):
+        fields["chunks"] = [{"offsets": _ints(offsets), **_strided(view)} for offsets, view in value.chunks]
+        return fields
+    return fields | {
         "layout": value.layout,
         "type": value.type_name,
         "details": {name: plain_value(detail) for name, detail in value.details},
-        "parts": [{"name": name, **_strided(part)} for name, part in parts],
+        "parts": [{"name": name, **tensor_object(part)} for name, part in parts(value)],
     }
 
 
@@ -205,19 +211,6 @@ def _strided(info: TensorInfo) -> dict[str, Any]:
 def _ints(values: tuple[int, ...]) -> Sequence[object]:
     # A shape with a zero in it passes every check of its bytes, however long its other sizes are.
     return values if sum(values).bit_length() <= _MAX_BITS else [_scalar(value) for value in values]
-
-
-def _leaves(value: CompositeTensor) -> list[tuple[str, TensorInfo]]:
-    """Every strided part with its path of part names; how deep parts nest is the file's choice."""
-    leaves = []
-    stack = [(part.name, part) for part in reversed(value.parts)]
-    while stack:
-        name, part = stack.pop()
-        if isinstance(part.value, TensorInfo):
-            leaves.append((name, part.value))
-        else:
-            stack += [(f"{name}.{inner.name}", inner) for inner in reversed(part.value.parts)]
-    return leaves
 
 
 def key_value(key: Key) -> str | int:

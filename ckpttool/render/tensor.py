@@ -10,7 +10,15 @@ from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_style
 from ckpttool.render.stats import iter_bins, iter_stats_details
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.render.units import join_facts
-from ckpttool.values.checkpoint import CompositeTensor, StorageRef, Tensor, TensorInfo
+from ckpttool.values.checkpoint import (
+    Chunk,
+    ChunkedTensor,
+    CompositeTensor,
+    StorageRef,
+    Tensor,
+    TensorInfo,
+    iter_views,
+)
 from ckpttool.values.inspection import Row
 from ckpttool.values.words import (
     NAME_LIMIT,
@@ -21,6 +29,7 @@ from ckpttool.values.words import (
     format_path,
     format_shape,
     format_value,
+    plural,
     safe,
 )
 
@@ -49,8 +58,7 @@ def iter_tensor(
     style = kind_style(classification)
     rows = [(Cell(word, "dim"), Cell(text, style if word == "kind" else "")) for word, text in facts]
     yield from iter_table(_FACTS, rows, width, head=False)
-    if isinstance(entry.value, CompositeTensor):
-        yield from _iter_parts(entry.value, width)
+    yield from _iter_parts(entry.value, width)
     for item in stats:
         yield from _iter_stats(item, width)
     if values is not None and entry.value is not None:
@@ -74,6 +82,10 @@ def _tensor_facts(value: Tensor) -> list[tuple[str, str]]:
         facts.append(("stride", f"{format_value(value.stride)} · {flags}"))
         facts.append(("storage_offset", format_int(value.storage_offset)))
         facts += _storage_facts(value.storage)
+    elif isinstance(value, ChunkedTensor):
+        files = {view.storage.file for view in iter_views(value) if view.storage is not None}
+        where = f"{plural(len(value.chunks), 'chunk')} in {plural(len(files), 'file')}"
+        facts.append(("made of", where))
     else:
         facts.append(
             ("made of", f"{safe(value.layout, NAME_LIMIT)}, rebuilt by {safe(value.type_name, NAME_LIMIT)}")
@@ -104,23 +116,32 @@ def _exact_nbytes(nbytes: int) -> str:
     )
 
 
-def _iter_parts(value: CompositeTensor, width: int) -> Iterator[Line]:
+def _iter_parts(value: Tensor | None, width: int) -> Iterator[Line]:
     columns = (
         Column("part", floor=20),
         Column("dtype"),
         Column("shape", right=True),
         Column("size", right=True),
     )
+    named: list[tuple[str, Tensor]] = []
+    if isinstance(value, CompositeTensor):
+        named = [(part.name, part.value) for part in value.parts]
+    elif isinstance(value, ChunkedTensor):
+        named = [(_place(chunk), chunk.value) for chunk in value.chunks]
     rows = []
-    for part in value.parts:
-        dtype = "?" if part.value.dtype is None else part.value.dtype.name
-        size = format_nbytes(part.value.nbytes)
-        rows.append(
-            (Cell(safe(part.name, NAME_LIMIT)), Cell(dtype), Cell(format_shape(part.value.shape)), Cell(size))
-        )
+    for name, part in named:
+        dtype = "?" if part.dtype is None else part.dtype.name
+        cells = (safe(name, NAME_LIMIT), dtype, format_shape(part.shape), format_nbytes(part.nbytes))
+        rows.append(tuple(map(Cell, cells)))
     if rows:
         yield ()
         yield from iter_table(columns, rows, width)
+
+
+def _place(chunk: Chunk) -> str:
+    """``[0:4, 8:16]``: the indices of the whole that a chunk holds."""
+    sizes = zip(chunk.offsets, chunk.value.shape, strict=True)
+    return f"[{', '.join(f'{start}:{start + size}' for start, size in sizes)}]"
 
 
 def _iter_stats(stats: EntryStats, width: int) -> Iterator[Line]:

@@ -18,7 +18,15 @@ from ckpttool.elements.casts import judge_cast
 from ckpttool.files.local import check_path
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.torch_bridge.model import one_line
-from ckpttool.values.checkpoint import Checkpoint, CompositeTensor, Entry, StorageRef, TensorInfo
+from ckpttool.values.checkpoint import (
+    Checkpoint,
+    ChunkedTensor,
+    CompositeTensor,
+    Entry,
+    StorageRef,
+    Strided,
+    TensorInfo,
+)
 from ckpttool.values.conversion import CastLoss
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import UnsupportedFeature
@@ -50,6 +58,8 @@ class FileTensors:
         value = entry.value
         if isinstance(value, CompositeTensor):
             return self._composite(entry, value)
+        if isinstance(value, ChunkedTensor):
+            return self._joined(value)
         if value is None or value.storage is None or value.storage.location == "meta":
             raise UnsupportedFeature(f"entry {str(entry.name)!r} has no data in the file", path=self._path)
         dtype = torch_dtype(value)
@@ -60,6 +70,16 @@ class FileTensors:
         if value.conj:
             tensor = tensor.conj()
         return torch._neg_view(tensor) if value.neg else tensor
+
+    def _joined(self, value: ChunkedTensor) -> torch.Tensor:
+        """A tensor in chunks, in memory of its own."""
+        data = bytearray(value.nbytes)
+        filled = 0
+        with TensorReader(self.checkpoint.files) as reader:
+            for chunk in reader.iter_chunks(value):
+                data[filled : filled + len(chunk)] = chunk
+                filled += len(chunk)
+        return wrap_bytes(value, data)
 
     def _storage(self, info: TensorInfo, ref: StorageRef) -> torch.UntypedStorage:
         """The bytes of a storage: a view of the mapped file, or a copy where it must be decoded."""
@@ -119,7 +139,7 @@ def must_be_copied(ref: StorageRef) -> bool:
     return ref.compressed_nbytes is not None or ref.big_endian
 
 
-def torch_dtype(info: TensorInfo) -> torch.dtype:
+def torch_dtype(info: Strided) -> torch.dtype:
     """``torch.float32`` for the dtype table's ``float32``.
 
     Raises:
@@ -131,7 +151,7 @@ def torch_dtype(info: TensorInfo) -> torch.dtype:
     return dtype
 
 
-def wrap_bytes(info: TensorInfo, data: bytearray) -> torch.Tensor:
+def wrap_bytes(info: Strided, data: bytearray) -> torch.Tensor:
     """The tensor whose packed little-endian elements are ``data``, without a copy.
 
     Raises:

@@ -108,6 +108,11 @@ class TensorInfo(NamedTuple):
         return (math.prod(self.shape) * self.dtype.bits + 7) // 8
 
     @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """Itself, as the one block of which it is made."""
+        return (Chunk((0,) * len(self.shape), self),)
+
+    @property
     def is_contiguous(self) -> bool:
         """True when the elements lie packed in row-major order (dims of size 1 do not count)."""
         expected = 1
@@ -139,11 +144,43 @@ class TensorInfo(NamedTuple):
         return start * bits // 8, ((last + 1) * bits + 7) // 8
 
 
+class Chunk(NamedTuple):
+    """A block of a larger tensor: where it begins along each dimension, and its elements."""
+
+    offsets: tuple[int, ...]
+    value: TensorInfo
+
+
+class ChunkedTensor(NamedTuple):
+    """A strided tensor in blocks, in one file or several, which cover it without overlap.
+
+    ``chunks`` are of its dtype and as many dimensions (``validate`` proves both).
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements when packed."""
+        return (math.prod(self.shape) * self.dtype.bits + 7) // 8
+
+
+Strided: TypeAlias = TensorInfo | ChunkedTensor
+"""A tensor of one dtype whose elements have a place each; a ``TensorInfo`` is its own single block."""
+
+
 class Part(NamedTuple):
     """One named piece of a composite tensor: ``indices``, ``scales``, ``_local_tensor``."""
 
     name: str
-    value: TensorInfo | CompositeTensor
+    value: Tensor
 
 
 class CompositeTensor(NamedTuple):
@@ -174,18 +211,38 @@ class CompositeTensor(NamedTuple):
         return sum(part.value.nbytes for part in self.parts)
 
 
-Tensor: TypeAlias = TensorInfo | CompositeTensor
+Tensor: TypeAlias = TensorInfo | ChunkedTensor | CompositeTensor
 
 
-def iter_parts(value: Tensor | None) -> Iterator[TensorInfo]:
-    """Every strided tensor that ``value`` is made of, itself included."""
-    stack: list[Tensor] = [] if value is None else [value]
+def parts(value: Tensor | None) -> list[tuple[str, Strided]]:
+    """Every strided tensor that ``value`` is made of, with its path of part names; "" for a strided one."""
+    found: list[tuple[str, Strided]] = []
+    stack: list[tuple[str, Tensor]] = [] if value is None else [("", value)]
     while stack:
-        item = stack.pop()
-        if isinstance(item, TensorInfo):
-            yield item
+        path, item = stack.pop()
+        if isinstance(item, CompositeTensor):
+            prefix = f"{path}." if path else ""
+            stack.extend((prefix + part.name, part.value) for part in reversed(item.parts))
         else:
-            stack.extend(part.value for part in reversed(item.parts))
+            found.append((path, item))
+    return found
+
+
+def iter_views(value: Tensor | None) -> Iterator[TensorInfo]:
+    """Every view of a storage that the elements of ``value`` lie in."""
+    for _, part in parts(value):
+        yield from (chunk.value for chunk in part.chunks)
+
+
+def has_bytes(value: Strided) -> bool:
+    """Whether a file has the elements; a tensor without elements needs none."""
+    return all(view.storage is not None or 0 in view.shape for view in iter_views(value))
+
+
+def stored_nbytes(value: Strided) -> int:
+    """What the storages of ``value`` hold in all: an expanded tensor claims more."""
+    held = {view.storage[:3]: view.storage.nbytes for view in iter_views(value) if view.storage is not None}
+    return sum(held.values())
 
 
 class Word(str, Enum):
@@ -284,8 +341,13 @@ class Entry(NamedTuple):
 
     @property
     def tensor(self) -> TensorInfo | None:
-        """The value as a strided tensor, or None if it is composite or missing."""
+        """The value as a view of one storage, or None if it is in chunks, composite or missing."""
         return self.value if isinstance(self.value, TensorInfo) else None
+
+    @property
+    def strided(self) -> Strided | None:
+        """The value as a strided tensor, or None if it is composite or missing."""
+        return None if isinstance(self.value, CompositeTensor) else self.value
 
 
 class Value(NamedTuple):

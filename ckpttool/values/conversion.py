@@ -20,7 +20,7 @@ from ckpttool.values.checkpoint import (
     Opaque,
     Plain,
     Root,
-    TensorInfo,
+    Strided,
     Value,
 )
 from ckpttool.values.dtypes import DType
@@ -57,22 +57,15 @@ class Options(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A run of bytes of the destination: the elements of ``source`` in row-major order, packed."""
+    """A run of bytes of the destination: the elements of ``source`` in row-major order, packed.
 
-    source: TensorInfo
+    ``method`` is ``copied`` where the bytes lie in the source as they will in the destination.
+    """
+
+    source: Strided
     nbytes: int
     cast: DType | None = None
-
-    @property
-    def method(self) -> Method:
-        """``copied`` where the bytes lie in the source as they will in the destination."""
-        if self.cast is not None:
-            return "cast"
-        info, storage = self.source, self.source.storage
-        if storage is None:
-            return "copied"
-        as_they_lie = not (info.conj or info.neg or storage.big_endian) and info.is_contiguous
-        return "copied" if as_they_lie and storage.compressed_nbytes is None else "gathered"
+    method: Method = "copied"
 
 
 class Placed(NamedTuple):
