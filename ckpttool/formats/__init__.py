@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ckpttool.files.local import FileSource, Sources
-from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits
+from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits, Reading
 from ckpttool.formats.validate import validate
 from ckpttool.values.checkpoint import Checkpoint
 from ckpttool.values.errors import CkptToolError
@@ -64,9 +64,9 @@ def read_checkpoint(
         finally:
             sources.close()
     if os.path.isdir(path):
-        from ckpttool.formats.folders.shards import read_folder
+        from ckpttool.formats.folders import read_folder
 
-        return read_folder(path, limits, sources, _read_source)
+        return read_folder(path, Reading(limits, sources, _read_source))
     with sources.reading(path) as source:
         head = read_head(source)
         if head.lstrip(b" \t\r\n").startswith(b"{"):  # JSON may follow: only then are indexes asked
@@ -78,7 +78,7 @@ def read_checkpoint(
                 if is_manifest(head):
                     return read_manifest(source, limits)
             if is_index(head, path):
-                return read_index(source, limits, sources, _read_source)
+                return read_index(source, Reading(limits, sources, _read_source))
         return _read_source(source, limits)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from ckpttool.files.local import FileSource
+from ckpttool.files.folder import Listing
+from ckpttool.files.local import FileSource, Sources
 from ckpttool.files.source import ByteSource
 from ckpttool.values.checkpoint import Checkpoint
 
@@ -48,4 +50,32 @@ class Format(Protocol):
 
         Raises:
             CkptToolError: malformed, unsupported or beyond ``limits``.
+        """
+
+
+class Reading(NamedTuple):
+    """How the files of a folder are read: within ``limits``, held open in ``sources``.
+
+    ``read_file`` makes a checkpoint of one file that is one itself, and proves its addresses.
+    """
+
+    limits: Limits
+    sources: Sources
+    read_file: Callable[[FileSource, Limits], Checkpoint]
+
+
+class FolderFormat(Protocol):
+    """A checkpoint that is a folder. ``proves_files``: each of its files is proved by ``read_file``."""
+
+    name: str
+    proves_files: bool
+
+    def sniff(self, listing: Listing) -> bool:
+        """Whether a folder with these names is this format; opens nothing."""
+
+    def read(self, listing: Listing, reading: Reading) -> Checkpoint:
+        """Read the header bytes of its files only.
+
+        Raises:
+            CkptToolError: malformed, unsupported or beyond the limits.
         """

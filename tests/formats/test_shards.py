@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpttool.files.local import FileSource, Sources
-from ckpttool.formats import read_checkpoint
-from ckpttool.formats.base import Limits
+from ckpttool.formats import folders, read_checkpoint
+from ckpttool.formats.base import Limits, Reading
 from ckpttool.formats.folders import shards as reader
-from ckpttool.formats.folders.shards import ReadFile, is_index
+from ckpttool.formats.folders.shards import is_index
 from ckpttool.formats.safetensors import SafetensorsFormat
 from ckpttool.values.checkpoint import Checkpoint, Container, Entry, GlobalRef, StorageRef, TensorInfo, Value
 from ckpttool.values.dtypes import BY_NAME
@@ -45,14 +45,14 @@ def read_file(source: FileSource, limits: Limits) -> Checkpoint:
     return SafetensorsFormat().read(source, limits)
 
 
-def read_folder(path: str, limits: Limits, read: ReadFile) -> Checkpoint:
+def read_folder(path: str, limits: Limits, read: Callable[[FileSource, Limits], Checkpoint]) -> Checkpoint:
     with closing(Sources()) as sources:
-        return reader.read_folder(path, limits, sources, read)
+        return folders.read_folder(path, Reading(limits, sources, read))
 
 
-def read_index(path: str, limits: Limits, read: ReadFile) -> Checkpoint:
+def read_index(path: str, limits: Limits, read: Callable[[FileSource, Limits], Checkpoint]) -> Checkpoint:
     with closing(Sources()) as sources, sources.reading(path) as source:
-        return reader.read_index(source, limits, sources, read)
+        return reader.read_index(source, Reading(limits, sources, read))
 
 
 def shard_name(number: int, total: int, stem: str = "model") -> str:

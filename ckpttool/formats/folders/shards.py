@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ckpttool.files.folder import list_folder, resolve_member
-from ckpttool.files.local import FileSource, Sources
-from ckpttool.formats.base import Limits
+from ckpttool.files.folder import Listing, list_folder, resolve_member
+from ckpttool.files.local import FileSource
+from ckpttool.formats.base import Limits, Reading
 from ckpttool.formats.folders.choice import (
     Unit,
     check_numbers,
@@ -49,7 +49,6 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
 _Fact = TypeVar("_Fact")
-ReadFile = Callable[[FileSource, Limits], Checkpoint]
 _HEAD_NBYTES = 4096
 _SHOWN_FINDINGS = 20  # of one code; the rest is counted
 
@@ -61,42 +60,45 @@ def is_index(head: bytes, path: str) -> bool:
     return b'"weight_map"' in head or family_of_index(path.rpartition("/")[2]) is not None
 
 
-def read_folder(path: str, limits: Limits, sources: Sources, read_file: ReadFile) -> Checkpoint:
-    """The checkpoint in a folder; ``read_file`` reads one file.
+class ShardsFormat:
+    """A file of weights, or several with or without an index; what no other format takes."""
 
-    Raises:
-        UnknownFormat: no checkpoint, or several and nothing to tell which is meant.
-        UnsupportedFeature: a layout that is recognised and not read.
-        MalformedCheckpoint: a shard is missing, or leads out of the folder.
-        OSError: the folder cannot be listed or a file not opened.
-    """
-    listing = list_folder(path)
-    foreign = describe_foreign_folder(listing)
-    if foreign is not None:
-        raise foreign
-    units = find_units(listing)
-    if not units:
-        raise describe_empty_folder(listing)
-    unit = choose_unit(units, listing)
-    if unit.is_index:
-        index = resolve_member(path, unit.name, path)
-        with sources.reading(index) as source:
-            checkpoint = read_index(source, limits, sources, read_file)._replace(path=path)
-    elif unit.shards:
-        check_numbers(unit, listing)
-        checkpoint = _read_shards(path, path, unit.shards, limits, sources, read_file, {})
-        checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _no_index(unit)))
-    else:
-        checkpoint = _read_shard(path, unit.name, path, limits, sources, read_file)
-    read = {file.path.rpartition("/")[2] for file in checkpoint.files}
-    others = [other for other in units if other is not unit and other.name not in read]
-    if others:
-        checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _not_read(unit, others)))
-    return checkpoint
+    name = "shards"
+    proves_files = True
+
+    def sniff(self, listing: Listing) -> bool:
+        """See ``FolderFormat.sniff``."""
+        return True
+
+    def read(self, listing: Listing, reading: Reading) -> Checkpoint:
+        """See ``FolderFormat.read``."""
+        path = listing.path
+        foreign = describe_foreign_folder(listing)
+        if foreign is not None:
+            raise foreign
+        units = find_units(listing)
+        if not units:
+            raise describe_empty_folder(listing)
+        unit = choose_unit(units, listing)
+        if unit.is_index:
+            index = resolve_member(path, unit.name, path)
+            with reading.sources.reading(index) as source:
+                checkpoint = read_index(source, reading)._replace(path=path)
+        elif unit.shards:
+            check_numbers(unit, listing)
+            checkpoint = _read_shards(path, path, unit.shards, reading, {})
+            checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _no_index(unit)))
+        else:
+            checkpoint = _read_shard(path, unit.name, path, reading)
+        read = {file.path.rpartition("/")[2] for file in checkpoint.files}
+        others = [other for other in units if other is not unit and other.name not in read]
+        if others:
+            checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _not_read(unit, others)))
+        return checkpoint
 
 
-def read_index(source: FileSource, limits: Limits, sources: Sources, read_file: ReadFile) -> Checkpoint:
-    """The checkpoint whose index is ``source``; ``read_file`` reads one shard.
+def read_index(source: FileSource, reading: Reading) -> Checkpoint:
+    """The checkpoint whose index is ``source``.
 
     Raises:
         UnknownFormat: not JSON, but something else that is recognised.
@@ -104,7 +106,7 @@ def read_index(source: FileSource, limits: Limits, sources: Sources, read_file: 
         LimitExceeded: index or shards beyond ``limits``.
         OSError: a file cannot be opened.
     """
-    path = source.name
+    path, limits = source.name, reading.limits
     if source.size > limits.header_nbytes:
         raise LimitExceeded("length of the index", limit=limits.header_nbytes, actual=source.size, path=path)
     raw = source.read_at(0, source.size)
@@ -115,7 +117,7 @@ def read_index(source: FileSource, limits: Limits, sources: Sources, read_file: 
     folder = path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
     files = tuple(sorted(set(weight_map.values())))
     _refuse_missing(files, folder, path)
-    checkpoint = _read_shards(path, folder, files, limits, sources, read_file, weight_map, source.info)
+    checkpoint = _read_shards(path, folder, files, reading, weight_map, source.info)
     findings = [*checkpoint.findings, *_check_total(metadata.get("total_size"), checkpoint.entries)]
     findings += _find_strays(folder, path.rpartition("/")[2], files)
     return checkpoint._replace(
@@ -177,24 +179,20 @@ def _refuse_missing(files: tuple[str, ...], folder: str, path: str) -> None:
         )
 
 
-def _read_shard(
-    folder: str, name: str, said_by: str, limits: Limits, sources: Sources, read_file: ReadFile
-) -> Checkpoint:
+def _read_shard(folder: str, name: str, said_by: str, reading: Reading) -> Checkpoint:
     """One file of a folder, refusing what would lead elsewhere or round in a circle."""
     path = resolve_member(folder, name, said_by)
-    with sources.reading(path) as source:
+    with reading.sources.reading(path) as source:
         if is_index(source.read_at(0, min(_HEAD_NBYTES, source.size)), path):
             raise MalformedCheckpoint("a shard is itself an index", name=name, path=said_by)
-        return read_file(source, limits)
+        return reading.read_file(source, reading.limits)
 
 
 def _read_shards(
     path: str,
     folder: str,
     files: Iterable[str],
-    limits: Limits,
-    sources: Sources,
-    read_file: ReadFile,
+    reading: Reading,
     weight_map: dict[str, str],
     index: FileInfo | None = None,
 ) -> Checkpoint:
@@ -202,11 +200,11 @@ def _read_shards(
     shards: dict[str, Checkpoint] = {}
     count = 0
     for file in files:
-        shards[file] = _read_shard(folder, file, path, limits, sources, read_file)
+        shards[file] = _read_shard(folder, file, path, reading)
         count += len(shards[file].entries)
-        if count > limits.entries:
+        if count > reading.limits.entries:
             raise LimitExceeded(
-                "number of tensors in all shards", limit=limits.entries, actual=count, path=path
+                "number of tensors in all shards", limit=reading.limits.entries, actual=count, path=path
             )
     parts = shards.values()
     entries, findings = _merge_entries(shards, weight_map)
