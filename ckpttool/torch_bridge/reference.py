@@ -38,6 +38,11 @@ _EXTRA_STATE = "_extra_state"  # torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX
 T = TypeVar("T")
 
 
+def join(path: str, name: str) -> str:
+    """``path.name``, or the name alone in the module itself."""
+    return f"{path}.{name}" if path else name
+
+
 class Registered(NamedTuple):
     """One slot of a module's own dicts. ``path`` is the module's, as ``named_modules`` gives it.
 
@@ -52,7 +57,7 @@ class Registered(NamedTuple):
     @property
     def full_name(self) -> str:
         """``path.name``."""
-        return f"{self.path}.{self.name}" if self.path else self.name
+        return join(self.path, self.name)
 
     @property
     def tensor(self) -> torch.Tensor:

@@ -44,7 +44,7 @@ class FileTensors:
         self.checkpoint = checkpoint
         self._path = checkpoint.path
         self._files = {file.path: file for file in checkpoint.files}
-        self._maps: dict[str, torch.UntypedStorage] = {}
+        self._maps: dict[str, Any] = {}  # untyped storages, whole files
         self._storages: dict[tuple[str, str, str], torch.UntypedStorage] = {}
         self._loaded: Any = None
 
@@ -85,19 +85,16 @@ class FileTensors:
         """The bytes of a storage: a view of the mapped file, or a copy where it must be decoded."""
         must_copy = must_be_copied(ref)
         key = (ref.file, ref.key, info.dtype.name if must_copy else "")
-        known = self._storages.get(key)
-        if known is None:
-            known = self._storages[key] = self._copy(info, ref) if must_copy else self._view(ref)
-        return known
+        if key not in self._storages:
+            self._storages[key] = self._copy(info, ref) if must_copy else self._view(ref)
+        return self._storages[key]
 
     def _view(self, ref: StorageRef) -> torch.UntypedStorage:
-        whole = self._maps.get(ref.file)
-        if whole is None:
+        if ref.file not in self._maps:
             file = self._files[ref.file]
             check_path(file)
-            mapped: Any = torch.UntypedStorage.from_file(ref.file, False, file.nbytes)
-            whole = self._maps[ref.file] = mapped
-        return whole[ref.byte_offset : ref.byte_offset + ref.nbytes]  # type: ignore[no-any-return]
+            self._maps[ref.file] = torch.UntypedStorage.from_file(ref.file, False, file.nbytes)
+        return self._maps[ref.file][ref.byte_offset : ref.byte_offset + ref.nbytes]  # type: ignore[no-any-return]
 
     def _copy(self, info: TensorInfo, ref: StorageRef) -> torch.UntypedStorage:
         """The whole storage, inflated or byte-swapped on the way."""
@@ -208,7 +205,7 @@ def wide_views(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def cast_elements(data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
-    """``data`` as packed elements of ``after``, as torch rounds them; see ``conversion.execute.Caster``."""
+    """``data`` as packed elements of ``after``, as torch rounds them, with what that loses."""
     source = torch.frombuffer(data, dtype=getattr(torch, before.name))
     packed = bytearray(source.numel() * after.nbytes)
     result = torch.frombuffer(packed, dtype=getattr(torch, after.name))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 
 from ckpttool.torch_bridge.lint.facts import Facts, Hit
-from ckpttool.torch_bridge.lint.probes import Arrival, Transfer
+from ckpttool.torch_bridge.lint.probes import Arrival, Forward, Reload, Transfer
 from ckpttool.torch_bridge.reference import is_extra_state, iter_custom_load
 from ckpttool.torch_bridge.tensors import type_name
 from ckpttool.values.checkpoint import Kind
@@ -97,12 +97,9 @@ def find_failing_conversions(facts: Facts) -> Iterator[Hit]:
 
 def find_keys_changed_by_conversion(facts: Facts) -> Iterator[Hit]:
     """Keys that come or go when a model is cast, moved or loaded."""
-    for what, before, after in (
-        (".double()", facts.cast.keys_before, facts.cast.keys_after),
-        ('.to("meta")', facts.moved.keys_before, facts.moved.keys_after),
-        ("load_state_dict()", facts.reload.keys_before, facts.reload.keys_after),
-    ):
-        for name, message in _key_changes(before, after, what):
+    probes = ((facts.cast, ".double()"), (facts.moved, '.to("meta")'), (facts.reload, "load_state_dict()"))
+    for probe, what in probes:
+        for name, message in _key_changes(probe, what):
             yield Hit(name, message, "pass persistent= again where a buffer is registered anew")
 
 
@@ -113,8 +110,8 @@ def _registered_after(facts: Facts, transfer: Transfer) -> Iterator[tuple[str, A
             yield slot.full_name, arrival
 
 
-def _key_changes(before: Iterable[str], after: Iterable[str], what: str) -> Iterator[tuple[str, str]]:
-    old, new = dict.fromkeys(before), dict.fromkeys(after)
+def _key_changes(probe: Transfer | Reload | Forward, what: str) -> Iterator[tuple[str, str]]:
+    old, new = dict.fromkeys(probe.keys_before), dict.fromkeys(probe.keys_after)
     for key in new:
         if key not in old:
             yield key, f'a key of the state_dict only after {what}: "Unexpected" in a fresh model'
@@ -128,9 +125,8 @@ def _key_changes(before: Iterable[str], after: Iterable[str], what: str) -> Iter
 
 def find_keys_changed_by_forward(facts: Facts) -> Iterator[Hit]:
     """Keys that come or go during a forward."""
-    forward = facts.forward
-    for name, message in _key_changes(forward.keys_before, forward.keys_after, "a forward"):
-        if name not in forward.non_persistent_before:
+    for name, message in _key_changes(facts.forward, "a forward"):
+        if name not in facts.forward.non_persistent_before:
             yield Hit(name, message, "give the slot its tensor in __init__, or persistent=False")
 
 

@@ -118,10 +118,8 @@ def compare_builds(source: ModelSource, model: nn.Module) -> Rebuilds:
     """
     other = source.build(seed=1)
     if other is model:
-        raise ModelImportFailed(
-            f"{source.text} gives the same module on every call, and it must be built anew",
-            hint="name the function or class that makes it",
-        )
+        what = f"{source.text} gives the same module on every call, and it must be built anew"
+        raise ModelImportFailed(what, hint="name the function or class that makes it")
     tensors = registered_tensors(model)
     varies = changed(tensors, registered_tensors(other))
     del other
@@ -240,11 +238,8 @@ def alter(tensors: NamedTensors, untouchable: set[int]) -> None:
 
     ``untouchable`` are storages that several builds share: a cached table, say.
     """
-    done = set(untouchable)
-    for tensor in tensors.values():
-        address = storage_of(tensor)
-        if address and address not in done:
-            done.add(address)
+    for address, tensor in {storage_of(tensor): tensor for tensor in tensors.values()}.items():
+        if address and address not in untouchable:
             raw = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
             raw.bitwise_xor_(1)
 
@@ -256,8 +251,8 @@ class Forward(NamedTuple):
     """What two equal forwards in train mode do to a model; ``mode`` is empty where none was run.
 
     ``changed`` compares before and after both, ``learned`` after the first and after the second;
-    ``kept`` are tensors that the first left in a plain attribute and the second did not replace,
-    ``unmoved`` those of them that ``.to("meta")`` leaves behind; ``graphs`` hold a gradient history.
+    ``appeared`` are tensors that they left in a plain attribute, ``unmoved`` those of them that the
+    second did not replace and ``.to("meta")`` leaves behind; ``graphs`` hold a gradient history.
     """
 
     mode: str = ""

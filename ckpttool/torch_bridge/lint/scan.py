@@ -19,7 +19,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ckpttool.torch_bridge.reference import iter_filled
+from ckpttool.torch_bridge.reference import iter_filled, join
 
 _OWN = frozenset(vars(nn.Module()))  # _parameters, _buffers, _modules, the hooks, training
 _MAX_DEPTH = 8  # of containers within one attribute
@@ -49,7 +49,7 @@ def iter_strays(model: nn.Module) -> Iterator[Stray]:
     for path, module in model.named_modules():
         computed = computed_names(module)
         for attribute, held in _attributes(module):
-            for name, value in _walk(_join(path, attribute), held):
+            for name, value in _walk(join(path, attribute), held):
                 if id(value) not in modules:
                     yield Stray(name, value, value is held, attribute in computed)
 
@@ -138,7 +138,3 @@ def _key_text(key: object) -> str:
         text = repr(key)
         return text if len(text) <= _MAX_KEY else f"{text[:_MAX_KEY]}…"
     return type(key).__name__
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

@@ -26,7 +26,7 @@ _INT_BYTE = 0x5A  # in every byte of an integer: 0x5a5a… is no index, count or
 class Builds:
     """Watches normal builds with different seeds: what they agree on is rebuilt, the rest is random.
 
-    ``wanted`` are entries that the file lacks; non-persistent buffers are watched in any case.
+    ``wanted`` are entries that the file lacks; all non-persistent buffers are watched with them.
     ``expected`` holds the non-persistent ones that both gave alike.
     """
 
@@ -38,8 +38,8 @@ class Builds:
         self._verdicts: dict[str, bool] = {}
 
     def watch(self, module: nn.Module) -> None:
-        """Take down what a fresh build holds; two of them are enough."""
-        if self.seen == 2:
+        """Take down what a fresh build holds, if the file lacks anything; two of them are enough."""
+        if self.seen == 2 or not self.wanted:
             return
         transient = non_persistent_names(module)
         held = {

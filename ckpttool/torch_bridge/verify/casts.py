@@ -114,19 +114,11 @@ def describe_values(tensor: torch.Tensor) -> str:
         flat = flat.abs()
     if flat.dtype is torch.bool:
         return f"{int(flat.sum())} of {flat.numel()} true"
-    suffix = ""
-    if flat.is_floating_point():
-        wide = flat.to(torch.float64)
-        nan = wide.isnan()
-        if bool(nan.all()):
-            return "NaN"
-        suffix = f" and {int(nan.sum())} NaN" if bool(nan.any()) else ""
-        low, high = (_short(float(edge)) for edge in (wide[~nan].min(), wide[~nan].max()))
-    else:
-        whole = flat.to(torch.int64)
-        low, high = str(int(whole.min())), str(int(whole.max()))
+    wide = flat.to(torch.float64 if flat.is_floating_point() else torch.int64)
+    nan = wide.isnan()
+    if bool(nan.all()):
+        return "NaN"
+    edges = (wide[~nan].min().item(), wide[~nan].max().item())
+    low, high = (f"{edge:.6g}" if isinstance(edge, float) else str(edge) for edge in edges)
+    suffix = f" and {int(nan.sum())} NaN" if bool(nan.any()) else ""
     return (low if low == high else f"{low}..{high}") + suffix
-
-
-def _short(number: float) -> str:
-    return f"{number:.6g}"

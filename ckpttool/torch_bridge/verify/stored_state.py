@@ -71,7 +71,7 @@ class StoredState:
         """What ``load_state_dict`` is given, in the file's order, with ``_metadata``.
 
         Raises:
-            CkptToolError: as ``FileTensors.tensor``.
+            CkptToolError: a tensor of the file cannot be read as one of torch's, or a file changed meanwhile.
         """
         state: dict[str, Any] = {
             name: self.tensors.tensor(entry) for name, entry in self.by_model_name.items()

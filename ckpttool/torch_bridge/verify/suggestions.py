@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from ckpttool.kinds.known_names import load_name_table, shape_code
 from ckpttool.names.match import NameMatch
@@ -99,12 +100,8 @@ def _shape(entry: Entry | None) -> tuple[int, ...] | None:
 
 def _common_end(a: str, b: str) -> int:
     """How many whole parts two names share at their ends."""
-    count = 0
-    for left, right in zip(reversed(a.split(".")), reversed(b.split(".")), strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(a.split(".")), reversed(b.split(".")), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _unexpected(spec: ModelSpec, in_file: Mapping[str, Entry], run: Run) -> Iterator[str]:

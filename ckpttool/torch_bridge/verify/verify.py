@@ -59,10 +59,10 @@ class _Nobody:
     """Is told, and does nothing."""
 
     def announce(self, plan: Plan) -> None:
-        """See ``Watcher``."""
+        """Do nothing."""
 
     def step(self, doing: str, done: int, total: int) -> None:
-        """See ``Watcher``."""
+        """Do nothing."""
 
 
 def verify(
@@ -237,8 +237,7 @@ class _Session:
 
     def _load_copy(self, device: str) -> Loaded:
         module = self.source.build()
-        if self.builds.wanted:
-            self.builds.watch(module)
+        self.builds.watch(module)
         poison = self._poison(named_state(module))
         outcome = self._load_strict(module)
         return Loaded(module, outcome, _move(module, device), poison)
