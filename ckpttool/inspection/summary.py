@@ -21,7 +21,6 @@ _WEIGHTS_KEYS = frozenset(
 )
 """Keys that training scripts put a model's state_dict under."""
 
-_BUFFERS = (Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER)
 _EMA_WORDS = frozenset(("ema", "swa", "averaged", "shadow"))
 _WORD = re.compile("[a-z]+")
 _PROGRESS_KEYS = frozenset(("epoch", "global_step", "step", "iteration", "iter", "best_acc1", "it"))
@@ -31,62 +30,50 @@ _MOST_GROUPS = 24  # more branches than a screen holds are joined by their first
 
 
 class Tally:
-    """Counts over the rows of one root. ``nbytes`` and ``numel`` leave tied entries out."""
+    """Counts over the rows of one root. ``nbytes`` and ``*_numel`` leave tied entries out."""
 
-    __slots__ = ("cells", "module", "nbytes", "tensors")
+    __slots__ = (
+        *(
+            "tensors",
+            "parameters",
+            "persistent",
+            "non_persistent",
+            "extra_state",
+            "optimizer_state",
+            "unknown",
+        ),
+        *("nbytes", "parameter_numel", "buffer_numel", "module"),
+    )
 
     def __init__(self) -> None:
-        # Rows share few classifications: each is counted by its identity, and no enum is hashed for a row.
-        self.cells: dict[int, tuple[Classification, list[int]]] = {}  # entries, elements
-        self.nbytes = self.tensors = 0
+        self.tensors = self.parameters = self.persistent = self.non_persistent = 0
+        self.extra_state = self.optimizer_state = self.unknown = 0
+        self.nbytes = self.parameter_numel = self.buffer_numel = 0
         self.module = False  # a pickled module, not a state_dict
-
-    def cell(self, classification: Classification) -> list[int]:
-        """The counts of entries and of elements that have this classification."""
-        known = self.cells.get(id(classification))
-        if known is None:
-            known = self.cells[id(classification)] = classification, [0, 0]
-        return known[1]
 
     def add(self, other: Tally) -> None:
         """Add the counts of another root."""
-        for classification, (count, numel) in other.cells.values():
-            cell = self.cell(classification)
-            cell[0] += count
-            cell[1] += numel
-        self.nbytes += other.nbytes
-        self.tensors += other.tensors
-        self.module |= other.module
-
-    def count(self, *kinds: Kind) -> int:
-        """Entries of these kinds."""
-        return sum([cell[0] for known, cell in self.cells.values() if known.kind in kinds])
-
-    def numel(self, *kinds: Kind) -> int:
-        """Elements of entries of these kinds."""
-        return sum([cell[1] for known, cell in self.cells.values() if known.kind in kinds])
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def is_state_dict(self) -> bool:
         """Whether something here belongs to a module."""
-        return self.count(Kind.PARAMETER, *_BUFFERS, Kind.EXTRA_STATE) > 0
+        return bool(self.parameters or self.persistent or self.non_persistent or self.extra_state)
 
 
 def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
     """Count ``rows`` by root, in file order."""
     tallies: dict[Root, Tally] = {}
+    parameter, unknown, state = Kind.PARAMETER, Kind.UNKNOWN, Kind.OPTIMIZER_STATE
+    persistent, non_persistent = Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER
     pickled = Basis.PICKLED_MODULE
-    for entry, classification, tied_to in rows:
+    for entry, (kind, basis, _, _, _), tied_to in rows:
         root, _, value, _, declared = entry
         tally = tallies.get(root)
         if tally is None:
             tally = tallies[root] = Tally()
-        known = tally.cells.get(id(classification))
-        cell = tally.cell(classification) if known is None else known[1]
-        cell[0] += 1
-        tally.tensors += 1
-        if classification[1] is pickled or declared[1] is pickled:  # a live model's word hides the file's own
-            tally.module = True
+        numel = 0
         if tied_to is None and value is not None:
             if isinstance(value, TensorInfo):
                 numel = math.prod(value.shape)
@@ -94,7 +81,24 @@ def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
             else:
                 numel = value.numel
                 tally.nbytes += value.nbytes
-            cell[1] += numel
+        tally.tensors += 1
+        if basis is pickled or declared[1] is pickled:  # a live model's word hides the file's own
+            tally.module = True
+        if kind is parameter:
+            tally.parameters += 1
+            tally.parameter_numel += numel
+        elif kind is persistent:
+            tally.persistent += 1
+            tally.buffer_numel += numel
+        elif kind is state:
+            tally.optimizer_state += 1
+        elif kind is unknown:
+            tally.unknown += 1
+        elif kind is non_persistent:
+            tally.non_persistent += 1
+            tally.buffer_numel += numel
+        else:
+            tally.extra_state += 1
     return tallies
 
 
@@ -114,28 +118,30 @@ def summarize(
             dtypes[entry.value.dtype.name] += 1
     return Summary(
         tensors=total.tensors,
-        parameters=total.count(Kind.PARAMETER),
-        persistent_buffers=total.count(Kind.PERSISTENT_BUFFER),
-        non_persistent_buffers=total.count(Kind.NON_PERSISTENT_BUFFER),
-        extra_state=total.count(Kind.EXTRA_STATE),
-        optimizer_state=total.count(Kind.OPTIMIZER_STATE),
-        unknown=total.count(Kind.UNKNOWN),
+        parameters=total.parameters,
+        persistent_buffers=total.persistent,
+        non_persistent_buffers=total.non_persistent,
+        extra_state=total.extra_state,
+        optimizer_state=total.optimizer_state,
+        unknown=total.unknown,
         missing=len(missing),
-        parameter_numel=total.numel(Kind.PARAMETER),
-        buffer_numel=total.numel(*_BUFFERS),
+        parameter_numel=total.parameter_numel,
+        buffer_numel=total.buffer_numel,
         tensor_nbytes=total.nbytes,
         storage_nbytes=aliasing.storage_nbytes,
         dtypes=tuple(dtypes.most_common()),
         locations=aliasing.locations,
-        bases=_count_bases(total),
+        bases=_count_bases([row.classification for row in rows]),
     )
 
 
-def _count_bases(total: Tally) -> tuple[tuple[str, str, int], ...]:
+def _count_bases(classifications: Sequence[Classification]) -> tuple[tuple[str, str, int], ...]:
     """Entries by kind and basis, in the order of their enums."""
+    # Rows share few classifications: count objects first, hash enums once for each.
+    by_id = {id(classification): classification for classification in classifications}
     counts: Counter[tuple[Kind, Basis]] = Counter()
-    for (kind, basis, *_), (count, _) in total.cells.values():
-        counts[kind, basis] += count
+    for key, count in Counter(map(id, classifications)).items():
+        counts[by_id[key].kind, by_id[key].basis] += count
     kinds, bases = list(Kind), list(Basis)
     ordered = sorted(counts.items(), key=lambda item: (kinds.index(item[0][0]), bases.index(item[0][1])))
     return tuple((kind.value, basis.value, count) for (kind, basis), count in ordered)
@@ -165,10 +171,10 @@ def group_tallies(
             role,
             tally.tensors,
             tally.nbytes,
-            tally.count(Kind.PARAMETER),
-            tally.count(*_BUFFERS),
-            tally.count(Kind.UNKNOWN),
-            tally.numel(Kind.PARAMETER),
+            tally.parameters,
+            tally.persistent + tally.non_persistent,
+            tally.unknown,
+            tally.parameter_numel,
             _note(role, classes.get(root, ""), matches.get(root), (prefixes or {}).get(root, ())),
         )
         for (root, role), tally in merged.items()
@@ -183,7 +189,7 @@ def _place(root: Root, tally: Tally, optimizers: Mapping[Root, OptimizerMatch]) 
     for depth, key in enumerate(root):
         if _is_optimizer_key(key):
             return root[: depth + 1], "optimizer"
-    if tally.count(Kind.OPTIMIZER_STATE) == tally.tensors:
+    if tally.optimizer_state == tally.tensors:
         return root[:1], "optimizer"
     if any(_is_ema_key(key) for key in root):
         return root, "ema"
