@@ -230,7 +230,7 @@ class Checkpoint(Opened, Shown):
         >>> ckpttool.open("same.safetensors").digest().all == ckpttool.open("linear.pt").digest().all
         True
         """
-        return digest(self.inspection, self.sources)
+        return digest(self).digest
 
     def to_dict(self) -> dict[str, object]:
         """The document of ``ckpttool inspect --json`` (docs/json.md).
@@ -258,12 +258,12 @@ class Checkpoint(Opened, Shown):
         return find_row(self.inspection, str(name.name))
 
     def _iter_lines(self, width: int) -> Iterator[Line]:
-        from ckpttool.render.globals import weights_only_fact
-        from ckpttool.render.inspection import iter_inspection
-        from ckpttool.render.inspection_table import Table
+        from ckpttool.inspection.found import Found
+        from ckpttool.render.found import Listing
+        from ckpttool.render.views import view_of
 
-        table = Table(everything=self.root is not None)
-        return iter_inspection(self.inspection, width, table, [weights_only_fact(self.inspection.checkpoint)])
+        found = Found(self.inspection, self.sources)
+        return iter(view_of(found).lines(found, width, Listing(everything=self.root is not None)))
 
 
 def _entry_of(row: Row) -> Entry:

@@ -50,6 +50,17 @@ class Answer(Shown):
 
     __slots__ = ()
 
+    def to_dict(self) -> dict[str, object]:
+        """The document that the command writes with ``--json`` (docs/json.md)."""
+        from ckpttool.render.views import view_of
+
+        return view_of(self).document(self)
+
+    def _iter_lines(self, width: int) -> Iterator[Line]:
+        from ckpttool.render.views import view_of
+
+        return iter(view_of(self).lines(self, width, None))
+
     def __bool__(self) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} is neither true nor false; ask its .ok")
 
@@ -74,18 +85,6 @@ class Diff(Answer, difference.Diff):
     def ok(self) -> bool:
         """True when nothing that was compared differs: ``equal``, by the name that all results have."""
         return self.equal
-
-    def to_dict(self) -> dict[str, object]:
-        """The document of ``ckpttool diff --json``."""
-        from ckpttool.render.diff_data import diff_document
-
-        return diff_document(self)
-
-    def _iter_lines(self, width: int) -> Iterator[Line]:
-        from ckpttool.render.diff import iter_diff
-        from ckpttool.render.diff_table import View
-
-        return iter_diff(self, width, View())
 
 
 class Conversion(Answer, conversion.Conversion):
@@ -118,17 +117,6 @@ class Conversion(Answer, conversion.Conversion):
         """What else is worth a sentence."""
         return self.plan.notes
 
-    def to_dict(self) -> dict[str, object]:
-        """The document of ``ckpttool convert --json``."""
-        from ckpttool.render.convert import convert_document
-
-        return convert_document(self)
-
-    def _iter_lines(self, width: int) -> Iterator[Line]:
-        from ckpttool.render.convert import iter_conversion
-
-        return iter_conversion(self)
-
 
 class Verification(Answer, verification.Verification):
     """Whether a checkpoint loads into its model and the loaded model is right: ``runs``, ``suggestions``.
@@ -146,17 +134,6 @@ class Verification(Answer, verification.Verification):
 
     __slots__ = ()
 
-    def to_dict(self) -> dict[str, object]:
-        """The document of ``ckpttool verify --json``."""
-        from ckpttool.render.verify_document import verify_document
-
-        return verify_document(self)
-
-    def _iter_lines(self, width: int) -> Iterator[Line]:
-        from ckpttool.render.verify import iter_verification
-
-        return iter_verification(self, width)
-
 
 class LintReport(Answer, lint_report.LintReport):
     """Traps of Parameter and Buffer: ``findings`` of ``code``, ``severity``, ``name``, ``message``, ``fix``.
@@ -167,14 +144,3 @@ class LintReport(Answer, lint_report.LintReport):
     """
 
     __slots__ = ()
-
-    def to_dict(self) -> dict[str, object]:
-        """The document of ``ckpttool lint --json``."""
-        from ckpttool.render.lint import lint_document
-
-        return lint_document(self)
-
-    def _iter_lines(self, width: int) -> Iterator[Line]:
-        from ckpttool.render.lint import iter_report
-
-        return iter_report(self, width)

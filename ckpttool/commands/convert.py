@@ -23,7 +23,7 @@ from ckpttool.api.arguments import (
 from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, complete_choice, parse, parse_choice
 
 if TYPE_CHECKING:
-    from ckpttool.values.conversion import Conversion
+    pass
 
 EXAMPLES = (
     "ckpttool convert decoder_training.pt model.safetensors",
@@ -210,10 +210,10 @@ def command(
             check=not no_check,
             progress=bar,
         )
-    if json:
-        _write_json(conversion)
-    elif not quiet:
-        _write_text(conversion)
+    if json or not quiet:
+        from ckpttool.render.views import show
+
+        show(conversion, None, sys.stdout, sys.stderr, json=json)
     return 0
 
 
@@ -241,21 +241,3 @@ def _signals_as_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _write_json(conversion: Conversion) -> None:
-    from ckpttool.render.convert import convert_document
-    from ckpttool.render.json import dump
-
-    sys.stdout.writelines(dump(convert_document(conversion)))
-
-
-def _write_text(conversion: Conversion) -> None:
-    from ckpttool.render.console import Screen
-    from ckpttool.render.convert import iter_conversion, iter_conversion_pipe
-
-    screen = Screen(sys.stdout)
-    if screen.is_terminal:
-        screen.write_lines(iter_conversion(conversion))
-    else:
-        sys.stdout.writelines(iter_conversion_pipe(conversion))

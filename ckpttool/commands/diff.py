@@ -21,8 +21,7 @@ from ckpttool.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from ckpttool.render.diff_table import View
-    from ckpttool.values.difference import Diff
+    pass
 
 EXAMPLES = (
     "ckpttool diff swin.pt swin_ddp_compiled.pt",
@@ -129,13 +128,10 @@ def command(
             headers=headers,
             progress=bar,
         )
-    if json:
-        from ckpttool.render.diff_data import diff_document
-        from ckpttool.render.json import dump
+    if json or not quiet:
+        from ckpttool.render.views import show
 
-        sys.stdout.writelines(dump(diff_document(found)))
-    elif not quiet:
-        _write_text(found, view)
+        show(found, view, sys.stdout, sys.stderr, json=json)
     return int(not found.equal)
 
 
@@ -151,23 +147,3 @@ def _number(text: str, option: str) -> float:
     if not 0 <= value < math.inf:
         raise typer.BadParameter(f"{text} is not a number from 0 on", param_hint=option)
     return value
-
-
-def _write_text(diff: Diff, view: View) -> None:
-    from ckpttool.render.console import Screen
-    from ckpttool.render.diff import iter_diff, summary_line
-
-    screen = Screen(sys.stdout)
-    if screen.is_terminal:
-        screen.write_lines(iter_diff(diff, screen.width, view))
-        return
-    from ckpttool.render.diff_data import iter_pipe
-    from ckpttool.render.inspection import iter_finding_lines
-    from ckpttool.values.words import safe
-
-    sys.stdout.writelines(iter_pipe(diff, view))
-    sys.stdout.flush()  # what is said of the entries comes after them, also where both streams are one
-    sys.stderr.write(f"{summary_line(diff)}\n")
-    sys.stderr.writelines(f"names aligned: {safe(text)}\n" for text in diff.aligned)
-    sys.stderr.writelines(f"not compared: {safe(text)}\n" for text in diff.left_out)
-    sys.stderr.writelines(iter_finding_lines(diff.findings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,11 +24,8 @@ from ckpttool.commands.options import (
 from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
-    from ckpttool.api.opened import Found, Opened
-    from ckpttool.elements.digests import SetDigests
-    from ckpttool.elements.stats import EntryStats
-    from ckpttool.render.progress import Bar
-    from ckpttool.values.inspection import Inspection
+    from ckpttool.api.opened import Opened
+    from ckpttool.inspection.found import Found
 
 EXAMPLES = (
     "ckpttool inspect decoder_training.pt",
@@ -114,7 +111,8 @@ def command(
 
     With --model, kinds are the model's own, and entries that are missing or unexpected are listed.
     """
-    from ckpttool.api.opened import Found, pick_one, with_check, with_stats
+    from ckpttool.api.opened import digest as take_digest
+    from ckpttool.inspection.found import Found, pick_one, with_check, with_stats
     from ckpttool.render.progress import Bar
 
     sort = parse_choice(sort, _SORTS, "--sort")
@@ -130,16 +128,13 @@ def command(
             found = with_stats(found, asked, bar)
         if check:
             found = with_check(found, bar)
-        digests = _digest(found, bar) if digest else None
-    if digests is not None:
-        _write_digest(digests, found.inspection.checkpoint.path, json=json, quiet=quiet)
-    elif json:
-        _write_json(found)
-    elif not quiet and show_globals:
-        _write_globals(found.inspection)
-    elif not quiet:
-        table = (flat, root is not None, sort)
-        _write_text(found, table, one=tensor is not None, show_stats=stats)
+        result = take_digest(opened, bar) if digest else found
+    if json or not quiet:
+        from ckpttool.render.found import Listing
+        from ckpttool.render.views import show
+
+        listing = Listing(flat, root is not None, sort, stats, show_globals)
+        show(result, listing, sys.stdout, sys.stderr, json=json)
     return int(_fails(found, asked))
 
 
@@ -183,108 +178,3 @@ def _open(
             hint=f"ckpttool inspect {path}",
         )
     return open_module(path, arguments, include=include, exclude=exclude)
-
-
-def _digest(found: Found, bar: Bar) -> SetDigests:
-    from ckpttool.api.opened import digest
-
-    return digest(found.inspection, found.sources, bar)
-
-
-def _write_digest(digests: SetDigests, path: str, *, json: bool, quiet: bool) -> None:
-    if json:
-        from ckpttool.render.json import dump
-
-        fields = {"schema": "ckpttool/digest/1", "path": path, "digest": digests._asdict()}
-        sys.stdout.writelines(dump(fields))
-    elif not quiet:
-        for name, value, count in (
-            ("all", digests.all, digests.tensors),
-            ("parameters", digests.parameters, digests.parameter_tensors),
-            ("buffers", digests.buffers, digests.buffer_tensors),
-        ):
-            sys.stdout.write(f"{value}\t{name}\t{count}\n")
-
-
-def _write_json(found: Found) -> None:
-    from ckpttool.render.json import dump, inspect_document
-
-    extra: dict[int, dict[str, Any]] = {}
-    if found.stats is not None:
-        from ckpttool.render.stats import stats_object
-
-        extra = {
-            position: {"stats": [stats_object(item) for item in items]}
-            for position, items in enumerate(found.stats)
-        }
-    if found.first_values is not None:
-        from ckpttool.render.json import numbers
-
-        extra.setdefault(0, {})["first_values"] = numbers(found.first_values)
-    document = inspect_document(found.inspection, extra)
-    if found.check is not None:
-        from ckpttool.render.check import check_object
-
-        document["check"] = check_object(found.check)
-    sys.stdout.writelines(dump(document))
-
-
-def _write_globals(inspection: Inspection) -> None:
-    from ckpttool.render.console import Screen
-    from ckpttool.render.globals import iter_facts, iter_globals, iter_globals_pipe
-
-    screen = Screen(sys.stdout)
-    if screen.is_terminal:
-        screen.write_lines(iter_globals(inspection.checkpoint, screen.width))
-    else:
-        sys.stdout.writelines(iter_globals_pipe(inspection.checkpoint))
-        sys.stdout.flush()
-        sys.stderr.writelines(f"{fact}\n" for fact in iter_facts(inspection.checkpoint))
-
-
-def _write_text(found: Found, table: tuple[bool, bool, str], *, one: bool, show_stats: bool) -> None:
-    from ckpttool.render.console import Screen
-
-    screen = Screen(sys.stdout)
-    inspection = found.inspection
-    stats = found.stats if show_stats or one else None
-    if one:
-        from ckpttool.render.tensor import iter_tensor
-
-        row = (*inspection.rows, *inspection.missing)[0]
-        items = stats[0] if stats else ()
-        screen.write_lines(iter_tensor(row, screen.width, found.first_values, items))
-    elif screen.is_terminal:
-        from ckpttool.render.globals import weights_only_fact
-        from ckpttool.render.inspection import iter_inspection
-        from ckpttool.render.inspection_table import Table
-
-        facts = [weights_only_fact(inspection.checkpoint), *_check_facts(found)]
-        screen.write_lines(iter_inspection(inspection, screen.width, Table(*table), facts, stats))
-    else:
-        _write_pipe(inspection, stats, _check_facts(found))
-
-
-def _check_facts(found: Found) -> list[str]:
-    if found.check is None:
-        return []
-    from ckpttool.render.check import check_fact
-
-    return [check_fact(found.check)]
-
-
-def _write_pipe(
-    inspection: Inspection, stats: Sequence[Sequence[EntryStats]] | None, facts: Sequence[str]
-) -> None:
-    from ckpttool.render.inspection import iter_finding_lines, iter_next_lines, iter_pipe
-
-    extra: list[list[str]] = []
-    if stats is not None:
-        from ckpttool.render.stats import stats_fields
-
-        extra = [stats_fields(items) for items in stats]
-    sys.stdout.writelines(iter_pipe(inspection, extra))
-    sys.stdout.flush()  # the findings come after what they are about, also where both streams are one
-    sys.stderr.writelines(iter_finding_lines(inspection.findings))
-    sys.stderr.writelines(iter_next_lines(inspection))
-    sys.stderr.writelines(f"{fact}\n" for fact in facts)

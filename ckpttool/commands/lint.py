@@ -11,7 +11,7 @@ import typer
 from ckpttool.commands.options import Json, ModelArgs, Quiet, parse
 
 if TYPE_CHECKING:
-    from ckpttool.values.lint import LintReport
+    pass
 
 EXAMPLES = (
     "ckpttool lint swin.py:build --example-input 1,3,16,16",
@@ -51,13 +51,10 @@ def command(
 
     inputs = [_parse_spec(text) for text in example_input or ()]
     report = lint(model, model_args=model_arg or (), example_inputs=inputs, prove=prove)
-    if json:
-        from ckpttool.render.json import dump
-        from ckpttool.render.lint import lint_document
+    if json or not quiet:
+        from ckpttool.render.views import show
 
-        sys.stdout.writelines(dump(lint_document(report)))
-    elif not quiet:
-        _write_text(report, prove=prove)
+        show(report, prove, sys.stdout, sys.stderr, json=json)
     return int(not report.ok)
 
 
@@ -70,18 +67,3 @@ def _parse_spec(text: str) -> tuple[tuple[int, ...], str]:
         raise typer.BadParameter(f"{text} is not SHAPE[:DTYPE], as 2,16:int64", param_hint="--example-input")
     sizes = () if shape == "()" else tuple(map(int, re.split("[,x×]", shape)))
     return sizes, parse("--example-input", parse_input_dtype, name or "float32")
-
-
-def _write_text(report: LintReport, *, prove: bool) -> None:
-    from ckpttool.render.console import Screen
-    from ckpttool.render.lint import iter_finding_lines, iter_findings_pipe, iter_proofs_pipe, iter_report
-
-    screen = Screen(sys.stdout)
-    if screen.is_terminal:
-        screen.write_lines(iter_report(report, screen.width))
-    elif prove:
-        sys.stdout.writelines(iter_proofs_pipe(report))
-        sys.stdout.flush()  # the findings come after what they are about, also where both streams are one
-        sys.stderr.writelines(iter_finding_lines(report))
-    else:
-        sys.stdout.writelines(iter_findings_pipe(report))

@@ -112,13 +112,10 @@ def command(
         )
     if write_reference is not None:
         _write_reference(write_reference, result, quiet)
-    if json:
-        from ckpttool.render.json import dump
-        from ckpttool.render.verify_document import verify_document
+    if json or not quiet:
+        from ckpttool.render.views import show
 
-        sys.stdout.writelines(dump(verify_document(result)))
-    elif not quiet:
-        _write_text(result, root is None)
+        show(result, root is None, sys.stdout, sys.stderr, json=json)
     return int(not result.ok)
 
 
@@ -164,16 +161,3 @@ def _write_reference(path: str, result: Verification, quiet: bool) -> None:
 
         said = f"fingerprints of {plural(len(result.fingerprints), 'rebuilt buffer')}"
         sys.stderr.write(f"wrote {safe(path)}: {said}\n")
-
-
-def _write_text(result: Verification, root_found: bool) -> None:
-    from ckpttool.render.console import Screen
-    from ckpttool.render.verify import iter_pipe, iter_suggestion_lines, iter_verification
-
-    screen = Screen(sys.stdout)
-    if screen.is_terminal:
-        screen.write_lines(iter_verification(result, screen.width, root_found=root_found))
-        return
-    sys.stdout.writelines(iter_pipe(result))
-    sys.stdout.flush()  # what to do comes after what it is about, also where both streams are one
-    sys.stderr.writelines(iter_suggestion_lines(result))

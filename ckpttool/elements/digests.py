@@ -99,6 +99,13 @@ class SetDigests(NamedTuple):
     buffer_tensors: int
 
 
+class Digested(NamedTuple):
+    """The content hash of a checkpoint, or of what was asked for of it."""
+
+    path: str
+    digest: SetDigests
+
+
 def digest_tensor(reader: TensorReader, value: Tensor) -> str:
     """The digest of a strided tensor, or of all parts of one that is made of others.
 

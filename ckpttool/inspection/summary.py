@@ -68,7 +68,8 @@ def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
     parameter, unknown, state = Kind.PARAMETER, Kind.UNKNOWN, Kind.OPTIMIZER_STATE
     persistent, non_persistent = Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER
     pickled = Basis.PICKLED_MODULE
-    for entry, (kind, basis, _, _, _), tied_to in rows:
+    for entry, classification, tied_to in rows:
+        kind, basis = classification[0], classification[1]
         root, _, value, _, declared = entry
         tally = tallies.get(root)
         if tally is None:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ckpttool.formats.carried import PREFIX
-from ckpttool.render.json import key_value, root_keys
+from ckpttool.render.json import encode, root_keys
 from ckpttool.render.tables import Line, Span
 from ckpttool.render.units import join_facts
+from ckpttool.render.views import View
 from ckpttool.values.checkpoint import Root
 from ckpttool.values.conversion import CastLoss, Conversion, Dropped
 from ckpttool.values.words import (
@@ -216,7 +217,7 @@ def convert_document(conversion: Conversion) -> dict[str, object]:
         "copied_nbytes": counts["copied"],
         "gathered_nbytes": counts["gathered"],
         "cast_nbytes": counts["cast"],
-        "files": [file._asdict() for file in conversion.files],
+        "files": encode(conversion.files),
         "aliases": dict(plan.aliases),
         "renamed": dict(plan.renamed),
         "cast": [
@@ -229,9 +230,13 @@ def convert_document(conversion: Conversion) -> dict[str, object]:
             for cast in plan.casts
         ],
         "metadata": dict(plan.metadata),
-        "dropped": [
-            {**item._asdict(), "root": root_keys(item.root), "name": key_value(item.name)}
-            for item in plan.dropped
-        ],
+        "dropped": encode(plan.dropped),
         "notes": list(plan.notes),
     }
+
+
+CONVERSION = View(
+    lambda conversion, width, options: iter_conversion(conversion),
+    lambda conversion, options: (iter_conversion_pipe(conversion), ()),
+    convert_document,
+)

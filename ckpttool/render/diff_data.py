@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ckpttool.render import views
 from ckpttool.render.diff_table import View, dtype_text, pair_text, sort_rank
-from ckpttool.render.json import finding_object, key_value, plain_value, root_keys
+from ckpttool.render.inspection import iter_finding_lines
+from ckpttool.render.json import encode, key_value, plain_value, root_keys
+from ckpttool.render.tables import Line
 from ckpttool.values.difference import SAME, Diff, DiffEntry, Numbers, Status
 from ckpttool.values.words import NAME_LIMIT, format_int, format_name, format_root, format_value, safe
 
 DIFF_SCHEMA = "ckpttool/diff/1"
+
+_DOCUMENT_NAMES = {"changed": "changed_numel"}
 
 PIPE_COLUMNS = (
     "status",
@@ -103,18 +108,8 @@ def diff_document(diff: Diff) -> dict[str, object]:
         "aligned": list(diff.aligned),
         "left_out": list(diff.left_out),
         "entries": [_entry_object(entry, diff.structure_only) for entry in diff.entries],
-        "values": [
-            {
-                "section": change.section,
-                "root": root_keys(change.root),
-                "name": key_value(change.name),
-                "status": change.status.value,
-                "a": plain_value(change.a),
-                "b": plain_value(change.b),
-            }
-            for change in diff.values
-        ],
-        "findings": [finding_object(finding) for finding in diff.findings],
+        "values": encode(diff.values),
+        "findings": encode(diff.findings),
     }
 
 
@@ -144,20 +139,32 @@ def _entry_object(entry: DiffEntry, structure_only: bool) -> dict[str, object]:
         item[f"dtype_{which}"] = None if side is None or side.dtype is None else side.dtype.name
         item[f"shape_{which}"] = None if side is None or side.shape is None else list(side.shape)
     if numbers is not None:
-        item |= {
-            "max_abs": plain_value(numbers.max_abs),
-            "rel_l2": plain_value(numbers.rel_l2),
-            "changed_numel": numbers.changed,
-            "numel": plain_value(numbers.numel),
-            "mean_abs": plain_value(numbers.mean_abs),
-            "cosine": plain_value(numbers.cosine),
-            "nan_appeared": numbers.nan_appeared,
-            "nan_gone": numbers.nan_gone,
-            "inf_appeared": numbers.inf_appeared,
-            "inf_gone": numbers.inf_gone,
-        }
+        names = ("max_abs", "rel_l2", "changed", "numel", "mean_abs", "cosine", "nan_appeared", "nan_gone")
+        for name in (*names, "inf_appeared", "inf_gone"):
+            item[_DOCUMENT_NAMES.get(name, name)] = plain_value(getattr(numbers, name))
         for name in ("outside", "max_ulp", "unrounded"):
             if getattr(numbers, name) is not None:
                 item[name] = getattr(numbers, name)
     item["note"] = entry.note
     return item
+
+
+def _lines(diff: Diff, width: int, view: View | None) -> Iterable[Line]:
+    from ckpttool.render.diff import iter_diff
+
+    return iter_diff(diff, width, view or View())
+
+
+def _pipe(diff: Diff, view: View | None) -> tuple[Iterable[str], Iterable[str]]:
+    from ckpttool.render.diff import summary_line
+
+    def remarks() -> Iterator[str]:
+        yield f"{summary_line(diff)}\n"
+        yield from (f"names aligned: {safe(text)}\n" for text in diff.aligned)
+        yield from (f"not compared: {safe(text)}\n" for text in diff.left_out)
+        yield from iter_finding_lines(diff.findings)
+
+    return iter_pipe(diff, view or View()), remarks()
+
+
+DIFF = views.View(_lines, _pipe, diff_document)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ckpttool.findings.globals import GlobalVerdict, judge_global
@@ -18,7 +19,6 @@ from ckpttool.findings.weights_only import plain_load, weights_only_verdict
 from ckpttool.values.checkpoint import (
     Checkpoint,
     ChunkedTensor,
-    Finding,
     GlobalRef,
     Key,
     OddKey,
@@ -27,10 +27,10 @@ from ckpttool.values.checkpoint import (
     Root,
     Tensor,
     TensorInfo,
-    Value,
     iter_views,
     parts,
 )
+from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import LimitExceeded
 from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import format_int
@@ -85,13 +85,13 @@ def inspect_document(
             {**_numbers(group._asdict()), "root": root_keys(group.root)} for group in inspection.groups
         ],
         "entries": _rows((*inspection.rows, *inspection.missing), extra or {}),
-        "values": [value_object(value) for value in checkpoint.values],
+        "values": encode(checkpoint.values),
         "opaque": [opaque_object(opaque) for opaque in checkpoint.opaque],
         "metadata": dict(checkpoint.metadata),
         "weights_only": _weights_only(checkpoint),
         "plain_load": _plain_load(checkpoint),
         "globals": [global_object(item) for item in checkpoint.globals],
-        "findings": [finding_object(finding) for finding in inspection.findings],
+        "findings": encode(inspection.findings),
         "next": [{"command": item.command, "why": item.why} for item in next_commands(inspection)],
         **({} if inspection.model is None else {"model": inspection.model._asdict()}),
     }
@@ -251,7 +251,7 @@ def plain_value(value: Plain) -> object:
     return result
 
 
-def _scalar(value: Plain) -> Any:
+def _scalar(value: object) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, bytes):
@@ -261,21 +261,32 @@ def _scalar(value: Plain) -> Any:
     return value
 
 
+def encode(value: object) -> Any:
+    """A result as JSON has it: named tuples as objects, odd keys and dtypes by their text, tuples as lists.
+
+    Raises:
+        LimitExceeded: as ``plain_value``.
+    """
+    if isinstance(value, OddKey | DType):
+        return value[0]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        fields = getattr(value, "_fields", None)
+        if fields is not None:
+            return {name: encode(item) for name, item in zip(fields, value, strict=True)}
+        # Nested lists of a file are plain: how deep they nest is its choice.
+        nested = any(hasattr(item, "_fields") for item in value)
+        return [encode(item) for item in value] if nested else plain_value(value)
+    return _scalar(value) if not isinstance(value, Mapping) else {k: encode(v) for k, v in value.items()}
+
+
 def numbers(values: Sequence[Number]) -> list[object]:
     """Return elements of a tensor; a complex one is a pair of its real and imaginary part."""
     return [
         [_scalar(value.real), _scalar(value.imag)] if isinstance(value, complex) else _scalar(value)
         for value in values
     ]
-
-
-def value_object(value: Value) -> dict[str, object]:
-    """Return an item of ``values``."""
-    return {
-        "root": root_keys(value.root),
-        "name": key_value(value.name),
-        "value": plain_value(value.value),
-    }
 
 
 def opaque_object(opaque: Opaque) -> dict[str, object]:
@@ -300,8 +311,3 @@ def global_object(item: GlobalRef) -> dict[str, object]:
         "reason": judged.reason,
         "places": list(item.places),
     }
-
-
-def finding_object(finding: Finding) -> dict[str, object]:
-    """Return an item of ``findings``."""
-    return finding._asdict()

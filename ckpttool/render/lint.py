@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ckpttool.names.fold import fold_rows
 from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.views import View
 from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
 from ckpttool.values.inspection import Row
 from ckpttool.values.lint import LintEntry, LintFinding, LintReport, Proof
@@ -223,3 +224,12 @@ def _entry_object(entry: LintEntry) -> dict[str, object]:
     fields = entry._asdict()
     proof = fields.pop("proof")
     return fields if proof is None else {**fields, **proof._asdict()}
+
+
+def _pipe(report: LintReport, prove: bool | None) -> tuple[Iterable[str], Iterable[str]]:
+    if prove:
+        return iter_proofs_pipe(report), iter_finding_lines(report)
+    return iter_findings_pipe(report), ()
+
+
+LINT_REPORT = View(lambda report, width, prove: iter_report(report, width), _pipe, lint_document)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ckpttool.names.fold import fold_rows
+from ckpttool.render.json import encode, root_keys
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.render.units import format_percent, join_facts
+from ckpttool.render.views import View
 from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
 from ckpttool.values.inspection import Row
 from ckpttool.values.verification import Plan, Run, Verification
@@ -366,3 +368,43 @@ def iter_suggestion_lines(result: Verification) -> Iterator[str]:
         yield f"note: {safe(note, _MAX_SENTENCE)}\n"
     for suggestion in result.suggestions:
         yield f"hint: {safe(suggestion, _MAX_SENTENCE)}\n"
+
+
+VERIFY_SCHEMA = "ckpttool/verify/1"
+
+
+def verify_document(result: Verification) -> dict[str, object]:
+    """Return the document of one verification."""
+    return {
+        "schema": VERIFY_SCHEMA,
+        "ok": result.ok,
+        "path": result.path,
+        "model": result.model,
+        "class": result.class_name,
+        "root": root_keys(result.root),
+        "mapping": result.mapping,
+        "allow_cast": result.allow_cast,
+        "parameters": result.parameters,
+        "persistent_buffers": result.persistent_buffers,
+        "rebuilt": list(result.rebuilt),
+        "random": list(result.random),
+        "changed_reference": encode(result.changed_reference),
+        "notes": list(result.notes),
+        "runs": [_run_object(run) for run in result.runs],
+        "suggestions": list(result.suggestions),
+    }
+
+
+def _run_object(run: Run) -> dict[str, Any]:
+    fields: dict[str, Any] = encode(run)
+    fields["seconds"] = round(run.seconds, 6)
+    if run.gb_per_second is not None:
+        fields["gb_per_second"] = round(run.gb_per_second, 3)
+    return fields
+
+
+VERIFICATION = View(
+    lambda result, width, found: iter_verification(result, width, root_found=bool(found)),
+    lambda result, found: (iter_pipe(result), iter_suggestion_lines(result)),
+    verify_document,
+)

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from ckpttool import cli
-from ckpttool.render.verify import iter_pipe, iter_verification, plan_line
-from ckpttool.render.verify_document import verify_document
+from ckpttool.render.verify import iter_pipe, iter_verification, plan_line, verify_document
 from ckpttool.values.verification import (
     Lossy,
     Mismatched,
