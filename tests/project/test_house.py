@@ -6,6 +6,7 @@ Who may import whom is import-linter's contract in pyproject.toml, which ``make 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import ckpttool
@@ -64,3 +65,29 @@ def test_every_module_says_its_promise_in_its_first_line() -> None:
     for name, path in modules().items():
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         assert text.partition("\n")[0] or name == "ckpttool.__main__", name
+
+
+def test_the_page_on_the_architecture_names_what_there_is() -> None:
+    """Each ``room/module.name`` of docs/architecture.md is a module, and a name in it."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+    known = {name.removeprefix("ckpttool."): path for name, path in modules().items()}
+    named = re.findall(r"`([a-z_]+(?:/[a-z_]+)+)(?:\.([A-Za-z_]+))?`", page.partition("## Scale")[0])
+    named = [(where, "" if name == "py" else name) for where, name in named if not where.startswith("tests/")]
+    named = [(where, name) for where, name in named if not where.startswith("benchmarks/")]
+    assert len(named) > 40
+    for where, name in named:
+        dotted = where.replace("/", ".")
+        module = next(
+            (path for known_as, path in known.items() if f".{known_as}".endswith(f".{dotted}")), None
+        )
+        assert module is not None, where
+        defined = {
+            target
+            for node in ast.parse(module.read_text("utf-8")).body
+            for target in (
+                [node.name]
+                if isinstance(node, ast.FunctionDef | ast.ClassDef)
+                else [item.id for item in ast.walk(node) if isinstance(item, ast.Name)]
+            )
+        }
+        assert not name or name in defined, f"{where}.{name}"
