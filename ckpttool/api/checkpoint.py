@@ -23,7 +23,7 @@ from ckpttool.values.checkpoint import (
     Root,
     TensorInfo,
     Value,
-    iter_views,
+    views_of,
 )
 from ckpttool.values.inspection import Row, Summary
 
@@ -283,7 +283,7 @@ def _entry_of(row: Row) -> Entry:
             "storage_offset": value.storage_offset,
             "byte_offset": value.byte_offset,
         }
-    storage = next((view.storage for view in iter_views(value) if view.storage is not None), None)
+    storage = next((view.storage for view in views_of(value) if view.storage is not None), None)
     if storage is not None:
         fields |= {"location": storage.location, "file": storage.file}
     return Entry(

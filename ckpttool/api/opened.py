@@ -83,10 +83,10 @@ class Opened:
         Raises:
             CkptToolError: there is no such branch.
         """
-        from ckpttool.names.roots import resolve_root
-
         if root is None:
             return self
+        from ckpttool.names.roots import resolve_root
+
         return Opened(self.path, self.read, self.sources, root=resolve_root(self.read, root))
 
     def file(self) -> Checkpoint:

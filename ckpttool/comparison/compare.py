@@ -28,9 +28,9 @@ from ckpttool.values.checkpoint import (
     Tensor,
     TensorInfo,
     has_bytes,
-    iter_views,
     parts,
     stored_nbytes,
+    views_of,
 )
 from ckpttool.values.difference import Numbers, join_numbers
 from ckpttool.values.errors import LimitExceeded, UnsupportedFeature
@@ -244,7 +244,7 @@ def _congruent(a: Strided, b: Strided) -> tuple[Strided, Strided]:
             )
     limit = max(_ALWAYS_NUMEL, _MOST_EXPANDED * sum(stored_nbytes(x) * 8 // x.dtype.bits for x in (a, b)))
     if a.numel > limit:
-        path = next((view.storage.file for view in iter_views(a) if view.storage is not None), None)
+        path = next((view.storage.file for view in views_of(a) if view.storage is not None), None)
         what = "the number of elements that two views expand to, in different ways,"
         raise LimitExceeded(what, limit=limit, actual=a.numel, path=path)
     return a, b

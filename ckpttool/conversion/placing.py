@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ckpttool.files.strides import segments
-from ckpttool.values.checkpoint import Strided, TensorInfo, iter_views, packed_stride
+from ckpttool.values.checkpoint import Strided, TensorInfo, packed_stride, views_of
 from ckpttool.values.conversion import Method, Piece, Placed
 from ckpttool.values.dtypes import BY_NAME, DType
 
@@ -166,5 +166,5 @@ def _distinct(groups: dict[int, list[int]]) -> Collection[list[int]]:
 
 def is_without_bytes(info: Strided) -> bool:
     """Whether a tensor has elements but no bytes: on the meta device."""
-    storages = [view.storage for view in iter_views(info)]
+    storages = [view.storage for view in views_of(info)]
     return info.numel > 0 and any(ref is None or ref.location == "meta" for ref in storages)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ckpttool.files.local import Sources
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import Checkpoint, Entry, Record, iter_views
+from ckpttool.values.checkpoint import Checkpoint, Entry, Record, views_of
 from ckpttool.values.errors import MalformedCheckpoint
 
 # Still in the L2 cache when the checksum runs over it.
@@ -191,6 +191,6 @@ def _entries_in(checkpoint: Checkpoint, record: Record) -> tuple[Entry, ...]:
         for entry in checkpoint.entries
         if any(
             part.storage and part.storage.file == record.file and start <= part.storage.byte_offset < end
-            for part in iter_views(entry.value)
+            for part in views_of(entry.value)
         )
     )

@@ -186,7 +186,7 @@ class Sources:
             CkptToolError: it is a directory, FIFO, socket or device, or was changed meanwhile.
             OSError: it cannot be opened.
         """
-        source = self._take(path)
+        source = self.take(path)
         try:
             yield source
             check_path(source.info)
@@ -194,25 +194,7 @@ class Sources:
             check_path(source.info)  # that it changed explains what is wrong with it
             raise
         finally:
-            self._leave(path)
-
-    def read_into(self, path: str, offset: int, target: memoryview) -> None:
-        """Fill ``target`` with the bytes at ``offset`` of a file.
-
-        Raises:
-            MalformedCheckpoint: it ends before, or is not what it was.
-            OSError: it cannot be opened or read.
-        """
-        source = self._take(path)
-        try:
-            source.read_into(offset, target)
-        finally:
-            self._leave(path)
-
-    def start(self, path: str) -> None:
-        """A file is about to be read through."""
-        self._take(path).will_be_read_through()
-        self._leave(path)
+            self.leave(path)
 
     def check(self, path: str) -> None:
         """Hold what now has the file's name to what the file was.
@@ -227,8 +209,13 @@ class Sources:
         while self._open:
             self._open.popitem()[1].close()
 
-    def _take(self, path: str) -> FileSource:
-        """Open, and not closed before ``_leave``."""
+    def take(self, path: str) -> FileSource:
+        """The file at ``path``, open and not closed before ``leave``.
+
+        Raises:
+            MalformedCheckpoint: it is not what it was.
+            OSError: it cannot be opened.
+        """
         with self._lock:
             source = self._open.pop(path, None)
             if source is None:
@@ -239,7 +226,8 @@ class Sources:
             self._users[path] = self._users.get(path, 0) + 1
             return source
 
-    def _leave(self, path: str) -> None:
+    def leave(self, path: str) -> None:
+        """Allow the file to be closed again."""
         with self._lock:
             self._users[path] -= 1
 

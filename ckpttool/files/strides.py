@@ -66,25 +66,25 @@ def segments(tensor: Strided) -> list[Segment] | None:
     None where nothing is stored so: other strides, a byte order or a sign to turn, a compressed storage,
     chunks that are not whole rows.
     """
-    if isinstance(tensor, ChunkedTensor):
-        found: list[Segment] = []
-        for offsets, view in sorted(tensor.chunks, key=lambda chunk: chunk.offsets):
-            if 0 in view.shape:
-                continue
-            inner = segments(view)
-            if inner is None or any(offsets[1:]) or view.shape[1:] != tensor.shape[1:]:
-                return None
-            found += inner
-        return found
-    storage = tensor.storage
-    if 0 in tensor.shape or storage is None:
-        return []
-    if tensor.conj or tensor.neg or storage.big_endian or storage.compressed_nbytes is not None:
-        return None
-    if not tensor.is_contiguous or tensor.storage_offset * tensor.dtype.bits % 8:
-        return None
-    start, end = tensor.byte_span
-    return [Segment(storage, start, end - start)]
+    if isinstance(tensor, TensorInfo):
+        storage, bits = tensor.storage, tensor.dtype.bits
+        if storage is None or 0 in tensor.shape:
+            return []
+        start = tensor.storage_offset * bits
+        if tensor.conj or tensor.neg or storage.big_endian or storage.compressed_nbytes is not None:
+            return None
+        return (
+            None if start % 8 or not tensor.is_contiguous else [Segment(storage, start // 8, tensor.nbytes)]
+        )
+    found: list[Segment] = []
+    for offsets, view in sorted(tensor.chunks, key=lambda chunk: chunk.offsets):
+        if 0 in view.shape:
+            continue
+        inner = segments(view)
+        if inner is None or any(offsets[1:]) or view.shape[1:] != tensor.shape[1:]:
+            return None
+        found += inner
+    return found
 
 
 def narrow(view: TensorInfo, start: Sequence[int], shape: tuple[int, ...]) -> TensorInfo:

@@ -74,6 +74,7 @@ class TensorReader:
         self._is_owner = not isinstance(files, Sources)
         self._sources = files if isinstance(files, Sources) else Sources(files)
         self._started: set[str] = set()
+        self._path = ""  # of the source that is held, for the next read is most often of the same
         self._inflater: Inflater | None = None
 
     def __enter__(self) -> TensorReader:
@@ -92,6 +93,7 @@ class TensorReader:
 
     def close(self) -> None:
         """Close every descriptor, if the sources are this reader's own."""
+        self._release()
         self._started.clear()
         self._inflater = None
         if self._is_owner:
@@ -258,10 +260,19 @@ class TensorReader:
         copy_strided(box, memoryview(read), item, window)
 
     def _pread_into(self, path: str, offset: int, target: memoryview) -> None:
-        if path not in self._started:
-            self._sources.start(path)
-            self._started.add(path)
-        self._sources.read_into(path, offset, target)
+        if path != self._path:
+            self._release()
+            self._source = self._sources.take(path)
+            self._path = path
+            if path not in self._started:
+                self._started.add(path)
+                self._source.will_be_read_through()
+        self._source.read_into(offset, target)
+
+    def _release(self) -> None:
+        if self._path:
+            self._sources.leave(self._path)
+            self._path = ""
 
     def _inflate_from(self, storage: StorageRef, offset: int) -> Inflater:
         """The stream of ``storage`` at ``offset``, going on where it stands if it can."""

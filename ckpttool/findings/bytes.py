@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckpttool.findings.text import Evidence, about, short_name
-from ckpttool.values.checkpoint import CompositeTensor, Entry, Finding, Kind, TensorInfo, iter_views
+from ckpttool.values.checkpoint import CompositeTensor, Entry, Finding, Kind, TensorInfo, views_of
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.words import cut, plural, some
 
@@ -23,7 +23,7 @@ def find_no_data(evidence: Evidence) -> Iterator[Finding]:
     for entry, classification, _ in evidence.rows:
         value = entry.value
         if value is not None and not isinstance(value, CompositeTensor):
-            if any(view.storage is None for view in iter_views(value)):
+            if any(view.storage is None for view in views_of(value)):
                 meta.append(entry)
             if value.dtype.kind == "float" and classification.kind is not Kind.OPTIMIZER_STATE:
                 floating += 1
@@ -86,7 +86,7 @@ def find_layouts(evidence: Evidence) -> Iterator[Finding]:
     contiguous: dict[tuple[tuple[int, ...], tuple[int, ...]], bool] = {}
     for entry, _, _ in evidence.rows:
         value = entry.value
-        for info in (value,) if isinstance(value, TensorInfo) else iter_views(value):
+        for info in (value,) if isinstance(value, TensorInfo) else views_of(value):
             key = (info.shape, info.stride)
             packed = contiguous.get(key)  # few layouts repeat in many tensors
             if packed is None:

@@ -15,8 +15,8 @@ from ckpttool.values.checkpoint import (
     FileInfo,
     StorageRef,
     TensorInfo,
-    iter_views,
     parts,
+    views_of,
 )
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
@@ -38,7 +38,7 @@ def validate(checkpoint: Checkpoint) -> None:
         if type(value) is TensorInfo:
             _check_tensor(checkpoint, entry, value, storages)
         else:
-            for view in iter_views(value):
+            for view in views_of(value):
                 _check_tensor(checkpoint, entry, view, storages)
             for _, part in parts(value):
                 if type(part) is ChunkedTensor:

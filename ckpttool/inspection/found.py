@@ -34,13 +34,13 @@ def pick_one(found: Found, name: str, count: int) -> Found:
     from ckpttool.elements.bits import first_values
     from ckpttool.files.tensor_bytes import TensorReader
     from ckpttool.inspection.rows import find_row
-    from ckpttool.values.checkpoint import Presence, iter_views
+    from ckpttool.values.checkpoint import Presence, views_of
 
     inspection = found.inspection
     row = find_row(inspection, name)
     value = row.entry.strided
     numbers: Sequence[Number] | None = None
-    if value is not None and all(view.storage is not None for view in iter_views(value)) and count:
+    if value is not None and all(view.storage is not None for view in views_of(value)) and count:
         with TensorReader(found.sources) as reader:
             numbers = first_values(reader, value, count)
     missing = row.classification.presence is Presence.MISSING

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ckpttool.values.checkpoint import Entry, StorageRef, Tensor, TensorInfo, iter_views
+from ckpttool.values.checkpoint import Entry, StorageRef, Tensor, TensorInfo, views_of
 
 _COMPARED_VIEWS = 8
 """A view is compared with this many of the views that start before it in the same storage, and
@@ -60,10 +60,10 @@ def find_aliases(entries: Sequence[Entry]) -> Aliasing:
             if first != index:
                 # Equal values name equal bytes: parts hold the address. A composite without bytes
                 # of its own (all parts empty or on meta) is tied to nothing.
-                if any(part.storage is not None and part.numel for part in iter_views(value)):
+                if any(part.storage is not None and part.numel for part in views_of(value)):
                     tied_to[index] = entries[first]
                 continue
-        for tensor in (value,) if isinstance(value, TensorInfo) else iter_views(value):
+        for tensor in (value,) if isinstance(value, TensorInfo) else views_of(value):
             storage = tensor.storage
             if storage is None or not storage.nbytes:
                 continue

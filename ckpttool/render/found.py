@@ -51,18 +51,22 @@ def _iter_picked(found: Found, width: int) -> Iterable[Line]:
 
 
 def _pipe(found: Found, options: Listing | None) -> tuple[Iterable[str], Iterable[str]] | None:
-    from ckpttool.render.globals import iter_facts, iter_globals_pipe
     from ckpttool.render.inspection import iter_finding_lines, iter_next_lines, iter_pipe
-    from ckpttool.render.stats import stats_fields
 
     listing = options or Listing()
     inspection = found.inspection
     if found.picked:
         return None
     if listing.show_globals:
+        from ckpttool.render.globals import iter_facts, iter_globals_pipe
+
         facts = (f"{fact}\n" for fact in iter_facts(inspection.checkpoint))
         return iter_globals_pipe(inspection.checkpoint), facts
-    extra = [stats_fields(items) for items in found.stats] if found.stats and listing.stats else []
+    extra: list[list[str]] = []
+    if found.stats and listing.stats:
+        from ckpttool.render.stats import stats_fields
+
+        extra = [stats_fields(items) for items in found.stats]
 
     def remarks() -> Iterator[str]:
         yield from iter_finding_lines(inspection.findings)

@@ -27,8 +27,8 @@ from ckpttool.values.checkpoint import (
     Root,
     Tensor,
     TensorInfo,
-    iter_views,
     parts,
+    views_of,
 )
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import LimitExceeded
@@ -163,7 +163,7 @@ def tensor_object(value: Tensor | None) -> dict[str, Any]:
     nowhere: dict[str, Any] = {"location": None, "file": None, "byte_offset": None}
     if value is None:
         return {"dtype": None, "shape": None, **nothing, "numel": None, "nbytes": None, **nowhere}
-    first = next((view.storage for view in iter_views(value) if view.storage is not None), None)
+    first = next((view.storage for view in views_of(value) if view.storage is not None), None)
     if first is not None:
         nowhere = {"location": first.location, "file": first.file, "byte_offset": None}
     fields = {

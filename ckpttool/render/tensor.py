@@ -17,7 +17,7 @@ from ckpttool.values.checkpoint import (
     StorageRef,
     Tensor,
     TensorInfo,
-    iter_views,
+    views_of,
 )
 from ckpttool.values.inspection import Row
 from ckpttool.values.words import (
@@ -83,7 +83,7 @@ def _tensor_facts(value: Tensor) -> list[tuple[str, str]]:
         facts.append(("storage_offset", format_int(value.storage_offset)))
         facts += _storage_facts(value.storage)
     elif isinstance(value, ChunkedTensor):
-        files = {view.storage.file for view in iter_views(value) if view.storage is not None}
+        files = {view.storage.file for view in views_of(value) if view.storage is not None}
         where = f"{plural(len(value.chunks), 'chunk')} in {plural(len(files), 'file')}"
         facts.append(("made of", where))
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, TypeAlias, Union
 
@@ -216,6 +216,8 @@ Tensor: TypeAlias = TensorInfo | ChunkedTensor | CompositeTensor
 
 def parts(value: Tensor | None) -> list[tuple[str, Strided]]:
     """Every strided tensor that ``value`` is made of, with its path of part names; "" for a strided one."""
+    if type(value) is TensorInfo:  # nearly always
+        return [("", value)]
     found: list[tuple[str, Strided]] = []
     stack: list[tuple[str, Tensor]] = [] if value is None else [("", value)]
     while stack:
@@ -228,20 +230,21 @@ def parts(value: Tensor | None) -> list[tuple[str, Strided]]:
     return found
 
 
-def iter_views(value: Tensor | None) -> Iterator[TensorInfo]:
+def views_of(value: Tensor | None) -> Sequence[TensorInfo]:
     """Every view of a storage that the elements of ``value`` lie in."""
-    for _, part in parts(value):
-        yield from (chunk.value for chunk in part.chunks)
+    if type(value) is TensorInfo:
+        return (value,)
+    return [chunk.value for _, part in parts(value) for chunk in part.chunks]
 
 
 def has_bytes(value: Strided) -> bool:
     """Whether a file has the elements; a tensor without elements needs none."""
-    return all(view.storage is not None or 0 in view.shape for view in iter_views(value))
+    return all(view.storage is not None or 0 in view.shape for view in views_of(value))
 
 
 def stored_nbytes(value: Strided) -> int:
     """What the storages of ``value`` hold in all: an expanded tensor claims more."""
-    held = {view.storage[:3]: view.storage.nbytes for view in iter_views(value) if view.storage is not None}
+    held = {view.storage[:3]: view.storage.nbytes for view in views_of(value) if view.storage is not None}
     return sum(held.values())
 
 

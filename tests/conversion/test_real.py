@@ -11,7 +11,7 @@ import torch
 from ckpttool.cli import main
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.formats import read_checkpoint
-from ckpttool.values.checkpoint import TensorInfo, iter_views
+from ckpttool.values.checkpoint import TensorInfo, views_of
 
 pytestmark = pytest.mark.real
 
@@ -38,7 +38,7 @@ def contents(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
         for entry in checkpoint.entries:
             if entry.root[:1] in (("attributes",), ("constants",)):
                 continue
-            for info in iter_views(entry.value):
+            for info in views_of(entry.value):
                 assert isinstance(info, TensorInfo)
                 data = b"".join(bytes(chunk) for chunk in reader.iter_chunks(info))
                 found[".".join(map(str, (*entry.root, entry.name)))] = info.dtype.name, info.shape, data

@@ -40,7 +40,7 @@ from ckpttool.values.checkpoint import (
     Kind,
     OddKey,
     TensorInfo,
-    iter_views,
+    views_of,
 )
 from sample_models.same_bytes import save_legacy
 from tests.hostile import pickles as op
@@ -422,7 +422,7 @@ def test_tensor_and_parameter_subclasses(tmp_path: Path) -> None:
     assert isinstance(value, CompositeTensor)
     assert value.type_name.endswith(".Tagged")
     assert {part.name for part in value.parts} == {"data", "scale"}
-    second = list(iter_views(checkpoint.entries[1].value))
+    second = list(views_of(checkpoint.entries[1].value))
     assert [(info.shape, info.dtype.name) for info in second] == [((4,), "float32")]
 
 

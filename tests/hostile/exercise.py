@@ -40,7 +40,7 @@ from ckpttool.render.stats import stats_fields
 from ckpttool.render.tables import Line
 from ckpttool.render.tensor import iter_tensor
 from ckpttool.render.textconv import iter_textconv
-from ckpttool.values.checkpoint import Checkpoint, TensorInfo, iter_views
+from ckpttool.values.checkpoint import Checkpoint, TensorInfo, views_of
 from ckpttool.values.conversion import ContainerName, Options
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection
@@ -143,7 +143,7 @@ def _read_bytes(checkpoint: Checkpoint) -> None:
     """The first bytes of every tensor."""
     with TensorReader(checkpoint.files) as reader:
         for entry in checkpoint.entries:
-            for part in iter_views(entry.value):
+            for part in views_of(entry.value):
                 _head(reader, part)
 
 

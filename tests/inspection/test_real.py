@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from ckpttool.formats import read_checkpoint
-from ckpttool.values.checkpoint import iter_views
+from ckpttool.values.checkpoint import views_of
 
 pytestmark = pytest.mark.real
 
@@ -62,7 +62,7 @@ def test_counts_agree_with_torch_and_safetensors(fact: Fact, real_dir: Path) -> 
     # Plain attributes and constants of a TorchScript archive are no part of its state_dict.
     apart = (("attributes",), ("constants",))
     entries = [entry for entry in checkpoint.entries if entry.root not in apart]
-    tensors = [info for entry in entries for info in iter_views(entry.value)]
+    tensors = [info for entry in entries for info in views_of(entry.value)]
     storages = {(i.storage.file, i.storage.key): i.storage.nbytes for i in tensors if i.storage}
     assert checkpoint.format == fact.format
     assert len(entries) == len(tensors) == fact.tensors

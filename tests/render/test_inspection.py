@@ -34,7 +34,7 @@ def stats(name: str = "w", **fields: object) -> EntryStats:
     return EntryStats(row(name).entry, "", **{**defaults, **fields})  # type: ignore[arg-type]
 
 
-def views(width: int) -> dict[str, list[str]]:
+def views_of(width: int) -> dict[str, list[str]]:
     value = training()
     packed = next(each for each in value.rows if each.entry.name == "packed")
     item = stats(histogram=tuple(range(16)), histogram_numel=120, zero=3, nan=1)
@@ -52,9 +52,9 @@ def views(width: int) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
-@pytest.mark.parametrize("name", views(100))
+@pytest.mark.parametrize("name", views_of(100))
 def test_golden(name: str, width: int, update_golden: bool) -> None:
-    text = "\n".join(views(width)[name]) + "\n"
+    text = "\n".join(views_of(width)[name]) + "\n"
     path = GOLDEN / f"{name}_{width}.txt"
     if update_golden:
         path.write_text(text, "utf-8")

@@ -44,7 +44,7 @@ from ckpttool.values.checkpoint import (
     Finding,
     Root,
     TensorInfo,
-    iter_views,
+    views_of,
 )
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
@@ -332,7 +332,7 @@ def _check_total(total: object, entries: tuple[Entry, ...]) -> list[Finding]:
 def _unique_nbytes(entries: tuple[Entry, ...]) -> int:
     views: dict[tuple[object, ...], TensorInfo] = {}
     for entry in entries:
-        for info in iter_views(entry.value):
+        for info in views_of(entry.value):
             views[info.storage, info.byte_span] = info
     return sum(info.nbytes for info in views.values())
 

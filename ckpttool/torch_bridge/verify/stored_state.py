@@ -9,7 +9,7 @@ from ckpttool.names.match import NameMatch, match_names
 from ckpttool.torch_bridge.reference import is_extra_state
 from ckpttool.torch_bridge.tensors import FileTensors, must_be_copied
 from ckpttool.torch_bridge.verify.loading import with_metadata
-from ckpttool.values.checkpoint import Checkpoint, Entry, Key, Kind, Plain, PlainList, Root, iter_views
+from ckpttool.values.checkpoint import Checkpoint, Entry, Key, Kind, Plain, PlainList, Root, views_of
 from ckpttool.values.model import ModelSpec
 
 _MAPPINGS = frozenset({"dict", "OrderedDict", "collections.OrderedDict", "defaultdict"})
@@ -62,7 +62,7 @@ class StoredState:
         found = {
             (part.storage.file, part.storage.key): part.storage.nbytes
             for entry in self.entries
-            for part in iter_views(entry.value)
+            for part in views_of(entry.value)
             if part.storage is not None and must_be_copied(part.storage)
         }
         return sum(found.values())
