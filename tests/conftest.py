@@ -8,10 +8,16 @@ import random
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.support.quick import make_quick
+from tests.support.warm import Warm
+
+make_quick()
 
 # Outside of tests the error boundary turns a bug into one line; here it must show where the bug is.
 os.environ["CKPTTOOL_TRACEBACK"] = "1"
@@ -135,6 +141,32 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     write_demo(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Return what runs Python in a fork of a process that has imported torch."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    with closing(Warm("torch", "ckpttool.cli")) as process:
+        yield process
+
+
+# Threads take address space that no file asked for.
+_FEW_THREADS = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(scope="session")
+def reader() -> Iterator[Warm]:
+    """Return what reads hostile files under watch, and has not imported torch."""
+    with closing(Warm("tests.hostile.child:warm_up", **_FEW_THREADS)) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def reader_with_torch() -> Iterator[Warm]:
+    """Return what also verifies them."""
+    with closing(Warm("tests.hostile.child:warm_up_verify", **_FEW_THREADS)) as process:
+        yield process
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from tests.hostile.test_hostile import (
     check_status,
     run_files,
 )
+from tests.support.warm import Warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -58,10 +59,11 @@ def builder(make: Callable[[], bytes]) -> Callable[[Path], str]:
 
 @pytest.mark.parametrize("with_torch", [False, True])
 @pytest.mark.parametrize("batch", BATCHES)
-def test_every_command_reads_it(batch: str, with_torch: bool) -> None:
+def test_every_command_reads_it(batch: str, with_torch: bool, request: pytest.FixtureRequest) -> None:
+    reader: Warm = request.getfixturevalue("reader_with_torch" if with_torch else "reader")
     builders = {name: builder(make) for name, make in FILES.items() if name.partition(":")[0] == batch}
     runs = VERIFY if with_torch else [*PIPES, TERMINALS[0], *COMMANDS]
-    results = run_files(builders, dict.fromkeys(builders, runs), torch=with_torch, read=False)
+    results = run_files(reader, builders, dict.fromkeys(builders, runs), read=False)
     converted = 0
     for name, result in results.items():
         check_harmless(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import resource
@@ -10,19 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from ckpttool.cli import main
-from ckpttool.conversion import execute as converting
 from ckpttool.files import staging, streams
 from ckpttool.files.staging import partial_path
+from tests.support.failing import Faulty, fault
 from tests.support.peaks import peak_mib
+from tests.support.warm import Warm
 
 STATE = {"a": torch.arange(1000.0), "b": torch.arange(24).reshape(4, 6).t(), "c": torch.ones(3)}
 
@@ -211,35 +210,6 @@ def test_two_processes_never_mix(source: Path, tmp_path: Path) -> None:
 CALLS = ("pwrite", "fsync", "rename", "ftruncate", "preadv")
 
 
-class Faulty:
-    """``os`` with one call that fails, or that kills the process, at its n-th use."""
-
-    def __init__(self, call: str, number: int, act: Callable[[], None]) -> None:
-        self.call, self.left, self.act = call, number, act
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(os, name)
-        if name != self.call:
-            return real
-
-        def counted(*arguments: Any) -> Any:
-            self.left -= 1
-            if self.left == 0:
-                self.act()
-            return real(*arguments)
-
-        return counted
-
-
-@contextlib.contextmanager
-def fault(call: str, number: int, act: Callable[[], None]) -> Iterator[Faulty]:
-    faulty = Faulty(call, number, act)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (converting, staging, streams):
-            patch.setattr(module, "os", faulty)
-        yield faulty
-
-
 def fail() -> None:
     raise OSError(5, "Input/output error")
 
@@ -277,28 +247,24 @@ def test_every_failing_call_leaves_the_old_target_and_nothing_else(
 
 KILLER = """
 import os, sys
-sys.path.insert(0, {tests!r})
-from test_safety import fault
 from ckpttool.cli import main
+from tests.support.failing import fault
 call, number, *arguments = sys.argv[1:]
 with fault(call, int(number), lambda: os.kill(os.getpid(), 9)):
     sys.exit(main(["convert", *arguments, "--quiet"]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("container", ["safetensors", "pt"])
 def test_sigkill_at_any_call_leaves_the_old_target_and_the_next_run_cleans_up(
-    source: Path, tmp_path: Path, container: str
+    source: Path, tmp_path: Path, container: str, warm: Warm
 ) -> None:
     target = tmp_path / f"b.{container}"
-    script = KILLER.format(tests=str(Path(__file__).parent))
     killed = 0
     for call in CALLS:
         for number in range(1, 30):
             target.write_bytes(b"old")
-            command = [sys.executable, "-c", script, call, str(number), str(source), str(target), "--force"]
-            status = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": "."}).returncode
+            status = warm.run("-c", KILLER, call, number, source, target, "--force").returncode
             if status == 0:
                 break
             assert status == -signal.SIGKILL

@@ -7,8 +7,6 @@ import itertools
 import pickle
 import pickletools
 import struct
-import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from ckpttool.values.errors import MalformedCheckpoint
 from sample_models.same_bytes import save_legacy
 from tests.hostile import pickles as op
 from tests.hostile.containers import legacy, torch_zip
+from tests.support.warm import Warm
 
 torch_213 = pytest.mark.skipif(
     not torch.__version__.startswith("2.13."), reason="the list is that of torch 2.13, this is another"
@@ -52,7 +51,7 @@ def test_the_allowed_list_is_that_of_torch() -> None:
 
 
 @torch_213
-def test_the_registered_lists_are_those_of_torch() -> None:
+def test_the_registered_lists_are_those_of_torch(warm: Warm) -> None:
     code = (
         "import sys, torch\n"
         "if sys.argv[1:]: import torch.distributed.tensor\n"
@@ -60,8 +59,7 @@ def test_the_registered_lists_are_those_of_torch() -> None:
     )
 
     def registered(*args: str) -> set[str]:
-        run = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
-        return set(run.stdout.split())
+        return set(warm.run("-c", code, *args).stdout.split())
 
     assert registered() == REGISTERED_GLOBALS
     assert registered("dtensor") == REGISTERED_GLOBALS | DTENSOR_GLOBALS

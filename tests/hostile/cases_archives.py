@@ -513,9 +513,13 @@ PROGRAMS: dict[str, tuple[Callable[[], bytes], str, tuple[str, ...]]] = {
 }
 
 
+# These take seconds.
+HEAVY = ("a hundred thousand classes", "code of one line of 10 MB", "modules of ten names, thirty deep")
+
+
 def _iter_cases() -> Iterator[Case]:
     for name, (build, error, listed) in SCRIPTS.items():
-        yield Case(f"torchscript: {name}", build, error, listed)
+        yield Case(f"torchscript: {name}", build, error, listed, alone=name in HEAVY)
     for name, (build, error, listed) in PROGRAMS.items():
         yield Case(f"pt2: {name}", build, error, listed, suffix=".pt2")
 

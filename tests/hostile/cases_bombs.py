@@ -474,7 +474,7 @@ LIGHT = (
     "keys of a",
     "module names",
 )
-HEAVY = ("laughs: modules", "laughs: nested", "laughs: subclasses", "nested persistent")
+HEAVY = ("laughs: modules", "laughs: nested", "laughs: subclasses", "laughs: tensors", "nested persistent")
 
 
 def _iter_cases() -> Iterator[Case]:

@@ -1,14 +1,14 @@
-"""Runs commands on hostile files under watch: ``python -m tests.hostile.child < jobs.json``.
+"""Runs commands on hostile files under watch: ``main()`` in a fork of a process that has called ``warm_up``.
 
-Standard input is ``{"memory", "seconds", "canary", "good", "scratch", "torch", "apart", "jobs": [{"name",
-"path", "read", "runs"}]}``: ``read`` says whether the reader itself is asked, ``runs`` are pairs of a command
+Standard input is ``{"memory", "seconds", "canary", "good", "scratch", "apart", "jobs": [{"name", "path",
+"read", "runs"}]}``: ``read`` says whether the reader itself is asked, ``runs`` are pairs of a command
 line and whether a terminal listens. In a command line ``@path`` is the job's file, ``@good`` a sound one, and
 ``@out.SUFFIX`` a file in a new folder below ``scratch``. One JSON line per job goes to standard output: what
 the reader raised, and per command line its status, its two streams and what it left in that folder.
 
 An audit hook records every event that a command has no business to raise; only ``convert`` may write, and
 only in its own folder. ``memory`` bytes of address space may be added to what the process has after warm-up
-(with torch, where ``torch`` asks for it), and the size of the file. ``apart`` forks for each command line,
+(with torch, if that was ``warm_up_verify``), and the size of the file. ``apart`` forks for each command line,
 so that the peak of each is its own.
 """
 
@@ -31,6 +31,7 @@ from typing import Any
 
 from tests.hostile import pickles as op
 from tests.hostile.containers import safetensors, torch_zip
+from tests.support.quick import make_quick
 
 _FORBIDDEN = (
     "subprocess.",
@@ -119,9 +120,9 @@ class Sink(io.BufferedIOBase):
 class Watch:
     """The audit hook: what happened while ``active``.
 
-    Typer evaluates the annotations of a command each time, and an optional library that is not installed is
-    looked for each time: what is compiled, executed and imported for harmless files (``learning``) is known,
-    and only that. Code objects compare by what they do.
+    Typer evaluates the annotations of a command, and an optional library that is not installed is looked for
+    each time: what is compiled, executed and imported for harmless files (``learning``) is known, and only
+    that. Code objects compare by what they do.
     """
 
     def __init__(self) -> None:
@@ -159,10 +160,24 @@ class Watch:
         return True
 
 
-def warm_up(watch: Watch, *, with_torch: bool) -> None:
-    """Import everything of ours, and run each command once, so that later imports are a file's doing."""
+WATCH = Watch()
+
+
+def warm_up() -> None:
+    """Import everything but torch, and run each command once, so that later imports are a file's doing."""
+    _warm_up(WATCH, with_torch=False)
+
+
+def warm_up_verify() -> None:
+    """Also import torch, and run ``verify``."""
+    _warm_up(WATCH, with_torch=True)
+
+
+def _warm_up(watch: Watch, *, with_torch: bool) -> None:
     import ckpttool
 
+    make_quick()
+    os.environ["CKPTTOOL_TRACEBACK"] = "1"
     for found in pkgutil.walk_packages(ckpttool.__path__, "ckpttool."):
         if found.name != "ckpttool.__main__" and (with_torch or "torch_bridge" not in found.name):
             __import__(found.name)
@@ -364,16 +379,9 @@ def _address_space() -> int:
 def main() -> None:
     """Run all jobs of standard input."""
     request = json.load(sys.stdin)
-    os.environ["CKPTTOOL_TRACEBACK"] = "1"
     # A module that betrays itself when it is imported: a file may name it.
     sys.path.append(request["canary"])
-    watch = Watch()
-    warm_up(watch, with_torch=request["torch"])
     stdout = sys.stdout
     for job in request["jobs"]:
-        stdout.write(json.dumps(run(job, request, watch)) + "\n")
+        stdout.write(json.dumps(run(job, request, WATCH)) + "\n")
         stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -8,8 +8,6 @@ in processes of its own, because it imports torch. ``lint`` takes a model and no
 
 from __future__ import annotations
 
-import fcntl
-import functools
 import json
 import os
 import re
@@ -28,12 +26,12 @@ from tests.hostile.cases import CASES
 from tests.hostile.child import MODEL
 from tests.hostile.containers import torch_zip
 from tests.hostile.inert import RAW
+from tests.support.warm import Warm
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 10
 MEMORY = 512 << 20  # address space above that of the warmed-up process and the size of the file
-BATCH = 24
-BATCH_VERIFIED = 128  # the import of torch is what costs
+BATCH_VERIFIED = 128
 VIEWS = ([], ["--json"], ["--globals"], ["--check"])
 PIPES = [(["inspect", *view, "@path"], False) for view in VIEWS]
 TERMINALS = [(["inspect", *view, "@path"], True) for view in VIEWS]
@@ -72,25 +70,30 @@ def runs_of(name: str) -> list[tuple[list[str], bool]]:
 
 
 def run_child(
-    names: list[str], runs: list[tuple[list[str], bool]] | None = None, *, torch: bool = False
+    reader: Warm, names: list[str], runs: list[tuple[list[str], bool]] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Build cases in a folder of their own and read them in one child."""
+    """Build cases in a folder of their own and read them in one fork."""
     files = {name: CASES[name].build for name in names}
     lines = {name: runs_of(name) if runs is None else runs for name in names}
     apart = any(CASES[name].alone for name in names)
-    return run_files(files, lines, torch=torch, apart=apart, read=runs is None)
+    return run_files(reader, files, lines, apart=apart, read=runs is None)
 
 
 def run_files(
+    reader: Warm,
     files: Mapping[str, Callable[[Path], str]],
     lines: Mapping[str, list[tuple[list[str], bool]]],
     *,
-    torch: bool = False,
     apart: bool = False,
     read: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Write files, each in a folder of its own, and run command lines on them in one child."""
-    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as scratch:
+    """Write files, each in a folder of its own, and run command lines on them in one fork."""
+    # In memory where that can be: what is converted is synced to its disk.
+    disk = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(dir=disk, prefix="hostile-") as name,
+        tempfile.TemporaryDirectory(dir=disk, prefix="hostile-") as scratch,
+    ):
         folder = Path(name)
         canary = folder / "canary"
         canary.mkdir()
@@ -110,25 +113,15 @@ def run_files(
             "canary": str(canary),
             "good": str(good),
             "scratch": os.path.realpath(scratch),
-            "torch": torch,
             "apart": apart,
             "jobs": jobs,
         }
         before = _state_of(folder)
-        child = subprocess.run(
-            [sys.executable, "-m", "tests.hostile.child"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
+        child = reader.run(
+            "-c",
+            "from tests.hostile.child import main; main()",
+            stdin=json.dumps(request),
             cwd=folder,
-            # Threads take address space that no file asked for.
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "OMP_NUM_THREADS": "1",
-                "MALLOC_ARENA_MAX": "1",
-            },
             timeout=60 + 6 * SECONDS * sum(1 + len(job["runs"]) for job in jobs),
         )
         results = {result["name"]: result for result in map(json.loads, child.stdout.splitlines())}
@@ -150,27 +143,6 @@ def _state_of(folder: Path) -> set[tuple[Path, tuple[int, int]]]:
         status = path.lstat()
         found.add((path, (status.st_size, 0 if path.is_dir() else status.st_mtime_ns)))
     return found
-
-
-@pytest.fixture(scope="session")
-def result_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """Results by name; a batch is read once, also where several workers share the tests."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-
-    @functools.cache
-    def batch(number: int) -> dict[str, dict[str, Any]]:
-        path = shared / f"hostile-{number}.json"
-        with open(path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                names = TOGETHER[number * BATCH : (number + 1) * BATCH]
-                path.write_text(json.dumps(run_child(names)))
-        results: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))
-        return results
-
-    return lambda name: batch(TOGETHER.index(name) // BATCH)[name]
 
 
 def check(case: Case, result: dict[str, Any]) -> None:
@@ -253,21 +225,21 @@ def check_error_lines(err: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_case(name: str, result_of: Callable[[str], dict[str, Any]]) -> None:
-    check(CASES[name], result_of(name))
+def test_case(name: str, reader: Warm) -> None:
+    check(CASES[name], run_child(reader, [name])[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALONE)
-def test_bomb(name: str) -> None:
-    check(CASES[name], run_child([name])[name])
+def test_bomb(name: str, reader: Warm) -> None:
+    check(CASES[name], run_child(reader, [name])[name])
 
 
-@pytest.mark.parametrize("number", range(0, len(CASES), BATCH_VERIFIED))
-def test_verify(number: int) -> None:
+@pytest.mark.parametrize("number", range(0, len(TOGETHER), BATCH_VERIFIED))
+def test_verify(number: int, reader_with_torch: Warm) -> None:
     """Bombs are left to ``inspect``: verify reads a file by the same reader before it builds a model."""
-    names = [name for name in CASES if not CASES[name].alone]
-    for name, result in run_child(names[number : number + BATCH_VERIFIED], VERIFY, torch=True).items():
+    names = TOGETHER[number : number + BATCH_VERIFIED]
+    for name, result in run_child(reader_with_torch, names, VERIFY).items():
         check_harmless(result)
         for run in result["runs"]:
             check_status(run, readable=not CASES[name].error)

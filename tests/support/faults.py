@@ -34,6 +34,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.support.quick import make_quick
+
 Act = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 # Functions of `posix` that ask the kernel for nothing, or that end, start or wait for processes.
@@ -310,6 +312,7 @@ def survey(scenario: Scenario) -> dict[str, Any]:
     """Run once without a fault, then once for each fault at each call."""
     from ckpttool.cli import main
 
+    make_quick()
     if main(scenario.command):  # here, not in a fork: everything is imported after this
         sys.exit("the conversion fails without any fault")
     scenario.new = snapshot(scenario.out)

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 # The peak after exec: `ru_maxrss` would count what the parent had when it forked.
 _CODE = """
 import sys
-from ckpttool.cli import main
-status = main(sys.argv[1:])
+from ckpttool.cli import entry
+try:
+    entry()
+except SystemExit as done:
+    status = done.code
 sys.stdout.flush()
 peaks = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")]
 print(status, *peaks, file=sys.stderr)

@@ -16,6 +16,7 @@ from ckpttool import cli
 from ckpttool.api.models import names_model, read_model
 from ckpttool.torch_bridge.model import ModelSource, import_model, parse_arguments
 from ckpttool.values.errors import ModelImportFailed
+from tests.support.warm import Warm
 
 NET = """
 import torch
@@ -213,17 +214,6 @@ def test_an_interrupt_is_not_the_users_error() -> None:
 # ---------------------------------------- on the command line
 
 
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ckpttool", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "CKPTTOOL_TRACEBACK": "0", **environment},
-        check=False,
-    )
-
-
 LOUD = """
 import os, sys
 print("importing")
@@ -237,16 +227,17 @@ def build():
 """
 
 
-def test_what_the_users_code_prints_is_not_data(tmp_path: Path) -> None:
-    result = run("inspect", write(tmp_path, LOUD) + ":build", "--json")
+def test_what_the_users_code_prints_is_not_data(tmp_path: Path, warm: Warm) -> None:
+    result = warm.run("-m", "ckpttool", "inspect", write(tmp_path, LOUD) + ":build", "--json")
     assert json.loads(result.stdout)["format"] == "model"
     for text in ("importing", "more", "from below", "a child", "building"):
         assert text in result.stderr
 
 
-def test_a_failing_import_is_told_with_its_own_lines_and_exit_2(tmp_path: Path) -> None:
+def test_a_failing_import_is_told_with_its_own_lines_and_exit_2(tmp_path: Path, warm: Warm) -> None:
     path = write(tmp_path, "def inner():\n    raise ValueError('bad \\x1b[31mred')\ninner()\n")
-    result = run("inspect", f"{path}:build")
+    environment = {**os.environ, "CKPTTOOL_TRACEBACK": "0"}
+    result = warm.run("-m", "ckpttool", "inspect", f"{path}:build", env=environment)
     lines = result.stderr.splitlines()
     assert (result.returncode, result.stdout) == (2, "")
     assert lines[0].startswith(f"error: importing {path} fails: ValueError: bad \\x1b[31mred")
@@ -257,7 +248,14 @@ def test_a_failing_import_is_told_with_its_own_lines_and_exit_2(tmp_path: Path) 
 
 def test_without_torch_one_line_says_so(tmp_path: Path) -> None:
     write(tmp_path, "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n", "torch.py")
-    result = run("inspect", "sample_models.linear_xavier:build", PYTHONPATH=str(tmp_path))
+    result = subprocess.run(
+        [sys.executable, "-m", "ckpttool", "inspect", "sample_models.linear_xavier:build"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "CKPTTOOL_TRACEBACK": "0", "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
     assert result.returncode == 2
     assert result.stderr == (
         "error: a model needs torch, which cannot be imported: No module named 'torch'\n"

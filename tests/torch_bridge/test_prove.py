@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from ckpttool.torch_bridge.lint.lint import lint_model, make_example
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.values.lint import LintEntry, LintFinding, LintReport, Proof
 from tests.project.test_sample_models import OWNS
+from tests.support.warm import Warm
 
 DOCS = Path(__file__).parents[2] / "docs" / "json.md"
 
@@ -195,17 +195,6 @@ def test_inputs_have_the_shapes_and_dtypes_asked_for_and_are_equal_on_every_call
 # ------------------------------------------------------------------------------------------------ the command
 
 
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ckpttool", "lint", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        timeout=120,
-        encoding="utf-8",
-    )
-
-
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     status = cli.main(["lint", *arguments])
     captured = capsys.readouterr()
@@ -301,10 +290,10 @@ def test_shapes_can_be_written_in_two_ways(spec: str, capsys: pytest.CaptureFixt
     assert (status, err) == (0, "")
 
 
-def test_a_model_that_raises_is_one_sentence_its_own_lines_and_status_two(tmp_path: Path) -> None:
+def test_a_model_that_raises_is_one_sentence_its_own_lines_and_status_two(tmp_path: Path, warm: Warm) -> None:
     path = tmp_path / "broken.py"
     path.write_text("def build():\n    raise ValueError('no \\x1b[31m config')\n")
-    done = run(f"{path}:build")
+    done = warm.run("-m", "ckpttool", "lint", f"{path}:build")
     assert (done.returncode, done.stdout) == (2, "")
     first, *rest = done.stderr.splitlines()
     assert first == f"error: building {path}:build on cpu fails: ValueError: no \\x1b[31m config"
@@ -313,10 +302,10 @@ def test_a_model_that_raises_is_one_sentence_its_own_lines_and_status_two(tmp_pa
     assert "ckpttool" not in "".join(rest[:-1])
 
 
-def test_what_the_model_prints_is_not_data(tmp_path: Path) -> None:
+def test_what_the_model_prints_is_not_data(tmp_path: Path, warm: Warm) -> None:
     path = tmp_path / "chatty.py"
     path.write_text("from torch import nn\n\ndef build():\n    print('hello')\n    return nn.Linear(2, 2)\n")
-    done = run(f"{path}:build", "--json")
+    done = warm.run("-m", "ckpttool", "lint", f"{path}:build", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["ok"] is True
     assert "hello" in done.stderr
