@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.formats.test_strange_but_legal import CONTAINERS, OBJECTS, STRUCTURES, composites, saved
+from tests.formats.test_strange_but_legal import CONTAINERS, STRUCTURES, composites
+from tests.formats.test_strange_objects import OBJECTS
 from tests.hostile.test_hostile import (
     COMMANDS,
     PIPES,
@@ -21,6 +22,7 @@ from tests.hostile.test_hostile import (
     check_status,
     run_files,
 )
+from tests.support.strange import saved
 from tests.support.warm import Warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
