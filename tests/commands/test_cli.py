@@ -1,10 +1,9 @@
-"""The command as it is run: streams, exit statuses, terminals, pipes, and what is imported."""
+"""The command as it is run: streams, exit statuses, terminals, pipes."""
 
 from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -20,53 +19,9 @@ from safetensors.torch import save_file
 from ckpttool import __version__, cli
 from ckpttool.commands import inspect as inspect_command
 from ckpttool.values.errors import CkptToolError
-from tools.terminal import run_on_terminal
+from tests.support.programs import on_terminal, run
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    model = torch.nn.Sequential(*[torch.nn.Linear(64, 64) for _ in range(12)], torch.nn.BatchNorm1d(64))
-    optimizer = torch.optim.Adam(model.parameters())
-    model(torch.zeros(2, 64)).sum().backward()
-    optimizer.step()
-    torch.save(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}, folder / "run.pt"
-    )
-    save_file(model.state_dict(), folder / "model.safetensors")
-    values = {
-        "good": torch.arange(1.0, 5.0),
-        "zero": torch.zeros(3),
-        "bad": torch.tensor([1.0, float("nan")]),
-    }
-    save_file(values, folder / "values.safetensors")
-    save_file({"good": torch.arange(1.0, 5.0)}, folder / "good.safetensors")
-    return folder
-
-
-def run(*arguments: object, stdin: int = subprocess.DEVNULL, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ckpttool", *map(str, arguments)],
-        stdin=stdin,
-        capture_output=True,
-        env={**os.environ, **env},
-        timeout=60,
-        encoding="utf-8",
-    )
-
-
-def on_terminal(*arguments: object, width: int = 100, folder: Path | None = None, **env: str) -> str:
-    """What a terminal of ``width`` columns gets from both streams."""
-    status, text = run_on_terminal(
-        [sys.executable, "-m", "ckpttool", *map(str, arguments)],
-        width=width,
-        environment={**os.environ, "TERM": "xterm-256color", **env},
-        folder=folder,
-    )
-    assert status == 0
-    return text
 
 
 # ------------------------------------------------------------------------------------ exit and streams
@@ -441,102 +396,3 @@ def test_an_interrupt_is_one_line(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "interrupted\n")
-
-
-# --------------------------------------------------------------------------------------------- imports
-
-
-PRINT_MODULES = """
-import sys
-from ckpttool.cli import main
-status = main(sys.argv[1:])
-heavy = ("torch", "numpy", "rich", "safetensors", "pydantic", "click")
-print(status, [name for name in heavy if name in sys.modules], file=sys.stderr)
-"""
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["--version"],
-        ["inspect", "--help"],
-        ["inspect", "run.pt"],
-        ["inspect", "run.pt", "--json"],
-        ["inspect", "model.safetensors", "--json", "--check"],
-        ["inspect", "model.safetensors", "--include", "*.weight", "--tensor", "3.weight"],
-        ["inspect", "run.pt", "--globals"],
-    ],
-    ids=" ".join,
-)
-def test_what_a_pipe_needs_is_all_that_is_imported(files: Path, arguments: list[str]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", PRINT_MODULES, *arguments],
-        cwd=files,
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
-        timeout=60,
-    )
-    assert result.stderr.splitlines()[-1] == "0 []"
-
-
-LIST_MODULES = """
-import sys, typer
-before = set(sys.modules)
-from ckpttool.cli import main
-status = main([*sys.argv[1:], "--help"])
-print(status, *sorted(set(sys.modules) - before), file=sys.stderr)
-"""
-
-
-@pytest.mark.parametrize(
-    ("name", "own"),
-    [
-        (None, ()),
-        ("inspect", ("api", "api.arguments", "commands.options")),
-        ("diff", ("api", "api.arguments", "commands.options")),
-        ("convert", ("api", "api.arguments", "commands.options")),
-        ("verify", ("commands.options",)),
-        ("lint", ("commands.options",)),
-        ("git-textconv", ()),
-    ],
-)
-def test_help_imports_typer_and_what_declares_the_options(name: str | None, own: tuple[str, ...]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", LIST_MODULES, *([name] if name else [])],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
-        timeout=60,
-    )
-    status, *modules = result.stderr.split()
-    expected = ["ckpttool", "ckpttool.cli", "ckpttool.commands", "ckpttool.commands.parser"]
-    expected += ["ckpttool.values", "ckpttool.values.errors"]
-    if name:
-        command = name.replace("-", "_")
-        parts = (f"commands.{command}", *own)
-        expected += [f"ckpttool.{part}" for part in parts]
-    # Typer itself wraps lines, and asks the stream for its encoding; the rest is in every interpreter.
-    others = [
-        m for m in modules if not m.startswith(("typer.", "encodings.")) and m not in ("__future__", "gc")
-    ]
-    assert (status, others) == ("0", sorted(expected))
-
-
-def test_a_terminal_costs_rich_but_neither_torch_nor_numpy(files: Path) -> None:
-    code = f"import sys\nsys.argv[1:] = ['inspect', {str(files / 'run.pt')!r}]\n" + (
-        "from ckpttool.cli import main\nmain()\n"
-        "names = ('torch', 'numpy', 'rich.console', 'rich.table')\n"
-        "print('loaded:', *[name for name in names if name in sys.modules])"
-    )
-    parent, child = pty.openpty()
-    subprocess.run(
-        [sys.executable, "-c", code], stdin=child, stdout=child, stderr=child, check=True, timeout=60
-    )
-    os.close(child)
-    text = b""
-    while b"loaded:" not in text:
-        text += os.read(parent, 1 << 16)
-    os.close(parent)
-    assert text.decode().split("loaded:")[1].split() == ["rich.console"]

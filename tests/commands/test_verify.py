@@ -24,6 +24,7 @@ from ckpttool.values.verification import (
     Verification,
     Wrong,
 )
+from tests.support.programs import on_terminal
 
 MODEL = """
 import torch
@@ -276,8 +277,6 @@ def test_the_plan_in_a_line(plan: Plan, said: str) -> None:
 
 
 def test_the_answer_on_a_terminal(folder: Path) -> None:
-    from tests.commands.test_cli import on_terminal
-
     here = str(Path(cli.__file__).parent.parent)
     arguments = ("verify", "good.pt", "--model", "net.py:build")
     text = on_terminal(*arguments, NO_COLOR="1", PYTHONPATH=here)

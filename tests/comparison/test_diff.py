@@ -1,62 +1,25 @@
-"""``diff_sides`` over files of torch and safetensors: statuses, properties, findings, what surrounds."""
+"""``diff_sides`` over files of torch and safetensors: statuses, alignment, findings, what surrounds."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections import OrderedDict
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import nn
 
-from ckpttool.api.opened import open_file
 from ckpttool.comparison.diff import Request, diff_sides
 from ckpttool.comparison.surroundings import same_plain
 from ckpttool.elements.sums import Tolerance
 from ckpttool.names.roots import resolve_root
 from ckpttool.values.checkpoint import Kind, Plain
-from ckpttool.values.difference import Diff, DiffEntry, NameBasis, Side, Status
-from sample_models.same_bytes import save_legacy
-
-Save = Callable[..., Path]
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Save:
-    def write(value: Any, suffix: str = ".pt", **options: Any) -> Path:
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}{suffix}"
-        if suffix == ".safetensors":
-            save_file(value, path, **options)
-        elif suffix == ".pth":
-            save_legacy(value, path, **options)
-        else:
-            torch.save(value, path, **options)
-        return path
-
-    return write
-
-
-def side(path: Path) -> Side:
-    return open_file(path).side
-
-
-def diff(a: Path, b: Path, **request: Any) -> Diff:
-    return diff_sides(side(a), side(b), Request(**request))
+from ckpttool.values.difference import Diff, NameBasis, Status
+from tests.support.differing import Save, diff, entry, side
 
 
 def counts(found: Diff) -> dict[str, int]:
     return {status.value: count for status, count in found.counts.items() if count}
-
-
-def entry(found: Diff, name: str) -> DiffEntry:
-    (one,) = [item for item in found.entries if item.name == name]
-    return one
 
 
 def codes(found: Diff) -> set[str]:
@@ -143,128 +106,6 @@ def test_structure_alone_reads_no_tensor(save: Save, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("ckpttool.files.tensor_bytes.TensorReader._pread_into", None)
     found = diff(a, b, structure_only=True)
     assert counts(found) == {"equal": 1, "shape": 1} and found.structure_only
-
-
-# ------------------------------------------------------------------------------------------ properties
-
-DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.uint8, torch.complex64]
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
-SHAPES = st.sampled_from([(), (0,), (1,), (3,), (2, 3), (0, 4)])
-
-
-@st.composite
-def checkpoints(draw: st.DrawFn) -> dict[str, torch.Tensor]:
-    made = {}
-    for name in draw(st.lists(NAMES, unique=True, max_size=6)):
-        shape, dtype, seed = draw(SHAPES), draw(st.sampled_from(DTYPES)), draw(st.integers(0, 3))
-        generator = torch.Generator().manual_seed(seed)
-        made[name] = (torch.randn(shape, generator=generator) * 9).to(dtype)
-    return made
-
-
-@given(checkpoints())
-@settings(max_examples=40)
-def test_nothing_differs_from_itself(tmp_path_factory: pytest.TempPathFactory, made: dict[str, Any]) -> None:
-    folder = tmp_path_factory.mktemp("x")
-    torch.save(made, folder / "a.pt")
-    save_file(made, folder / "b.safetensors")
-    for first, second in (("a.pt", "a.pt"), ("a.pt", "b.safetensors"), ("b.safetensors", "a.pt")):
-        found = diff(folder / first, folder / second)
-        assert found.equal and not found.findings
-        assert {item.status for item in found.entries} <= {Status.EQUAL}
-        assert len(found.entries) == len(made)
-
-
-MIRROR = {Status.ADDED: Status.REMOVED, Status.REMOVED: Status.ADDED}
-
-
-@given(checkpoints(), checkpoints())
-@settings(max_examples=60)
-def test_the_other_way_round_is_the_mirror(
-    tmp_path_factory: pytest.TempPathFactory, first: dict[str, Any], second: dict[str, Any]
-) -> None:
-    folder = tmp_path_factory.mktemp("x")
-    torch.save(first, folder / "a.pt")
-    torch.save(second, folder / "b.pt")
-    there, back = diff(folder / "a.pt", folder / "b.pt"), diff(folder / "b.pt", folder / "a.pt")
-    assert there.equal == back.equal
-    assert Counter(item.status for item in there.entries) == Counter(
-        MIRROR.get(item.status, item.status) for item in back.entries
-    )
-    strict, mirrored = (
-        diff(folder / a, folder / b, align=False) for a, b in (("a.pt", "b.pt"), ("b.pt", "a.pt"))
-    )
-    by_name = {item.name: item for item in mirrored.entries}
-    assert len(by_name) == len(strict.entries) == len(first.keys() | second.keys())
-    for item in strict.entries:
-        other = by_name[item.name]
-        assert MIRROR.get(item.status, item.status) is other.status
-        if item.numbers is None or other.numbers is None:
-            assert item.numbers is other.numbers
-            continue
-        assert item.numbers.max_abs == other.numbers.max_abs and item.numbers.changed == other.numbers.changed
-        assert item.numbers.nan_appeared == other.numbers.nan_gone
-
-
-@given(checkpoints(), st.randoms(use_true_random=False))
-@settings(max_examples=60)
-def test_a_permutation_of_names_is_renames_only(
-    tmp_path_factory: pytest.TempPathFactory, made: dict[str, Any], random: Any
-) -> None:
-    # Equal contents may be exchanged for each other unseen.
-    distinct = {name: torch.full((3,), float(place)) for place, name in enumerate(made)}
-    names = list(distinct)
-    random.shuffle(names)
-    shuffled = dict(zip(names, distinct.values(), strict=True))
-    folder = tmp_path_factory.mktemp("x")
-    torch.save(distinct, folder / "a.pt")
-    torch.save(shuffled, folder / "b.pt")
-    found = diff(folder / "a.pt", folder / "b.pt")
-    assert {item.status for item in found.entries} <= {Status.EQUAL, Status.RENAMED}
-    assert len(found.entries) == len(distinct)
-    for item in found.entries:
-        old = item.renamed_from[1] if item.renamed_from else item.name
-        assert torch.equal(distinct[str(old)], shuffled[str(item.name)])
-
-
-@given(checkpoints(), NAMES)
-@settings(max_examples=40)
-def test_new_names_are_renames_only(
-    tmp_path_factory: pytest.TempPathFactory, made: dict[str, Any], word: str
-) -> None:
-    folder = tmp_path_factory.mktemp("x")
-    torch.save(made, folder / "a.pt")
-    torch.save(
-        {f"{word}/{place}/{name[::-1]}": made[name] for place, name in enumerate(made)}, folder / "b.pt"
-    )
-    found = diff(folder / "a.pt", folder / "b.pt")
-    kinds = {
-        kind.kind
-        for kind in (*(r.classification for r in found.a.rows), *(r.classification for r in found.b.rows))
-    }
-    if kinds <= {Kind.UNKNOWN, Kind.PARAMETER}:  # names alone may make a buffer of one and not of the other
-        assert {item.status for item in found.entries} <= {Status.RENAMED, Status.EQUAL}
-
-
-@given(st.data())
-@settings(max_examples=40)
-def test_one_flipped_byte_is_found_and_named(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    made = {name: value for name, value in data.draw(checkpoints()).items() if value.numel()}
-    if not made:
-        return
-    name = data.draw(st.sampled_from(sorted(made)))
-    flipped = {key: value.clone() for key, value in made.items()}
-    raw = flipped[name].reshape(-1).view(torch.uint8)
-    raw[data.draw(st.integers(0, raw.numel() - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    folder = tmp_path_factory.mktemp("x")
-    save_file(made, folder / "a.safetensors")
-    torch.save(flipped, folder / "b.pt")
-    found = diff(folder / "a.safetensors", folder / "b.pt")
-    assert [item.name for item in found.entries if item.status is not Status.EQUAL] == [name]
-    changed = entry(found, name)
-    assert changed.status is Status.CHANGED and changed.numbers is not None and changed.numbers.changed == 1
 
 
 # ------------------------------------------------------------------------------------------ alignment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import resource
 import subprocess
 import sys
@@ -23,15 +22,15 @@ from ckpttool.elements.bits import first_values
 from ckpttool.files.strides import Block, Dim, iter_windows, merge_dims, stored_view
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.formats import read_checkpoint
-from ckpttool.values.checkpoint import FileInfo, Record, StorageRef, TensorInfo
+from ckpttool.values.checkpoint import StorageRef, TensorInfo
 from ckpttool.values.dtypes import BY_NAME, DType
 from ckpttool.values.errors import MalformedCheckpoint, UnsupportedFeature
 from sample_models.same_bytes import save_legacy
+from tests.support.stored_bytes import PREFIX, SUFFIX, file_info
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 
-PREFIX = b"header!"  # an odd offset: storages of legacy files are not aligned
-SUFFIX = b"what follows is not the tensor's"
+
 # Every dtype of torch 2.13 that is not quantized and not a shell without any operation.
 DTYPES = [
     dtype
@@ -39,14 +38,11 @@ DTYPES = [
     if hasattr(torch, dtype.name) and dtype.kind not in ("quantized", "bits") and not dtype.packed > 1
     if not (dtype.kind in ("int", "uint") and dtype.name.lstrip("uint") not in ("8", "16", "32", "64"))
 ]
+
+
 STEPS = st.lists(
     st.sampled_from(["transpose", "narrow", "step", "expand", "select", "unfold", "unsqueeze"]), max_size=5
 )
-
-
-def file_info(path: Path) -> FileInfo:
-    status = path.stat()
-    return FileInfo.of(str(path), status)
 
 
 def raw_bytes(tensor: torch.Tensor) -> bytes:
@@ -355,57 +351,6 @@ def test_more_files_than_descriptors_are_held_open(tmp_path: Path) -> None:
             assert [first_values(reader, info, 1) for info in infos] == [[n] for n in range(200)]
         assert open_descriptors() <= before + 64
     assert open_descriptors() == before
-
-
-def deflated(data: bytes) -> bytes:
-    compressor = zlib.compressobj(6, zlib.DEFLATED, -15)
-    return compressor.compress(data) + compressor.flush()
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("nbytes", [0, 1, 1000, 3_000_000])
-def test_records_come_out_whole(tmp_path: Path, compressed: bool, nbytes: int) -> None:
-    data = bytes(range(250)) * (nbytes // 250) + bytes(nbytes % 250)
-    stored = deflated(data) if compressed else data
-    (tmp_path / "x").write_bytes(PREFIX + stored + SUFFIX)
-    record = Record("r", str(tmp_path / "x"), 7, nbytes, len(stored) if compressed else None, None)
-    with TensorReader([file_info(tmp_path / "x")]) as reader:
-        assert b"".join(map(bytes, reader.iter_record_chunks(record, chunk_nbytes=999))) == data
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        (lambda r: r._replace(nbytes=r.nbytes + 1), "ends too early"),
-        (lambda r: r._replace(nbytes=r.nbytes - 1), "does not end"),
-        (lambda r: r._replace(compressed_nbytes=r.compressed_nbytes - 1), "ends too early|does not end"),
-        (lambda r: r._replace(compressed_nbytes=r.compressed_nbytes + 1), "does not end"),
-        (lambda r: r._replace(byte_offset=r.byte_offset + 1), "damaged|early|end"),
-        (lambda r: r._replace(byte_offset=2), "damaged|early|end"),
-    ],
-)
-def test_records_that_inflate_to_another_size(
-    tmp_path: Path, change: Callable[[Record], Record], what: str
-) -> None:
-    stored = deflated(random.randbytes(3000) + bytes(3000))
-    (tmp_path / "x").write_bytes(PREFIX + stored + SUFFIX)
-    record = change(Record("r", str(tmp_path / "x"), 7, 6000, len(stored), None))
-    with (
-        TensorReader([file_info(tmp_path / "x")]) as reader,
-        pytest.raises(MalformedCheckpoint, match=what),
-    ):
-        list(reader.iter_record_chunks(record))
-
-
-def test_inflating_bombs_stops_at_what_is_asked_for(tmp_path: Path) -> None:
-    stored = deflated(bytes(64 << 20))
-    (tmp_path / "x").write_bytes(stored)
-    record = Record("r", str(tmp_path / "x"), 0, 10, len(stored), None)
-    with (
-        TensorReader([file_info(tmp_path / "x")]) as reader,
-        pytest.raises(MalformedCheckpoint, match="does not end"),
-    ):
-        list(reader.iter_record_chunks(record))
 
 
 def tensors_of_every_shape() -> dict[str, torch.Tensor]:

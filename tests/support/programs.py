@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tools.terminal import run_on_terminal
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +28,29 @@ def why_no_checkout() -> str:
 
 WHY_NO_CHECKOUT = why_no_checkout()
 needs_checkout = pytest.mark.skipif(bool(WHY_NO_CHECKOUT), reason=f"needs a git checkout: {WHY_NO_CHECKOUT}")
+
+
+def run(*arguments: object, stdin: int = subprocess.DEVNULL, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ckpttool", *map(str, arguments)],
+        stdin=stdin,
+        capture_output=True,
+        env={**os.environ, **env},
+        timeout=60,
+        encoding="utf-8",
+    )
+
+
+def on_terminal(*arguments: object, width: int = 100, folder: Path | None = None, **env: str) -> str:
+    """What a terminal of ``width`` columns gets from both streams."""
+    status, text = run_on_terminal(
+        [sys.executable, "-m", "ckpttool", *map(str, arguments)],
+        width=width,
+        environment={**os.environ, "TERM": "xterm-256color", **env},
+        folder=folder,
+    )
+    assert status == 0
+    return text
 
 
 def write_program(folder: Path) -> Path:

@@ -14,29 +14,15 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import prune
 
-import sample_models
-from ckpttool.torch_bridge.lint.lint import lint_model, make_example
 from ckpttool.torch_bridge.lint.rules import RULES
-from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import describe_model
 from ckpttool.values.errors import ModelImportFailed, UnsupportedFeature
 from ckpttool.values.lint import LintReport
+from tests.support.linted import STOCK, found, lint
 
 DOCS = Path(__file__).parents[2] / "docs" / "lint.md"
-
-
-def source(factory: Callable[..., Any], **arguments: Any) -> ModelSource:
-    return ModelSource("here:build", factory, arguments)
-
-
-def lint(factory: Callable[..., Any], *inputs: tuple[tuple[int, ...], str]) -> LintReport:
-    return lint_model(source(factory), make_example(inputs) if inputs else None)
-
-
-def found(report: LintReport) -> list[tuple[str, str]]:
-    return [(finding.code, finding.name) for finding in report.findings]
 
 
 # ------------------------------------------------------------------------------- the examples of docs/lint.md
@@ -104,133 +90,6 @@ COMPANIONS = {
 def test_the_bad_example_has_that_trap_alone(item: Documented) -> None:
     codes = {finding.code for finding in run_example(item.bad).findings}
     assert codes - COMPANIONS.get(item.code, set()) == {item.code}
-
-
-# ------------------------------------------------------------------------------------------- no false alarms
-
-EXPECTED: dict[str, list[tuple[str, str]]] = {
-    "batch_norm_stack": [("CKPT207", "bn3")],
-    "buffer_view_of_parameter": [("CKPT303", "padding_row")],
-    "extra_state": [("CKPT404", "vocabulary._extra_state")],
-    "lazy_shapes": [("CKPT107", "conv"), ("CKPT107", "norm"), ("CKPT107", "head")],
-    "none_slots": [("CKPT106", "bias"), ("CKPT106", "center")],
-    "shared_submodule": [("CKPT302", "again"), ("CKPT302", "norm_again")],
-    "sinusoidal_positions": [("CKPT201", "pe")],
-    "tied_embeddings": [("CKPT301", "lm_head.weight")],
-    "unregistered_tensor": [
-        ("CKPT101", "offset"),
-        ("CKPT102", "gains[0]"),
-        ("CKPT102", "gains[1]"),
-        ("CKPT104", "shift"),
-    ],
-    "weight_norm": [("CKPT403", "first")],
-}
-EXPECTED_AFTER_FORWARD = {"none_slots": [("CKPT601", "center")]}
-NOT_OK = {"buffer_view_of_parameter", "lazy_shapes", "unregistered_tensor"}
-
-
-@pytest.mark.parametrize("name", sample_models.NAMES)
-def test_sample_models_have_exactly_the_traps_that_they_show(name: str) -> None:
-    sample = sample_models.load(name)
-    report = lint_model(source(sample.build))
-    assert found(report) == EXPECTED.get(name, [])
-    assert report.ok is (name not in NOT_OK)
-    report = lint_model(source(sample.build), sample.example_input)
-    assert found(report) == EXPECTED.get(name, []) + EXPECTED_AFTER_FORWARD.get(name, [])
-    assert report.ok is (name not in NOT_OK | EXPECTED_AFTER_FORWARD.keys())
-
-
-def shared_activation() -> nn.Module:
-    activation = nn.ReLU()
-    return nn.Sequential(nn.Linear(2, 2), activation, nn.Linear(2, 2), activation)
-
-
-STOCK: dict[str, Callable[[], nn.Module]] = {
-    "Identity": nn.Identity,
-    "Linear": partial(nn.Linear, 4, 3),
-    "Linear without bias": partial(nn.Linear, 4, 3, bias=False),
-    "Linear float64": partial(nn.Linear, 4, 3, dtype=torch.float64),
-    "Linear bfloat16": partial(nn.Linear, 4, 3, dtype=torch.bfloat16),
-    "Linear complex64": partial(nn.Linear, 4, 3, dtype=torch.complex64),
-    "Bilinear": partial(nn.Bilinear, 2, 3, 4),
-    "PReLU": nn.PReLU,
-    **{kind: partial(getattr(nn, kind), 3, 4, 3) for kind in ("Conv1d", "Conv2d", "Conv3d")},
-    **{f"ConvTranspose{dims}d": partial(getattr(nn, f"ConvTranspose{dims}d"), 3, 4, 3) for dims in (1, 2, 3)},
-    **{f"BatchNorm{dims}d": partial(getattr(nn, f"BatchNorm{dims}d"), 4) for dims in (1, 2, 3)},
-    "BatchNorm1d without affine": partial(nn.BatchNorm1d, 4, affine=False),
-    "SyncBatchNorm": partial(nn.SyncBatchNorm, 4),
-    "InstanceNorm2d": partial(nn.InstanceNorm2d, 4),
-    "InstanceNorm2d with statistics": partial(nn.InstanceNorm2d, 4, affine=True, track_running_stats=True),
-    "LayerNorm": partial(nn.LayerNorm, 4),
-    "LayerNorm without affine": partial(nn.LayerNorm, 4, elementwise_affine=False),
-    "RMSNorm": partial(nn.RMSNorm, 4),
-    "GroupNorm": partial(nn.GroupNorm, 2, 4),
-    "Embedding": partial(nn.Embedding, 9, 4, padding_idx=0),
-    "EmbeddingBag": partial(nn.EmbeddingBag, 9, 4),
-    "LSTM": partial(nn.LSTM, 3, 4, 2, bidirectional=True),
-    "LSTM with projection": partial(nn.LSTM, 3, 4, proj_size=2),
-    "GRU": partial(nn.GRU, 3, 4, 2),
-    "RNN without bias": partial(nn.RNN, 3, 4, bias=False),
-    "LSTMCell": partial(nn.LSTMCell, 3, 4),
-    "MultiheadAttention": partial(nn.MultiheadAttention, 8, 2),
-    "MultiheadAttention of other sizes": partial(
-        nn.MultiheadAttention, 8, 2, kdim=4, vdim=4, add_bias_kv=True
-    ),
-    "Transformer": partial(nn.Transformer, 8, 2, 1, 1, 16),
-    "TransformerEncoder": lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2),
-    "Sequential": lambda: nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Dropout()),
-    "ModuleList": lambda: nn.ModuleList([nn.Linear(2, 2), nn.ModuleList([nn.Conv1d(2, 2, 1)])]),
-    "ModuleDict": lambda: nn.ModuleDict({"a": nn.Linear(2, 2)}),
-    "ParameterList": lambda: nn.ParameterList([torch.randn(2), torch.randn(3)]),
-    "ParameterDict": lambda: nn.ParameterDict({"a": torch.randn(2)}),
-    "one activation used twice": shared_activation,
-    "weight_norm": lambda: parametrizations.weight_norm(nn.Linear(3, 2)),
-    "spectral_norm": lambda: parametrizations.spectral_norm(nn.Linear(3, 2)),
-    "CrossEntropyLoss": lambda: nn.CrossEntropyLoss(weight=torch.ones(3)),
-    "BCEWithLogitsLoss": lambda: nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)),
-    "AdaptiveLogSoftmaxWithLoss": partial(nn.AdaptiveLogSoftmaxWithLoss, 8, 20, [5, 10]),
-    "AveragedModel": lambda: torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2)),
-    "DataParallel": lambda: nn.DataParallel(nn.Linear(2, 2)),
-    "compile": lambda: torch.compile(nn.Linear(2, 2)),  # type: ignore[return-value]
-}
-
-
-# Renames what files of the older torch.nn.utils.weight_norm hold.
-STOCK_NOTES = {"weight_norm": [("CKPT403", "")]}
-
-
-@pytest.mark.parametrize("name", STOCK)
-def test_stock_modules_are_clean(name: str) -> None:
-    report = lint(STOCK[name])
-    assert found(report) == STOCK_NOTES.get(name, [])
-    assert report.ok
-    assert all(note.startswith("no forward was run") for note in report.notes)
-
-
-STOCK_INPUTS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "Linear": ((2, 4),),
-    "Conv2d": ((2, 3, 5, 5),),
-    "BatchNorm2d": ((2, 4, 3, 3),),
-    "BatchNorm1d without affine": ((2, 4),),
-    "InstanceNorm2d with statistics": ((2, 4, 3, 3),),
-    "LayerNorm": ((2, 4),),
-    "GroupNorm": ((2, 4),),
-    "LSTM": ((5, 2, 3),),
-    "GRU": ((5, 2, 3),),
-    "MultiheadAttention": ((5, 2, 8),) * 3,
-    "Transformer": ((5, 2, 8), (4, 2, 8)),
-    "Sequential": ((3, 2),),
-    "weight_norm": ((2, 3),),
-    "spectral_norm": ((2, 3),),
-    "AveragedModel": ((2, 2),),
-}
-
-
-@pytest.mark.parametrize("name", STOCK_INPUTS)
-def test_stock_modules_are_clean_after_a_forward(name: str) -> None:
-    report = lint(STOCK[name], *[(shape, "float32") for shape in STOCK_INPUTS[name]])
-    assert found(report) == STOCK_NOTES.get(name, [])
-    assert report.notes == ()
 
 
 # ------------------------------------------------------------------------------------------------ the scan
