@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from ckpttool.cli import main
 from ckpttool.files.staging import partial_path
+from tests.support.converting import convert
 from tests.support.faults import CHANGES, ROOM, Fault, Scenario, snapshot
 
 STATE = {"a": torch.arange(600.0), "b": torch.arange(24).reshape(4, 6).t(), "c": torch.ones(300)}
@@ -59,10 +59,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="ckpttool-faults-") as name:
         yield Path(name)
-
-
-def convert(*arguments: object) -> None:
-    assert main(["convert", *map(str, arguments), "--quiet"]) == 0
 
 
 def prepare(folder: Path, case: Case) -> list[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckpttool.cli import main
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.formats import read_checkpoint
 from ckpttool.values.checkpoint import TensorInfo, views_of
+from tests.support.converting import convert
 
 pytestmark = pytest.mark.real
 
@@ -24,10 +24,6 @@ SUFFIXES = {".pt", ".pth", ".tar", ".ckpt", ".safetensors", ".jit", ".weights"}
 
 def all_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in SUFFIXES)
-
-
-def convert(*arguments: object) -> None:
-    assert main(["convert", *map(str, arguments), "--quiet"]) == 0
 
 
 def contents(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:

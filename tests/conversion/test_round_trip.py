@@ -23,6 +23,7 @@ from ckpttool.values.dtypes import BY_NAME
 from sample_models.same_bytes import save_legacy
 from tests.hostile import pickles as op
 from tests.hostile.containers import torch_zip
+from tests.support.converting import convert
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
@@ -38,10 +39,6 @@ def raw(tensor: torch.Tensor) -> bytes:
     packed = torch.empty(tensor.numel(), dtype=tensor.dtype)
     packed.view(tensor.shape).copy_(tensor.detach())
     return bytes(packed.view(torch.uint8).tolist())
-
-
-def convert(*arguments: object) -> None:
-    assert main(["convert", *map(str, arguments), "--quiet"]) == 0
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:

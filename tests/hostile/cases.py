@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from tests.hostile import (
     cases_advisories,
-    cases_archives,
     cases_bombs,
     cases_code,
     cases_containers,
     cases_found,
     cases_paths,
+    cases_programs,
     cases_tensors,
     cases_text,
+    cases_torchscript,
 )
 from tests.hostile.case import Case
 
@@ -21,7 +22,8 @@ _PARTS = (
     cases_containers,
     cases_paths,
     cases_text,
-    cases_archives,
+    cases_torchscript,
+    cases_programs,
     cases_advisories,
     cases_found,
     cases_bombs,
