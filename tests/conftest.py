@@ -165,6 +165,7 @@ def reader() -> Iterator[Warm]:
 @pytest.fixture(scope="session")
 def reader_with_torch() -> Iterator[Warm]:
     """Return what also verifies them."""
+    pytest.importorskip("torch", reason="torch is not installed")
     with closing(Warm("tests.hostile.child:warm_up_verify", **_FEW_THREADS)) as process:
         yield process
 

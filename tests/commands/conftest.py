@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training checkpoint, its weights alone, and values of which some are bad."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from safetensors.torch import save_file
+
     folder = tmp_path_factory.mktemp("files")
     model = torch.nn.Sequential(*[torch.nn.Linear(64, 64) for _ in range(12)], torch.nn.BatchNorm1d(64))
     optimizer = torch.optim.Adam(model.parameters())

@@ -7,7 +7,7 @@ import pytest
 from ckpttool.formats.export.schema import TensorMeta, parse_payloads
 from ckpttool.values.errors import MalformedCheckpoint
 
-# torch.export itself takes seconds to import and trace; everything here shares one program.
+# torch.export itself takes seconds to import.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
 
 
