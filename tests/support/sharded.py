@@ -20,6 +20,7 @@ from ckpttool.values.errors import CkptToolError
 ReadFile = Callable[[FileSource, Limits], Checkpoint]
 ReadFile = Callable[[FileSource, Limits], Checkpoint]
 ReadFile = Callable[[FileSource, Limits], Checkpoint]
+ReadFile = Callable[[FileSource, Limits], Checkpoint]
 LIMITS = Limits()
 INDEX = "model.safetensors.index.json"
 TENSORS = {
