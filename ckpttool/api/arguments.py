@@ -7,8 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from ckpttool.values import containers
+
 if TYPE_CHECKING:
-    from ckpttool.values.conversion import ContainerName, SharedWay
+    from ckpttool.values.conversion import SharedWay
     from ckpttool.values.dtypes import DType
 
 FAIL_ON_VALUES = ("nan", "inf", "zero")
@@ -16,14 +18,6 @@ FAIL_ON = (*FAIL_ON_VALUES, "findings")
 KINDS: tuple[Literal["parameters", "buffers"], ...] = ("parameters", "buffers")
 SHARED_WAYS: tuple[SharedWay, ...] = ("alias", "duplicate", "fail")
 
-FORMATS: tuple[ContainerName, ...] = ("safetensors", "pt")
-_CONTAINERS: dict[str, ContainerName] = {
-    ".safetensors": "safetensors",
-    ".pt": "pt",
-    ".pth": "pt",
-    ".bin": "pt",
-    ".ckpt": "pt",
-}
 DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -39,7 +33,7 @@ _Choice = TypeVar("_Choice", bound=str)
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?I?B?)", re.IGNORECASE)
 
 
-def parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[ContainerName, bool]:
+def parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[str, bool]:
     """A destination, and the format if it is said -> (container, whether it is a folder).
 
     Raises:
@@ -47,15 +41,14 @@ def parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[Co
     """
     is_folder = destination.endswith("/") or sharded or os.path.isdir(destination)
     if to is not None:
-        return choose(to, FORMATS), is_folder
+        return choose(to, tuple(containers.CONTAINERS)), is_folder
     if is_folder:
-        return "safetensors", True
+        return next(iter(containers.CONTAINERS)), True
+    by_suffix = {suffix: name for name, (known, _) in containers.CONTAINERS.items() for suffix in known}
     suffix = os.path.splitext(destination)[1].lower()
-    if suffix not in _CONTAINERS:
-        raise ValueError(
-            f"the suffix of {destination} tells no format: use {', '.join(_CONTAINERS)}, or --to"
-        )
-    return _CONTAINERS[suffix], False
+    if suffix not in by_suffix:
+        raise ValueError(f"the suffix of {destination} tells no format: use {', '.join(by_suffix)}, or --to")
+    return by_suffix[suffix], False
 
 
 def choose(text: str, choices: Sequence[_Choice]) -> _Choice:

@@ -37,7 +37,7 @@ def convert(
     source: Source,
     destination: Path,
     *,
-    to: Literal["safetensors", "pt"] | None = None,
+    to: str | None = None,
     max_shard_size: int | str | None = None,
     prefer_ema: bool = False,
     weights_only: bool = False,
@@ -69,7 +69,7 @@ def convert(
     Args:
         source: what to convert; its branch, if it was opened with a ``root``.
         destination: a file whose suffix says the format, or a folder (it exists, or ends with ``/``).
-        to: the format, whatever the suffix.
+        to: the format, whatever the suffix: ``"safetensors"`` or ``"pt"``.
         max_shard_size: bytes of a shard, as an int or as ``"5GB"``; the destination is a folder then.
         prefer_ema: the averaged weights, if there are any.
         weights_only: the weights' tensors only: no epoch, no optimizer.

@@ -13,7 +13,6 @@ import typer
 
 from ckpttool.api.arguments import (
     DTYPES,
-    FORMATS,
     SHARED_WAYS,
     check_metadata,
     parse_dtype,
@@ -21,6 +20,7 @@ from ckpttool.api.arguments import (
     parse_target,
 )
 from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, complete_choice, parse, parse_choice
+from ckpttool.values.containers import CONTAINERS
 
 if TYPE_CHECKING:
     pass
@@ -64,7 +64,7 @@ def command(
             "--to",
             metavar="FORMAT",
             help="safetensors or pt; else DST's suffix says.",
-            autocompletion=complete_choice(*FORMATS),
+            autocompletion=complete_choice(*CONTAINERS),
         ),
     ] = None,
     max_shard_size: Annotated[

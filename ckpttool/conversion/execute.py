@@ -347,7 +347,6 @@ def named_digests(conversion: Conversion) -> list[NamedDigest]:
 
     plan = conversion.plan
     found: dict[str, NamedDigest] = {}
-    listed = plan.aliases if plan.options.container == "safetensors" else {}
     digests = []
     for position, tensor in enumerate(plan.tensors):
         digest = conversion.digests.get(position)
@@ -362,4 +361,5 @@ def named_digests(conversion: Conversion) -> list[NamedDigest]:
         item = NamedDigest(tensor.root, tensor.name, tensor.classification.kind, dtype, shape, digest)
         digests.append(item)
         found[str(tensor.name)] = item
-    return digests + [found[kept]._replace(name=alias) for alias, kept in listed.items() if kept in found]
+    tied = plan.listed.items()
+    return digests + [found[kept]._replace(name=alias) for alias, kept in tied if kept in found]

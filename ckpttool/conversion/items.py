@@ -25,7 +25,6 @@ from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Row
 
-_MOST_NAMED = 3  # in a sentence
 _WORDS = {
     Kind.PERSISTENT_BUFFER: "buffers",
     Kind.NON_PERSISTENT_BUFFER: "buffers",
@@ -124,12 +123,6 @@ def module_facts(
 def _is_renamed(row: Row) -> bool:
     """Optimizer state has names of its own."""
     return row.classification.kind is not Kind.OPTIMIZER_STATE
-
-
-def name_some(names: Sequence[str]) -> str:
-    """``'a', 'b', 'c' and 4 more``."""
-    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(repr, names[:_MOST_NAMED])) + more
 
 
 # ------------------------------------------------------------------------------------------------ dtypes

@@ -13,12 +13,12 @@ Source: ``safetensors/src/tensor.rs`` (``prepare``, ``Dtype``).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from ckpttool.conversion.items import Item, name_some
+from ckpttool.conversion.containers import ContainerKind
+from ckpttool.conversion.items import Item
 from ckpttool.conversion.layout import FileLayout, SegmentList
 from ckpttool.conversion.placing import Placing, as_bytes, overlapping
-from ckpttool.conversion.selection import Selection
 from ckpttool.formats.carried import (
     PREFIX,
     carry_json,
@@ -27,10 +27,11 @@ from ckpttool.formats.carried import (
     carry_versions,
     encode_path,
 )
-from ckpttool.values.checkpoint import Checkpoint, ModuleExtras, Root
-from ckpttool.values.conversion import WRITABLE_CONTAINERS, Options, Piece, Placed, Planned
+from ckpttool.values.checkpoint import Root
+from ckpttool.values.conversion import WRITABLE_CONTAINERS, ConversionPlan, Options, Placed, Planned
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError, LimitExceeded
+from ckpttool.values.words import some
 
 Named = tuple[str, Root, Item]
 """Flat name, the path that it stands for, and the tensor."""
@@ -44,17 +45,32 @@ def lacks_dtype(dtype: DType, shape: tuple[int, ...]) -> bool:
     return dtype.safetensors is None or (dtype.packed > 1 and not shape)
 
 
-def name_flat(items: Sequence[Item], selection: Selection, path: str) -> list[Named]:
-    """Flat names, in the order of ``items``.
+def place(plan: ConversionPlan, items: Sequence[Item], root: Root) -> ConversionPlan:
+    """A piece for each tensor but those that are tied to an earlier one; all else as strings.
 
     Raises:
-        CkptToolError: two are equal, or one cannot stand in a header.
+        CkptToolError: two names are equal, or one cannot stand in a header.
     """
-    cut = len(selection.root or ()) - len(selection.base)
+    named = _name_flat(items, root, plan.source.path)
+    own = _foreign_metadata(plan)
+    placing = Placing()
+    tensors, aliases, notes = _pack(named, plan.options, placing, own)
+    return plan._replace(
+        pieces=tuple(placing.pieces),
+        tensors=tuple(tensors),
+        aliases=aliases,
+        listed=aliases,
+        metadata={**own, **aliases, **_carry(plan, named, root)},
+        notes=tuple(notes),
+    )
+
+
+def _name_flat(items: Sequence[Item], root: Root, path: str) -> list[Named]:
+    """Flat names, in the order of ``items``."""
     seen = set()
     named = []
     for item in items:
-        keys = (*item.root[cut:], item.name)
+        keys = (*item.root[len(root) :], item.name)
         name = ".".join(map(str, keys))
         if name in seen:
             raise CkptToolError(f"two tensors would both be called {name!r}", path=path)
@@ -64,7 +80,7 @@ def name_flat(items: Sequence[Item], selection: Selection, path: str) -> list[Na
     return named
 
 
-def pack(
+def _pack(
     named: Sequence[Named], options: Options, placing: Placing, taken: Mapping[str, str]
 ) -> tuple[list[Planned], dict[str, str], list[str]]:
     """A piece for each tensor but those that are tied to an earlier one; aliases; notes.
@@ -93,28 +109,19 @@ def pack(
     return planned, aliases, notes
 
 
-def foreign_metadata(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
+def _foreign_metadata(plan: ConversionPlan) -> dict[str, str]:
     """``__metadata__`` of the source and what was asked for; an index's total is about its own shards."""
-    sharded = len(checkpoint.files) > 1
-    kept = {key: text for key, text in checkpoint.metadata.items() if not (sharded and key == "total_size")}
-    return {**kept, **dict(options.metadata), "format": "pt"}
+    sharded = len(plan.source.files) > 1
+    kept = {key: text for key, text in plan.source.metadata.items() if not (sharded and key == "total_size")}
+    return {**kept, **dict(plan.options.metadata), "format": "pt"}
 
 
-def carry(
-    named: Sequence[Named],
-    selection: Selection,
-    versions: Mapping[Root, Mapping[str, int | None]],
-    extras: Mapping[Root, Mapping[str, ModuleExtras]],
-    *,
-    ordered: bool,
-) -> dict[str, str]:
+def _carry(plan: ConversionPlan, named: Sequence[Named], root: Root) -> dict[str, str]:
     """Everything around the tensors, as strings under keys of our own."""
-    base = len(selection.base)
-    values = [value._replace(root=value.root[base:]) for value in selection.values]
     carried: dict[str, object] = {
-        "root": encode_path((selection.root or ())[base:]),
+        "root": encode_path(root),
         "paths": {name: encode_path(path) for name, path, _ in named if path != (name,)},
-        "lists": _unusual_containers(selection),
+        "lists": _unusual_containers(plan, named),
         "parameters": [name for name, _, item in named if item.is_parameter],
         "as_bytes": {
             name: {"dtype": info.dtype.name, "shape": list(info.shape)}
@@ -124,11 +131,11 @@ def carry(
         },
     }
     metadata = {key: carry_json(value) for key, value in carried.items() if value}
-    if values:
-        metadata["values"] = carry_values(values)
-    if versions:
-        metadata["module_versions"] = carry_versions(versions, extras)
-    if ordered:
+    if plan.values:
+        metadata["values"] = carry_values(plan.values)
+    if plan.module_versions:
+        metadata["module_versions"] = carry_versions(plan.module_versions, plan.module_extras)
+    if plan.source.ordered:
         metadata["order"] = carry_order([name for name, _, _ in named])
     return {PREFIX + key: text for key, text in metadata.items()}
 
@@ -140,7 +147,7 @@ def _note_overlaps(named: Sequence[Named]) -> list[str]:
         return []
     names = [named[position][0] for position in groups[0]]
     more = f" (and {len(groups) - 1:,} more groups)" if len(groups) > 1 else ""
-    return [f"views with bytes in common are written apart: {name_some(names)}{more}"]
+    return [f"views with bytes in common are written apart: {some(names, repr)}{more}"]
 
 
 def _check_name(name: str, path: str) -> None:
@@ -158,12 +165,12 @@ def _check_name(name: str, path: str) -> None:
             ) from None
 
 
-def _unusual_containers(selection: Selection) -> list[list[object]]:
+def _unusual_containers(plan: ConversionPlan, named: Sequence[Named]) -> list[list[object]]:
     """Containers that are not what they would be made: a mapping of tensors an OrderedDict, others a dict."""
-    holding = {row.entry.root for row in selection.rows}
+    holding = {item.root for _, _, item in named}
     return [
-        [encode_path(container.path[len(selection.base) :]), container.type_name]
-        for container in selection.containers
+        [encode_path(container.path), container.type_name]
+        for container in plan.containers
         if container.type_name in WRITABLE_CONTAINERS
         and container.type_name != ("OrderedDict" if container.path in holding else "dict")
     ]
@@ -181,27 +188,25 @@ _ALIGNMENT = 8
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def lay_out(
-    name: str, tensors: Iterable[Planned], pieces: Sequence[Piece], metadata: Mapping[str, str]
-) -> FileLayout:
-    """A file called ``name`` that holds ``tensors``.
+def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
+    """A file called ``name`` that holds what ``plan`` does.
 
     Raises:
         LimitExceeded: the header would be longer than readers accept.
     """
     rows = []
-    for tensor in tensors:
+    for tensor in plan.tensors:
         placed = tensor.value
         if isinstance(placed, Placed):  # the plan refuses all else
             rows.append((_RANK[placed.dtype.safetensors or "U8"], str(tensor.name).encode(), placed))
     rows.sort(key=lambda row: row[:2])
-    header = [f'"__metadata__":{_encode(dict(sorted(metadata.items())))}'] if metadata else []
+    header = [f'"__metadata__":{_encode(dict(sorted(plan.metadata.items())))}'] if plan.metadata else []
     offset = 0
     for _, encoded, placed in rows:
         shape = list(placed.shape)
         if placed.dtype.packed > 1:
             shape[-1] *= placed.dtype.packed
-        end = offset + pieces[placed.piece].nbytes
+        end = offset + plan.pieces[placed.piece].nbytes
         header.append(
             f'{_encode(encoded.decode())}:{{"dtype":"{placed.dtype.safetensors}","shape":{_encode(shape)},'
             f'"data_offsets":[{offset},{end}]}}'
@@ -214,5 +219,8 @@ def lay_out(
     segments = SegmentList()
     segments.add_literal(len(raw).to_bytes(8, "little") + raw)
     for _, _, placed in rows:
-        segments.add_piece(placed.piece, pieces[placed.piece].nbytes)
+        segments.add_piece(placed.piece, plan.pieces[placed.piece].nbytes)
     return FileLayout(name, segments.nbytes, segments.segments)
+
+
+CONTAINER = ContainerKind("safetensors", "model", ".safetensors", place, lacks_dtype, lay_out)

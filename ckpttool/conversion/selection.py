@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ckpttool.conversion.containers import ContainerKind
 from ckpttool.names.globs import Globs
 from ckpttool.values.checkpoint import Basis, Container, Key, Kind, OddKey, Opaque, Root, Tensor, Value
 from ckpttool.values.conversion import Dropped, Options
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection, Row, is_rebuilt
+from ckpttool.values.words import first_few
 
-_MOST_NAMED = 4
 _PROGRAM = (Basis.TORCHSCRIPT, Basis.EXPORT)
 
 
@@ -32,13 +33,13 @@ class Selection(NamedTuple):
     dropped: list[Dropped]
 
 
-def select(inspection: Inspection, options: Options) -> Selection:
+def select(inspection: Inspection, options: Options, container: ContainerKind) -> Selection:
     """Choose branch, tensors, values.
 
     Raises:
         CkptToolError: no tensor is left, or several branches could be meant.
     """
-    whole = _takes_all(inspection, options)
+    whole = container.holds_all and _takes_all(inspection, options)
     root = None if whole else choose_root(inspection, options)
     named = options.root is not None or options.prefer_ema
     bare = named or options.weights_only or options.sharded
@@ -50,7 +51,7 @@ def select(inspection: Inspection, options: Options) -> Selection:
         raise CkptToolError(
             "no tensor is left to convert", path=inspection.checkpoint.path, hint=_branches(inspection)
         )
-    _select_rest(inspection, options, selection, bare=bare)
+    _select_rest(inspection, options, selection, container, bare=bare)
     return selection
 
 
@@ -78,10 +79,8 @@ def choose_root(inspection: Inspection, options: Options) -> Root:
 
 
 def _takes_all(inspection: Inspection, options: Options) -> bool:
-    """A ``.pt`` can hold the whole tree; of a program only the weights are meant."""
-    if options.container != "pt" or options.root is not None or options.sharded:
-        return False
-    if options.weights_only or options.prefer_ema:
+    """Whether no branch was asked for; of a program only the weights are meant."""
+    if options.root is not None or options.sharded or options.weights_only or options.prefer_ema:
         return False
     return not any(row.classification.basis in _PROGRAM for row in inspection.rows)
 
@@ -91,8 +90,7 @@ def _branches(inspection: Inspection) -> str:
     named = [".".join(map(str, group.root)) for group in inspection.groups if group.root]
     if not named:
         return "ckpttool inspect shows what is in it"
-    more = ", …" if len(named) > _MOST_NAMED else ""
-    return f"--root takes one of: {', '.join(named[:_MOST_NAMED])}{more}; --root '' takes everything"
+    return f"--root takes one of: {first_few(named, most=4)}; --root '' takes everything"
 
 
 def _select_rows(inspection: Inspection, options: Options, selection: Selection, *, exact: bool) -> None:
@@ -135,7 +133,9 @@ def dropped_tensor(root: Root, name: Key, value: Tensor | None, reason: str, ask
     return Dropped(root, name, dtype.name if dtype else "tensor", value.nbytes if value else 0, reason, asked)
 
 
-def _select_rest(inspection: Inspection, options: Options, selection: Selection, *, bare: bool) -> None:
+def _select_rest(
+    inspection: Inspection, options: Options, selection: Selection, container: ContainerKind, *, bare: bool
+) -> None:
     """Values, objects and containers. What is not a tensor stands for itself or goes with one."""
     checkpoint, root = inspection.checkpoint, selection.root
     drop = Globs(options.drop)
@@ -168,7 +168,7 @@ def _select_rest(inspection: Inspection, options: Options, selection: Selection,
             selection.values.append(value)
     for item in checkpoint.opaque:
         reason, asked = why_not(item.root, item.name)
-        if not reason and not (options.container == "pt" and item.type_name == "torch.dtype"):
+        if not reason and item.type_name not in container.objects:
             reason = "an object: described in the file, never built"
         if reason:
             selection.dropped.append(Dropped(item.root, item.name, item.type_name, 0, reason, asked))
@@ -176,14 +176,14 @@ def _select_rest(inspection: Inspection, options: Options, selection: Selection,
             selection.objects.append(item)
     inside = set(_ancestors(selection)) if tensors_only or bare or root is not None else None
     modules = _module_roots(inspection)
-    for container in checkpoint.containers:
-        path = container.path
+    for branch in checkpoint.containers:
+        path = branch.path
         if modules and any(path[:depth] in modules for depth in range(len(path))):
             continue
         if drop.match_branch(path) or (inside is not None and path not in inside):
             continue
         if path[: len(selection.base)] == selection.base:
-            selection.containers.append(container)
+            selection.containers.append(branch)
 
 
 def _ancestors(selection: Selection) -> Iterator[Root]:

@@ -7,7 +7,7 @@
   larger than the limit has a shard of its own. Tensors that share a piece stay together.
 - The index: ``metadata.total_size`` is the bytes of all tensors, ``weight_map`` name -> file, both
   sorted, two spaces of indent, a newline at the end.
-- ``__metadata__`` stands in the first shard; the others say ``format=pt`` only.
+- ``__metadata__`` and ``_metadata`` stand in the first shard; the others say ``format=pt`` only.
 """
 
 from __future__ import annotations
@@ -16,15 +16,10 @@ import json
 import math
 from collections.abc import Sequence
 
-from ckpttool.conversion import safetensors
+from ckpttool.conversion.containers import load_container
 from ckpttool.conversion.layout import FileLayout, Segment
-from ckpttool.conversion.pt import torch_zip
-from ckpttool.values.conversion import ContainerName, ConversionPlan, Piece, Planned
+from ckpttool.values.conversion import ConversionPlan, Piece, Planned
 
-_STEMS: dict[ContainerName, tuple[str, str]] = {
-    "safetensors": ("model", ".safetensors"),
-    "pt": ("pytorch_model", ".bin"),
-}
 INDEX_SUFFIX = ".index.json"
 
 
@@ -34,17 +29,7 @@ def lay_out_file(plan: ConversionPlan, name: str) -> list[FileLayout]:
     Raises:
         LimitExceeded: a header would be longer than readers accept.
     """
-    if plan.options.container == "safetensors":
-        return [safetensors.lay_out(name, plan.tensors, plan.pieces, plan.metadata)]
-    contents = torch_zip.Contents(
-        plan.tensors,
-        plan.values,
-        plan.objects,
-        plan.containers,
-        plan.module_versions,
-        plan.module_extras,
-    )
-    return [torch_zip.lay_out(name, contents, plan.pieces)]
+    return [load_container(plan.options.container).lay_out(name, plan)]
 
 
 def lay_out_folder(plan: ConversionPlan, max_shard_nbytes: int) -> list[FileLayout]:
@@ -53,16 +38,20 @@ def lay_out_folder(plan: ConversionPlan, max_shard_nbytes: int) -> list[FileLayo
     Raises:
         LimitExceeded: a header would be longer than readers accept.
     """
-    stem, suffix = _STEMS[plan.options.container]
+    container = load_container(plan.options.container)
+    stem, suffix = container.stem, container.suffix
     shards = split(plan.tensors, plan.pieces, max_shard_nbytes)
     if len(shards) == 1:
         return lay_out_file(plan, stem + suffix)
-    names = [f"{stem}-{number:05d}-of-{len(shards):05d}{suffix}" for number in range(1, len(shards) + 1)]
-    layouts = [
-        _lay_out_shard(plan, name, shard, first=name is names[0])
-        for name, shard in zip(names, shards, strict=True)
-    ]
-    files = {str(tensor.name): name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+    by_file = {f"{stem}-{at:05d}-of-{len(shards):05d}{suffix}": shard for at, shard in enumerate(shards, 1)}
+    part = plan._replace(values=(), objects=(), containers=())
+    whose = {key: text for key, text in plan.metadata.items() if key == "format"}
+    layouts = []
+    for name, shard in by_file.items():
+        layouts.append(container.lay_out(name, part._replace(tensors=tuple(shard))))
+        # What stands around the tensors is in the first shard.
+        part = part._replace(module_versions={}, module_extras={}, metadata=whose)
+    files = {str(tensor.name): name for name, shard in by_file.items() for tensor in shard}
     total = sum(_nbytes(tensor) for tensor in plan.tensors)
     index = {"metadata": {"total_size": total}, "weight_map": files}
     data = (json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
@@ -75,7 +64,7 @@ def split(tensors: Sequence[Planned], pieces: Sequence[Piece], max_shard_nbytes:
     shard_of: dict[int, int] = {}
     filled = 0
     for tensor in tensors:
-        used = pieces_of(tensor)
+        used = [placed.piece for placed in tensor.leaves]
         together = [shard_of[piece] for piece in used if piece in shard_of]
         if together:
             shards[together[0]].append(tensor)
@@ -90,20 +79,5 @@ def split(tensors: Sequence[Planned], pieces: Sequence[Piece], max_shard_nbytes:
     return shards
 
 
-def _lay_out_shard(plan: ConversionPlan, name: str, tensors: Sequence[Planned], *, first: bool) -> FileLayout:
-    if plan.options.container == "safetensors":
-        metadata = plan.metadata if first else {"format": "pt"}
-        return safetensors.lay_out(name, tensors, plan.pieces, metadata)
-    contents = torch_zip.Contents(tensors)
-    if first:
-        contents = contents._replace(module_versions=plan.module_versions, module_extras=plan.module_extras)
-    return torch_zip.lay_out(name, contents, plan.pieces)
-
-
-def pieces_of(tensor: Planned) -> list[int]:
-    """Positions of the pieces that a tensor views."""
-    return [placed.piece for placed in torch_zip.leaves_of(tensor)]
-
-
 def _nbytes(tensor: Planned) -> int:
-    return sum((math.prod(leaf.shape) * leaf.dtype.bits + 7) // 8 for leaf in torch_zip.leaves_of(tensor))
+    return sum((math.prod(leaf.shape) * leaf.dtype.bits + 7) // 8 for leaf in tensor.leaves)

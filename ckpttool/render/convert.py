@@ -51,7 +51,7 @@ def iter_conversion_pipe(conversion: Conversion) -> Iterator[str]:
 
 def _headline(conversion: Conversion) -> str:
     plan = conversion.plan
-    count = len(plan.tensors) + (0 if plan.options.container == "pt" else len(plan.aliases))
+    count = len(plan.tensors) + len(plan.listed)
     arrow = f"{safe(plan.source.path, NAME_LIMIT)} → {safe(conversion.destination, NAME_LIMIT)}"
     shards = sum(not file.path.endswith(".json") for file in conversion.files)
     nbytes = sum(file.nbytes for file in conversion.files)

@@ -25,7 +25,6 @@ from ckpttool.values.checkpoint import (
 )
 from ckpttool.values.dtypes import DType
 
-ContainerName: TypeAlias = Literal["safetensors", "pt"]
 SharedWay: TypeAlias = Literal["alias", "duplicate", "fail"]
 Method: TypeAlias = Literal["copied", "gathered", "cast"]
 
@@ -37,7 +36,7 @@ WRITABLE_CONTAINERS = frozenset(("dict", "OrderedDict", "list", "tuple", "set"))
 class Options(NamedTuple):
     """What was asked for. Globs are ``fnmatch``'s and apply to names and to dotted paths."""
 
-    container: ContainerName
+    container: str  # a name of values.containers
     root: Root | None = None
     keep: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
@@ -101,6 +100,19 @@ class Planned(NamedTuple):
     classification: Classification
     is_parameter: bool = False
 
+    @property
+    def leaves(self) -> list[Placed]:
+        """The strided tensors that it is made of."""
+        found: list[Placed] = []
+        stack: list[Placed | PlacedComposite] = [self.value]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, Placed):
+                found.append(value)
+            else:
+                stack.extend(part for _, part in reversed(value.parts))
+        return found
+
 
 class Dropped(NamedTuple):
     """Something of the source that the destination will not hold.
@@ -128,27 +140,28 @@ class Cast(NamedTuple):
 class ConversionPlan(NamedTuple):
     """Everything that will be written. ``root`` is the branch that was taken, None for the whole file.
 
-    ``aliases`` maps each tied name to the name that is kept. In safetensors an alias is only listed;
-    in a ``.pt`` it is among ``tensors``, viewing the same piece.
+    ``aliases`` maps each tied name to the name that is kept. In a ``.pt`` an alias is among ``tensors``,
+    viewing the same piece; in safetensors it is only listed: ``listed`` are such.
     """
 
     source: Checkpoint
     options: Options
     root: Root | None
     root_found: bool
-    pieces: tuple[Piece, ...]
-    tensors: tuple[Planned, ...]
-    aliases: Mapping[str, str]
     values: tuple[Value, ...]
     objects: tuple[Opaque, ...]
     containers: tuple[Container, ...]
     module_versions: Mapping[Root, Mapping[str, int | None]]
     module_extras: Mapping[Root, Mapping[str, ModuleExtras]]
-    metadata: Mapping[str, str]
     renamed: Mapping[str, str]
     dropped: tuple[Dropped, ...]
-    casts: tuple[Cast, ...]
-    notes: tuple[str, ...]
+    pieces: tuple[Piece, ...] = ()
+    tensors: tuple[Planned, ...] = ()
+    aliases: Mapping[str, str] = {}
+    listed: Mapping[str, str] = {}
+    metadata: Mapping[str, str] = {}
+    casts: tuple[Cast, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

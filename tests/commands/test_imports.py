@@ -63,9 +63,9 @@ print(status, *sorted(set(sys.modules) - before), file=sys.stderr)
     ("name", "own"),
     [
         (None, ()),
-        ("inspect", ("api", "api.arguments", "commands.options")),
-        ("diff", ("api", "api.arguments", "commands.options")),
-        ("convert", ("api", "api.arguments", "commands.options")),
+        ("inspect", ("api", "api.arguments", "commands.options", "values.containers")),
+        ("diff", ("api", "api.arguments", "commands.options", "values.containers")),
+        ("convert", ("api", "api.arguments", "commands.options", "values.containers")),
         ("verify", ("commands.options",)),
         ("lint", ("commands.options",)),
         ("git-textconv", ()),

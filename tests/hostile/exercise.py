@@ -40,8 +40,8 @@ from ckpttool.render.stats import stats_fields
 from ckpttool.render.tables import Line
 from ckpttool.render.tensor import iter_tensor
 from ckpttool.render.textconv import iter_textconv
-from ckpttool.values.checkpoint import Checkpoint, TensorInfo, views_of
-from ckpttool.values.conversion import ContainerName, Options
+from ckpttool.values.checkpoint import Checkpoint, TensorInfo
+from ckpttool.values.conversion import Options
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection
 from ckpttool.values.words import safe
@@ -56,7 +56,7 @@ _LEAF_MEMORY = 10_000
 _READ_NBYTES = 1 << 16  # of each tensor: an expanded one may have petabytes
 _MOVED_NBYTES = 1 << 20  # converted and compared: for the same reason
 _SHOWN_ROWS = 3
-_CONTAINERS: tuple[ContainerName, ...] = ("pt", "safetensors")
+_CONTAINERS = ("pt", "safetensors")
 
 
 class Outcome(NamedTuple):
@@ -181,7 +181,7 @@ def _read_values(checkpoint: Checkpoint) -> None:
     _check_lines(iter_diff(diff, 80, View(True, None, None)))
 
 
-def _convert(checkpoint: Checkpoint, container: ContainerName, scratch: str) -> bool:
+def _convert(checkpoint: Checkpoint, container: str, scratch: str) -> bool:
     """Convert, read back, and hold names, dtypes, shapes and bytes against the plan; False if refused."""
     source = expand(checkpoint)
     target = os.path.join(scratch, f"converted.{container}")

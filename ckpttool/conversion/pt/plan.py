@@ -1,13 +1,15 @@
-"""A conversion's tensors in a ``.pt``: views of shared pieces, ties and overlaps as they were."""
+"""A conversion to a ``.pt``: tensors as views of shared pieces, ties and overlaps as they were."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ckpttool.conversion.containers import ContainerKind
 from ckpttool.conversion.items import Item, compose
-from ckpttool.conversion.placing import Placing, Wanted, as_bytes
-from ckpttool.values.checkpoint import Checkpoint, CompositeTensor
-from ckpttool.values.conversion import Dropped, Options, Placed, PlacedComposite, Planned
+from ckpttool.conversion.placing import Placing, as_bytes
+from ckpttool.conversion.pt.torch_zip import lay_out
+from ckpttool.values.checkpoint import CompositeTensor, Root
+from ckpttool.values.conversion import ConversionPlan, Dropped, Placed, PlacedComposite
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError
 
@@ -15,54 +17,63 @@ from ckpttool.values.errors import CkptToolError
 _NO_TORCH_NAME = frozenset(("float6_e2m3fn", "float6_e3m2fn"))
 
 
-def lacks_dtype(dtype: DType) -> bool:
+def lacks_dtype(dtype: DType, shape: tuple[int, ...]) -> bool:
     """Whether torch has no such dtype: only the bytes can be kept."""
     return dtype.name in _NO_TORCH_NAME
 
 
-def place_in_pt(
-    items: Sequence[Item], options: Options, placing: Placing
-) -> tuple[list[Planned], dict[str, str]]:
-    """Every tensor as a view; ties and overlaps stay."""
-    leaves: list[Wanted] = []
-    for item in items:
-        leaves += item.leaves
-    duplicate = options.shared == "duplicate"
-    places = placing.pack_all(leaves) if duplicate else placing.share_all(leaves)
-    supply = iter(places)
-    planned = []
+def place(plan: ConversionPlan, items: Sequence[Item], root: Root) -> ConversionPlan:
+    """Every tensor as a view; ties and overlaps stay. Strings of a safetensors header have no place.
+
+    Raises:
+        CkptToolError: --metadata was given.
+    """
+    leaves = [leaf for item in items for leaf in item.leaves]
+    placing = Placing()
+    duplicate = plan.options.shared == "duplicate"
+    supply = iter(placing.pack_all(leaves) if duplicate else placing.share_all(leaves))
+    tensors = []
     first_at: dict[Placed, str] = {}
     aliases: dict[str, str] = {}
     for item in items:
-        entry = item.row.entry
-        value = entry.value
+        value = item.row.entry.value
         placed: Placed | PlacedComposite
         if isinstance(value, CompositeTensor):
             placed = compose(value, supply)
         else:
             placed = next(supply)
-            if lacks_dtype(placed.dtype):
+            if lacks_dtype(placed.dtype, placed.shape):
                 placed = as_bytes(placed, placing)
             name = ".".join(map(str, (*item.root, item.name)))
             if placing.pieces[placed.piece].nbytes and first_at.setdefault(placed, name) != name:
                 aliases[name] = first_at[placed]
-        planned.append(item.planned(item.root, item.name, placed))
-    return planned, aliases
-
-
-def drop_metadata(checkpoint: Checkpoint, options: Options) -> list[Dropped]:
-    """Strings of a safetensors header that a ``.pt`` has no place for.
-
-    Raises:
-        CkptToolError: --metadata was given.
-    """
-    if options.metadata:
+        tensors.append(item.planned(item.root, item.name, placed))
+    if plan.options.metadata:
         raise CkptToolError(
-            "--metadata needs a safetensors destination: a .pt has no place for it",
-            path=checkpoint.path,
+            "--metadata needs a safetensors destination: a .pt has no place for it", path=plan.source.path
         )
-    return [
+    dropped = [
         Dropped((), key, "metadata", 0, "a .pt has no place for it", asked=False)
-        for key in checkpoint.metadata
+        for key in plan.source.metadata
         if key not in ("format", "total_size")
     ]
+    return plan._replace(
+        pieces=tuple(placing.pieces),
+        tensors=tuple(tensors),
+        aliases=aliases,
+        dropped=(*plan.dropped, *dropped),
+    )
+
+
+CONTAINER = ContainerKind(
+    title="a .pt",
+    stem="pytorch_model",
+    suffix=".bin",
+    place=place,
+    lacks_dtype=lacks_dtype,
+    lay_out=lay_out,
+    holds_all=True,
+    objects=frozenset(("torch.dtype",)),
+    # Others need a class of their own.
+    layouts=frozenset("quantized nested sparse_coo sparse_csr sparse_csc sparse_bsr sparse_bsc".split()),
+)

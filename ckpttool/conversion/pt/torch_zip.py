@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ckpttool.conversion.layout import Crcs, FileLayout, Segment
-from ckpttool.conversion.pt.object_tree import Branch, build_tree, write_tree
+from ckpttool.conversion.pt.object_tree import build_tree, write_tree
 from ckpttool.conversion.pt.pickle_writer import PickleWriter, StorageName
-from ckpttool.values.checkpoint import Container, ModuleExtras, Opaque, Root, Value
-from ckpttool.values.conversion import Piece, Placed, PlacedComposite, Planned
+from ckpttool.values.conversion import ConversionPlan
 
 _TOP = "archive"
 _ALIGNMENT = 64  # kFieldAlignment of inline_container.h
@@ -35,17 +34,6 @@ _FULL32 = 0xFFFFFFFF
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _ZIP64_NEEDED, _ZIP_NEEDED = 45, 20  # "version needed to extract"
-
-
-class Contents(NamedTuple):
-    """What one file holds, in the fields of the plan."""
-
-    tensors: Sequence[Planned]
-    values: Sequence[Value] = ()
-    objects: Sequence[Opaque] = ()
-    containers: Sequence[Container] = ()
-    module_versions: Mapping[Root, Mapping[str, int | None]] = {}
-    module_extras: Mapping[Root, Mapping[str, ModuleExtras]] = {}
 
 
 class _Member(NamedTuple):
@@ -59,13 +47,19 @@ class _Member(NamedTuple):
     extra: bytes
 
 
-def lay_out(name: str, contents: Contents, pieces: Sequence[Piece]) -> FileLayout:
-    """A file called ``name`` that holds ``contents``."""
-    used = dict.fromkeys(placed.piece for tensor in contents.tensors for placed in leaves_of(tensor))
-    storages = {piece: StorageName(str(number), pieces[piece].nbytes) for number, piece in enumerate(used)}
-    tree: Branch = build_tree(contents.tensors, contents.values, contents.objects, contents.containers)
+def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
+    """A file called ``name`` that holds what ``plan`` does."""
+    used = dict.fromkeys(placed.piece for tensor in plan.tensors for placed in tensor.leaves)
+    storages = {
+        piece: StorageName(str(number), plan.pieces[piece].nbytes) for number, piece in enumerate(used)
+    }
     pickle = PickleWriter(storages)
-    write_tree(pickle, tree, contents.module_versions, contents.module_extras)
+    write_tree(
+        pickle,
+        build_tree(plan.tensors, plan.values, plan.objects, plan.containers),
+        plan.module_versions,
+        plan.module_extras,
+    )
     members: list[_Member] = []
     _append(members, "data.pkl", data=pickle.finish())
     _append(members, "byteorder", data=b"little")
@@ -78,17 +72,6 @@ def lay_out(name: str, contents: Contents, pieces: Sequence[Piece]) -> FileLayou
 
     segments = list(_iter_segments(members, {}))
     return FileLayout(name, segments[-1].offset + segments[-1].nbytes, segments, with_crcs)
-
-
-def leaves_of(tensor: Planned) -> Iterable[Placed]:
-    """The strided tensors that a planned one is made of."""
-    stack: list[Placed | PlacedComposite] = [tensor.value]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, Placed):
-            yield value
-        else:
-            stack.extend(part for _, part in reversed(value.parts))
 
 
 def _append(

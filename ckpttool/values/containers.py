@@ -1,0 +1,8 @@
+"""The table of containers that ``convert`` writes. ``--help`` and completion read it: it imports nothing."""
+
+CONTAINERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "safetensors": ((".safetensors",), "ckpttool.conversion.safetensors"),
+    "pt": ((".pt", ".pth", ".bin", ".ckpt"), "ckpttool.conversion.pt.plan"),
+}
+"""Name -> suffixes of a destination, and the module whose ``CONTAINER`` says the rest and is imported when
+it is asked for; the first is what a folder gets."""
