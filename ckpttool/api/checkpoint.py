@@ -13,18 +13,8 @@ from ckpttool.api.opened import Opened, Path, digest, open_file, open_module
 from ckpttool.api.results import Shown
 from ckpttool.api.verify import verify
 from ckpttool.findings.globals import Verdict, judge_global
-from ckpttool.values.checkpoint import (
-    Basis,
-    Finding,
-    Key,
-    Kind,
-    Opaque,
-    Presence,
-    Root,
-    TensorInfo,
-    Value,
-    views_of,
-)
+from ckpttool.render.fields import EntryFields, entry_fields
+from ckpttool.values.checkpoint import Finding, Kind, Opaque, Root, Value
 from ckpttool.values.inspection import Row, Summary
 
 if TYPE_CHECKING:
@@ -36,7 +26,7 @@ if TYPE_CHECKING:
     from ckpttool.render.tables import Line
 
 
-class Entry(NamedTuple):
+class Entry(EntryFields):
     """A tensor of a checkpoint, or one that is missing from it. Names are those of the JSON document.
 
     ``shape`` and ``stride`` are torch's, strides and ``storage_offset`` in elements; ``nbytes`` are the
@@ -51,24 +41,7 @@ class Entry(NamedTuple):
     True
     """
 
-    root: Root
-    name: Key
-    kind: Kind
-    presence: Presence
-    basis: Basis
-    exact: bool
-    note: str
-    dtype: str | None
-    shape: tuple[int, ...] | None
-    stride: tuple[int, ...] | None
-    storage_offset: int | None
-    numel: int | None
-    nbytes: int | None
-    location: str | None
-    file: str | None
-    byte_offset: int | None
-    requires_grad: bool | None
-    tied_to: tuple[Root, Key] | None
+    __slots__ = ()
 
 
 class Global(NamedTuple):
@@ -159,7 +132,9 @@ class Checkpoint(Opened, Shown):
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """All tensors in the order of the file, then those that are missing from it."""
-        return tuple(map(_entry_of, (*self.inspection.rows, *self.inspection.missing)))
+        return tuple(
+            Entry._make(entry_fields(row)) for row in (*self.inspection.rows, *self.inspection.missing)
+        )
 
     @property
     def parameters(self) -> tuple[Entry, ...]:
@@ -181,7 +156,7 @@ class Checkpoint(Opened, Shown):
         Raises:
             CkptToolError: there is none (its ``hint`` has similar names), or there are several.
         """
-        return _entry_of(self._row(name))
+        return Entry._make(entry_fields(self._row(name)))
 
     def array(self, name: str | Entry) -> Array:
         """The elements of one tensor as a numpy array of its shape, in memory of its own.
@@ -264,42 +239,6 @@ class Checkpoint(Opened, Shown):
 
         found = Found(self.inspection, self.sources)
         return iter(view_of(found).lines(found, width, Listing(everything=self.root is not None)))
-
-
-def _entry_of(row: Row) -> Entry:
-    entry, classification, tied_to = row
-    value = entry.value
-    fields: dict[str, Any] = dict.fromkeys(Entry._fields)
-    if value is not None:
-        fields |= {
-            "dtype": None if value.dtype is None else value.dtype.name,
-            "shape": value.shape,
-            "numel": value.numel,
-            "nbytes": value.nbytes,
-        }
-    if isinstance(value, TensorInfo):
-        fields |= {
-            "stride": value.stride,
-            "storage_offset": value.storage_offset,
-            "byte_offset": value.byte_offset,
-        }
-    storage = next((view.storage for view in views_of(value) if view.storage is not None), None)
-    if storage is not None:
-        fields |= {"location": storage.location, "file": storage.file}
-    return Entry(
-        **fields
-        | {
-            "root": entry.root,
-            "name": entry.name,
-            "kind": classification.kind,
-            "presence": classification.presence,
-            "basis": classification.basis,
-            "exact": classification.exact,
-            "note": classification.note,
-            "requires_grad": entry.requires_grad,
-            "tied_to": None if tied_to is None else (tied_to.root, tied_to.name),
-        }
-    )
 
 
 def open(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckpttool.files.checksums import CheckReport, CheckResult
-from ckpttool.render.json import key_value, root_keys
+from ckpttool.render.json import encode, place
 from ckpttool.values.words import format_count, format_nbytes, plural
 
 
@@ -26,26 +26,12 @@ def check_fact(report: CheckReport) -> str:
 
 def check_object(report: CheckReport) -> dict[str, object]:
     """Return the field ``check`` of the document."""
-    return {
-        "ok": report.ok,
-        "conclusive": report.conclusive,
-        "verified": report.verified,
-        "verified_nbytes": report.verified_nbytes,
-        "not_recorded": report.not_recorded,
-        "files_without_checksums": list(report.files_without_checksums),
-        "bad": [_bad_object(result) for result in report.bad],
-    }
+    bad = [_bad_object(result) for result in report.bad]
+    counted = encode(report._replace(bad=()))
+    return {"ok": report.ok, "conclusive": report.conclusive, **counted, "bad": bad}
 
 
 def _bad_object(result: CheckResult) -> dict[str, object]:
-    return {
-        "name": result.name,
-        "file": result.file,
-        "status": result.status.value,
-        "expected": result.expected,
-        "actual": result.actual,
-        "message": result.message,
-        "entries": [
-            {"root": root_keys(entry.root), "name": key_value(entry.name)} for entry in result.entries
-        ],
-    }
+    fields: dict[str, object] = encode(result._replace(entries=()))
+    del fields["nbytes"]
+    return {**fields, "entries": [place(entry.root, entry.name) for entry in result.entries]}

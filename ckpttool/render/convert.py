@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ckpttool.formats.carried import PREFIX
-from ckpttool.render.json import encode, root_keys
+from ckpttool.render.json import encode
 from ckpttool.render.tables import Line, Span
 from ckpttool.render.units import join_facts
 from ckpttool.render.views import View
@@ -212,7 +212,7 @@ def convert_document(conversion: Conversion) -> dict[str, object]:
         "format": plan.options.container,
         "written": conversion.written,
         "checked": conversion.checked,
-        "root": None if plan.root is None else root_keys(plan.root),
+        "root": encode(plan.root),
         "tensors": len(plan.tensors),
         "copied_nbytes": counts["copied"],
         "gathered_nbytes": counts["gathered"],

@@ -7,11 +7,12 @@ from typing import Any
 
 from ckpttool.render import views
 from ckpttool.render.diff_table import View, dtype_text, pair_text, sort_rank
+from ckpttool.render.fields import format_sizes, tensor_fields
 from ckpttool.render.inspection import iter_finding_lines
-from ckpttool.render.json import encode, key_value, plain_value, root_keys
+from ckpttool.render.json import encode, place, plain_value
 from ckpttool.render.tables import Line
 from ckpttool.values.difference import SAME, Diff, DiffEntry, Numbers, Status
-from ckpttool.values.words import NAME_LIMIT, format_int, format_name, format_root, format_value, safe
+from ckpttool.values.words import NAME_LIMIT, format_name, format_root, format_value, safe
 
 DIFF_SCHEMA = "ckpttool/diff/1"
 
@@ -43,17 +44,7 @@ def iter_pipe(diff: Diff, view: View) -> Iterator[str]:
     if view.top is not None:
         rows = sorted(rows, key=lambda entry: sort_rank(entry.status, entry.numbers))[: view.top]
     for entry in rows:
-        numbers = entry.numbers
-        figures: list[object] = [None] * 6
-        if numbers is not None:
-            figures = [
-                numbers.numel,
-                numbers.changed,
-                numbers.max_abs,
-                numbers.mean_abs,
-                numbers.rel_l2,
-                numbers.cosine,
-            ]
+        figures = [getattr(entry.numbers, name, None) for name in PIPE_COLUMNS[7:13]]
         old = entry.renamed_from
         fields = [
             entry.status.value,
@@ -84,11 +75,7 @@ def iter_pipe(diff: Diff, view: View) -> Iterator[str]:
 
 
 def _pipe_shape(entry: DiffEntry) -> str:
-    return pair_text(
-        entry,
-        lambda value: "-" if value.shape is None else f"[{','.join(map(format_int, value.shape))}]",
-        "→",
-    )
+    return pair_text(entry, lambda value: format_sizes(value.shape), "→")
 
 
 def diff_document(diff: Diff) -> dict[str, object]:
@@ -120,24 +107,19 @@ def _entry_object(entry: DiffEntry, structure_only: bool) -> dict[str, object]:
     if numbers is None and unmoved and value is not None:
         numbers = Numbers(numel=value.numel, finite=1, max_abs=0, a_squares=1.0, b_squares=1.0, dot=1.0)
     item: dict[str, Any] = {
-        "root": root_keys(entry.root),
-        "name": key_value(entry.name),
+        **place(entry.root, entry.name),
         "kind": entry.kind.value,
         "status": entry.status.value,
         "max_abs": None,
         "rel_l2": None,
         "changed_numel": None,
         "numel": None if value is None else plain_value(value.numel),
-        "renamed_from": None,
+        "renamed_from": None if entry.renamed_from is None else place(*entry.renamed_from),
+        "basis": entry.basis.value or None,
     }
-    if entry.renamed_from is not None:
-        root, name = entry.renamed_from
-        item["renamed_from"] = {"root": root_keys(root), "name": key_value(name)}
-    item["basis"] = entry.basis.value or None
     for which, row in (("a", entry.a), ("b", entry.b)):
-        side = None if row is None else row.entry.value
-        item[f"dtype_{which}"] = None if side is None or side.dtype is None else side.dtype.name
-        item[f"shape_{which}"] = None if side is None or side.shape is None else list(side.shape)
+        dtype, shape, *_ = tensor_fields(None if row is None else row.entry.value)
+        item[f"dtype_{which}"], item[f"shape_{which}"] = dtype, None if shape is None else list(shape)
     if numbers is not None:
         names = ("max_abs", "rel_l2", "changed", "numel", "mean_abs", "cosine", "nan_appeared", "nan_gone")
         for name in (*names, "inf_appeared", "inf_gone"):

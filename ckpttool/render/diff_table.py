@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ckpttool.names.fold import FoldedRow, fold_rows
+from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_NAMES
 from ckpttool.render.tables import Cell, Column
 from ckpttool.render.units import bar, format_percent, join_facts
@@ -151,7 +152,7 @@ def iter_group_rows(
 
 def dtype_text(entry: DiffEntry) -> str:
     """Return the dtype, or both: ``float32 → bfloat16``."""
-    return pair_text(entry, lambda value: value.dtype.name if value.dtype is not None else "?")
+    return pair_text(entry, dtype_name)
 
 
 def shape_text(entry: DiffEntry) -> str:

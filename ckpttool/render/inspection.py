@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ckpttool.findings.next_commands import next_commands
+from ckpttool.render.fields import entry_fields, format_sizes
 from ckpttool.render.inspection_head import iter_around, iter_head
 from ckpttool.render.inspection_table import Table, iter_missing, iter_rows, missing_facts
 from ckpttool.render.kinds import iter_legend
@@ -147,29 +148,22 @@ def iter_pipe(inspection: Inspection, extra: Sequence[Sequence[str]] = ()) -> It
     """Yield a line per entry; ``extra`` are further fields of the row at the same position."""
     roots: dict[Root, str] = {}
     for position, row in enumerate((*inspection.rows, *inspection.missing)):
-        entry, classification, tied_to = row
-        root = roots.get(entry.root)
+        known = entry_fields(row)
+        root = roots.get(known.root)
         if root is None:
-            root = roots[entry.root] = format_root(entry.root) or "-"
-        value = entry.value
-        dtype = shape = nbytes = location = "-"
-        if value is not None:
-            dtype = value.dtype.name if value.dtype is not None else "-"
-            shape = "-" if value.shape is None else f"[{','.join(map(format_int, value.shape))}]"
-            nbytes = format_int(value.nbytes)
-            if not isinstance(value, CompositeTensor) and (storage := value.chunks[0].value.storage):
-                location = safe(storage.location or "-")
+            root = roots[known.root] = format_root(known.root) or "-"
+        is_composite = isinstance(row.entry.value, CompositeTensor)  # its parts may lie anywhere
         fields = [
-            classification.kind.value,
-            classification.presence.value,
+            known.kind.value,
+            known.presence.value,
             root,
-            format_name(entry.name, None),
-            dtype,
-            shape,
-            nbytes,
-            classification.basis.value,
-            location,
-            "-" if tied_to is None else format_path(tied_to.root, tied_to.name, None),
+            format_name(known.name, None),
+            known.dtype or "-",
+            format_sizes(known.shape),
+            "-" if known.nbytes is None else format_int(known.nbytes),
+            known.basis.value,
+            "-" if is_composite else safe(known.location or "-"),
+            "-" if known.tied_to is None else format_path(*known.tied_to, None),
         ]
         if extra:
             fields += extra[position] if position < len(extra) else ["-"] * len(extra[0])

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckpttool.names.fold import FoldedRow, fold_rows
+from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_name, kind_style
 from ckpttool.render.tables import Cell, Column, Heading, Line, Span, TableRow, column_width, fill, iter_table
 from ckpttool.render.units import bar, join_facts
@@ -259,15 +260,11 @@ def _model_cells(item: _Item, largest: int) -> tuple[Cell, ...]:
 def _tensor_cells(item: _Item) -> tuple[Cell, ...]:
     row = item.folded.rows[0]
     classification, value = row.classification, row.entry.value
-    dtype, shape = "", ""
-    if value is not None:
-        dtype = value.dtype.name if value.dtype is not None else "?"
-        shape = format_shape(value.shape)
     return (
         Cell(kind_name(classification), kind_style(classification)),
         Cell(item.name, "", item.tail),
-        Cell(dtype),
-        Cell(shape),
+        Cell(dtype_name(value) if value is not None else ""),
+        Cell(format_shape(value.shape) if value is not None else ""),
         Cell(format_nbytes(item.nbytes) if value is not None else "", "dim" if row.tied_to else ""),
     )
 

@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any
 from ckpttool.findings.globals import GlobalVerdict, judge_global
 from ckpttool.findings.next_commands import next_commands
 from ckpttool.findings.weights_only import plain_load, weights_only_verdict
+from ckpttool.render.fields import TENSOR_FIELDS, entry_fields, tensor_fields
 from ckpttool.values.checkpoint import (
     Checkpoint,
     ChunkedTensor,
+    CompositeTensor,
     GlobalRef,
     Key,
     OddKey,
-    Opaque,
     Plain,
     Root,
     Tensor,
-    TensorInfo,
     parts,
-    views_of,
 )
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import LimitExceeded
@@ -65,11 +64,10 @@ def dump(document: Mapping[str, object]) -> Iterator[str]:
 
 
 def inspect_document(
-    inspection: Inspection, extra: Mapping[int, Mapping[str, object]] | None = None
+    inspection: Inspection, extra: Mapping[int, dict[str, object]] | None = None
 ) -> dict[str, object]:
     """Return the document of ``inspect``; ``extra`` are further fields of the row at a position."""
     checkpoint = inspection.checkpoint
-    root = inspection.weights_root
     return {
         "schema": INSPECT_SCHEMA,
         "path": checkpoint.path,
@@ -78,19 +76,23 @@ def inspect_document(
         "title": inspection.title,
         "file_nbytes": checkpoint.file_nbytes,
         "files": [{"path": file.path, "nbytes": file.nbytes} for file in checkpoint.files],
-        "weights_root": None if root is None else root_keys(root),
+        "weights_root": encode(inspection.weights_root),
         "ordered": checkpoint.ordered,
         "summary": _summary(inspection),
-        "groups": [
-            {**_numbers(group._asdict()), "root": root_keys(group.root)} for group in inspection.groups
+        "groups": encode(inspection.groups),
+        "entries": [
+            _row_object(row) | (extra or {}).get(position, {})
+            for position, row in enumerate((*inspection.rows, *inspection.missing))
         ],
-        "entries": _rows((*inspection.rows, *inspection.missing), extra or {}),
         "values": encode(checkpoint.values),
-        "opaque": [opaque_object(opaque) for opaque in checkpoint.opaque],
+        "opaque": [
+            {**place(item.root, item.name), "type": item.type_name, "summary": item.summary}
+            for item in checkpoint.opaque
+        ],
         "metadata": dict(checkpoint.metadata),
         "weights_only": _weights_only(checkpoint),
         "plain_load": _plain_load(checkpoint),
-        "globals": [global_object(item) for item in checkpoint.globals],
+        "globals": [_global_object(item) for item in checkpoint.globals],
         "findings": encode(inspection.findings),
         "next": [{"command": item.command, "why": item.why} for item in next_commands(inspection)],
         **({} if inspection.model is None else {"model": inspection.model._asdict()}),
@@ -115,114 +117,57 @@ def _plain_load(checkpoint: Checkpoint) -> dict[str, object]:
 
 
 def _summary(inspection: Inspection) -> dict[str, object]:
-    fields = _numbers(inspection.summary._asdict())
-    fields["dtypes"] = dict(fields["dtypes"])
-    fields["locations"] = dict(fields["locations"])
-    fields["bases"] = [
-        {"kind": kind, "basis": basis, "entries": entries} for kind, basis, entries in fields["bases"]
-    ]
+    summary = inspection.summary
+    bases = [{"kind": kind, "basis": basis, "entries": entries} for kind, basis, entries in summary.bases]
+    named = {"dtypes": dict(summary.dtypes), "locations": dict(summary.locations), "bases": bases}
+    return {**encode(summary), **named}
+
+
+def _row_object(row: Row) -> dict[str, Any]:
+    known = entry_fields(row)
+    fields = _sized(known._asdict())
+    fields["root"], fields["name"] = encode(known.root), encode(known.name)
+    fields["kind"], fields["presence"], fields["basis"] = map(str, known[2:5])
+    if row.tied_to is not None:
+        fields["tied_to"] = place(row.tied_to.root, row.tied_to.name)
+    if made_of := _made_of(row.entry.value):
+        last = {name: fields.pop(name) for name in ("requires_grad", "tied_to")}
+        fields |= made_of | last
     return fields
 
 
-def _numbers(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: _scalar(field) if isinstance(field, int) else field for name, field in fields.items()}
+def _tensor_object(value: Tensor) -> dict[str, Any]:
+    """Return dtype, shape, address; nulls where there is no single address."""
+    return {**_sized(dict(zip(TENSOR_FIELDS, tensor_fields(value), strict=True))), **_made_of(value)}
 
 
-def _rows(rows: Sequence[Row], extra: Mapping[int, Mapping[str, object]]) -> list[dict[str, Any]]:
-    roots: dict[Root, list[str | int]] = {}
-    result = []
-    for position, (entry, classification, tied_to) in enumerate(rows):
-        root = roots.get(entry.root)
-        if root is None:
-            root = roots[entry.root] = root_keys(entry.root)
-        item: dict[str, Any] = {
-            "root": root,
-            "name": key_value(entry.name),
-            "kind": classification.kind.value,
-            "presence": classification.presence.value,
-            "basis": classification.basis.value,
-            "exact": classification.exact,
-            "note": classification.note,
-            **tensor_object(entry.value),
-            "requires_grad": entry.requires_grad,
-            "tied_to": None
-            if tied_to is None
-            else {"root": root_keys(tied_to.root), "name": key_value(tied_to.name)},
-        }
-        if position in extra:
-            item.update(extra[position])
-        result.append(item)
-    return result
-
-
-def tensor_object(value: Tensor | None) -> dict[str, Any]:
-    """Return dtype, shape, address; nulls where there is no tensor or no single address."""
-    if isinstance(value, TensorInfo):
-        return _strided(value)
-    nothing = {"stride": None, "storage_offset": None}
-    nowhere: dict[str, Any] = {"location": None, "file": None, "byte_offset": None}
-    if value is None:
-        return {"dtype": None, "shape": None, **nothing, "numel": None, "nbytes": None, **nowhere}
-    first = next((view.storage for view in views_of(value) if view.storage is not None), None)
-    if first is not None:
-        nowhere = {"location": first.location, "file": first.file, "byte_offset": None}
-    fields = {
-        "dtype": None if value.dtype is None else value.dtype.name,
-        "shape": None if value.shape is None else _ints(value.shape),
-        **nothing,
-        "numel": _scalar(value.numel),
-        "nbytes": _scalar(value.nbytes),
-        **nowhere,
-    }
-    if isinstance(value, ChunkedTensor):
-        fields["chunks"] = [{"offsets": _ints(offsets), **_strided(view)} for offsets, view in value.chunks]
-        return fields
-    return fields | {
-        "layout": value.layout,
-        "type": value.type_name,
-        "details": {name: plain_value(detail) for name, detail in value.details},
-        "parts": [{"name": name, **tensor_object(part)} for name, part in parts(value)],
-    }
-
-
-def _strided(info: TensorInfo) -> dict[str, Any]:
-    storage = info.storage
-    numel = math.prod(info.shape)
-    fields: dict[str, Any] = {
-        "dtype": info.dtype.name,
-        "shape": _ints(info.shape),
-        "stride": _ints(info.stride),
-        "storage_offset": info.storage_offset,
-        "numel": _scalar(numel),
-        "nbytes": _scalar((numel * info.dtype.bits + 7) // 8),
-        "location": None,
-        "file": None,
-        "byte_offset": None,
-    }
-    if storage is not None:
-        fields["location"] = storage.location
-        fields["file"] = storage.file
-        fields["byte_offset"] = info.byte_offset
-    if info.conj or info.neg:
-        fields["conj"], fields["neg"] = info.conj, info.neg
-    return fields
-
-
-def _ints(values: tuple[int, ...]) -> Sequence[object]:
+def _sized(fields: dict[str, Any]) -> dict[str, Any]:
     # A shape with a zero in it passes every check of its bytes, however long its other sizes are.
-    return values if sum(values).bit_length() <= _MAX_BITS else [_scalar(value) for value in values]
+    for name in ("shape", "stride"):
+        if fields[name] and sum(fields[name]).bit_length() > _MAX_BITS:
+            fields[name] = encode(fields[name])
+    fields["numel"], fields["nbytes"] = _scalar(fields["numel"]), _scalar(fields["nbytes"])
+    return fields
 
 
-def key_value(key: Key) -> str | int:
-    """Return a key as JSON has it: strings and ints are themselves, other keys their text."""
-    if isinstance(key, str):
-        return key
-    return key.text if isinstance(key, OddKey) else _scalar(key)
+def _made_of(value: Tensor | None) -> dict[str, Any]:
+    """Return what is said of some tensors only."""
+    if isinstance(value, ChunkedTensor):
+        chunks = [{"offsets": encode(offsets), **_tensor_object(view)} for offsets, view in value.chunks]
+        return {"chunks": chunks}
+    if isinstance(value, CompositeTensor):
+        return {
+            "layout": value.layout,
+            "type": value.type_name,
+            "details": {name: plain_value(detail) for name, detail in value.details},
+            "parts": [{"name": name, **_tensor_object(part)} for name, part in parts(value)],
+        }
+    return {"conj": value.conj, "neg": value.neg} if value is not None and (value.conj or value.neg) else {}
 
 
-def root_keys(root: Root) -> list[str | int]:
-    """Return a root as a list of keys."""
-    return [key_value(key) for key in root]
+def place(root: Root, name: Key) -> dict[str, Any]:
+    """Return where an entry stands; keys that are neither strings nor ints are their text."""
+    return {"root": encode(root), "name": encode(name)}
 
 
 def plain_value(value: Plain) -> object:
@@ -267,16 +212,18 @@ def encode(value: object) -> Any:
     Raises:
         LimitExceeded: as ``plain_value``.
     """
-    if isinstance(value, OddKey | DType):
-        return value[0]
+    if value is None or type(value) in (str, bool):
+        return value
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple):
+        if isinstance(value, (OddKey, DType)):
+            return value[0]
         fields = getattr(value, "_fields", None)
         if fields is not None:
             return {name: encode(item) for name, item in zip(fields, value, strict=True)}
         # Nested lists of a file are plain: how deep they nest is its choice.
-        nested = any(hasattr(item, "_fields") for item in value)
+        nested = value and any(hasattr(item, "_fields") for item in value)
         return [encode(item) for item in value] if nested else plain_value(value)
     return _scalar(value) if not isinstance(value, Mapping) else {k: encode(v) for k, v in value.items()}
 
@@ -289,25 +236,8 @@ def numbers(values: Sequence[Number]) -> list[object]:
     ]
 
 
-def opaque_object(opaque: Opaque) -> dict[str, object]:
-    """Return an item of ``opaque``."""
-    return {
-        "root": root_keys(opaque.root),
-        "name": key_value(opaque.name),
-        "type": opaque.type_name,
-        "summary": opaque.summary,
-    }
-
-
-def global_object(item: GlobalRef) -> dict[str, object]:
-    """Return an item of ``globals``."""
-    judged = judge_global(item)
-    return {
-        "module": item.module,
-        "name": item.name,
-        "called": item.called,
-        "calls": item.calls,
-        "verdict": judged.verdict.value,
-        "reason": judged.reason,
-        "places": list(item.places),
-    }
+def _global_object(item: GlobalRef) -> dict[str, object]:
+    _, verdict, reason = judge_global(item)
+    fields = encode(item)
+    places = fields.pop("places")
+    return {**fields, "verdict": verdict.value, "reason": reason, "places": places}

@@ -207,6 +207,8 @@ def iter_finding_lines(report: LintReport) -> Iterator[str]:
 
 def lint_document(report: LintReport) -> dict[str, object]:
     """Return the document of ``lint``."""
+    from ckpttool.render.json import encode
+
     return {
         "schema": LINT_SCHEMA,
         "ok": report.ok,
@@ -214,16 +216,10 @@ def lint_document(report: LintReport) -> dict[str, object]:
         "class": report.class_name,
         "device": report.device or None,
         "loss": report.loss or None,
-        "findings": [finding._asdict() for finding in report.findings],
-        "entries": [_entry_object(entry) for entry in report.entries],
+        "findings": encode(report.findings),
+        "entries": [fields | (fields.pop("proof") or {}) for fields in encode(report.entries)],
         "notes": list(report.notes),
     }
-
-
-def _entry_object(entry: LintEntry) -> dict[str, object]:
-    fields = entry._asdict()
-    proof = fields.pop("proof")
-    return fields if proof is None else {**fields, **proof._asdict()}
 
 
 def _pipe(report: LintReport, prove: bool | None) -> tuple[Iterable[str], Iterable[str]]:

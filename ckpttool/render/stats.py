@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ckpttool.elements.stats import EntryStats
+from ckpttool.render.fields import tensor_fields
 from ckpttool.render.tables import Cell, Column, Line, iter_table
 from ckpttool.render.units import bar, format_percent
 from ckpttool.values.words import format_float, format_int, plural, safe
@@ -27,6 +28,8 @@ COLUMNS = (
 
 PIPE_COLUMNS = ("numel", "min", "max", "mean", "std", "zero", "nan", "posinf", "neginf")
 """Fields that ``--stats`` adds to a line in a pipe; ``-`` for a tensor that is made of others."""
+
+_DOCUMENT_NAMES = {"minimum": "min", "maximum": "max"}
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 """Eighths of a cell's height, for a histogram in one line."""
@@ -69,12 +72,11 @@ def iter_stats_table(rows: Sequence[tuple[str, int, EntryStats]], width: int) ->
 
 
 def _cells(name: str, count: int, stats: EntryStats) -> tuple[Cell, ...]:
-    value = stats.entry.value
-    dtype = "" if value is None or value.dtype is None else value.dtype.name
+    dtype, *_ = tensor_fields(stats.entry.value)
     shown = f"{name} ({safe(stats.part, 60)})" if stats.part else name
     return (
         Cell(shown, "", f" ×{count}" if count > 1 else ""),
-        Cell(dtype),
+        Cell(dtype or ""),
         Cell(_number(stats.minimum)),
         Cell(_number(stats.maximum)),
         Cell(_number(stats.mean)),
@@ -154,24 +156,7 @@ def stats_fields(stats: Sequence[EntryStats]) -> list[str]:
 
 def stats_object(stats: EntryStats) -> dict[str, Any]:
     """Return the statistics of a tensor, or of one part of it, for JSON."""
-    return {
-        "part": stats.part,
-        "numel": stats.numel,
-        "min": stats.minimum,
-        "max": stats.maximum,
-        "mean": _finite(stats.mean),
-        "std": _finite(stats.std),
-        "zero": stats.zero,
-        "nan": stats.nan,
-        "posinf": stats.posinf,
-        "neginf": stats.neginf,
-        "histogram": list(stats.histogram),
-        "histogram_numel": stats.histogram_numel,
-        "note": stats.note,
-    }
+    from ckpttool.render.json import encode
 
-
-def _finite(value: float | None) -> float | str | None:
-    if value is None or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    fields = list(zip(stats._fields, stats, strict=True))[1:-1]  # without the two entries
+    return {_DOCUMENT_NAMES.get(name, name): encode(value) for name, value in fields}

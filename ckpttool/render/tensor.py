@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ckpttool.elements.bits import Number
 from ckpttool.elements.stats import EntryStats
+from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_style
 from ckpttool.render.stats import iter_bins, iter_stats_details
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
@@ -71,7 +72,7 @@ def iter_tensor(
 
 def _tensor_facts(value: Tensor) -> list[tuple[str, str]]:
     facts = [
-        ("dtype", "?" if value.dtype is None else value.dtype.name),
+        ("dtype", dtype_name(value)),
         ("shape", format_shape(value.shape, _ALL_DIMS)),
         ("elements", format_count(value.numel)),
         ("size", _exact_nbytes(value.nbytes)),
@@ -130,8 +131,12 @@ def _iter_parts(value: Tensor | None, width: int) -> Iterator[Line]:
         named = [(_place(chunk), chunk.value) for chunk in value.chunks]
     rows = []
     for name, part in named:
-        dtype = "?" if part.dtype is None else part.dtype.name
-        cells = (safe(name, NAME_LIMIT), dtype, format_shape(part.shape), format_nbytes(part.nbytes))
+        cells = (
+            safe(name, NAME_LIMIT),
+            dtype_name(part),
+            format_shape(part.shape),
+            format_nbytes(part.nbytes),
+        )
         rows.append(tuple(map(Cell, cells)))
     if rows:
         yield ()

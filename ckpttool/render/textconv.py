@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ckpttool.elements.digests import NamedDigest, digest_set
+from ckpttool.render.fields import entry_fields, format_sizes
 from ckpttool.values.difference import Side
-from ckpttool.values.words import format_int, format_path, format_value, safe
+from ckpttool.values.words import format_path, format_value, safe
 
 _DIGEST_DIGITS = 16  # of a tensor: 64 bits tell two versions of it apart
 
@@ -39,18 +40,10 @@ def iter_textconv(side: Side, digests: Sequence[NamedDigest]) -> Iterator[str]:
     )
     known = {(item.root, item.name): item.sha256[:_DIGEST_DIGITS] for item in digests}
     lines = []
-    for entry, classification, tied_to in side.rows:
-        value = entry.value
-        shape = "?" if value is None or value.shape is None else f"[{','.join(map(format_int, value.shape))}]"
-        fields = [
-            "tensor",
-            format_path(entry.root, entry.name, None),
-            classification.kind.value,
-            "?" if value is None or value.dtype is None else value.dtype.name,
-            shape,
-            known.get((entry.root, entry.name), "no values"),
-        ]
-        if tied_to is not None:
-            fields.append(f"tied to {format_path(tied_to.root, tied_to.name, None)}")
+    for row in map(entry_fields, side.rows):
+        fields = ["tensor", format_path(row.root, row.name, None), row.kind.value, row.dtype or "?"]
+        fields += [format_sizes(row.shape, "?"), known.get((row.root, row.name), "no values")]
+        if row.tied_to is not None:
+            fields.append(f"tied to {format_path(*row.tied_to, None)}")
         lines.append("\t".join(fields) + "\n")
     yield from sorted(lines)

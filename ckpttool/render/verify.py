@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ckpttool.names.fold import fold_rows
-from ckpttool.render.json import encode, root_keys
+from ckpttool.render.json import encode
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.render.units import format_percent, join_facts
 from ckpttool.render.views import View
@@ -381,7 +381,7 @@ def verify_document(result: Verification) -> dict[str, object]:
         "path": result.path,
         "model": result.model,
         "class": result.class_name,
-        "root": root_keys(result.root),
+        "root": encode(result.root),
         "mapping": result.mapping,
         "allow_cast": result.allow_cast,
         "parameters": result.parameters,
