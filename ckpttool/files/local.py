@@ -103,8 +103,7 @@ class FileSource:
             os.close(self._fd)
             raise
         self.size = status.st_size
-        self.info = FileInfo.of(path, status)
-        self.cache: dict[str, object] = {}  # what a sniff had to parse, kept for the read
+        self.version = FileInfo.of(path, status)
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         """See ``ByteSource.read_at``."""
@@ -189,9 +188,9 @@ class Sources:
         source = self.take(path)
         try:
             yield source
-            check_path(source.info)
+            check_path(source.version)
         except CkptToolError:
-            check_path(source.info)  # that it changed explains what is wrong with it
+            check_path(source.version)  # that it changed explains what is wrong with it
             raise
         finally:
             self.leave(path)
@@ -221,7 +220,7 @@ class Sources:
             if source is None:
                 self._make_room()
                 source = FileSource(path, self._known.get(path))
-                self._known[path] = source.info
+                self._known[path] = source.version
             self._open[path] = source  # last: the first is idle longest
             self._users[path] = self._users.get(path, 0) + 1
             return source

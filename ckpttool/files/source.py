@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ckpttool.values.checkpoint import FileInfo
 from ckpttool.values.errors import MalformedCheckpoint
 
 
@@ -21,6 +22,10 @@ class ByteSource(Protocol):
     @property
     def base(self) -> int:
         """Where byte 0 of this source lies in the file ``name``."""
+
+    @property
+    def version(self) -> FileInfo:
+        """What the file was when it was opened, and must be as long as it is read."""
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         """Exactly ``nbytes`` bytes from ``offset``.
@@ -45,7 +50,7 @@ class RangeSource:
             raise MalformedCheckpoint("a range lies outside the file", byte_offset=offset, path=parent.name)
         self._parent = parent
         self._offset = offset
-        self.name = parent.name
+        self.name, self.version = parent.name, parent.version
         self.size = size
         self.base = parent.base + offset
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 
-from ckpttool.files.local import FileSource, Sources
-from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits, Reading
+from ckpttool.files.local import Sources
+from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits, Look, Reading
 from ckpttool.formats.validate import validate
 from ckpttool.values.checkpoint import Checkpoint
 from ckpttool.values.errors import CkptToolError
-
-_HEAD_NBYTES = 4096
 
 # Module and class of each format, in the order in which they are asked. Modules are imported one by
 # one until a format recognises the content, so that a safetensors file costs no pickle machinery.
@@ -32,12 +30,11 @@ def load_format(module: str, name: str) -> Format:
     return format_
 
 
-def detect(source: FileSource) -> Format | None:
+def detect(look: Look) -> Format | None:
     """The format whose content this is, or None."""
-    head = read_head(source)
     for module, name in FORMATS:
         format_ = load_format(module, name)
-        if format_.sniff(head, source):
+        if format_.sniff(look):
             return format_
     return None
 
@@ -66,39 +63,34 @@ def read_checkpoint(
     if os.path.isdir(path):
         from ckpttool.formats.folders import read_folder
 
-        return read_folder(path, Reading(limits, sources, _read_source))
+        return read_folder(path, Reading(limits, sources, _read_file))
     with sources.reading(path) as source:
-        head = read_head(source)
-        if head.lstrip(b" \t\r\n").startswith(b"{"):  # JSON may follow: only then are indexes asked
+        look = Look(source, limits)
+        if look.head.lstrip(b" \t\r\n").startswith(b"{"):  # JSON may follow: only then are indexes asked
             from ckpttool.formats.folders.shards import is_index, read_index
 
             if manifests:
                 from ckpttool.formats.manifest import is_manifest, read_manifest
 
-                if is_manifest(head):
+                if is_manifest(look.head):
                     return read_manifest(source, limits)
-            if is_index(head, path):
-                return read_index(source, Reading(limits, sources, _read_source))
-        return _read_source(source, limits)
+            if is_index(look.head, path):
+                return read_index(look, Reading(limits, sources, _read_file))
+        return _read_file(look)
 
 
-def read_head(source: FileSource) -> bytes:
-    """The first bytes, which decide the format."""
-    return source.read_at(0, min(_HEAD_NBYTES, source.size))
-
-
-def _read_source(source: FileSource, limits: Limits) -> Checkpoint:
+def _read_file(look: Look) -> Checkpoint:
     """Read one regular file and prove its addresses."""
     try:
-        format_ = detect(source)
+        format_ = detect(look)
         if format_ is None:
             from ckpttool.formats.foreign.files import describe_foreign
 
-            raise describe_foreign(read_head(source), source)
-        checkpoint = format_.read(source, limits)
+            raise describe_foreign(look)
+        checkpoint = format_.read(look)
         validate(checkpoint)
     except CkptToolError as error:
         if error.path is None:
-            error.path = source.name
+            error.path = look.source.name
         raise
     return checkpoint

@@ -1,14 +1,18 @@
-"""What every format shares: where bytes come from, how much may be read, and the protocol."""
+"""What every format shares: the first look at a file, how much may be read, and the protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 from ckpttool.files.folder import Listing
-from ckpttool.files.local import FileSource, Sources
+from ckpttool.files.local import Sources
 from ckpttool.files.source import ByteSource
 from ckpttool.values.checkpoint import Checkpoint
+from ckpttool.values.errors import CkptToolError
+
+_HEAD_NBYTES = 4096
+_Parsed = TypeVar("_Parsed")
 
 
 class Limits(NamedTuple):
@@ -32,24 +36,50 @@ class Limits(NamedTuple):
 DEFAULT_LIMITS = Limits()
 
 
+class Look:
+    """A file whose format is asked for: its first 4096 bytes at most, and what a sniff had to parse of it."""
+
+    def __init__(self, source: ByteSource, limits: Limits) -> None:
+        self.source = source
+        self.limits = limits
+        self.head = source.read_at(0, min(_HEAD_NBYTES, source.size))
+        self._parsed: dict[object, object] = {}
+
+    def parse(self, parse: Callable[[ByteSource, Limits], _Parsed]) -> _Parsed:
+        """What ``parse`` makes of the file, worked out once; what it could not read it refuses each time.
+
+        Raises:
+            CkptToolError: as ``parse`` says.
+        """
+        if parse not in self._parsed:
+            try:
+                self._parsed[parse] = parse(self.source, self.limits)
+            except CkptToolError as error:
+                self._parsed[parse] = error
+        found = self._parsed[parse]
+        if isinstance(found, CkptToolError):
+            raise found
+        return cast(_Parsed, found)
+
+
 class Format(Protocol):
     """A container format that is one file. Reading returns addresses, never tensor bytes."""
 
     name: str
     suffixes: tuple[str, ...]  # a hint for messages; content decides
 
-    def sniff(self, head: bytes, source: ByteSource) -> bool:
-        """Whether the content is this format; ``head`` is its first 4096 bytes or fewer.
+    def sniff(self, look: Look) -> bool:
+        """Whether the content is this format.
 
         Cheap, and never raises for bad content: a damaged file of this format is still this
         format.
         """
 
-    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+    def read(self, look: Look) -> Checkpoint:
         """Read the header bytes only.
 
         Raises:
-            CkptToolError: malformed, unsupported or beyond ``limits``.
+            CkptToolError: malformed, unsupported or beyond the limits.
         """
 
 
@@ -61,7 +91,7 @@ class Reading(NamedTuple):
 
     limits: Limits
     sources: Sources
-    read_file: Callable[[FileSource, Limits], Checkpoint]
+    read_file: Callable[[Look], Checkpoint]
 
 
 class FolderFormat(Protocol):

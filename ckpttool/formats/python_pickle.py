@@ -9,15 +9,15 @@
 
 from __future__ import annotations
 
-from ckpttool.files.local import FileSource
 from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import DEFAULT_LIMITS, Limits
+from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.arguments import StorageClaim
 from ckpttool.formats.pickled.globals import MergedGlobals, merge_globals
 from ckpttool.formats.pickled.objects import assemble, read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.formats.torch_legacy import TorchLegacyFormat, resolve_embedded
+from ckpttool.pickles.nodes import PickleTree
 from ckpttool.values.checkpoint import Checkpoint, StorageRef
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError, UnsupportedFeature
@@ -31,25 +31,26 @@ class PythonPickleFormat:
     name = "pickle"
     suffixes: tuple[str, ...] = (".pkl", ".pickle")
 
-    def sniff(self, head: bytes, source: ByteSource) -> bool:
+    def sniff(self, look: Look) -> bool:
         """PROTO 2 to 5 at the front, or a text protocol whose whole first pickle parses."""
+        head = look.head
         if len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
             return True
         if not head or head[0] not in _TEXT_STARTS:
             return False
         try:
-            PickleStream(source, DEFAULT_LIMITS).next()
+            look.parse(_read_first)
         except CkptToolError:
             return False
         return True
 
-    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+    def read(self, look: Look) -> Checkpoint:
         """See ``Format.read``."""
-        stream = PickleStream(source, limits)
-        tree = stream.next()
+        source, limits = look.source, look.limits
+        stream, tree = look.parse(_read_first)
         # Opcodes of no effect in front of the magic number hide it from a sniff, not from torch.load.
         if type(tree.value) is int and tree.value == MAGIC_NUMBER:
-            return TorchLegacyFormat().read(source, limits)
+            return TorchLegacyFormat().read(look)
         findings = stream.absorb_following(tree)
         embedded = MergedGlobals()  # thousands of storages name the same few
 
@@ -68,3 +69,9 @@ class PythonPickleFormat:
         contents = read_objects(tree, TensorReader(resolve, resolve_nested), limits)
         contents = contents._replace(globals=merge_globals((contents.globals, embedded.refs())))
         return assemble(source, self.name, f"protocol {tree.protocol}", contents, findings=findings)
+
+
+def _read_first(source: ByteSource, limits: Limits) -> tuple[PickleStream, PickleTree]:
+    """The first pickle, and the stream that stands behind it."""
+    stream = PickleStream(source, limits)
+    return stream, stream.next()

@@ -31,9 +31,8 @@ from __future__ import annotations
 import math
 from typing import TypeAlias
 
-from ckpttool.files.local import FileSource
 from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.strict_json import JSON_SPACE, describe_json_type, parse_json
 from ckpttool.values.checkpoint import (
     Checkpoint,
@@ -75,21 +74,23 @@ class SafetensorsFormat:
     name = "safetensors"
     suffixes: tuple[str, ...] = (".safetensors",)
 
-    def sniff(self, head: bytes, source: ByteSource) -> bool:
+    def sniff(self, look: Look) -> bool:
         """Whether a JSON object follows a length; the length itself may be damaged.
 
         Text cannot pass for it: eight bytes of text hold no NUL, a length below 2**56 does.
         """
+        head = look.head
         start = head[LENGTH_NBYTES:].lstrip(JSON_SPACE)
         return start[:1] == b"{" and start[1:2] in b'"} \t\r\n' and b"\0" in head[:LENGTH_NBYTES]
 
-    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+    def read(self, look: Look) -> Checkpoint:
         """Read the header; the data is only measured.
 
         Raises:
             MalformedCheckpoint: the file breaks a rule of the format.
             LimitExceeded: header, number of tensors or a name beyond ``limits``.
         """
+        source, limits = look.source, look.limits
         raw = read_header(source, limits)
         document = parse_json(raw, "safetensors header", limits, source.name)
         if not isinstance(document, dict):
@@ -104,7 +105,7 @@ class SafetensorsFormat:
             path=source.name,
             format=self.name,
             layout="",
-            files=(source.info,),
+            files=(source.version,),
             entries=entries,
             metadata=metadata,
             findings=tuple(findings),
@@ -306,7 +307,7 @@ def _refuse_size(name: str, dtype: DType, shape: tuple[int, ...], nbits: int, ac
 
 
 def _make_entries(
-    rows: list[_Row], source: FileSource, data_offset: int, findings: list[Finding]
+    rows: list[_Row], source: ByteSource, data_offset: int, findings: list[Finding]
 ) -> tuple[Entry, ...]:
     """Entries with absolute addresses."""
     entries = []

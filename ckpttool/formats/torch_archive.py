@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import DEFAULT_LIMITS, Limits
+from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.arguments import StorageClaim
 from ckpttool.formats.pickled.globals import absorb_following
 from ckpttool.formats.pickled.tensors import StorageResolver
@@ -19,31 +19,26 @@ from ckpttool.values.errors import CkptToolError, MalformedCheckpoint
 _TEXT_NBYTES = 4096  # version, byteorder and the like are a few bytes
 
 
-def member_names(head: bytes, source: ByteSource) -> frozenset[str] | None:
-    """Names in the zip for ``sniff``: None if the content is no zip, empty if it is a damaged one."""
-    if not head.startswith(LOCAL_MAGIC):
+def sniff_records(look: Look) -> dict[str, Record] | None:
+    """The members of a zip for ``sniff``: None if the content is no zip, none if it is a damaged one."""
+    if not look.head.startswith(LOCAL_MAGIC):
         return None
     try:
-        return frozenset(read_archive(source, DEFAULT_LIMITS).records)
+        return look.parse(read_archive).records
     except CkptToolError:
-        return frozenset()
+        return {}
 
 
-def has_member(head: bytes, source: ByteSource, *names: str) -> bool:
+def has_member(look: Look, *names: str) -> bool:
     """Whether a zip holds one of ``names``, in its top folder or outside; for ``sniff``: never raises."""
-    if not head.startswith(LOCAL_MAGIC):
-        return False
-    try:
-        records = read_archive(source, DEFAULT_LIMITS).records
-    except CkptToolError:
-        return False
+    records = sniff_records(look) or {}
     top = next(iter(records), "").partition("/")[0]
     return any(f"{top}/{name}" in records or name in records for name in names)
 
 
-def is_export(head: bytes, source: ByteSource) -> bool:
+def is_export(look: Look) -> bool:
     """Whether a zip is what torch.export.load takes, whatever else it holds; for ``sniff``."""
-    return has_member(head, source, "archive_format", "serialized_exported_program.json")
+    return has_member(look, "archive_format", "serialized_exported_program.json")
 
 
 class TorchArchive(NamedTuple):

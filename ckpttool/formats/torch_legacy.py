@@ -17,9 +17,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ckpttool.files.local import FileSource
 from ckpttool.files.source import ByteSource, RangeSource
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.arguments import StorageClaim, parse_storage_id
 from ckpttool.formats.pickled.globals import list_globals, merge_globals
 from ckpttool.formats.pickled.objects import assemble, read_objects
@@ -48,21 +47,21 @@ class TorchLegacyFormat:
     name = "torch_legacy"
     suffixes: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
-    def sniff(self, head: bytes, source: ByteSource) -> bool:
+    def sniff(self, look: Look) -> bool:
         """The magic number's pickle stands at the front, in any protocol."""
-        return _MAGIC_BYTES in head[:24] or head.startswith(_MAGIC_TEXT)
+        return _MAGIC_BYTES in look.head[:24] or look.head.startswith(_MAGIC_TEXT)
 
-    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+    def read(self, look: Look) -> Checkpoint:
         """See ``Format.read``."""
-        legacy = read_legacy(source, limits)
-        contents = read_objects(legacy.tree, legacy.tensors(), limits)
+        legacy = read_legacy(look.source, look.limits)
+        contents = read_objects(legacy.tree, legacy.tensors(), look.limits)
         # Whatever stands in the four pickles around the object runs as well.
         contents = contents._replace(
             globals=merge_globals((contents.globals, *map(list_globals, legacy.around))),
             rare_opcodes=contents.rare_opcodes.union(*(tree.rare_opcodes for tree in legacy.around)),
             findings=(*legacy.findings, _LEGACY),
         )
-        return assemble(source, self.name, "before torch 1.6", contents)
+        return assemble(look.source, self.name, "before torch 1.6", contents)
 
 
 class LegacyFile(NamedTuple):

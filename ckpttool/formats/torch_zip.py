@@ -17,12 +17,11 @@ Source: ``torch/serialization.py``, ``caffe2/serialize/inline_container.cc``.
 
 from __future__ import annotations
 
-from ckpttool.files.local import FileSource
 from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.objects import assemble, read_objects
 from ckpttool.formats.pickled.tensors import TensorReader
-from ckpttool.formats.torch_archive import describe_layout, member_names, open_torch_archive
+from ckpttool.formats.torch_archive import describe_layout, open_torch_archive, sniff_records
 from ckpttool.formats.zip_records import ZipArchive, read_archive
 from ckpttool.values.checkpoint import Checkpoint
 
@@ -33,18 +32,17 @@ class TorchZipFormat:
     name = "torch_zip"
     suffixes: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
-    def sniff(self, head: bytes, source: ByteSource) -> bool:
+    def sniff(self, look: Look) -> bool:
         """A zip that holds ``<top folder>/data.pkl``, or that cannot be opened at all."""
-        names = member_names(head, source)
+        names = sniff_records(look)
         return names is not None and (not names or any(name.endswith("/data.pkl") for name in names))
 
-    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+    def read(self, look: Look) -> Checkpoint:
         """See ``Format.read``."""
-        archive = read_archive(source, limits)
-        return read_torch_zip(source, archive, limits)
+        return read_torch_zip(look.source, look.parse(read_archive), look.limits)
 
 
-def read_torch_zip(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
+def read_torch_zip(source: ByteSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
     """The checkpoint in an opened zip.
 
     Raises:

@@ -17,7 +17,6 @@ import zlib
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
-from ckpttool.files.local import FileSource
 from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import Limits
 from ckpttool.values.checkpoint import Finding, Record
@@ -62,16 +61,6 @@ def read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
         UnsupportedFeature: encrypted, split over disks, or an unknown compression method.
         LimitExceeded: more members, or a larger directory, than ``limits`` allow.
     """
-    # Several formats are zips: each sniffs the names, one reads on.
-    cache = source.cache if isinstance(source, FileSource) else {}
-    known = cache.get("zip")
-    if not isinstance(known, ZipArchive):
-        known = cache["zip"] = _read_archive(source, limits)
-    return known
-
-
-def _read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
-    """Parse the central directory and every local header."""
     offset, nbytes, count = _locate_directory(source, limits)
     members = _parse_directory(source.read_at(offset, nbytes), count, offset)
     window = _Window(source)

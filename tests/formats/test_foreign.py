@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ckpttool.files.local import open_source
 from ckpttool.formats import read_checkpoint
+from ckpttool.formats.base import DEFAULT_LIMITS, Look
 from ckpttool.formats.foreign.files import describe_foreign
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnknownFormat, UnsupportedFeature
 
@@ -29,7 +30,7 @@ def describe(folder: Path, content: bytes, name: str = "model.pt") -> CkptToolEr
     path = folder / name
     path.write_bytes(content)
     with open_source(str(path)) as source:
-        error = describe_foreign(source.read_at(0, min(4096, source.size)), source)
+        error = describe_foreign(Look(source, DEFAULT_LIMITS))
     assert error.path == str(path)
     text = error.describe()
     assert text

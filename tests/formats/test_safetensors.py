@@ -14,7 +14,7 @@ from ckpttool.formats.base import Limits
 from ckpttool.values.checkpoint import Checkpoint, CompositeTensor
 from ckpttool.values.dtypes import BY_NAME, BY_SAFETENSORS_TAG
 from ckpttool.values.errors import CkptToolError, LimitExceeded, MalformedCheckpoint
-from tests.support.headers import FORMAT, opens, pack, read
+from tests.support.headers import opens, pack, read, sniff
 
 TORCH_DTYPES = [name for name, dtype in BY_NAME.items() if dtype.safetensors and hasattr(torch, name)]
 SHAPES = [(), (0,), (1,), (2, 3, 4), (3, 0, 2), (1, 1, 1, 1, 1, 2)]
@@ -181,7 +181,7 @@ def test_what_the_library_opens_is_read_alike(case: str, tmp_path: Path) -> None
     checkpoint = read(path)
     found = {e.name: (e.tensor.dtype.safetensors, list(e.tensor.shape)) for e in checkpoint.entries}  # type: ignore[union-attr]
     assert found == expected
-    assert FORMAT.sniff(LEGAL[case][:4096], None)  # type: ignore[arg-type]
+    assert sniff(LEGAL[case][:4096])
 
 
 def test_an_unknown_field_is_reported(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_what_the_library_opens_against_the_rules_is_refused(case: str, tmp_path
         "the library refuses it too: move it to MALFORMED"
     )
     assert expected in str(error)
-    assert FORMAT.sniff(content[:4096], None)  # type: ignore[arg-type]
+    assert sniff(content[:4096])
 
 
 @pytest.mark.parametrize("case", MALFORMED)
@@ -382,7 +382,7 @@ def test_a_terabyte_is_measured_not_read(tmp_path: Path) -> None:
     ],
 )
 def test_other_content_is_not_taken_for_it(head: bytes) -> None:
-    assert not FORMAT.sniff(head, None)  # type: ignore[arg-type]
+    assert not sniff(head)
 
 
 @pytest.mark.real

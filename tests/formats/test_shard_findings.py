@@ -8,8 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from ckpttool.files.local import FileSource
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Look
 from ckpttool.values.checkpoint import Checkpoint, Entry, StorageRef, TensorInfo
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import MalformedCheckpoint
@@ -99,8 +98,8 @@ def test_tied_tensors_may_count_once_in_the_total(tmp_path: Path) -> None:
     storage = StorageRef("f", "0", 0, 8)
     info = TensorInfo(BY_NAME["float32"], (2,), (1,), 0, storage)
 
-    def read_tied(source: FileSource, limits: Limits) -> Checkpoint:
-        path = source.name
+    def read_tied(look: Look) -> Checkpoint:
+        path = look.source.name
         return Checkpoint(path, "torch_zip", "", (), (Entry((), "a", info), Entry((), "b", info)))
 
     weight_map = dict.fromkeys("ab", "model-00001-of-00001.bin")

@@ -11,9 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpttool.files.local import FileSource
 from ckpttool.formats import read_checkpoint
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.folders.shards import is_index
 from ckpttool.values.checkpoint import Checkpoint, Container, Entry, GlobalRef, Value
 from ckpttool.values.errors import CkptToolError, LimitExceeded, MalformedCheckpoint, UnknownFormat
@@ -99,8 +98,8 @@ def test_what_torch_shards_hold_beside_tensors_is_kept(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"PK")
 
-    def read_bin(source: FileSource, limits: Limits) -> Checkpoint:
-        path = source.name
+    def read_bin(look: Look) -> Checkpoint:
+        path = look.source.name
         number = names.index(Path(path).name)
         return Checkpoint(
             path,

@@ -40,7 +40,7 @@ from ckpttool.render.stats import stats_fields
 from ckpttool.render.tables import Line
 from ckpttool.render.tensor import iter_tensor
 from ckpttool.render.textconv import iter_textconv
-from ckpttool.values.checkpoint import Checkpoint, TensorInfo
+from ckpttool.values.checkpoint import Checkpoint, TensorInfo, views_of
 from ckpttool.values.conversion import Options
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection

@@ -3,11 +3,12 @@
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 from safetensors import SafetensorError, safe_open
 
 from ckpttool.files.local import open_source
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.safetensors import SafetensorsFormat
 from ckpttool.values.checkpoint import Checkpoint
 
@@ -16,7 +17,7 @@ FORMAT = SafetensorsFormat()
 
 def read(path: Path, limits: Limits | None = None) -> Checkpoint:
     with open_source(str(path)) as source:
-        return FORMAT.read(source, limits or Limits())
+        return FORMAT.read(Look(source, limits or Limits()))
 
 
 def pack(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -32,3 +33,7 @@ def opens(path: Path) -> dict[str, tuple[str, list[int]]] | None:
             return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except SafetensorError:
         return None
+
+
+def sniff(content: bytes) -> bool:
+    return FORMAT.sniff(SimpleNamespace(head=content[:4096]))  # type: ignore[arg-type]

@@ -9,18 +9,18 @@ import pytest
 import safetensors.torch
 import torch
 
-from ckpttool.files.local import FileSource, Sources
+from ckpttool.files.local import Sources
 from ckpttool.formats import folders
-from ckpttool.formats.base import Limits, Reading
+from ckpttool.formats.base import Limits, Look, Reading
 from ckpttool.formats.folders import shards
 from ckpttool.formats.safetensors import SafetensorsFormat
 from ckpttool.values.checkpoint import Checkpoint
 from ckpttool.values.errors import CkptToolError
 
-ReadFile = Callable[[FileSource, Limits], Checkpoint]
-ReadFile = Callable[[FileSource, Limits], Checkpoint]
-ReadFile = Callable[[FileSource, Limits], Checkpoint]
-ReadFile = Callable[[FileSource, Limits], Checkpoint]
+ReadFile = Callable[[Look], Checkpoint]
+ReadFile = Callable[[Look], Checkpoint]
+ReadFile = Callable[[Look], Checkpoint]
+ReadFile = Callable[[Look], Checkpoint]
 LIMITS = Limits()
 INDEX = "model.safetensors.index.json"
 TENSORS = {
@@ -31,8 +31,8 @@ TENSORS = {
 }
 
 
-def read_file(source: FileSource, limits: Limits) -> Checkpoint:
-    return SafetensorsFormat().read(source, limits)
+def read_file(look: Look) -> Checkpoint:
+    return SafetensorsFormat().read(look)
 
 
 def read_folder(path: str, limits: Limits, read: ReadFile) -> Checkpoint:
@@ -42,7 +42,7 @@ def read_folder(path: str, limits: Limits, read: ReadFile) -> Checkpoint:
 
 def read_index(path: str, limits: Limits, read: ReadFile) -> Checkpoint:
     with closing(Sources()) as sources, sources.reading(path) as source:
-        return shards.read_index(source, Reading(limits, sources, read))
+        return shards.read_index(Look(source, limits), Reading(limits, sources, read))
 
 
 def shard_name(number: int, total: int, stem: str = "model") -> str:

@@ -43,13 +43,13 @@ class ToyFolder:
         index = resolve_member(listing.path, INDEX, listing.path)
         with reading.sources.reading(index) as source:
             document = json.loads(source.read_at(0, source.size))
-            files = {INDEX: source.info}
+            files = {INDEX: source.version}
         entries = []
         for name, (dtype, shape, chunks) in document.items():
             for _, _, file, _, _ in chunks:
                 if file not in files:
                     with reading.sources.reading(resolve_member(listing.path, file, index)) as source:
-                        files[file] = source.info
+                        files[file] = source.version
             found = tuple(chunk_of(BY_NAME[dtype], files, *chunk) for chunk in chunks)
             entries.append(Entry((), name, ChunkedTensor(BY_NAME[dtype], tuple(shape), found)))
         return Checkpoint(listing.path, "toy", "", tuple(files.values()), tuple(entries))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Look
 from ckpttool.values.checkpoint import (
     Basis,
     Checkpoint,
@@ -25,10 +25,11 @@ class ToyFormat:
     name = "toy"
     suffixes = (".toy",)
 
-    def sniff(self, head: bytes, source: object) -> bool:
-        return head.startswith(MAGIC)
+    def sniff(self, look: Look) -> bool:
+        return look.head.startswith(MAGIC)
 
-    def read(self, source, limits: Limits) -> Checkpoint:  # type: ignore[no-untyped-def]
+    def read(self, look: Look) -> Checkpoint:
+        source = look.source
         length = int.from_bytes(source.read_at(len(MAGIC), 4), "little")
         header = json.loads(source.read_at(len(MAGIC) + 4, length))
         numel = header["numel"]
@@ -36,4 +37,4 @@ class ToyFormat:
         info = TensorInfo(BY_NAME["float32"], (numel,), (1,), 0, storage)
         declared = Classification(Kind.PARAMETER, Basis.METADATA, note="a toy says so")
         entry = Entry((), header["name"], info, declared=declared)
-        return Checkpoint(source.name, "toy", "", (source.info,), (entry,))
+        return Checkpoint(source.name, "toy", "", (source.version,), (entry,))

@@ -20,9 +20,7 @@ Source: ``torch/export/pt2_archive/_package.py``, ``torch/export/__init__.py``, 
 
 from __future__ import annotations
 
-from ckpttool.files.local import FileSource
-from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Look
 from ckpttool.formats.torch_archive import is_export
 from ckpttool.formats.zip_records import read_archive
 from ckpttool.values.checkpoint import Checkpoint
@@ -34,12 +32,12 @@ class TorchExportFormat:
     name = "torch_export"
     suffixes: tuple[str, ...] = (".pt2",)
 
-    def sniff(self, head: bytes, source: ByteSource) -> bool:
+    def sniff(self, look: Look) -> bool:
         """A zip that holds ``<top folder>/archive_format`` or the JSON of an older program."""
-        return is_export(head, source)
+        return is_export(look)
 
-    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+    def read(self, look: Look) -> Checkpoint:
         """See ``Format.read``."""
         from ckpttool.formats.export.archive import read_export
 
-        return read_export(source, read_archive(source, limits), limits)
+        return read_export(look.source, look.parse(read_archive), look.limits)

@@ -5,7 +5,7 @@ The rules are at the head of the folder; this is what follows them once a file i
 
 from __future__ import annotations
 
-from ckpttool.files.local import FileSource
+from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import Limits
 from ckpttool.formats.export.schema import (
     TENSOR_CONSTANT,
@@ -49,7 +49,7 @@ _FLAGGED_PARAMETER = Classification(
 )
 
 
-def read_export(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
+def read_export(source: ByteSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
     """The checkpoint in an opened ``.pt2`` archive.
 
     Raises:
@@ -73,7 +73,7 @@ def read_export(source: FileSource, archive: ZipArchive, limits: Limits) -> Chec
     return checkpoint._replace(ordered=False)
 
 
-def _open(source: FileSource, archive: ZipArchive, limits: Limits) -> tuple[_Reader, tuple[Finding, ...]]:
+def _open(source: ByteSource, archive: ZipArchive, limits: Limits) -> tuple[_Reader, tuple[Finding, ...]]:
     """A reader of a package whose format and version are known."""
     view = open_torch_archive(source, archive)
     for member, expected in (("archive_format", "pt2"), ("archive_version", "0")):
@@ -87,7 +87,7 @@ class _Reader:
     """Collects what the models of one archive hold."""
 
     def __init__(
-        self, source: FileSource, records: dict[str, Record], big_endian: bool, limits: Limits
+        self, source: ByteSource, records: dict[str, Record], big_endian: bool, limits: Limits
     ) -> None:
         self.source = source
         self.records = records  # by name below the top folder

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ckpttool.files.folder import Listing, list_folder, resolve_member
-from ckpttool.files.local import FileSource
-from ckpttool.formats.base import Limits, Reading
+from ckpttool.formats.base import Limits, Look, Reading
 from ckpttool.formats.folders.choice import (
     Unit,
     check_numbers,
@@ -49,7 +48,6 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
 _Fact = TypeVar("_Fact")
-_HEAD_NBYTES = 4096
 _SHOWN_FINDINGS = 20  # of one code; the rest is counted
 
 
@@ -83,7 +81,7 @@ class ShardsFormat:
         if unit.is_index:
             index = resolve_member(path, unit.name, path)
             with reading.sources.reading(index) as source:
-                checkpoint = read_index(source, reading)._replace(path=path)
+                checkpoint = read_index(Look(source, reading.limits), reading)._replace(path=path)
         elif unit.shards:
             check_numbers(unit, listing)
             checkpoint = _read_shards(path, path, unit.shards, reading, {})
@@ -97,8 +95,8 @@ class ShardsFormat:
         return checkpoint
 
 
-def read_index(source: FileSource, reading: Reading) -> Checkpoint:
-    """The checkpoint whose index is ``source``.
+def read_index(look: Look, reading: Reading) -> Checkpoint:
+    """The checkpoint whose index is looked at.
 
     Raises:
         UnknownFormat: not JSON, but something else that is recognised.
@@ -106,18 +104,17 @@ def read_index(source: FileSource, reading: Reading) -> Checkpoint:
         LimitExceeded: index or shards beyond ``limits``.
         OSError: a file cannot be opened.
     """
-    path, limits = source.name, reading.limits
+    source, limits, path = look.source, look.limits, look.source.name
     if source.size > limits.header_nbytes:
         raise LimitExceeded("length of the index", limit=limits.header_nbytes, actual=source.size, path=path)
-    raw = source.read_at(0, source.size)
-    if not raw[:_HEAD_NBYTES].lstrip(JSON_SPACE).startswith(b"{"):
-        raise describe_foreign(raw[:_HEAD_NBYTES], source)
-    document = parse_json(raw, "index", limits, path)
+    if not look.head.lstrip(JSON_SPACE).startswith(b"{"):
+        raise describe_foreign(look)
+    document = parse_json(source.read_at(0, source.size), "index", limits, path)
     weight_map, metadata = _parse_index(document, limits, path)
     folder = path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
     files = tuple(sorted(set(weight_map.values())))
     _refuse_missing(files, folder, path)
-    checkpoint = _read_shards(path, folder, files, reading, weight_map, source.info)
+    checkpoint = _read_shards(path, folder, files, reading, weight_map, source.version)
     findings = [*checkpoint.findings, *_check_total(metadata.get("total_size"), checkpoint.entries)]
     findings += _find_strays(folder, path.rpartition("/")[2], files)
     return checkpoint._replace(
@@ -183,9 +180,10 @@ def _read_shard(folder: str, name: str, said_by: str, reading: Reading) -> Check
     """One file of a folder, refusing what would lead elsewhere or round in a circle."""
     path = resolve_member(folder, name, said_by)
     with reading.sources.reading(path) as source:
-        if is_index(source.read_at(0, min(_HEAD_NBYTES, source.size)), path):
+        look = Look(source, reading.limits)
+        if is_index(look.head, path):
             raise MalformedCheckpoint("a shard is itself an index", name=name, path=said_by)
-        return reading.read_file(source, reading.limits)
+        return reading.read_file(look)
 
 
 def _read_shards(

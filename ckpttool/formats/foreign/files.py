@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import DEFAULT_LIMITS
+from ckpttool.formats.base import Look
 from ckpttool.formats.zip_records import FETCH_AGAIN, LOCAL_MAGIC, has_end_record, read_archive
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnknownFormat, UnsupportedFeature
 from ckpttool.values.words import shorten, some
@@ -69,14 +69,14 @@ _MAGICS: tuple[tuple[int, bytes, str, str | None], ...] = (
 )
 
 
-def describe_foreign(head: bytes, source: ByteSource) -> CkptToolError:
+def describe_foreign(look: Look) -> CkptToolError:
     """What the content is, for a file that no format has recognised.
 
-    ``head`` is its first 4096 bytes or fewer. Always an answer: of content that nothing here
-    knows it shows the first bytes and says what is read.
+    Always an answer: of content that nothing here knows it shows the first bytes and says what is read.
     """
+    head, source = look.head, look.source
     answers = (recognise(head, source) for recognise in _RECOGNISERS)
-    answer = next((answer for answer in answers if answer is not None), _unknown(head, source))
+    answer = _zip(look) or next((answer for answer in answers if answer is not None), _unknown(head, source))
     if isinstance(answer, CkptToolError):
         answer.path = source.name
         return answer
@@ -204,7 +204,8 @@ def _tar_names(source: ByteSource) -> list[str]:
     return names
 
 
-def _zip(head: bytes, source: ByteSource) -> _Answer:
+def _zip(look: Look) -> _Answer:
+    head, source = look.head, look.source
     if head[:4] not in (LOCAL_MAGIC, b"PK\x05\x06"):
         return None
     if not has_end_record(source):
@@ -214,7 +215,7 @@ def _zip(head: bytes, source: ByteSource) -> _Answer:
             hint=FETCH_AGAIN,
         )
     try:
-        return _describe_members(list(read_archive(source, DEFAULT_LIMITS).records))
+        return _describe_members(list(look.parse(read_archive).records))
     except CkptToolError as error:
         return error
 
@@ -319,7 +320,6 @@ def _zeros(head: bytes, source: ByteSource) -> _Answer:
 _RECOGNISERS: tuple[Callable[[bytes, ByteSource], _Answer], ...] = (
     _empty,
     _pointer,
-    _zip,
     _gguf,
     _magic,
     _tar,

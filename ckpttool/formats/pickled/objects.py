@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ckpttool.files.local import FileSource
+from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
 from ckpttool.formats.pickled.globals import Places, describe_place, list_globals
@@ -388,7 +388,7 @@ def _leaf(name: Key | None) -> Key:
 
 
 def assemble(
-    source: FileSource,
+    source: ByteSource,
     format_name: str,
     layout: str,
     contents: Contents,
@@ -400,7 +400,7 @@ def assemble(
         path=source.name,
         format=format_name,
         layout=layout,
-        files=(source.info,),
+        files=(source.version,),
         entries=tuple(contents.entries),
         values=tuple(contents.values),
         opaque=tuple(contents.opaque),

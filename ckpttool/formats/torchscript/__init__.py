@@ -19,9 +19,7 @@ Source: ``torch/csrc/jit/serialization`` and ``torch/jit/_recursive.py``, torch 
 
 from __future__ import annotations
 
-from ckpttool.files.local import FileSource
-from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Look
 from ckpttool.formats.torch_archive import has_member, is_export
 from ckpttool.formats.zip_records import read_archive
 from ckpttool.values.checkpoint import Checkpoint
@@ -33,14 +31,14 @@ class TorchScriptFormat:
     name = "torchscript"
     suffixes: tuple[str, ...] = (".pt", ".jit", ".ptl", ".torchscript")
 
-    def sniff(self, head: bytes, source: ByteSource) -> bool:
+    def sniff(self, look: Look) -> bool:
         """A zip that holds ``<top folder>/constants.pkl``, or ``model.json`` of torch 1.0 to 1.3."""
-        if has_member(head, source, "constants.pkl"):
-            return not is_export(head, source)  # which refuses an archive of both
-        return has_member(head, source, "model.json") and not has_member(head, source, "data.pkl")
+        if has_member(look, "constants.pkl"):
+            return not is_export(look)  # which refuses an archive of both
+        return has_member(look, "model.json") and not has_member(look, "data.pkl")
 
-    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+    def read(self, look: Look) -> Checkpoint:
         """See ``Format.read``."""
         from ckpttool.formats.torchscript.modules import read_torchscript
 
-        return read_torchscript(source, read_archive(source, limits), limits)
+        return read_torchscript(look.source, look.parse(read_archive), look.limits)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ckpttool.files.local import FileSource
+from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.nodes import iter_mapping, type_name
 from ckpttool.formats.pickled.objects import Contents, assemble, read_objects
@@ -36,7 +36,7 @@ _ATTRIBUTES_ROOT: Root = ("attributes",)
 _CONSTANTS_ROOT: Root = ("constants",)
 
 
-def read_torchscript(source: FileSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
+def read_torchscript(source: ByteSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
     """The checkpoint in an opened TorchScript archive.
 
     Raises:
