@@ -57,7 +57,6 @@ class PythonPickleFormat:
         def resolve(_claim: StorageClaim) -> StorageRef:
             raise UnsupportedFeature(
                 "the data.pkl of an unpacked torch file: its tensors lie in other files",
-                path=source.name,
                 hint="zip the folder that holds it again (zip -0 -r model.pt FOLDER) and inspect that",
             )
 

@@ -94,12 +94,12 @@ class SafetensorsFormat:
         raw = read_header(source, limits)
         document = parse_json(raw, "safetensors header", limits, source.name)
         if not isinstance(document, dict):
-            raise MalformedCheckpoint("the safetensors header is not an object", path=source.name)
-        metadata = _parse_metadata(document.pop("__metadata__", None), source.name)
+            raise MalformedCheckpoint("the safetensors header is not an object")
+        metadata = _parse_metadata(document.pop("__metadata__", None))
         findings = [] if "format" in metadata else [_NO_FORMAT]
-        rows = _parse_rows(document, limits, source.name, findings)
+        rows = _parse_rows(document, limits, findings)
         data_offset = LENGTH_NBYTES + len(raw)
-        _check_ranges(rows, data_offset, source.size, source.name)
+        _check_ranges(rows, data_offset, source.size)
         entries = _make_entries(rows, source, data_offset, findings)
         return Checkpoint(
             path=source.name,
@@ -125,7 +125,6 @@ def read_header(source: ByteSource, limits: Limits) -> bytes:
             "the file ends inside the safetensors header's length",
             expected=f"{LENGTH_NBYTES} bytes",
             actual=source.size,
-            path=source.name,
         )
     nbytes = int.from_bytes(source.read_at(0, LENGTH_NBYTES), "little")
     left = source.size - LENGTH_NBYTES
@@ -134,53 +133,42 @@ def read_header(source: ByteSource, limits: Limits) -> bytes:
             "the file ends inside the safetensors header (cut short, or its length is damaged)",
             expected=f"{nbytes:,} bytes",
             actual=f"{left:,}",
-            path=source.name,
         )
     if nbytes > limits.header_nbytes:
-        raise LimitExceeded(
-            "length of the safetensors header", limit=limits.header_nbytes, actual=nbytes, path=source.name
-        )
+        raise LimitExceeded("length of the safetensors header", limit=limits.header_nbytes, actual=nbytes)
     raw = source.read_at(LENGTH_NBYTES, nbytes)
     if raw[:1] != b"{":
         raise MalformedCheckpoint(
             "the safetensors header does not begin with '{'",
             byte_offset=LENGTH_NBYTES,
             actual=repr(raw[:1])[1:] if raw else "an empty header",
-            path=source.name,
         )
     return raw
 
 
-def _parse_metadata(value: object, path: str) -> dict[str, str]:
+def _parse_metadata(value: object) -> dict[str, str]:
     """``__metadata__`` as a mapping of strings; null and absence are the same."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise MalformedCheckpoint(
-            "__metadata__ is not an object of strings", actual=describe_json_type(value), path=path
-        )
+        what = "__metadata__ is not an object of strings"
+        raise MalformedCheckpoint(what, actual=describe_json_type(value))
     for key, text in value.items():
         if type(text) is not str:
-            raise MalformedCheckpoint(
-                "a value of __metadata__ is not a string",
-                name=key,
-                actual=describe_json_type(text),
-                path=path,
-            )
+            what = "a value of __metadata__ is not a string"
+            raise MalformedCheckpoint(what, name=key, actual=describe_json_type(text))
     return value
 
 
-def _parse_rows(
-    document: dict[str, object], limits: Limits, path: str, findings: list[Finding]
-) -> list[_Row]:
+def _parse_rows(document: dict[str, object], limits: Limits, findings: list[Finding]) -> list[_Row]:
     """The tensors of the header in order of (begin, end, name)."""
     if len(document) > limits.entries:
-        raise LimitExceeded("number of tensors", limit=limits.entries, actual=len(document), path=path)
+        raise LimitExceeded("number of tensors", limit=limits.entries, actual=len(document))
     rows: list[_Row] = []
     tags, name_limit = BY_SAFETENSORS_TAG, limits.name_nbytes
     for name, fields in document.items():
         if len(name) > name_limit:
-            raise LimitExceeded("length of a tensor's name", limit=name_limit, actual=len(name), path=path)
+            raise LimitExceeded("length of a tensor's name", limit=name_limit, actual=len(name))
         # The condition is written out, not called: it runs once a tensor and there may be 100,000.
         if (
             type(fields) is dict
@@ -195,33 +183,29 @@ def _parse_rows(
         ):
             for size in shape:
                 if type(size) is not int or not 0 <= size <= _MAX_SIZE:
-                    raise _malformed_fields(name, fields, path)
+                    raise _malformed_fields(name, fields)
             rows.append((begin, end, name, dtype, tuple(shape)))
             if len(fields) != 3:
                 findings.append(_unknown_fields(name, fields))
         else:
-            raise _malformed_fields(name, fields, path)
+            raise _malformed_fields(name, fields)
     rows.sort()
     return rows
 
 
-def _malformed_fields(name: str, fields: object, path: str) -> MalformedCheckpoint:
+def _malformed_fields(name: str, fields: object) -> MalformedCheckpoint:
     """Say which field of a header entry is wrong (the caller knows that one is)."""
 
     def error(what: str, expected: str, actual: str) -> MalformedCheckpoint:
-        return MalformedCheckpoint(what, name=name, expected=expected, actual=actual, path=path)
+        return MalformedCheckpoint(what, name=name, expected=expected, actual=actual)
 
     if not isinstance(fields, dict):
-        return error(
-            "the entry of a tensor is not an object",
-            "{dtype, shape, data_offsets}",
-            describe_json_type(fields),
-        )
+        what, expected = "the entry of a tensor is not an object", "{dtype, shape, data_offsets}"
+        return error(what, expected, describe_json_type(fields))
     for field in ("dtype", "shape", "data_offsets"):
         if field not in fields:
-            return error(
-                f"the entry of a tensor has no {field}", "dtype, shape and data_offsets", "others only"
-            )
+            what, expected = f"the entry of a tensor has no {field}", "dtype, shape and data_offsets"
+            return error(what, expected, "others only")
     tag, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(tag, str):
         return error("dtype is not a string", "a tag such as F32", describe_json_type(tag))
@@ -241,9 +225,8 @@ def _malformed_fields(name: str, fields: object, path: str) -> MalformedCheckpoi
     for offset in offsets:
         if type(offset) is not int:
             return error("an offset is not an integer", "integers", describe_json_type(offset))
-    return error(
-        "data_offsets is not a range", "0 <= begin <= end", _shorten(f"[{offsets[0]}, {offsets[1]}]")
-    )
+    actual = _shorten(f"[{offsets[0]}, {offsets[1]}]")
+    return error("data_offsets is not a range", "0 <= begin <= end", actual)
 
 
 def _shorten(text: str) -> str:
@@ -261,7 +244,7 @@ def _unknown_fields(name: str, fields: dict[str, object]) -> Finding:
     )
 
 
-def _check_ranges(rows: list[_Row], data_offset: int, file_nbytes: int, path: str) -> None:
+def _check_ranges(rows: list[_Row], data_offset: int, file_nbytes: int) -> None:
     """Prove that each range has its tensor's size and that together they tile the data."""
     cursor = 0
     sizes: dict[tuple[DType, tuple[int, ...]], int] = {}  # a model has few distinct shapes
@@ -273,37 +256,31 @@ def _check_ranges(rows: list[_Row], data_offset: int, file_nbytes: int, path: st
                 byte_offset=data_offset + begin,
                 expected=f"a range that begins at {cursor}",
                 actual=f"[{_shorten(str(begin))}, {_shorten(str(end))}]",
-                path=path,
             )
         cursor = end
         nbits = sizes.get((dtype, shape))
         if nbits is None:
             nbits = sizes[dtype, shape] = math.prod(shape) * (dtype.bits // dtype.packed)
         if nbits != (end - begin) * 8:
-            _refuse_size(name, dtype, shape, nbits, end - begin, path)
+            _refuse_size(name, dtype, shape, nbits, end - begin)
     left = file_nbytes - data_offset
     if cursor > left:
         raise MalformedCheckpoint(
             f"the file is cut short: {cursor - left} of {cursor} data bytes missing",
-            path=path,
             hint="download or copy it again; the bytes that are missing cannot be recovered",
         )
     if cursor < left:
-        raise MalformedCheckpoint(
-            f"{left - cursor} bytes after the last tensor", byte_offset=data_offset + cursor, path=path
-        )
+        what = f"{left - cursor} bytes after the last tensor"
+        raise MalformedCheckpoint(what, byte_offset=data_offset + cursor)
 
 
-def _refuse_size(name: str, dtype: DType, shape: tuple[int, ...], nbits: int, actual: int, path: str) -> None:
+def _refuse_size(name: str, dtype: DType, shape: tuple[int, ...], nbits: int, actual: int) -> None:
     tensor = f"{dtype.safetensors} {_shorten(str(list(shape)))}"
     if nbits % 8:
-        raise MalformedCheckpoint(
-            "a tensor of packed numbers does not end at a byte", name=name, actual=tensor, path=path
-        )
-    expected = f"{_shorten(str(nbits // 8))} bytes for {tensor}"
-    raise MalformedCheckpoint(
-        "shape and range do not agree", name=name, expected=expected, actual=_shorten(str(actual)), path=path
-    )
+        what = "a tensor of packed numbers does not end at a byte"
+        raise MalformedCheckpoint(what, name=name, actual=tensor)
+    what, expected = "shape and range do not agree", f"{_shorten(str(nbits // 8))} bytes for {tensor}"
+    raise MalformedCheckpoint(what, name=name, expected=expected, actual=_shorten(str(actual)))
 
 
 def _make_entries(
@@ -321,7 +298,7 @@ def _make_entries(
         else:
             stride = strides.get(shape)
             if stride is None:
-                stride = strides[shape] = _contiguous_stride(name, shape, file)
+                stride = strides[shape] = _contiguous_stride(name, shape)
             value = TensorInfo(dtype, shape, stride, 0, storage)
         entries.append(Entry((), name, value))
     return tuple(entries)
@@ -334,7 +311,7 @@ def _unpack_shape(
     # A 0-dimensional one is half a byte, which the check of ranges has refused.
     if shape[-1] % dtype.packed == 0:
         torch_shape = (*shape[:-1], shape[-1] // dtype.packed)
-        return TensorInfo(dtype, torch_shape, _contiguous_stride(name, torch_shape, storage.file), 0, storage)
+        return TensorInfo(dtype, torch_shape, _contiguous_stride(name, torch_shape), 0, storage)
     findings.append(
         Finding(
             "safetensors-odd-packed",
@@ -349,16 +326,12 @@ def _unpack_shape(
     )
 
 
-def _contiguous_stride(name: str, shape: tuple[int, ...], path: str) -> tuple[int, ...]:
+def _contiguous_stride(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides, if torch can hold them."""
     stride = packed_stride(shape)
-    if (
-        stride and stride[0] * (shape[0] or 1) > _MAX_SIZE
-    ):  # possible for tensors without elements only; others fit in the file
+    # Possible for tensors without elements only: others fit in the file.
+    if stride and stride[0] * (shape[0] or 1) > _MAX_SIZE:
         raise MalformedCheckpoint(
-            "an empty tensor whose strides exceed 2**63 - 1",
-            name=name,
-            actual=_shorten(str(list(shape))),
-            path=path,
+            "an empty tensor whose strides exceed 2**63 - 1", name=name, actual=_shorten(str(list(shape)))
         )
     return stride

@@ -71,16 +71,11 @@ class TorchArchive(NamedTuple):
         record = self.records.get(name)
         if record is None:
             raise MalformedCheckpoint(
-                f"no {name} in the zip's top folder {self.top!r}, where torch looks for it",
-                path=self.source.name,
+                f"no {name} in the zip's top folder {self.top!r}, where torch looks for it"
             )
         data = read_record(self.source, record, limits.pickle_nbytes, f"member {name}")
         tree = parse_pickle(
-            data,
-            max_ops=limits.pickle_ops,
-            max_nodes=limits.pickle_nodes,
-            max_name=limits.name_nbytes,
-            path=self.source.name,
+            data, max_ops=limits.pickle_ops, max_nodes=limits.pickle_nodes, max_name=limits.name_nbytes
         )
         return tree, absorb_following(tree, data[tree.end :], len(data) - tree.end, limits)
 
@@ -105,9 +100,7 @@ class TorchArchive(NamedTuple):
             key = prefixes[0] + claim.key
             if claim.nbytes == 0:
                 return StorageRef(self.source.name, key, 0, claim.nbytes, claim.location)
-            raise MalformedCheckpoint(
-                "a tensor's storage is not in the file", name=key, path=self.source.name
-            )
+            raise MalformedCheckpoint("a tensor's storage is not in the file", name=key)
 
         return resolve
 
@@ -121,7 +114,7 @@ def open_torch_archive(source: ByteSource, archive: ZipArchive) -> TorchArchive:
     first = next(iter(archive.records), "")
     top, slash, _ = first.partition("/")
     if not slash:
-        raise MalformedCheckpoint("the zip has no top folder, so torch did not write it", path=source.name)
+        raise MalformedCheckpoint("the zip has no top folder, so torch did not write it")
     prefix = top + "/"
     records = {
         name[len(prefix) :]: record for name, record in archive.records.items() if name.startswith(prefix)
@@ -141,9 +134,7 @@ def open_torch_archive(source: ByteSource, archive: ZipArchive) -> TorchArchive:
     view = TorchArchive(source, records, top, False, tuple(findings))
     byteorder = view.text("byteorder")
     if byteorder not in (None, "little", "big"):
-        raise MalformedCheckpoint(
-            "unknown byte order", expected="little or big", actual=repr(byteorder), path=source.name
-        )
+        raise MalformedCheckpoint("unknown byte order", expected="little or big", actual=repr(byteorder))
     return view._replace(big_endian=byteorder == "big")
 
 

@@ -70,7 +70,6 @@ class LegacyFile(NamedTuple):
     tree: PickleTree
     around: tuple[PickleTree, ...]
     storages: dict[str, StorageRef]
-    path: str
     findings: tuple[Finding, ...]
 
     def tensors(self) -> TensorReader:
@@ -79,9 +78,7 @@ class LegacyFile(NamedTuple):
         def resolve(claim: StorageClaim) -> StorageRef:
             ref = self.storages.get(claim.key)
             if ref is None:
-                raise MalformedCheckpoint(
-                    "a tensor's storage is not in the file", name=claim.key, path=self.path
-                )
+                raise MalformedCheckpoint("a tensor's storage is not in the file", name=claim.key)
             return ref
 
         return TensorReader(resolve)
@@ -96,24 +93,24 @@ def read_legacy(source: ByteSource, limits: Limits) -> LegacyFile:
     stream = PickleStream(source, limits)
     magic = stream.next()
     if type(magic.value) is not int or magic.value != MAGIC_NUMBER:
-        raise MalformedCheckpoint("no torch magic number in the first pickle", path=source.name)
+        raise MalformedCheckpoint("no torch magic number in the first pickle")
     version = stream.next()
     if type(version.value) is not int or version.value != _PROTOCOL_VERSION:
         shown = f"{version.value}"[:40] if type(version.value) is int else "is no integer"
-        raise UnsupportedFeature(f"legacy protocol version {shown}, only 1001 is known", path=source.name)
+        raise UnsupportedFeature(f"legacy protocol version {shown}, only 1001 is known")
     sys_info = stream.next()  # torch ignores what it says, too
     tree = stream.next()
     last = stream.next()
     keys = last.value
     if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
-        raise MalformedCheckpoint("the fifth pickle is not a list of storage keys", path=source.name)
+        raise MalformedCheckpoint("the fifth pickle is not a list of storage keys")
     claims = _claims(tree.persistent_ids)
     storages, end = _walk_storages(source, [str(key) for key in keys], claims, stream.position)
     findings: tuple[Finding, ...] = ()
     if end < source.size:
         message = f"{source.size - end} bytes follow the last storage and are not read"
         findings = (Finding("bytes-after-storages", "warning", "", message),)
-    return LegacyFile(tree, (magic, version, sys_info, last), storages, source.name, findings)
+    return LegacyFile(tree, (magic, version, sys_info, last), storages, findings)
 
 
 def resolve_embedded(
@@ -130,7 +127,6 @@ def resolve_embedded(
     if not isinstance(raw, LocatedBytes):
         raise UnsupportedFeature(
             "a tensor pickled by pickle.dump with protocol 2 or older, whose bytes are re-encoded as text",
-            path=source.name,
             hint="where you trust the file: load it with pickle and write it with torch.save",
         )
     inside = RangeSource(source, raw.byte_offset, len(raw))
@@ -139,7 +135,7 @@ def resolve_embedded(
     claim = parse_storage_id(node.pid) if isinstance(node, PersistentId) else None
     ref = legacy.storages.get(claim.key) if claim is not None else None
     if claim is None or claim.dtype is None or ref is None:
-        raise MalformedCheckpoint("the bytes of a pickled storage hold no storage", path=source.name)
+        raise MalformedCheckpoint("the bytes of a pickled storage hold no storage")
     # Keys are unique per embedded file only.
     refs = merge_globals(map(list_globals, (legacy.tree, *legacy.around)))
     return ref._replace(key=f"{inside.base}/{ref.key}"), claim.dtype, refs
@@ -175,7 +171,7 @@ def _walk_storages(
         position += 8
         nbytes = numel * (claim.dtype.bits if claim.dtype else 8) // 8
         if numel < 0 or key in storages:
-            raise MalformedCheckpoint("a storage of negative size, or twice", name=key, path=source.name)
+            raise MalformedCheckpoint("a storage of negative size, or twice", name=key)
         if position + nbytes > source.size:
             raise _cut(source, key, nbytes, position)
         storages[key] = StorageRef(source.name, key, source.base + position, nbytes, claim.location)
@@ -190,6 +186,5 @@ def _cut(source: ByteSource, key: str, nbytes: int, position: int) -> MalformedC
         byte_offset=source.base + position,
         expected=f"{nbytes} bytes",
         actual=f"{source.size - position} left",
-        path=source.name,
         hint="the download or save was interrupted: fetch or save the file again",
     )
