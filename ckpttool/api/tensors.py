@@ -13,9 +13,6 @@ from ckpttool.values.errors import UnsupportedFeature
 if TYPE_CHECKING:
     from ckpttool.elements.arrays import Array
 
-_KINDS = ("float", "int", "uint", "bool", "complex")
-_UNKNOWN_TO_NUMPY = ("complex32", "float6_e2m3fn", "float6_e3m2fn")
-
 
 def read_array(sources: Sources, value: Tensor | None) -> Array:
     """The elements as a numpy array of the tensor's shape.
@@ -27,10 +24,10 @@ def read_array(sources: Sources, value: Tensor | None) -> Array:
         LimitExceeded: it claims far more elements than its file stores.
         MalformedCheckpoint: a file changed since its header was read, or is damaged.
     """
-    from ckpttool.elements.arrays import import_numpy, to_array
+    from ckpttool.elements.arrays import has_array, import_numpy, to_array
 
     info = _strided(value)
-    if info.dtype.kind not in _KINDS or info.dtype.packed > 1 or info.dtype.name in _UNKNOWN_TO_NUMPY:
+    if not has_array(info.dtype):
         raise UnsupportedFeature(f"{info.dtype.name} as numbers of numpy")
     numpy = import_numpy("an array", "read it as a torch tensor")
     return to_array(numpy, info.dtype, read_packed(sources, info)).reshape(info.shape)

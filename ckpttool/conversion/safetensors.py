@@ -1,8 +1,9 @@
 """Writes safetensors: the header that ``save_file`` of safetensors 0.8.0 writes, byte for byte.
 
 - u64 little-endian length, compact JSON with ``__metadata__`` first, spaces to a multiple of 8, data.
-- Tensors by dtype (``_RANK``, widest alignment first), then by the bytes of the name: every tensor
-  lies aligned to its element size. Keys of an entry: dtype, shape, data_offsets.
+- Tensors by dtype (``DType.rank``, widest alignment first: ``Dtype`` derives Ord from its declaration), then
+  by the bytes of the name: every tensor lies aligned to its element size. Keys of an entry: dtype, shape,
+  data_offsets.
 - ``__metadata__`` is sorted by key (``save_file`` writes it in the order of a hash map, so that equal
   calls give different files); what the container has no place for goes there (``formats.carried``).
 - Text is UTF-8, unescaped but for what JSON demands.
@@ -176,12 +177,6 @@ def _unusual_containers(plan: ConversionPlan, named: Sequence[Named]) -> list[li
     ]
 
 
-# `Dtype` derives Ord from its declaration; the header is sorted by it in descending order.
-_TAGS = (
-    "BOOL F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ "
-    "I16 U16 F16 BF16 I32 U32 F32 C64 F64 I64 U64"
-)
-_RANK = {tag: rank for rank, tag in enumerate(reversed(_TAGS.split()))}
 MAX_HEADER_NBYTES = 100_000_000  # MAX_HEADER_SIZE of the library
 _ALIGNMENT = 8
 
@@ -198,7 +193,7 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
     for tensor in plan.tensors:
         placed = tensor.value
         if isinstance(placed, Placed):  # the plan refuses all else
-            rows.append((_RANK[placed.dtype.safetensors or "U8"], str(tensor.name).encode(), placed))
+            rows.append((-placed.dtype.rank, str(tensor.name).encode(), placed))
     rows.sort(key=lambda row: row[:2])
     header = [f'"__metadata__":{_encode(dict(sorted(plan.metadata.items())))}'] if plan.metadata else []
     offset = 0

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-# Dtypes of 32 and 64 bits as numpy codes them.
-NUMPY_CODES = {"float": "f", "int": "i", "uint": "u", "quantized": "i"}
+_CODES = {"float": "f", "int": "i", "uint": "u", "quantized": "i", "bits": "u"}
 
 
 def import_numpy(what: str, instead: str) -> Any:
@@ -81,8 +80,27 @@ def to_numbers(np: Any, dtype: DType, chunk: memoryview, count: int) -> Array:
     elif number_bits(dtype) <= 16:
         values = value_table(dtype)[bit_patterns(np, dtype, chunk, count)]
     else:
-        values = np.frombuffer(chunk, f"<{NUMPY_CODES[dtype.kind]}{dtype.nbytes}")
+        values = wide_numbers(np, dtype, chunk)
     return values
+
+
+def wide_numbers(np: Any, dtype: DType, chunk: memoryview) -> Array:
+    """Numbers of 32 or 64 bits in numpy's own dtype.
+
+    Raises:
+        UnsupportedFeature: it has none.
+    """
+    if dtype.code is None:
+        raise UnsupportedFeature(f"{dtype.name} as numbers")
+    values: Array = np.frombuffer(chunk, f"<{_CODES[dtype.kind]}{dtype.nbytes}")
+    return values
+
+
+def has_array(dtype: DType) -> bool:
+    """Whether ``to_array`` can have one element for each of torch's."""
+    if dtype.kind == "complex":
+        return dtype.bits >= 64
+    return dtype.kind in ("float", "int", "uint", "bool") and dtype.packed == 1 and dtype.bits % 8 == 0
 
 
 def to_array(np: Any, dtype: DType, data: bytearray) -> Array:

@@ -30,28 +30,10 @@ from typing import NamedTuple, TypeAlias
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import Strided
 from ckpttool.values.dtypes import DType
+from ckpttool.values.errors import UnsupportedFeature
 
 Number: TypeAlias = bool | int | float | complex
 
-# ``struct`` codes of the dtypes that it knows, by (kind, bits).
-_STRUCT_CODES = {
-    ("float", 16): "e",
-    ("float", 32): "f",
-    ("float", 64): "d",
-    ("int", 8): "b",
-    ("int", 16): "h",
-    ("int", 32): "i",
-    ("int", 64): "q",
-    ("uint", 8): "B",
-    ("uint", 16): "H",
-    ("uint", 32): "I",
-    ("uint", 64): "Q",
-    ("bits", 8): "B",
-    ("bits", 16): "H",
-}
-_COMPLEX_HALVES = {32: "e", 64: "f", 128: "d"}
-# Quantized elements are read as the integers they are stored as; scale and zero point lie beside them.
-_QUANTIZED_CODES = {"qint8": "b", "quint8": "B", "qint32": "i"}
 _SMALL_FLOAT = re.compile(r"float\d+_e(\d)m(\d)(fnuz|fnu|fn)?(?:_x2)?")
 
 
@@ -108,43 +90,48 @@ def number_bits(dtype: DType) -> int:
 
 @functools.cache
 def number_table(dtype: DType) -> tuple[Number, ...]:
-    """The number that each bit pattern stands for, for dtypes whose numbers take 16 bits or fewer."""
+    """The number that each bit pattern stands for, for dtypes whose numbers take 16 bits or fewer.
+
+    Raises:
+        UnsupportedFeature: nobody told what they mean.
+    """
     width = number_bits(dtype)
     if width > 8:
         return tuple(decode_numbers(dtype, struct.pack("<65536H", *range(1 << 16))))
+    if dtype.code:
+        return tuple(decode_numbers(dtype, bytes(range(256))))
     small = parse_small_float(dtype.name)
     if small is not None:
         return tuple(small.decode(pattern) for pattern in range(1 << width))
-    if dtype.kind == "bool":  # any byte but 0 is true, as torch and C have it
-        return (False, *[True] * 255)
-    if dtype.kind == "int" or dtype.name == "qint8":
-        return (*range(128), *range(-128, 0))
+    if dtype.kind == "float":
+        raise UnsupportedFeature(f"{dtype.name} as numbers")
     return tuple(range(1 << width))
 
 
 def decode_numbers(dtype: DType, data: bytes | bytearray | memoryview) -> list[Number]:
-    """The numbers of packed little-endian elements, in order, as Python's bool, int, float, complex."""
-    width = number_bits(dtype)
-    if dtype.kind == "complex":
-        halves = _unpack(_COMPLEX_HALVES[dtype.bits], dtype.bits // 16, data)
-        return [complex(re, im) for re, im in zip(halves[::2], halves[1::2], strict=True)]
-    if width < 8:
+    """The numbers of packed little-endian elements, in order, as Python's bool, int, float, complex.
+
+    Quantized elements are the integers that they are stored as: scale and zero point lie beside them. Of a
+    bool any byte but 0 is true, as torch and C have it.
+
+    Raises:
+        UnsupportedFeature: nobody told what they mean.
+    """
+    width, code = number_bits(dtype), dtype.code
+    if code is None and width <= 8:
         table = number_table(dtype)
-        return [table[pattern] for pattern in _split_bits(data, width)]
-    if dtype.kind == "bool" or parse_small_float(dtype.name):
-        table = number_table(dtype)
-        return [table[pattern] for pattern in bytes(data)]
+        return [table[pattern] for pattern in (_split_bits(data, width) if width < 8 else bytes(data))]
     if dtype.name == "bfloat16":  # the upper half of a float32
         wide = bytearray(2 * len(data))
         wide[2::4] = bytes(data[0::2])
         wide[3::4] = bytes(data[1::2])
-        return list(_unpack("f", 4, wide))
-    code = _QUANTIZED_CODES.get(dtype.name) or _STRUCT_CODES[dtype.kind, width]
-    return list(_unpack(code, width // 8, data))
-
-
-def _unpack(code: str, item_nbytes: int, data: bytes | bytearray | memoryview) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(data) // item_nbytes}{code}", data)
+        data, code = wide, "f"
+    if code is None:
+        raise UnsupportedFeature(f"{dtype.name} as numbers")
+    numbers: tuple[Number, ...] = struct.unpack(f"<{len(data) // struct.calcsize(f'<{code}')}{code}", data)
+    if dtype.kind == "complex":
+        return [complex(re, im) for re, im in zip(numbers[::2], numbers[1::2], strict=True)]
+    return list(numbers)
 
 
 def _split_bits(data: bytes | bytearray | memoryview, width: int) -> list[int]:

@@ -21,12 +21,12 @@ from ckpttool.values.dtypes import DType
 if TYPE_CHECKING:
     from ckpttool.elements.arrays import Array
 
-CASTABLE = frozenset({"float64", "float32", "float16", "bfloat16"})
+_CODES = {"float64": "<f8", "float32": "<f4", "float16": "<u2", "bfloat16": "<u2"}
+CASTABLE = frozenset(_CODES)
 """torch's names of the dtypes that ``cast_floats`` knows, on either side."""
 
 # Elements that are rounded and judged together: a handful of arrays of 256 KiB stay in the L2 cache.
 _BLOCK = 1 << 16
-_CODES = {"float64": "<f8", "float32": "<f4", "float16": "<u2", "bfloat16": "<u2"}
 _BFLOAT16_NAN, _BFLOAT16_NAN_OF_FLOAT16 = 0xFFFF, 0x7FC0
 # Bits of float32: 2**-14 and 65520, between which float16 is normal and finite; both biases apart.
 _HALF_NORMAL, _HALF_OVERFLOW, _REBIAS = 0x38800000, 0x477FF000, (127 - 15) << 23

@@ -26,7 +26,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ckpttool.elements.arrays import NUMPY_CODES, bit_patterns, import_numpy, value_table
+from ckpttool.elements.arrays import bit_patterns, import_numpy, value_table, wide_numbers
 from ckpttool.elements.bits import number_bits
 from ckpttool.files.strides import stored_view
 from ckpttool.files.tensor_bytes import TensorReader
@@ -268,7 +268,7 @@ class _Moments:
         elif dtype.nbytes == 2:
             values = value_table(dtype)[np.frombuffer(chunk, "<u2")]
         else:
-            values = np.frombuffer(chunk, f"<{NUMPY_CODES[dtype.kind]}{dtype.nbytes}")
+            values = wide_numbers(np, dtype, chunk)
         return values
 
     def _take_out_nonfinite(self, values: Array) -> Array:

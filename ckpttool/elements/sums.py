@@ -10,6 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 from ckpttool.elements.arrays import bit_patterns, to_numbers
+from ckpttool.elements.casts import CASTABLE
 from ckpttool.values.difference import Numbers, join_numbers
 from ckpttool.values.dtypes import DType
 
@@ -181,8 +182,7 @@ class Sums:
 
 def _narrower(a: DType, b: DType) -> DType | None:
     """The one of two floating dtypes that the other is usually rounded to."""
-    names = ("float64", "float32", "bfloat16", "float16")
-    if a.name not in names or b.name not in names or a.bits == b.bits:
+    if not {a.name, b.name} <= CASTABLE or a.bits == b.bits:
         return None
     return a if a.bits < b.bits else b
 

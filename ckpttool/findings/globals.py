@@ -11,7 +11,7 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import NamedTuple
 
 from ckpttool.values.checkpoint import GlobalRef, Word
-from ckpttool.values.dtypes import BY_NAME
+from ckpttool.values.dtypes import BY_NAME, BY_STORAGE_CLASS
 
 
 class Verdict(Word):
@@ -33,9 +33,8 @@ class GlobalVerdict(NamedTuple):
     reason: str = ""
 
 
-_TENSOR_TYPES = "BFloat16 Byte Char Double Float Half Int Long Short".split()
-_ELEMENT_TYPES = [*_TENSOR_TYPES, "Bool", "ComplexDouble", "ComplexFloat"]
-_QUANTIZED_TYPES = "QInt8 QInt32 QUInt8 QUInt4x2 QUInt2x4".split()
+_TYPES = {name.removesuffix("Storage"): dtype.kind for name, dtype in BY_STORAGE_CLASS.items()}
+_TENSOR_TYPES = [name for name, kind in _TYPES.items() if kind in ("float", "int", "uint")]
 _REBUILDS = """
     device_tensor_from_cpu_tensor device_tensor_from_numpy meta_tensor_no_storage nested_tensor parameter
     parameter_with_state qtensor sparse_tensor tensor tensor_v2 tensor_v3 wrapper_subclass
@@ -44,8 +43,6 @@ _QSCHEMES = """
     per_tensor_affine per_tensor_symmetric per_channel_affine per_channel_symmetric
     per_channel_affine_float_qparams
 """.split()
-# The dtype table has two dtypes of safetensors that torch does not name.
-_NOT_IN_TORCH = {"float6_e2m3fn", "float6_e3m2fn"}
 
 ALLOWED_GLOBALS = frozenset(
     (
@@ -55,11 +52,11 @@ ALLOWED_GLOBALS = frozenset(
         torch.nn.parameter.Parameter torch.serialization._get_layout torch.storage.TypedStorage
         torch.storage.UntypedStorage
         """.split(),
-        *(f"torch.{name}" for name in BY_NAME if name not in _NOT_IN_TORCH),
+        *(f"torch.{name}" for name, dtype in BY_NAME.items() if dtype.in_torch),
         *(f"torch.{name}" for name in _QSCHEMES),
         *(f"torch._utils._rebuild_{name}" for name in _REBUILDS),
-        *(f"{module}.{name}Storage" for module in ("torch", "torch.cuda") for name in _ELEMENT_TYPES),
-        *(f"torch.{name}Storage" for name in _QUANTIZED_TYPES),
+        *(f"torch.{name}Storage" for name in _TYPES),
+        *(f"torch.cuda.{name}Storage" for name, kind in _TYPES.items() if kind != "quantized"),
         *(f"{module}.sparse.{name}Tensor" for module in ("torch", "torch.cuda") for name in _TENSOR_TYPES),
         *(
             f"{module}.{name}Tensor"

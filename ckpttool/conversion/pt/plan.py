@@ -13,13 +13,10 @@ from ckpttool.values.conversion import ConversionPlan, Dropped, Placed, PlacedCo
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError
 
-# safetensors alone has these two.
-_NO_TORCH_NAME = frozenset(("float6_e2m3fn", "float6_e3m2fn"))
-
 
 def lacks_dtype(dtype: DType, shape: tuple[int, ...]) -> bool:
     """Whether torch has no such dtype: only the bytes can be kept."""
-    return dtype.name in _NO_TORCH_NAME
+    return not dtype.in_torch
 
 
 def place(plan: ConversionPlan, items: Sequence[Item], root: Root) -> ConversionPlan:

@@ -12,7 +12,6 @@ are the same since version 5 (torch 2.3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from ckpttool.formats.strict_json import TYPE_WORDS, describe_json_type
@@ -23,16 +22,7 @@ from ckpttool.values.errors import MalformedCheckpoint
 _T = TypeVar("_T")
 _Object: TypeAlias = dict[str, Any]  # whose fields are asked for by type
 
-# ``ScalarType`` of schema.py in its order: numbers 1 to 13, and from 28; 14 to 27 are not given there.
-_DTYPES: Mapping[int, DType] = {
-    number: BY_NAME[name]
-    for first, names in (
-        (1, "uint8 int8 int16 int32 int64 float16 float32 float64"),
-        (9, "complex32 complex64 complex128 bool bfloat16"),
-        (28, "uint16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu uint32 uint64"),
-    )
-    for number, name in enumerate(names.split(), first)
-}
+_DTYPES = {dtype.export: dtype for dtype in BY_NAME.values() if dtype.export}
 # ``Layout`` of schema.py; only strided tensors are stored as plain bytes.
 _LAYOUTS = {1: "sparse_coo", 2: "sparse_csr", 3: "sparse_csc", 4: "sparse_bsr", 5: "sparse_bsc", 6: "_mkldnn"}
 _STRIDED = 7
