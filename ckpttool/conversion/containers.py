@@ -18,7 +18,7 @@ from ckpttool.values.conversion import ConversionPlan
 from ckpttool.values.dtypes import DType
 
 if TYPE_CHECKING:
-    from ckpttool.conversion.items import Item
+    from ckpttool.conversion.placing import Item
 
 
 class ContainerKind(NamedTuple):

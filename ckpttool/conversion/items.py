@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-from ckpttool.conversion.placing import Wanted
+from ckpttool.conversion.placing import Item
 from ckpttool.conversion.selection import Selection
 from ckpttool.names.globs import Globs
 from ckpttool.names.renames import Rule, rename_all, rename_modules
 from ckpttool.values.checkpoint import (
-    Basis,
     Checkpoint,
     CompositeTensor,
     Key,
     Kind,
     ModuleExtras,
     Root,
-    parts,
 )
 from ckpttool.values.conversion import Cast, Options, Piece, Placed, PlacedComposite, Planned
 from ckpttool.values.dtypes import DType
@@ -30,30 +27,6 @@ _WORDS = {
     Kind.NON_PERSISTENT_BUFFER: "buffers",
     Kind.UNKNOWN: "of unknown kind",
 }
-
-
-class Item(NamedTuple):
-    """A kept tensor under its new name; ``root`` is where it stands in the destination."""
-
-    row: Row
-    root: Root
-    name: Key
-    cast: DType | None
-
-    @property
-    def leaves(self) -> list[Wanted]:
-        """The strided tensors that it is made of, in order of its parts."""
-        return [Wanted(part, self.cast) for _, part in parts(self.row.entry.value)]
-
-    def planned(self, root: Root, name: Key, placed: Placed | PlacedComposite) -> Planned:
-        """The item at its place."""
-        entry, classification, _ = self.row
-        return Planned(root, name, placed, entry, classification, self.is_parameter)
-
-    @property
-    def is_parameter(self) -> bool:
-        """Whether it was saved as an ``nn.Parameter``."""
-        return self.row.entry.declared.basis is Basis.PICKLED_PARAMETER
 
 
 # ------------------------------------------------------------------------------------------------- names

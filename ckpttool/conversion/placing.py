@@ -12,9 +12,10 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ckpttool.files.strides import segments
-from ckpttool.values.checkpoint import Strided, TensorInfo, packed_stride, views_of
-from ckpttool.values.conversion import Method, Piece, Placed
+from ckpttool.values.checkpoint import Basis, Key, Root, Strided, TensorInfo, packed_stride, parts, views_of
+from ckpttool.values.conversion import Method, Piece, Placed, PlacedComposite, Planned
 from ckpttool.values.dtypes import BY_NAME, DType
+from ckpttool.values.inspection import Row
 
 _SPARSE_SPAN = 2  # a span that holds more than this many times the elements of its views is packed
 
@@ -41,6 +42,30 @@ class Wanted(NamedTuple):
         if view is None or view.storage is None or not view.storage.nbytes:
             return None
         return (view.storage[:3], *view.byte_span)
+
+
+class Item(NamedTuple):
+    """A kept tensor under its new name; ``root`` is where it stands in the destination."""
+
+    row: Row
+    root: Root
+    name: Key
+    cast: DType | None
+
+    @property
+    def leaves(self) -> list[Wanted]:
+        """The strided tensors that it is made of, in order of its parts."""
+        return [Wanted(part, self.cast) for _, part in parts(self.row.entry.value)]
+
+    def planned(self, root: Root, name: Key, placed: Placed | PlacedComposite) -> Planned:
+        """The item at its place."""
+        entry, classification, _ = self.row
+        return Planned(root, name, placed, entry, classification, self.is_parameter)
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it was saved as an ``nn.Parameter``."""
+        return self.row.entry.declared.basis is Basis.PICKLED_PARAMETER
 
 
 class Placing:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckpttool.conversion.containers import ContainerKind, load_container
-from ckpttool.conversion.items import Item, describe_casts, list_casts, module_facts, name_items
-from ckpttool.conversion.placing import is_without_bytes, overlapping
+from ckpttool.conversion.items import describe_casts, list_casts, module_facts, name_items
+from ckpttool.conversion.placing import Item, is_without_bytes, overlapping
 from ckpttool.conversion.selection import select
 from ckpttool.names.renames import make_rule
 from ckpttool.values.checkpoint import CompositeTensor, Tensor

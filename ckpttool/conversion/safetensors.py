@@ -17,9 +17,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ckpttool.conversion.containers import ContainerKind
-from ckpttool.conversion.items import Item
 from ckpttool.conversion.layout import FileLayout, SegmentList
-from ckpttool.conversion.placing import Placing, as_bytes, overlapping
+from ckpttool.conversion.placing import Item, Placing, as_bytes, overlapping
 from ckpttool.formats.carried import (
     PREFIX,
     carry_json,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckpttool.conversion.containers import ContainerKind
-from ckpttool.conversion.items import Item, compose
-from ckpttool.conversion.placing import Placing, as_bytes
+from ckpttool.conversion.items import compose
+from ckpttool.conversion.placing import Item, Placing, as_bytes
 from ckpttool.conversion.pt.torch_zip import lay_out
 from ckpttool.values.checkpoint import CompositeTensor, Root
 from ckpttool.values.conversion import ConversionPlan, Dropped, Placed, PlacedComposite
