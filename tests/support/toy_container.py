@@ -1,0 +1,66 @@
+"""A container of the tests: ``TOY``, the length of a JSON header, the header, the bytes of the tensors."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+
+from ckpttool.conversion.containers import ContainerKind
+from ckpttool.conversion.items import Item
+from ckpttool.conversion.layout import FileLayout, SegmentList
+from ckpttool.conversion.placing import Placing
+from ckpttool.files.local import FileSource
+from ckpttool.formats.base import Limits
+from ckpttool.values.checkpoint import Checkpoint, Entry, Root, StorageRef, TensorInfo, packed_stride
+from ckpttool.values.conversion import ConversionPlan, Placed
+from ckpttool.values.dtypes import BY_NAME
+
+_HEAD = struct.Struct("<4sQ")
+
+
+def place(plan: ConversionPlan, items: Sequence[Item], root: Root) -> ConversionPlan:
+    placing = Placing()
+    tensors = tuple(
+        item.planned((), ".".join(map(str, (*item.root[len(root) :], item.name))), placing.pack(leaf))
+        for item in items
+        for leaf in item.leaves
+    )
+    return plan._replace(pieces=tuple(placing.pieces), tensors=tensors)
+
+
+def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
+    header, segments = [], SegmentList()
+    for tensor in plan.tensors:
+        assert isinstance(tensor.value, Placed)
+        header.append((tensor.name, tensor.value.dtype.name, tensor.value.shape))
+    data = json.dumps(header).encode()
+    segments.add_literal(_HEAD.pack(b"TOY\n", len(data)) + data)
+    for tensor in plan.tensors:
+        for placed in tensor.leaves:
+            segments.add_piece(placed.piece, plan.pieces[placed.piece].nbytes)
+    return FileLayout(name, segments.nbytes, segments.segments)
+
+
+CONTAINER = ContainerKind("a toy", "toys", ".toy", place, lambda dtype, shape: False, lay_out)
+
+
+class ToyFormat:
+    """Reads it again."""
+
+    name = "toy"
+    suffixes = (".toy",)
+
+    def sniff(self, head: bytes, source: object) -> bool:
+        return head.startswith(b"TOY\n")
+
+    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+        _, nbytes = _HEAD.unpack(source.read_at(0, _HEAD.size))
+        offset = _HEAD.size + nbytes
+        entries = []
+        for name, dtype, shape in json.loads(source.read_at(_HEAD.size, nbytes)):
+            info = TensorInfo(BY_NAME[dtype], tuple(shape), packed_stride(shape), 0, None)
+            storage = StorageRef(source.name, name, offset, info.nbytes)
+            entries.append(Entry((), name, info._replace(storage=storage)))
+            offset += info.nbytes
+        return Checkpoint(source.name, "toy", "", (source.info,), tuple(entries))
