@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ckpttool.api.arguments import choose
 from ckpttool.api.models import Arguments, Model
 from ckpttool.api.opened import Opened, Path, Source, opened
 from ckpttool.values.errors import CkptToolError
+from ckpttool.values.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from ckpttool.api.results import Verification
-    from ckpttool.torch_bridge.verify.verify import Watcher
     from ckpttool.values.checkpoint import Root
-    from ckpttool.values.verification import Fingerprint, Load
+    from ckpttool.values.verification import Fingerprint, Load, Plan
 
 _MAX_REFERENCE_NBYTES = 64 << 20  # a fingerprint takes 200 bytes; nobody has 300,000 buffers
 _MOST_BRANCHES = 8
@@ -30,7 +30,8 @@ def verify(
     loads: Sequence[Load] = (),
     allow_cast: bool = False,
     reference: Path | None = None,
-    watcher: Watcher | None = None,
+    progress: Progress = SILENT,
+    announce: Callable[[Plan], None] = lambda plan: None,
 ) -> Verification:
     """Load a checkpoint into its model for real, and tell whether the loaded model is right.
 
@@ -45,7 +46,8 @@ def verify(
             are tried, and ``copy`` decides.
         allow_cast: values changed by a cast to the model's dtype are fine.
         reference: fingerprints of rebuilt buffers, as ``ckpttool verify --write-reference`` keeps them.
-        watcher: told what is about to be held and written, and of each step.
+        progress: told of each step.
+        announce: called with what is about to be held and written.
 
     Raises:
         CkptToolError: it cannot be read, or which state_dict is meant is not clear; the model cannot be
@@ -74,7 +76,7 @@ def verify(
     from ckpttool.torch_bridge.verify.verify import VerifyOptions, verify
 
     options = VerifyOptions(tuple(devices), tuple(loads), allow_cast, kept)
-    return Verification._make(verify(read, root, built, options, watcher))
+    return Verification._make(verify(read, root, built, options, progress, announce))
 
 
 def choose_root(source: Opened) -> Root:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckpttool.commands.options import Json, ModelArgs, Quiet, complete_list, parse_choice
+from ckpttool.commands.options import Json, Quiet, Texts, complete_list, model_arg_option, panel, parse_choice
 from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
-    from ckpttool.render.progress import Steps
     from ckpttool.values.verification import Plan, Verification
 
 EXAMPLES = (
@@ -21,11 +20,10 @@ EXAMPLES = (
     "ckpttool verify swin.pt --model swin.py:build --load copy --json",
     "ckpttool verify swin.pt --model swin.py:build --load to-empty   # status 1",
 )
-SECTIONS = {
-    "Model": ("--model", "--model-arg"),
-    "Loading": ("--root", "--device", "--load", "--allow-cast"),
-    "Reference": ("--reference", "--write-reference"),
-}
+
+_model = panel("Model")
+_loading = panel("Loading")
+_reference = panel("Reference")
 
 
 def _complete_loads(incomplete: str) -> list[str]:
@@ -38,20 +36,20 @@ def command(
     path: Annotated[str, typer.Argument(metavar="CKPT", help="A file, or a folder of shards.")],
     model: Annotated[
         str,
-        typer.Option(
+        _model(
             "--model",
             metavar="M",
             help="package.module:factory, path/to/file.py:factory, or hf (config.json). Its code runs.",
         ),
     ],
-    model_arg: ModelArgs = None,
+    model_arg: Annotated[Texts, model_arg_option("Model")] = None,
     root: Annotated[
         str | None,
-        typer.Option("--root", metavar="KEY.PATH", help="The state_dict to load, such as model.state_dict."),
+        _loading("--root", metavar="KEY.PATH", help="The state_dict to load, such as model.state_dict."),
     ] = None,
     device: Annotated[
-        list[str] | None,
-        typer.Option(
+        Texts,
+        _loading(
             "--device",
             metavar="D,...",
             help="cpu, cuda, cuda:1. Default: cpu, and cuda if any.",
@@ -59,8 +57,8 @@ def command(
         ),
     ] = None,
     load: Annotated[
-        list[str] | None,
-        typer.Option(
+        Texts,
+        _loading(
             "--load",
             metavar="WAY,...",
             help="copy, assign, to-empty, round-trip; those named decide. Default: all, copy decides.",
@@ -68,15 +66,15 @@ def command(
         ),
     ] = None,
     allow_cast: Annotated[
-        bool, typer.Option("--allow-cast", help="Values changed by a cast to the model's dtype are fine.")
+        bool, _loading("--allow-cast", help="Values changed by a cast to the model's dtype are fine.")
     ] = False,
     reference: Annotated[
         str | None,
-        typer.Option("--reference", metavar="FILE", help="Check rebuilt buffers against fingerprints kept."),
+        _reference("--reference", metavar="FILE", help="Check rebuilt buffers against fingerprints kept."),
     ] = None,
     write_reference: Annotated[
         str | None,
-        typer.Option("--write-reference", metavar="FILE", help="Keep fingerprints of rebuilt buffers."),
+        _reference("--write-reference", metavar="FILE", help="Keep fingerprints of rebuilt buffers."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -108,7 +106,8 @@ def command(
             loads=loads,
             allow_cast=allow_cast,
             reference=reference,
-            watcher=_Watcher(steps, quiet),
+            progress=steps,
+            announce=_announce if not quiet else lambda plan: None,
         )
     if write_reference is not None:
         _write_reference(write_reference, result, quiet)
@@ -127,25 +126,12 @@ def _split(texts: Sequence[str] | None, option: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parts))
 
 
-class _Watcher:
-    """Says what will be held, once, and what is being done where a person watches."""
+def _announce(plan: Plan) -> None:
+    """Say what will be held and written, before it is."""
+    from ckpttool.render.verify import plan_line
 
-    def __init__(self, steps: Steps, quiet: bool) -> None:
-        self._steps = steps
-        self._quiet = quiet
-
-    def announce(self, plan: Plan) -> None:
-        """Say what will be held and written, before it is."""
-        if not self._quiet:
-            from ckpttool.render.verify import plan_line
-
-            self._steps.clear()
-            sys.stderr.write(plan_line(plan) + "\n")
-            sys.stderr.flush()
-
-    def step(self, doing: str, done: int, total: int) -> None:
-        """Draw the line for a step that begins."""
-        self._steps.show(doing, done, total)
+    sys.stderr.write(plan_line(plan) + "\n")
+    sys.stderr.flush()
 
 
 def _write_reference(path: str, result: Verification, quiet: bool) -> None:

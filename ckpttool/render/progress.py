@@ -17,7 +17,7 @@ class Bar:
     """Bytes done out of a total; draws only where a person watches. A ``Progress`` and a context manager."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._draws = _draws(quiet)
+        self._draws = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
         self._is_begun = False
 
     def __enter__(self) -> Bar:
@@ -32,31 +32,48 @@ class Bar:
         self._what, self._total, self._done = doing, total, 0
         self._start = self._last = time.monotonic()
 
-    def advance(self, nbytes: int) -> None:
+    def advance(self, done: int, doing: str = "") -> None:
         """See ``Progress``."""
-        self._done += nbytes
+        self._done += done
         now = time.monotonic()
         if not self._draws or now - self._last < _INTERVAL:
             return
         self._last = now
-        share = min(1.0, self._done / self._total) if self._total else 1.0
-        speed = self._done / (now - self._start)
+        share = self._share()
         drawn = bar(share, _CELLS).ljust(_CELLS)
+        speed = self._done / (now - self._start)
         left = _format_seconds(max(0, self._total - self._done) / speed) if speed else "?"
         text = f"{self._what} {drawn} {100 * share:3.0f} % · {format_nbytes(int(speed))}/s · {left} left"
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+        self._draw(text)
 
     def finish(self) -> None:
         """Take the line away."""
-        if self._draws and self._is_begun:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        if self._is_begun:
+            self._draw("")
         self._is_begun = False
 
+    def _share(self) -> float:
+        return min(1.0, self._done / self._total) if self._total else 1.0
 
-def _draws(quiet: bool) -> bool:
-    return sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+    def _draw(self, text: str) -> None:
+        if self._draws:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+
+class Steps(Bar):
+    """Steps done out of a total, with what is being done."""
+
+    def begin(self, doing: str, total: int) -> None:
+        """Draw the line for the first step."""
+        super().begin(doing, total)
+        self.advance(0, doing)
+
+    def advance(self, done: int, doing: str = "") -> None:
+        """Draw the line for a step that begins."""
+        self._done += done
+        drawn = bar(self._share(), _CELLS).ljust(_CELLS)
+        self._draw(f"{drawn} {self._done} of {self._total} · {doing}")
 
 
 def _format_seconds(seconds: float) -> str:
@@ -65,30 +82,3 @@ def _format_seconds(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-class Steps:
-    """Steps done out of a total, with what is being done; drawn only where a person watches."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._draws = _draws(quiet)
-
-    def __enter__(self) -> Steps:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._draws:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-    def show(self, doing: str, done: int, total: int) -> None:
-        """Draw the line for a step that begins."""
-        if not self._draws:
-            return
-        drawn = bar(done / total if total else 1.0, _CELLS).ljust(_CELLS)
-        sys.stderr.write(f"\r\x1b[K{drawn} {done} of {total} · {doing}")
-        sys.stderr.flush()

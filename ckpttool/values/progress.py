@@ -9,10 +9,10 @@ class Progress(Protocol):
     """Told what begins, how far it is, and that it is over."""
 
     def begin(self, doing: str, total: int) -> None:
-        """Work of ``total`` bytes begins; ``doing`` says in a word what."""
+        """Work of ``total`` bytes, or steps, begins; ``doing`` says in a word what."""
 
-    def advance(self, nbytes: int) -> None:
-        """``nbytes`` more are done."""
+    def advance(self, done: int, doing: str = "") -> None:
+        """So many more are done; ``doing`` is what the next step does."""
 
     def finish(self) -> None:
         """Nothing more will come."""
@@ -24,7 +24,7 @@ class Silent:
     def begin(self, doing: str, total: int) -> None:
         """See ``Progress``."""
 
-    def advance(self, nbytes: int) -> None:
+    def advance(self, done: int, doing: str = "") -> None:
         """See ``Progress``."""
 
     def finish(self) -> None:

@@ -76,6 +76,7 @@ def test_steps_are_drawn_where_somebody_watches_and_go_away(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", stream())
     with Steps(quiet=quiet) as steps:
-        steps.show("copy on cpu", 1, 4)
-    drawn = "\r\x1b[K██████                   1 of 4 · copy on cpu\r\x1b[K"
+        steps.begin("build", 4)
+        steps.advance(1, "copy on cpu")
+    drawn = f"\r\x1b[K{'':24} 0 of 4 · build\r\x1b[K██████                   1 of 4 · copy on cpu\r\x1b[K"
     assert sys.stderr.getvalue() == (drawn if draws else "")  # type: ignore[attr-defined]

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ from ckpttool.torch_bridge.verify.suggestions import suggest
 from ckpttool.values.checkpoint import Checkpoint, Kind, Root
 from ckpttool.values.errors import DeviceUnavailable, ModelImportFailed
 from ckpttool.values.model import ModelSpec
+from ckpttool.values.progress import SILENT, Progress
 from ckpttool.values.verification import LOADS, NORMAL_BUILDS, Fingerprint, Plan, Run, Verification
 
 _ORDER = ("copy", "round-trip", "assign", "to-empty")
@@ -45,49 +46,32 @@ class VerifyOptions(NamedTuple):
     reference: Mapping[str, Fingerprint] | None = None  # of rebuilt buffers, as they were
 
 
-class Watcher(Protocol):
-    """Is told what is about to happen."""
-
-    def announce(self, plan: Plan) -> None:
-        """Once, before anything large is held or written."""
-
-    def step(self, doing: str, done: int, total: int) -> None:
-        """Before each step: what it is, and how many of how many are done."""
-
-
-class _Nobody:
-    """Is told, and does nothing."""
-
-    def announce(self, plan: Plan) -> None:
-        """Do nothing."""
-
-    def step(self, doing: str, done: int, total: int) -> None:
-        """Do nothing."""
-
-
 def verify(
     checkpoint: Checkpoint,
     root: Root,
     source: ModelSource,
     options: VerifyOptions,
-    watcher: Watcher | None = None,
+    progress: Progress = SILENT,
+    announce: Callable[[Plan], None] = lambda plan: None,
 ) -> Verification:
     """Load the state_dict at ``root`` into the model in every way asked for.
+
+    ``announce`` is told what will be held, once, before anything large is held or written.
 
     Raises:
         ModelImportFailed: the factory does not run.
         DeviceUnavailable: a device named in ``options`` is not there.
         CkptToolError: the file's tensors cannot be read as torch tensors, or a file changed meanwhile.
     """
-    watcher = watcher or _Nobody()
     devices = choose_devices(options.devices)
     module, note = source.build_light()
     spec = describe_model(module, source.text, note)
     del module
     stored = StoredState(checkpoint, root, spec)
-    session = _Session(source, spec, stored, options, watcher)
-    watcher.announce(session.plan(note))
+    session = _Session(source, spec, stored, options, progress)
+    announce(session.plan(note))
     runs = session.run_all(devices)
+    progress.finish()
     for file in checkpoint.files:
         check_path(file)
     now = session.builds.fingerprints()
@@ -145,12 +129,12 @@ class _Session:
         spec: ModelSpec,
         stored: StoredState,
         options: VerifyOptions,
-        watcher: Watcher,
+        progress: Progress,
     ) -> None:
         self.source = source
         self.stored = stored
         self.options = options
-        self.watcher = watcher
+        self.progress = progress
         self.loads = options.loads or LOADS
         self.state = stored.state_dict()
         entries = spec.checkpoint.entries
@@ -159,7 +143,8 @@ class _Session:
         self.model_nbytes = sum({ref.key: ref.nbytes for ref in storages if ref is not None}.values())
         self.judge = Judge(spec, stored.by_model_name, self.state, self.builds)
         self._held: list[nn.Module] = []  # what `copy` loaded, for `round-trip` to save
-        self._done = self._total = 0
+        self._total = 0
+        self._is_begun = False
 
     def plan(self, note: str) -> Plan:
         """What will be held and written."""
@@ -194,8 +179,11 @@ class _Session:
             self.builds.watch(self.source.build(seed=0))
 
     def _step(self, doing: str) -> None:
-        self.watcher.step(doing, self._done, self._total)
-        self._done += 1
+        if self._is_begun:
+            self.progress.advance(1, doing)
+        else:
+            self.progress.begin(doing, self._total)
+        self._is_begun = True
 
     def _run(self, device: str, load: str) -> Run:
         """One load on one device; a build on meta that the model does not allow is a note, not an error."""
