@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ckpttool.commands.parser import Group, command_class, wants_completion, words_to_complete
+from ckpttool.commands.parser import Command, Group, wants_completion, words_to_complete
 from ckpttool.values.errors import CkptToolError, ModelImportFailed
 
 COMMANDS = (
@@ -29,8 +29,8 @@ COMMANDS = (
     ("lint", "Find traps of Parameter and Buffer in a model, and prove what each tensor is."),
 )
 """Every command with one line of help. Its module in ``ckpttool.commands`` has ``command``, which returns the
-exit status; ``EXAMPLES`` that run, with ``# status N`` behind one that does not end with 0; and ``SECTIONS``,
-which group its options."""
+exit status, and whose options carry the head that the help has them under; and ``EXAMPLES`` that run, with
+``# status N`` behind one that does not end with 0."""
 
 EXAMPLES = ("ckpttool inspect decoder_training.pt", "ckpttool verify swin.pt --model swin.py:build")
 
@@ -121,8 +121,8 @@ def _build_app(chosen: str | None, *, completes: bool) -> typer.Typer:
         # Only the command that runs is imported; the others are here for the list of commands.
         if name == chosen:
             module = import_module(f"ckpttool.commands.{name.replace('-', '_')}")
-            kind, epilog = command_class(module.SECTIONS), _format_examples(module.EXAMPLES)
-            app.command(name, cls=kind, short_help=summary, epilog=epilog)(_deferred(module.command))
+            epilog = _format_examples(module.EXAMPLES)
+            app.command(name, cls=Command, short_help=summary, epilog=epilog)(_deferred(module.command))
         else:
             app.command(name, short_help=summary)(_not_chosen)
     return app

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,11 +19,18 @@ from ckpttool.api.arguments import (
     parse_size,
     parse_target,
 )
-from ckpttool.commands.options import Json, KindsModel, ModelArgs, Quiet, complete_choice, parse, parse_choice
+from ckpttool.commands.options import (
+    Json,
+    KindsModel,
+    Quiet,
+    Texts,
+    complete_choice,
+    model_arg_option,
+    panel,
+    parse,
+    parse_choice,
+)
 from ckpttool.values.containers import CONTAINERS
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLES = (
     "ckpttool convert decoder_training.pt model.safetensors",
@@ -31,24 +38,11 @@ EXAMPLES = (
     "ckpttool convert base.pt lean.pt --dtype bf16 --keep-dtype '*norm*'",
     "ckpttool convert base.pt shards/ --max-shard-size 40KiB",
 )
-SECTIONS = {
-    "Destination": (
-        "--to",
-        "--max-shard-size",
-        "--force",
-        "--dry-run",
-        "--no-check",
-        "--metadata",
-        "--manifest",
-    ),
-    "Selection": (
-        *("--root", "--prefer", "--weights-only", "--keep", "--drop", "--drop-known-buffers"),
-        *("--add-known-buffers", "--non-persistent", "--strict"),
-    ),
-    "Names": ("--strip-prefix", "--add-prefix", "--rename"),
-    "Tensors": ("--dtype", "--keep-dtype", "--shared", "--as-bytes"),
-    "Kinds": ("--model", "--model-arg"),
-}
+
+_destination = panel("Destination")
+_selection = panel("Selection")
+_names = panel("Names")
+_tensors = panel("Tensors")
 
 
 def command(
@@ -60,7 +54,7 @@ def command(
     ],
     to: Annotated[
         str | None,
-        typer.Option(
+        _destination(
             "--to",
             metavar="FORMAT",
             help="safetensors or pt; else DST's suffix says.",
@@ -68,14 +62,14 @@ def command(
         ),
     ] = None,
     max_shard_size: Annotated[
-        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Shards of at most 5GB, 500MiB …")
+        str | None, _destination("--max-shard-size", metavar="SIZE", help="Shards of at most 5GB, 500MiB …")
     ] = None,
     root: Annotated[
-        str | None, typer.Option("--root", metavar="KEY.PATH", help="The branch to convert; '' is all of it.")
+        str | None, _selection("--root", metavar="KEY.PATH", help="The branch to convert; '' is all of it.")
     ] = None,
     prefer: Annotated[
         str | None,
-        typer.Option(
+        _selection(
             "--prefer",
             metavar="ema",
             help="The averaged weights, if there are any.",
@@ -83,33 +77,37 @@ def command(
         ),
     ] = None,
     weights_only: Annotated[
-        bool, typer.Option("--weights-only", help="The weights' tensors only: no epoch, no optimizer.")
+        bool, _selection("--weights-only", help="The weights' tensors only: no epoch, no optimizer.")
     ] = False,
     keep: Annotated[
-        list[str] | None,
-        typer.Option("--keep", "--include", metavar="GLOB", help="Only such tensors. May be repeated."),
+        Texts, _selection("--keep", "--include", metavar="GLOB", help="Only such tensors. May be repeated.")
     ] = None,
     drop: Annotated[
-        list[str] | None,
-        typer.Option("--drop", "--exclude", metavar="GLOB", help="Nothing so called. May be repeated."),
+        Texts, _selection("--drop", "--exclude", metavar="GLOB", help="Nothing so called. May be repeated.")
     ] = None,
     drop_known_buffers: Annotated[
-        bool,
-        typer.Option("--drop-known-buffers", help="No buffers that today's libraries rebuild themselves."),
+        bool, _selection("--drop-known-buffers", help="No buffers that today's libraries rebuild themselves.")
     ] = False,
-    model: KindsModel = None,
-    model_arg: ModelArgs = None,
     add_known_buffers: Annotated[
         bool,
-        typer.Option("--add-known-buffers", help="Also the buffers that only --model has, for older code."),
+        _selection("--add-known-buffers", help="Also the buffers that only --model has, for older code."),
     ] = False,
     non_persistent: Annotated[
-        bool,
-        typer.Option("--non-persistent", help="Of a pickled module also what its state_dict leaves out."),
+        bool, _selection("--non-persistent", help="Of a pickled module also what its state_dict leaves out.")
     ] = False,
+    strip_prefix: Annotated[
+        str | None,
+        _names("--strip-prefix", metavar="PREFIX", help="Off the names; auto: what wrappers put there."),
+    ] = None,
+    add_prefix: Annotated[
+        str | None, _names("--add-prefix", metavar="PREFIX", help="Before every name.")
+    ] = None,
+    rename: Annotated[
+        Texts, _names("--rename", metavar="REGEX=>REPL", help="As re.sub does. May be repeated, in order.")
+    ] = None,
     shared: Annotated[
         str,
-        typer.Option(
+        _tensors(
             "--shared",
             metavar="HOW",
             help="Tied tensors: alias (kept once and listed), duplicate or fail.",
@@ -117,44 +115,31 @@ def command(
         ),
     ] = "alias",
     as_bytes: Annotated[
-        bool, typer.Option("--as-bytes", help="Keep as raw bytes what the format has no dtype for.")
+        bool, _tensors("--as-bytes", help="Keep as raw bytes what the format has no dtype for.")
     ] = False,
-    strip_prefix: Annotated[
-        str | None,
-        typer.Option(
-            "--strip-prefix", metavar="PREFIX", help="Off the names; auto: what wrappers put there."
-        ),
-    ] = None,
-    add_prefix: Annotated[
-        str | None, typer.Option("--add-prefix", metavar="PREFIX", help="Before every name.")
-    ] = None,
-    rename: Annotated[
-        list[str] | None,
-        typer.Option("--rename", metavar="REGEX=>REPL", help="As re.sub does. May be repeated, in order."),
-    ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(
+        _tensors(
             "--dtype",
             metavar="DTYPE",
             help="Cast parameters: bf16, fp16, fp32, fp8_e4m3 …",
             autocompletion=complete_choice(*DTYPES),
         ),
     ] = None,
-    keep_dtype: Annotated[
-        list[str] | None, typer.Option("--keep-dtype", metavar="GLOB", help="Never cast these.")
-    ] = None,
+    keep_dtype: Annotated[Texts, _tensors("--keep-dtype", metavar="GLOB", help="Never cast these.")] = None,
     metadata: Annotated[
-        list[str] | None,
-        typer.Option("--metadata", metavar="KEY=VALUE", help="Into a safetensors header. May be repeated."),
+        Texts,
+        _destination("--metadata", metavar="KEY=VALUE", help="Into a safetensors header. May be repeated."),
     ] = None,
     manifest: Annotated[
-        str | None, typer.Option("--manifest", metavar="FILE", help="Write digests of every tensor as JSON.")
+        str | None, _destination("--manifest", metavar="FILE", help="Write digests of every tensor as JSON.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail if anything would be left behind.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace DST if it is there.")] = False,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Do not read back what was written.")] = False,
+    strict: Annotated[bool, _selection("--strict", help="Fail if anything would be left behind.")] = False,
+    dry_run: Annotated[bool, _destination("--dry-run", help="Show the plan; write nothing.")] = False,
+    force: Annotated[bool, _destination("--force", help="Replace DST if it is there.")] = False,
+    no_check: Annotated[bool, _destination("--no-check", help="Do not read back what was written.")] = False,
+    model: KindsModel = None,
+    model_arg: Annotated[Texts, model_arg_option("Kinds")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:

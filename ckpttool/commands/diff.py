@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ckpttool.api.arguments import KINDS
 from ckpttool.commands.options import (
-    Exclude,
-    Include,
     Json,
-    ModelArgs,
     Quiet,
+    Texts,
     complete_choice,
+    exclude_option,
+    include_option,
+    model_arg_option,
+    panel,
     parse_choice,
     parse_count,
 )
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLES = (
     "ckpttool diff swin.pt swin_ddp_compiled.pt",
     "ckpttool diff base.pt tuned.safetensors --top 3   # status 1",
     "ckpttool diff base.pt tuned.safetensors --only parameters --atol 0.01",
 )
-SECTIONS = {
-    "What is compared": ("--root", "--root-a", "--root-b", "--include", "--exclude", "--only", "--headers"),
-    "Names": ("--no-align", "--map"),
-    "Tolerance": ("--atol", "--rtol", "--ulp"),
-    "Models": ("--model-arg",),
-}
+
+_compared = panel("What is compared")
+_names = panel("Names")
+_tolerance = panel("Tolerance")
 
 
 def command(
@@ -45,22 +42,22 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
     headers: Annotated[
-        bool, typer.Option("--headers", help="Names, dtypes and shapes only: reads no tensor.")
+        bool, _compared("--headers", help="Names, dtypes and shapes only: reads no tensor.")
     ] = False,
     root: Annotated[
-        str | None, typer.Option("--root", metavar="KEY.PATH", help="One branch only, on both sides.")
+        str | None, _compared("--root", metavar="KEY.PATH", help="One branch only, on both sides.")
     ] = None,
     root_a: Annotated[
-        str | None, typer.Option("--root-a", metavar="KEY.PATH", help="The branch of A to compare.")
+        str | None, _compared("--root-a", metavar="KEY.PATH", help="The branch of A to compare.")
     ] = None,
     root_b: Annotated[
-        str | None, typer.Option("--root-b", metavar="KEY.PATH", help="The branch of B to compare.")
+        str | None, _compared("--root-b", metavar="KEY.PATH", help="The branch of B to compare.")
     ] = None,
-    include: Include = None,
-    exclude: Exclude = None,
+    include: Annotated[Texts, include_option("What is compared")] = None,
+    exclude: Annotated[Texts, exclude_option("What is compared")] = None,
     only: Annotated[
         str | None,
-        typer.Option(
+        _compared(
             "--only",
             metavar="KIND",
             help="Only parameters, or only buffers.",
@@ -68,21 +65,20 @@ def command(
         ),
     ] = None,
     no_align: Annotated[
-        bool, typer.Option("--no-align", help="Only equal names meet: no prefixes, no renames.")
+        bool, _names("--no-align", help="Only equal names meet: no prefixes, no renames.")
     ] = False,
     map_: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="REGEX=>REPL", help="Rename A's names before. May be repeated."),
+        Texts, _names("--map", metavar="REGEX=>REPL", help="Rename A's names before. May be repeated.")
     ] = None,
     atol: Annotated[
-        str, typer.Option("--atol", metavar="X", help="Absolute difference that counts as none.")
+        str, _tolerance("--atol", metavar="X", help="Absolute difference that counts as none.")
     ] = "0",
     rtol: Annotated[
-        str, typer.Option("--rtol", metavar="X", help="Difference relative to the larger value.")
+        str, _tolerance("--rtol", metavar="X", help="Difference relative to the larger value.")
     ] = "0",
     ulp: Annotated[
         str | None,
-        typer.Option("--ulp", metavar="N", help="Values at most N representable ones apart count as equal."),
+        _tolerance("--ulp", metavar="N", help="Values at most N representable ones apart count as equal."),
     ] = None,
     group_depth: Annotated[
         str | None, typer.Option("--group-depth", metavar="N", help="Totals by the first N parts of names.")
@@ -91,7 +87,7 @@ def command(
     top: Annotated[
         str | None, typer.Option("--top", metavar="N", help="Only the N largest relative changes.")
     ] = None,
-    model_arg: ModelArgs = None,
+    model_arg: Annotated[Texts, model_arg_option("Models")] = None,
 ) -> int:
     """Compare two checkpoints of any formats: bytes first, then numbers where bytes differ.
 

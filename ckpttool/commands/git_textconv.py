@@ -13,7 +13,6 @@ EXAMPLES = (
     "ckpttool git-textconv base.pt",
     "git config diff.ckpt.textconv 'ckpttool git-textconv'",
 )
-SECTIONS: dict[str, tuple[str, ...]] = {}
 
 
 def command(

@@ -10,14 +10,16 @@ import typer
 
 from ckpttool.api.arguments import FAIL_ON, FAIL_ON_VALUES
 from ckpttool.commands.options import (
-    Exclude,
-    Include,
     Json,
     KindsModel,
-    ModelArgs,
     Quiet,
+    Texts,
     complete_choice,
     complete_list,
+    exclude_option,
+    include_option,
+    model_arg_option,
+    panel,
     parse_choice,
     parse_count,
 )
@@ -33,12 +35,10 @@ EXAMPLES = (
     "ckpttool inspect base.pt --stats --fail-on nan,inf",
     "ckpttool inspect batch_norms_legacy.pth --fail-on findings   # status 1",
 )
-SECTIONS = {
-    "Selection": ("--root", "--include", "--exclude", "--tensor", "--values"),
-    "Kinds": ("--model", "--model-arg"),
-    "Checks": ("--stats", "--check", "--fail-on"),
-    "Instead of the table": ("--digest", "--globals"),
-}
+
+_selection = panel("Selection")
+_checks = panel("Checks")
+_instead = panel("Instead of the table")
 
 _SORTS = ("file", "name", "size")
 
@@ -51,17 +51,15 @@ def command(
             help="A file, a folder of shards, or a model: package.module:factory, FILE.py:factory.",
         ),
     ],
-    model: KindsModel = None,
-    model_arg: ModelArgs = None,
     json: Json = False,
     quiet: Quiet = False,
     flat: Annotated[bool, typer.Option("--flat", help="Every entry of every branch, unfolded.")] = False,
     root: Annotated[
         str | None,
-        typer.Option("--root", metavar="KEY.PATH", help="One branch only, such as model.state_dict."),
+        _selection("--root", metavar="KEY.PATH", help="One branch only, such as model.state_dict."),
     ] = None,
-    include: Include = None,
-    exclude: Exclude = None,
+    include: Annotated[Texts, include_option("Selection")] = None,
+    exclude: Annotated[Texts, exclude_option("Selection")] = None,
     sort: Annotated[
         str,
         typer.Option(
@@ -72,17 +70,19 @@ def command(
         ),
     ] = "file",
     tensor: Annotated[
-        str | None, typer.Option("--tensor", metavar="NAME", help="One entry in full, with its first values.")
+        str | None, _selection("--tensor", metavar="NAME", help="One entry in full, with its first values.")
     ] = None,
     values: Annotated[
-        str, typer.Option("--values", metavar="N", help="How many values --tensor shows.")
+        str, _selection("--values", metavar="N", help="How many values --tensor shows.")
     ] = "16",
+    model: KindsModel = None,
+    model_arg: Annotated[Texts, model_arg_option("Kinds")] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Read the values: range, mean, zeros, NaN, infinities.")
+        bool, _checks("--stats", help="Read the values: range, mean, zeros, NaN, infinities.")
     ] = False,
     fail_on: Annotated[
         str | None,
-        typer.Option(
+        _checks(
             "--fail-on",
             metavar="WHAT,...",
             help="Exit 1 if there is any nan, inf, zero (a tensor of nothing else; these read the values), "
@@ -91,16 +91,14 @@ def command(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Verify the checksums of a zip; exit 1 if one does not match.")
+        bool, _checks("--check", help="Verify the checksums of a zip; exit 1 if one does not match.")
     ] = False,
     digest: Annotated[
         bool,
-        typer.Option(
-            "--digest", help="Hash the weights' content, whatever the container, instead of entries."
-        ),
+        _instead("--digest", help="Hash the weights' content, whatever the container, instead of entries."),
     ] = False,
     show_globals: Annotated[
-        bool, typer.Option("--globals", help="What an unpickler would import and call, instead of entries.")
+        bool, _instead("--globals", help="What an unpickler would import and call, instead of entries.")
     ] = False,
 ) -> int:
     """Show what is in a checkpoint: every tensor with its kind, and on what evidence.

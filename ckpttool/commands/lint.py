@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ckpttool.commands.options import Json, ModelArgs, Quiet, parse
-
-if TYPE_CHECKING:
-    pass
+from ckpttool.commands.options import Json, Quiet, Texts, model_arg_option, panel, parse
 
 EXAMPLES = (
     "ckpttool lint swin.py:build --example-input 1,3,16,16",
     "ckpttool lint forgotten.py:build --prove   # status 1",
 )
-SECTIONS = {"Model": ("--model-arg", "--example-input"), "Proof": ("--prove",)}
+
+_model = panel("Model")
+_proof = panel("Proof")
 
 _SHAPE = re.compile(r"\(\)|[0-9]{1,9}(?:[,x×][0-9]{1,9})*")
 
@@ -27,17 +26,17 @@ def command(
         str,
         typer.Argument(metavar="M", help="package.module:factory or path/to/file.py:factory; its code runs."),
     ],
-    model_arg: ModelArgs = None,
+    model_arg: Annotated[Texts, model_arg_option("Model")] = None,
     example_input: Annotated[
-        list[str] | None,
-        typer.Option(
+        Texts,
+        _model(
             "--example-input",
             metavar="SHAPE[:DTYPE]",
             help="An input of forward, as 2,3,224,224 or 2,16:int64: runs it. Repeated: one per argument.",
         ),
     ] = None,
     prove: Annotated[
-        bool, typer.Option("--prove", help="What happens to each tensor: trained, moved, saved, restored.")
+        bool, _proof("--prove", help="What happens to each tensor: trained, moved, saved, restored.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,

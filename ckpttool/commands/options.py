@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, ParamSpec, TypeVar
+from functools import partial
+from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
 
 import typer
 
@@ -11,25 +12,31 @@ _MOST_DIGITS = 9
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")]
-Include = Annotated[
-    list[str] | None,
-    typer.Option("--include", metavar="GLOB", help="Only entries with such a name. May be repeated."),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="No entries with such a name. May be repeated."),
-]
+Texts: TypeAlias = list[str] | None
+
+
+def panel(head: str) -> Callable[..., Any]:
+    """``typer.Option`` for those that the help has under this head."""
+    return partial(typer.Option, rich_help_panel=head)
+
+
+def _shared(*spelled: str, metavar: str, help: str) -> Callable[[str], Any]:
+    """An option of several commands; each says under which head its help has it."""
+    return lambda head: typer.Option(*spelled, metavar=metavar, help=help, rich_help_panel=head)
+
+
+include_option = _shared("--include", metavar="GLOB", help="Only entries with such a name. May be repeated.")
+exclude_option = _shared("--exclude", metavar="GLOB", help="No entries with such a name. May be repeated.")
+model_arg_option = _shared(
+    "--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."
+)
 KindsModel = Annotated[
     str | None,
-    typer.Option(
+    panel("Kinds")(
         "--model",
         metavar="M",
         help="Exact kinds from a model: package.module:factory, FILE.py:factory, or hf. Runs its code.",
     ),
-]
-ModelArgs = Annotated[
-    list[str] | None,
-    typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."),
 ]
 
 _Given = ParamSpec("_Given")

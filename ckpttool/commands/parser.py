@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
@@ -58,32 +58,24 @@ class Group(_PlainParameters, TyperGroup):
 class Command(_PlainParameters, TyperCommand):
     """A command whose help has its options in sections."""
 
-    sections: ClassVar[Mapping[str, Sequence[str]]] = {}
-    """Head -> options, as they are typed; what is in none comes last."""
-
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return ``[OPTIONS] A [B]``, whatever the version of Typer writes there."""
         arguments = [item for item in self.get_params(ctx) if item.param_type_name == "argument"]
         return ["[OPTIONS]", *(item.metavar if item.required else f"[{item.metavar}]" for item in arguments)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments, and then the options under their heads."""
-        heads = {option: head for head, options in self.sections.items() for option in options}
-        found: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{head: [] for head in self.sections}}
+        """Write the arguments, then the options under the heads that they carry, then those without."""
+        found: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         for parameter in self.get_params(ctx):
             if parameter.param_type_name == "argument":
                 found["Arguments"].append((parameter.metavar, parameter.help))
             elif (record := parameter.get_help_record(ctx)) is not None:
-                head = next((heads[name] for name in parameter.opts if name in heads), _REST)
+                head = getattr(parameter, "rich_help_panel", None) or _REST
                 found.setdefault(head, []).append(record)
+        found[_REST] = found.pop(_REST)
         names = [name for records in found.values() for name, _ in records]
         width = max(len(name) for name in names if len(name) <= _WIDEST_NAME)
         for head, records in found.items():
             if records:
                 with formatter.section(head):
                     formatter.write_dl([(name.ljust(width), text) for name, text in records], _WIDEST_NAME)
-
-
-def command_class(options: Mapping[str, Sequence[str]]) -> type[Command]:
-    """A class of commands with these sections."""
-    return type("Command", (Command,), {"sections": options})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -61,13 +60,9 @@ def test_nothing_is_cut_and_every_option_is_explained(
         explained = match[2] or lines[text.count("\n", 0, match.start()) + 1].startswith(" " * 20)
         assert explained, match[0]
     if command:
-        module = import_module(f"ckpttool.commands.{command.replace('-', '_')}")
-        named = [option for options in module.SECTIONS.values() for option in options]
-        assert len(named) == len(set(named))
-        assert set(named) <= set(re.findall(r"--[a-z-]+", text))  # a section of an option that is no more
-        assert text.index("\nArguments:\n") < min(
-            text.index(f"\n{head}:\n") for head in [*module.SECTIONS, "Output"]
-        )
+        heads = re.findall(r"^(\w[\w ]+):$", text, re.MULTILINE)
+        assert heads == [*dict.fromkeys(heads)]
+        assert (heads[0], heads[-1]) == ("Arguments", "Output")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
