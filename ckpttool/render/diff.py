@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ckpttool.names.fold import fold_rows
 from ckpttool.render.diff_table import COLUMNS, GROUP_COLUMNS, STATUS_STYLES, View, iter_group_rows, iter_rows
 from ckpttool.render.inspection import iter_findings
 from ckpttool.render.kinds import KIND_NOUNS
-from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, iter_table
 from ckpttool.values.checkpoint import UNCLASSIFIED, Kind, Root, is_buffer
 from ckpttool.values.difference import Diff, DiffEntry, Status, ValueChange
 from ckpttool.values.inspection import Row
@@ -39,25 +39,17 @@ def iter_diff(diff: Diff, width: int, view: View) -> Iterator[Line]:
         yield (title,)
     yield from _labelled("names aligned: ", diff.aligned, width)
     listed, others = _listed(diff, view)
-    yield from _block(_iter_table(listed, diff, view, width))
-    yield from _block(_iter_others(others))
-    yield from _block(_iter_values(diff.values, width))
-    yield from _block(_labelled("not compared: ", diff.left_out, width))
-    yield from _block(iter_findings(diff.findings, width))
+    yield from block(_iter_table(listed, diff, view, width))
+    yield from block(_iter_others(others))
+    yield from block(_iter_values(diff.values, width))
+    yield from block(_labelled("not compared: ", diff.left_out, width))
+    yield from block(iter_findings(diff.findings, width))
 
 
 def summary_line(diff: Diff) -> str:
     """Return the answer as one line without colour."""
     title, *facts = _summary_spans(diff)
     return f"{title.text} {' · '.join([span.text for span in facts])}".rstrip()
-
-
-def _block(lines: Iterable[Line]) -> Iterator[Line]:
-    """The lines with an empty one above them, if there are any."""
-    for position, line in enumerate(lines):
-        if not position:
-            yield ()
-        yield line
 
 
 def _labelled(label: str, texts: Sequence[str], width: int) -> Iterator[Line]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_NAMES
-from ckpttool.render.tables import Cell, Column
+from ckpttool.render.tables import Cell, Column, times
 from ckpttool.render.units import bar, format_percent, join_facts
 from ckpttool.values.checkpoint import Basis, Classification, Kind, Root, Tensor, is_buffer
 from ckpttool.values.difference import DiffEntry, NameBasis, Numbers, Status, join_numbers
@@ -212,7 +212,7 @@ def _cells(fold: _Fold, largest: float) -> tuple[Cell, ...]:
     return (
         Cell(entry.status.value.replace("_", " "), STATUS_STYLES[entry.status]),
         Cell(kind, "buffer" if is_buffer(entry.kind) else "dim"),
-        Cell(fold.name, "", f" ×{len(fold.entries)}" if len(fold.entries) > 1 else ""),
+        Cell(fold.name, "", times(len(fold.entries))),
         Cell("" if entry.status is Status.DTYPE else dtype_text(entry)),
         rel_l2,
         drawn,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ckpttool.findings.next_commands import next_commands
@@ -10,7 +10,7 @@ from ckpttool.render.fields import entry_fields, format_sizes
 from ckpttool.render.inspection_head import iter_around, iter_head
 from ckpttool.render.inspection_table import Table, iter_missing, iter_rows, missing_facts
 from ckpttool.render.kinds import iter_legend
-from ckpttool.render.tables import Line, Span, cell_width, fill
+from ckpttool.render.tables import Line, Span, block, cell_width, fill, hang, wrap
 from ckpttool.values.checkpoint import CompositeTensor, Finding, Root
 from ckpttool.values.inspection import Inspection
 from ckpttool.values.words import (
@@ -39,13 +39,13 @@ def iter_inspection(
 ) -> Iterator[Line]:
     """Yield what a person sees, findings last; ``facts`` end the first line, ``stats`` go with rows."""
     yield from iter_head(inspection, width, facts)
-    yield from _block(iter_around(inspection, width))
-    yield from _block(iter_rows(inspection, table, width, stats))
+    yield from block(iter_around(inspection, width))
+    yield from block(iter_rows(inspection, table, width, stats))
     legend = (*iter_legend(inspection.summary.bases), *missing_facts(inspection))
-    yield from _block(fill(legend, width))
+    yield from block(fill(legend, width))
     yield from iter_missing(inspection, width, in_table=stats is None)
-    yield from _block(iter_findings(inspection.findings, width))
-    yield from _block(_iter_next(inspection, width))
+    yield from block(iter_findings(inspection.findings, width))
+    yield from block(_iter_next(inspection, width))
 
 
 def _iter_next(inspection: Inspection, width: int) -> Iterator[Line]:
@@ -55,7 +55,7 @@ def _iter_next(inspection: Inspection, width: int) -> Iterator[Line]:
         for line in _wrap_command(item.words, width - 6):
             yield (start, Span(line))
             start = Span("      ")
-        for text in _wrap(safe(item.why), max(20, width - 4)):
+        for text in wrap(safe(item.why), width - 4):
             yield (Span(f"    {text}", "dim"),)
 
 
@@ -80,14 +80,6 @@ def iter_next_lines(inspection: Inspection) -> Iterator[str]:
         yield f"next: {safe(item.command)}\n"
 
 
-def _block(lines: Iterable[Line]) -> Iterator[Line]:
-    """The lines with an empty one above them, if there are any."""
-    for position, line in enumerate(lines):
-        if not position:
-            yield ()
-        yield line
-
-
 def iter_findings(findings: Sequence[Finding], width: int) -> Iterator[Line]:
     """Yield ``! sentence`` per finding, the gravest first, wrapped under itself."""
     alike: dict[tuple[str, str, str], list[str]] = {}
@@ -96,9 +88,7 @@ def iter_findings(findings: Sequence[Finding], width: int) -> Iterator[Line]:
     shown = list(alike.items())[:_MAX_FINDINGS]
     for (severity, _, message), names in shown:
         mark = "·" if severity == "info" else "!"
-        for index, text in enumerate(_wrap(_sentence(names, message), max(20, width - 4))):
-            start = f"  {mark} " if not index else "    "
-            yield (Span(start, severity), Span(text))
+        yield from hang(Span(f"  {mark} ", severity), _sentence(names, message), width)
     if len(alike) > len(shown):
         yield (Span(f"    … and {format_count(len(alike) - len(shown))} more: --json lists all", "dim"),)
 
@@ -121,12 +111,6 @@ def iter_finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
 def _gravest_first(findings: Sequence[Finding]) -> list[Finding]:
     ranks = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: ranks.get(finding.severity, 0))
-
-
-def _wrap(text: str, width: int) -> Iterable[str]:
-    import textwrap
-
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
 PIPE_COLUMNS = (

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_name, kind_style
-from ckpttool.render.tables import Cell, Column, Heading, Line, Span, TableRow, column_width, fill, iter_table
+from ckpttool.render.tables import (
+    Cell,
+    Column,
+    Heading,
+    Line,
+    Span,
+    TableRow,
+    column_width,
+    fill,
+    iter_table,
+    times,
+)
 from ckpttool.render.units import bar, join_facts
 from ckpttool.values.checkpoint import Basis, ChunkedTensor, CompositeTensor, Kind, Presence, Root
 from ckpttool.values.inspection import Inspection, Row
@@ -125,10 +136,6 @@ class _Item(NamedTuple):
     folded: FoldedRow
     name: str
     nbytes: int
-
-    @property
-    def tail(self) -> str:
-        return f" ×{self.folded.count}" if self.folded.count > 1 else ""
 
 
 def _arrange(rows: Sequence[Row], table: Table, weights_root: Root | None) -> list[_Item]:
@@ -262,7 +269,7 @@ def _tensor_cells(item: _Item) -> tuple[Cell, ...]:
     classification, value = row.classification, row.entry.value
     return (
         Cell(kind_name(classification), kind_style(classification)),
-        Cell(item.name, "", item.tail),
+        Cell(item.name, "", times(item.folded.count)),
         Cell(dtype_name(value) if value is not None else ""),
         Cell(format_shape(value.shape) if value is not None else ""),
         Cell(format_nbytes(item.nbytes) if value is not None else "", "dim" if row.tied_to else ""),
@@ -341,7 +348,7 @@ def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:
     with_root = len({row.entry.root for row in rows}) > 1
     cells = [
         (
-            Cell(_folded_name(item, with_root), "", f" ×{item.count}" if item.count > 1 else ""),
+            Cell(_folded_name(item, with_root), "", times(item.count)),
             Cell(basis_name(item.rows[0].classification.basis), "dim"),
             Cell(safe(item.rows[0].classification.note, NAME_LIMIT), "dim"),
         )

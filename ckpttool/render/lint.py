@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ckpttool.names.fold import fold_rows
 from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS
-from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, hang, iter_table
 from ckpttool.render.views import View
 from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
 from ckpttool.values.inspection import Row
@@ -52,10 +52,8 @@ def iter_report(report: LintReport, width: int) -> Iterator[Line]:
     for group in _alike(report.findings):
         yield ()
         yield from _iter_finding(group, width)
-    for position, note in enumerate(report.notes):
-        if not position:
-            yield ()
-        yield from _wrapped(Span("  · ", "info"), safe(note, _MAX_MESSAGE), width, 4)
+    notes = (safe(note, _MAX_MESSAGE) for note in report.notes)
+    yield from block(line for note in notes for line in hang(Span("  · ", "info"), note, width, under=""))
 
 
 def _iter_head(report: LintReport, width: int) -> Iterator[Line]:
@@ -84,16 +82,8 @@ def _iter_finding(group: Sequence[LintFinding], width: int) -> Iterator[Line]:
     start = f"{first.code} {first.severity}"
     yield (Span(start, first.severity), Span("  "), Span(f"{shown}{more}"), Span(times, "count"))
     blank = Span(" " * _INDENT)
-    yield from _wrapped(blank, safe(first.message, _MAX_MESSAGE), width, _INDENT)
-    yield from _wrapped(blank, f"fix: {safe(first.fix, _MAX_MESSAGE)}", width, _INDENT, "dim")
-
-
-def _wrapped(start: Span, text: str, width: int, indent: int, style: str = "") -> Iterator[Line]:
-    import textwrap
-
-    room = max(20, width - indent)
-    for position, line in enumerate(textwrap.wrap(text, room, break_on_hyphens=False) or [""]):
-        yield (start if not position else Span(" " * indent), Span(line, style))
+    yield from hang(blank, safe(first.message, _MAX_MESSAGE), width)
+    yield from hang(blank, f"fix: {safe(first.fix, _MAX_MESSAGE)}", width, "dim")
 
 
 def _alike(findings: Sequence[LintFinding]) -> list[list[LintFinding]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ckpttool.elements.stats import EntryStats
 from ckpttool.render.fields import tensor_fields
-from ckpttool.render.tables import Cell, Column, Line, iter_table
+from ckpttool.render.tables import Cell, Column, Line, iter_table, times
 from ckpttool.render.units import bar, format_percent
 from ckpttool.values.words import format_float, format_int, plural, safe
 
@@ -75,7 +75,7 @@ def _cells(name: str, count: int, stats: EntryStats) -> tuple[Cell, ...]:
     dtype, *_ = tensor_fields(stats.entry.value)
     shown = f"{name} ({safe(stats.part, 60)})" if stats.part else name
     return (
-        Cell(shown, "", f" ×{count}" if count > 1 else ""),
+        Cell(shown, "", times(count)),
         Cell(dtype or ""),
         Cell(_number(stats.minimum)),
         Cell(_number(stats.maximum)),

@@ -252,3 +252,30 @@ def fill(pieces: Iterable[Span], width: int, *, indent: int = 2, separator: str 
         used += size
     if line:
         yield (Span(" " * indent), *line)
+
+
+def block(lines: Iterable[Line]) -> Iterator[Line]:
+    """Yield the lines with an empty one above them, if there are any."""
+    for position, line in enumerate(lines):
+        if not position:
+            yield ()
+        yield line
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Return a sentence in lines of at most ``width`` cells, or 20, that break between words."""
+    import textwrap
+
+    return textwrap.wrap(text, max(20, width), break_on_hyphens=False) or [""]
+
+
+def hang(start: Span, text: str, width: int, style: str = "", *, under: str | None = None) -> Iterator[Line]:
+    """Yield a sentence wrapped under itself, behind ``start``; the blanks below in style ``under``."""
+    for line in wrap(text, width - len(start.text)):
+        yield (start, Span(line, style))
+        start = Span(" " * len(start.text), start.style if under is None else under)
+
+
+def times(count: int) -> str:
+    """Return the tail of a cell that stands for ``count`` rows: `` ×24``; nothing for one."""
+    return f" ×{count}" if count > 1 else ""

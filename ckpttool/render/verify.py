@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ckpttool.names.fold import fold_rows
 from ckpttool.render.json import encode
-from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, hang, iter_table, times
 from ckpttool.render.units import format_percent, join_facts
 from ckpttool.render.views import View
 from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
@@ -140,7 +139,7 @@ def _lossy_item(run: Run) -> Iterator[Item]:
 
 def iter_verification(result: Verification, width: int, *, root_found: bool = False) -> Iterator[Line]:
     """Yield what a person sees: the answer first."""
-    yield from _iter_answer(result, width)
+    yield from fill(answer(result), width, indent=0)
     facts = [f"{safe(result.model, NAME_LIMIT)} is {safe(result.class_name, NAME_LIMIT)}"]
     if result.root:
         how = "found by itself; --root chooses" if root_found else "as asked"
@@ -162,48 +161,38 @@ def iter_verification(result: Verification, width: int, *, root_found: bool = Fa
         title = f"{plural(len(items), 'rebuilt buffer')} not as in the reference: the configuration changed"
         yield from _iter_problem(title, items, "error", width)
     remarks = [*result.notes, *_random(result), *_run_notes(result.runs)]
-    if remarks:
-        yield ()
-    for remark in remarks:
-        yield from _iter_sentence("·", "info", remark, width)
-    if result.suggestions:
-        yield ()
-    for suggestion in result.suggestions:
-        yield from _iter_sentence("→", "good", suggestion, width)
+    for mark, style, sentences in (("·", "info", remarks), ("→", "good", result.suggestions)):
+        yield from block(line for text in sentences for line in _iter_sentence(mark, style, text, width))
 
 
-def _iter_answer(result: Verification, width: int) -> Iterator[Line]:
-    pieces = [Span(text, style) for text, style in answer(result)]
-    yield from fill(pieces, width, indent=0)
-
-
-def answer(result: Verification) -> list[tuple[str, str]]:
-    """The pieces of the first line, each with its style."""
+def answer(result: Verification) -> list[Span]:
+    """The pieces of the first line."""
     deciding = [run for run in result.runs if run.decides]
     devices = ", ".join(dict.fromkeys(run.device for run in deciding))
     if result.ok:
-        facts = [(f"loads and is right on {devices}", "good")]
+        facts = [Span(f"loads and is right on {devices}", "good")]
         buffers = plural(result.persistent_buffers, "persistent buffer")
-        facts.append((f"{plural(result.parameters, 'parameter')}, {buffers} {_how_equal(deciding)}", ""))
+        facts.append(Span(f"{plural(result.parameters, 'parameter')}, {buffers} {_how_equal(deciding)}"))
         if result.rebuilt:
-            facts.append((f"{plural(len(result.rebuilt), 'non-persistent buffer')} rebuilt", ""))
+            facts.append(Span(f"{plural(len(result.rebuilt), 'non-persistent buffer')} rebuilt"))
         warned = [run.load for run in result.runs if run.ok is False]
         if warned:
-            facts.append((f"not with {', '.join(dict.fromkeys(warned))}", "warning"))
+            facts.append(Span(f"not with {', '.join(dict.fromkeys(warned))}", "warning"))
         return facts
     bad = [run for run in deciding if not run.ok]
-    facts = [(f"wrong{' on ' + ', '.join(dict.fromkeys(run.device for run in bad)) if bad else ''}", "error")]
+    facts = [
+        Span(f"wrong{' on ' + ', '.join(dict.fromkeys(run.device for run in bad)) if bad else ''}", "error")
+    ]
     for run in bad[:1]:
-        facts += [(_title(problem), "") for problem in problems(run) if problem.field not in _MINOR]
+        facts += [Span(_title(problem)) for problem in problems(run) if problem.field not in _MINOR]
         if run.note and not problems(run):
-            facts.append((safe(run.note, NAME_LIMIT), ""))
+            facts.append(Span(safe(run.note, NAME_LIMIT)))
         if run.total and run.matched < run.total:
             share = format_percent(run.matched_nbytes, run.total_nbytes)
-            facts.append((f"{run.matched} of {run.total} matched, {share} of the parameters' bytes", ""))
+            facts.append(Span(f"{run.matched} of {run.total} matched, {share} of the parameters' bytes"))
     if result.changed_reference:
-        facts.append(
-            (f"{plural(len(result.changed_reference), 'rebuilt buffer')} not as in the reference", "")
-        )
+        changed = plural(len(result.changed_reference), "rebuilt buffer")
+        facts.append(Span(f"{changed} not as in the reference"))
     return facts
 
 
@@ -296,10 +285,9 @@ def _fold(items: Sequence[Item]) -> list[Sequence[Cell]]:
     rows: list[Sequence[Cell]] = []
     for (found, expected), names in alike.items():
         for folded in fold_rows([Row(Entry((), name, None), UNCLASSIFIED) for name in names]):
-            tail = f" ×{folded.count}" if folded.count > 1 else ""
             rows.append(
                 (
-                    Cell(safe(folded.pattern, NAME_LIMIT), "", tail),
+                    Cell(safe(folded.pattern, NAME_LIMIT), "", times(folded.count)),
                     Cell(safe(found, NAME_LIMIT), "dim" if expected else ""),
                     Cell(f"expected {safe(expected, NAME_LIMIT)}" if expected else "", "dim"),
                 )
@@ -333,9 +321,7 @@ def _run_notes(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _iter_sentence(mark: str, style: str, text: str, width: int) -> Iterator[Line]:
-    wrapped = textwrap.wrap(safe(text, _MAX_SENTENCE), max(20, width - 4), break_on_hyphens=False) or [""]
-    for position, line in enumerate(wrapped):
-        yield (Span(f"  {mark} " if not position else "    ", style), Span(line))
+    return hang(Span(f"  {mark} ", style), safe(text, _MAX_SENTENCE), width)
 
 
 # -- in a pipe --------------------------------------------------------------------------------------
@@ -346,7 +332,7 @@ PIPE_COLUMNS = ("what", "device", "load", "name", "found", "expected")
 
 def iter_pipe(result: Verification) -> Iterator[str]:
     """Yield the verdict, then per run a line and one for each item of its lists."""
-    said = join_facts(text for text, _ in answer(result))
+    said = join_facts(piece.text for piece in answer(result))
     yield _pipe_line("verdict", "", "", "ok" if result.ok else "wrong", said, "")
     for run in result.runs:
         state = "ok" if run.ok else "none" if run.ok is None else "wrong" if run.decides else "warned"
