@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+from ckpttool.values.words import shorten
 
 _MAX_LISTED = 100_000  # names; a folder of images is not searched for a checkpoint
 
@@ -36,12 +37,8 @@ def list_folder(path: str) -> Listing:
         for entry in iterator:
             (folders if entry.is_dir() else files).append(entry.name)
             if len(files) + len(folders) > _MAX_LISTED:
-                raise LimitExceeded(
-                    "number of files in the folder",
-                    limit=_MAX_LISTED,
-                    path=path,
-                    hint="name the checkpoint itself",
-                )
+                what, hint = "number of files in the folder", "name the checkpoint itself"
+                raise LimitExceeded(what, limit=_MAX_LISTED, path=path, hint=hint)
     return Listing(path, tuple(sorted(files)), tuple(sorted(folders)))
 
 
@@ -56,13 +53,8 @@ def resolve_member(folder: str, name: str, said_by: str) -> str:
     """
     # A name of more than 255 bytes is one that no file system has.
     if name in ("", ".", "..") or any(char in name for char in "/\\\0") or len(os.fsencode(name)) > 255:
-        shown = name if len(name) <= 80 else name[:79] + "…"
-        raise MalformedCheckpoint(
-            "a shard is not named by a plain file name",
-            name=shown,
-            expected="a file of the same folder",
-            path=said_by,
-        )
+        what, expected = "a shard is not named by a plain file name", "a file of the same folder"
+        raise MalformedCheckpoint(what, name=shorten(name), expected=expected, path=said_by)
     path = Listing(folder, (), ()).at(name)
     if Path(path).is_symlink():
         home, target = os.path.realpath(folder), os.path.realpath(path)

@@ -179,7 +179,7 @@ class Sources:
 
     @contextmanager
     def reading(self, path: str) -> Iterator[FileSource]:
-        """The file at ``path``, which stays open, and must not have changed by the end.
+        """The file at ``path``, which stays open, must not have changed by the end, and is named in errors.
 
         Raises:
             CkptToolError: it is a directory, FIFO, socket or device, or was changed meanwhile.
@@ -189,7 +189,8 @@ class Sources:
         try:
             yield source
             check_path(source.version)
-        except CkptToolError:
+        except CkptToolError as error:
+            error.path = error.path or path
             check_path(source.version)  # that it changed explains what is wrong with it
             raise
         finally:

@@ -8,7 +8,6 @@ from ckpttool.files.local import Sources
 from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits, Look, Reading
 from ckpttool.formats.validate import validate
 from ckpttool.values.checkpoint import Checkpoint
-from ckpttool.values.errors import CkptToolError
 
 # Module and class of each format, in the order in which they are asked. Modules are imported one by
 # one until a format recognises the content, so that a safetensors file costs no pickle machinery.
@@ -81,16 +80,11 @@ def read_checkpoint(
 
 def _read_file(look: Look) -> Checkpoint:
     """Read one regular file and prove its addresses."""
-    try:
-        format_ = detect(look)
-        if format_ is None:
-            from ckpttool.formats.foreign.files import describe_foreign
+    format_ = detect(look)
+    if format_ is None:
+        from ckpttool.formats.foreign.files import describe_foreign
 
-            raise describe_foreign(look)
-        checkpoint = format_.read(look)
-        validate(checkpoint)
-    except CkptToolError as error:
-        if error.path is None:
-            error.path = look.source.name
-        raise
+        raise describe_foreign(look)
+    checkpoint = format_.read(look)
+    validate(checkpoint)
     return checkpoint

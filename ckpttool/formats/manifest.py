@@ -39,21 +39,18 @@ def read_manifest(source: ByteSource, limits: Limits) -> Checkpoint:
     Raises:
         CkptToolError: it is not that, or beyond ``limits``.
     """
-    path = source.name
     if source.size > limits.header_nbytes:
-        raise LimitExceeded(
-            "length of the manifest", limit=limits.header_nbytes, actual=source.size, path=path
-        )
-    document = parse_json(source.read_at(0, source.size), "manifest", limits, path)
+        raise LimitExceeded("length of the manifest", limit=limits.header_nbytes, actual=source.size)
+    document = parse_json(source.read_at(0, source.size), "manifest", limits, source.name)
     if not isinstance(document, dict) or document.get("schema") != MANIFEST_SCHEMA:
-        raise MalformedCheckpoint("not a manifest", expected=f"schema {MANIFEST_SCHEMA}", path=path)
+        raise MalformedCheckpoint("not a manifest", expected=f"schema {MANIFEST_SCHEMA}")
     entries = document.get("entries")
     if not isinstance(entries, list):
-        raise MalformedCheckpoint("the manifest has no list of entries", path=path)
-    tensors = [_parse_entry(entry, position, path) for position, entry in enumerate(entries)]
+        raise MalformedCheckpoint("the manifest has no list of entries")
+    tensors = [_parse_entry(entry, position) for position, entry in enumerate(entries)]
     digests = {(*item.root, item.name): item.sha256 for item in tensors}
     if len(digests) < len(tensors):
-        raise MalformedCheckpoint("a name stands twice in the manifest", path=path)
+        raise MalformedCheckpoint("a name stands twice in the manifest")
     found = digest_set(tensors)
     claimed = document.get("digest")
     if isinstance(claimed, dict) and claimed.get("all", found.all) != found.all:
@@ -61,10 +58,9 @@ def read_manifest(source: ByteSource, limits: Limits) -> Checkpoint:
             "the manifest is not what was written: its digest is not that of its entries",
             expected=str(claimed.get("all"))[:64],
             actual=found.all,
-            path=path,
         )
     return Checkpoint(
-        path, "manifest", "", (), tuple(map(_entry_of, tensors)), ordered=False, digests=digests
+        source.name, "manifest", "", (), tuple(map(_entry_of, tensors)), ordered=False, digests=digests
     )
 
 
@@ -75,7 +71,7 @@ def _entry_of(item: NamedDigest) -> Entry:
     return Entry(item.root, item.name, value, declared=Classification(item.kind, Basis.NONE))
 
 
-def _parse_entry(entry: object, position: int, path: str) -> NamedDigest:
+def _parse_entry(entry: object, position: int) -> NamedDigest:
     fields: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
     root, sha256, shape = fields.get("root"), fields.get("sha256"), fields.get("shape")
     kind = next((kind for kind in Kind if kind.value == fields.get("kind")), Kind.UNKNOWN)
@@ -88,7 +84,7 @@ def _parse_entry(entry: object, position: int, path: str) -> NamedDigest:
         or (known is None and dtype is not None)
         or not (shape is None or (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)))
     ):
-        raise MalformedCheckpoint(f"entry {position} of the manifest is malformed", path=path)
+        raise MalformedCheckpoint(f"entry {position} of the manifest is malformed")
     *above, name = [key for key in keys if key is not None]
     return NamedDigest(tuple(above), name, kind, known, None if shape is None else tuple(shape), sha256)
 

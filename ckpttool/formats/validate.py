@@ -18,7 +18,7 @@ from ckpttool.values.checkpoint import (
     parts,
     views_of,
 )
-from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+from ckpttool.values.errors import CkptToolError, LimitExceeded, MalformedCheckpoint
 
 _MOST_CHUNKS = 1 << 16  # of one tensor: a grid of them takes seconds to prove; 1,024 ranks write 1,024
 _MAX_INT64 = 2**63 - 1  # torch keeps sizes, strides, offsets and numel as int64
@@ -31,18 +31,27 @@ def validate(checkpoint: Checkpoint) -> None:
         MalformedCheckpoint: a tensor counts beyond int64 or leaves its storage, a storage leaves its
             file or overlaps another one, or two entries have the same root and name.
     """
+    try:
+        _check_entries(checkpoint)
+    except CkptToolError as error:
+        error.path = error.path or checkpoint.path
+        raise
+
+
+def _check_entries(checkpoint: Checkpoint) -> None:
+    """All tensors, names and storages."""
     storages: dict[str, dict[str, StorageRef]] = {file.path: {} for file in checkpoint.files}
     names: set[tuple[object, object]] = set()
     for entry in checkpoint.entries:
         value = entry.value
         if type(value) is TensorInfo:
-            _check_tensor(checkpoint, entry, value, storages)
+            _check_tensor(entry, value, storages)
         else:
             for view in views_of(value):
-                _check_tensor(checkpoint, entry, view, storages)
+                _check_tensor(entry, view, storages)
             for _, part in parts(value):
                 if type(part) is ChunkedTensor:
-                    _check_chunks(checkpoint, entry, part)
+                    _check_chunks(entry, part)
         names.add((entry.root, entry.name))
     if len(names) != len(checkpoint.entries):
         _refuse_duplicate_name(checkpoint)
@@ -50,16 +59,12 @@ def validate(checkpoint: Checkpoint) -> None:
         _check_storages(file, storages[file.path])
 
 
-def _check_tensor(
-    checkpoint: Checkpoint, entry: Entry, info: TensorInfo, storages: dict[str, dict[str, StorageRef]]
-) -> None:
+def _check_tensor(entry: Entry, info: TensorInfo, storages: dict[str, dict[str, StorageRef]]) -> None:
     """What ``info`` counts against int64, and its span against the size that its storage really has."""
     shape, stride = info.shape, info.stride
     if prod(shape) > _MAX_INT64 or max((*shape, *stride, info.storage_offset)) > _MAX_INT64:
         raise MalformedCheckpoint(
-            "a tensor's sizes, strides or number of elements do not fit in 63 bits",
-            name=str(entry.name),
-            path=checkpoint.path,
+            "a tensor's sizes, strides or number of elements do not fit in 63 bits", name=str(entry.name)
         )
     ref = info.storage
     if ref is None:
@@ -77,25 +82,17 @@ def _check_tensor(
             name=str(entry.name),
             expected=f"at most {ref.nbytes} bytes",
             actual=((last + 1) * bits + 7) // 8,
-            path=checkpoint.path,
         )
 
 
-def _check_chunks(checkpoint: Checkpoint, entry: Entry, tensor: ChunkedTensor) -> None:
+def _check_chunks(entry: Entry, tensor: ChunkedTensor) -> None:
     """Chunks of the tensor's dtype, inside of it, and each element in exactly one."""
 
     def refuse(what: str) -> MalformedCheckpoint:
-        return MalformedCheckpoint(
-            f"a tensor whose chunks {what}", name=str(entry.name), path=checkpoint.path
-        )
+        return MalformedCheckpoint(f"a tensor whose chunks {what}", name=str(entry.name))
 
     if len(tensor.chunks) > _MOST_CHUNKS:
-        raise LimitExceeded(
-            "number of chunks of a tensor",
-            limit=_MOST_CHUNKS,
-            actual=len(tensor.chunks),
-            path=checkpoint.path,
-        )
+        raise LimitExceeded("number of chunks of a tensor", limit=_MOST_CHUNKS, actual=len(tensor.chunks))
     for offsets, view in tensor.chunks:
         if view.dtype is not tensor.dtype or not len(offsets) == len(view.shape) == len(tensor.shape):
             raise refuse("are of another dtype or number of dimensions")
@@ -135,9 +132,7 @@ def _refuse_duplicate_name(checkpoint: Checkpoint) -> None:
     seen = set()
     for entry in checkpoint.entries:
         if (entry.root, entry.name) in seen:
-            raise MalformedCheckpoint(
-                "two entries have the same name", name=str(entry.name), path=checkpoint.path
-            )
+            raise MalformedCheckpoint("two entries have the same name", name=str(entry.name))
         seen.add((entry.root, entry.name))
 
 

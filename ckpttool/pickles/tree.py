@@ -29,9 +29,7 @@ _U32 = Struct("<I").unpack_from
 _I32 = Struct("<i").unpack_from
 
 
-def parse_pickle(
-    data: bytes, *, start: int = 0, max_ops: int, max_nodes: int, max_name: int, path: str | None = None
-) -> PickleTree:
+def parse_pickle(data: bytes, *, start: int = 0, max_ops: int, max_nodes: int, max_name: int) -> PickleTree:
     """Run the machine over the pickle that begins at ``data[start]``.
 
     ``max_ops`` bounds opcodes, ``max_nodes`` containers with strings and (apart) memo entries,
@@ -41,12 +39,7 @@ def parse_pickle(
         MalformedCheckpoint: truncated, unknown opcode, stack or memo misuse, text that is not UTF-8.
         LimitExceeded: more opcodes, nodes or memo entries than allowed.
     """
-    machine = Machine(data, start, max_ops, max_nodes, max_name)
-    try:
-        return _run(machine)
-    except (MalformedCheckpoint, LimitExceeded) as error:
-        error.path = path
-        raise
+    return _run(Machine(data, start, max_ops, max_nodes, max_name))
 
 
 def _run(machine: Machine) -> PickleTree:

@@ -50,6 +50,7 @@ def refusal(tmp_path: Path, content: bytes, limits: Limits | None = None) -> Ckp
     path.write_bytes(content)
     with pytest.raises(CkptToolError) as caught:
         read(path, limits)
+    assert caught.value.path == str(path)
     return caught.value
 
 

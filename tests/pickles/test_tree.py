@@ -8,7 +8,6 @@ import pickletools
 import time
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -28,7 +27,6 @@ from ckpttool.pickles.nodes import (
     SetNode,
     iter_items,
 )
-from ckpttool.pickles.tree import parse_pickle
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 from tests.hostile.mutate_pickle import mutate_pickle
 from tests.support.parsed import parse
@@ -431,9 +429,3 @@ def test_a_mark_may_be_left_open(pickled: bytes) -> None:
 @pytest.mark.parametrize("pickled", [b"N(u.", b"K\x01(e.", b"\x80\x04)(\x90.", b"\x80\x04](u."])
 def test_nothing_may_be_put_into_anything(pickled: bytes) -> None:
     assert to_python(parse(pickled).value) == pickle.loads(pickled)
-
-
-def test_errors_name_the_path(tmp_path: Path) -> None:
-    with pytest.raises(MalformedCheckpoint) as caught:
-        parse_pickle(b"x", max_ops=10, max_nodes=10, max_name=10, path=str(tmp_path))
-    assert caught.value.path == str(tmp_path)

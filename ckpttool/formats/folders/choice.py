@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ckpttool.files.folder import Listing
 from ckpttool.values.errors import MalformedCheckpoint, UnknownFormat
+from ckpttool.values.words import shorten, some
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pt2")
 _NAMES_SHOWN = 8
@@ -158,9 +159,7 @@ def find_leftovers(listing: Listing, names: Sequence[str]) -> list[str]:
 
 def shorten_list(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
-    shown = ", ".join(name if len(name) <= 80 else name[:79] + "…" for name in names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {more:,} more" if more > 0 else shown
+    return some(names, shorten, _NAMES_SHOWN)
 
 
 def _describe_unit(unit: Unit) -> str:

@@ -46,6 +46,7 @@ from ckpttool.values.checkpoint import (
     views_of,
 )
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+from ckpttool.values.words import shorten
 
 _Fact = TypeVar("_Fact")
 _SHOWN_FINDINGS = 20  # of one code; the rest is counted
@@ -106,11 +107,11 @@ def read_index(look: Look, reading: Reading) -> Checkpoint:
     """
     source, limits, path = look.source, look.limits, look.source.name
     if source.size > limits.header_nbytes:
-        raise LimitExceeded("length of the index", limit=limits.header_nbytes, actual=source.size, path=path)
+        raise LimitExceeded("length of the index", limit=limits.header_nbytes, actual=source.size)
     if not look.head.lstrip(JSON_SPACE).startswith(b"{"):
         raise describe_foreign(look)
     document = parse_json(source.read_at(0, source.size), "index", limits, path)
-    weight_map, metadata = _parse_index(document, limits, path)
+    weight_map, metadata = _parse_index(document, limits)
     folder = path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
     files = tuple(sorted(set(weight_map.values())))
     _refuse_missing(files, folder, path)
@@ -119,45 +120,41 @@ def read_index(look: Look, reading: Reading) -> Checkpoint:
     findings += _find_strays(folder, path.rpartition("/")[2], files)
     return checkpoint._replace(
         layout=f"{len(files)} shards and an index",
-        metadata={**checkpoint.metadata, **{key: _to_text(value, path) for key, value in metadata.items()}},
+        metadata={**checkpoint.metadata, **{key: _to_text(value) for key, value in metadata.items()}},
         findings=tuple(findings),
     )
 
 
-def _parse_index(document: object, limits: Limits, path: str) -> tuple[dict[str, str], dict[str, object]]:
+def _parse_index(document: object, limits: Limits) -> tuple[dict[str, str], dict[str, object]]:
     """(weight_map, metadata) of an index."""
     if not isinstance(document, dict):
-        raise MalformedCheckpoint(
-            "the index is not an object", actual=describe_json_type(document), path=path
-        )
+        raise MalformedCheckpoint("the index is not an object", actual=describe_json_type(document))
     weight_map, metadata = document.get("weight_map"), document.get("metadata")
     if not isinstance(weight_map, dict):
         what = "the index has no weight_map" if weight_map is None else "weight_map is not an object"
-        raise MalformedCheckpoint(what, expected="an object of names and file names", path=path)
+        raise MalformedCheckpoint(what, expected="an object of names and file names")
     if len(weight_map) > limits.entries:
-        raise LimitExceeded(
-            "number of names in the index", limit=limits.entries, actual=len(weight_map), path=path
-        )
+        raise LimitExceeded("number of names in the index", limit=limits.entries, actual=len(weight_map))
     for name, file in weight_map.items():
         if type(file) is not str:
             raise MalformedCheckpoint(
-                "weight_map gives no file name", name=name, actual=describe_json_type(file), path=path
+                "weight_map gives no file name", name=name, actual=describe_json_type(file)
             )
     if metadata is not None and not isinstance(metadata, dict):
         raise MalformedCheckpoint(
-            "metadata of the index is not an object", actual=describe_json_type(metadata), path=path
+            "metadata of the index is not an object", actual=describe_json_type(metadata)
         )
     return weight_map, metadata or {}
 
 
-def _to_text(value: object, path: str) -> str:
+def _to_text(value: object) -> str:
     """A value of the index's metadata as text: strings as they are, all else as JSON."""
     if isinstance(value, str):
         return value
     try:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:
-        raise MalformedCheckpoint("metadata of the index is nested too deep", path=path) from None
+        raise MalformedCheckpoint("metadata of the index is nested too deep") from None
 
 
 def _refuse_missing(files: tuple[str, ...], folder: str, path: str) -> None:
@@ -291,7 +288,7 @@ def _merge_metadata(shards: dict[str, Checkpoint]) -> tuple[dict[str, str], list
     for file, part in shards.items():
         for key, value in part.metadata.items():
             if metadata.setdefault(key, value) != value:
-                note = f"__metadata__ of {file} gives {shorten_list([key])!r} another value than before"
+                note = f"__metadata__ of {file} gives {shorten(key)!r} another value than before"
                 findings.setdefault(key, Finding("shard-metadata-differs", "info", "", note))
     return metadata, list(findings.values())[:_SHOWN_FINDINGS]
 
