@@ -7,11 +7,9 @@ import struct
 from collections.abc import Sequence
 
 from ckpttool.conversion.containers import ContainerKind
-from ckpttool.conversion.items import Item
 from ckpttool.conversion.layout import FileLayout, SegmentList
-from ckpttool.conversion.placing import Placing
-from ckpttool.files.local import FileSource
-from ckpttool.formats.base import Limits
+from ckpttool.conversion.placing import Item, Placing
+from ckpttool.formats.base import Look
 from ckpttool.values.checkpoint import Checkpoint, Entry, Root, StorageRef, TensorInfo, packed_stride
 from ckpttool.values.conversion import ConversionPlan, Placed
 from ckpttool.values.dtypes import BY_NAME
@@ -51,10 +49,11 @@ class ToyFormat:
     name = "toy"
     suffixes = (".toy",)
 
-    def sniff(self, head: bytes, source: object) -> bool:
-        return head.startswith(b"TOY\n")
+    def sniff(self, look: Look) -> bool:
+        return look.head.startswith(b"TOY\n")
 
-    def read(self, source: FileSource, limits: Limits) -> Checkpoint:
+    def read(self, look: Look) -> Checkpoint:
+        source = look.source
         _, nbytes = _HEAD.unpack(source.read_at(0, _HEAD.size))
         offset = _HEAD.size + nbytes
         entries = []
@@ -63,4 +62,4 @@ class ToyFormat:
             storage = StorageRef(source.name, name, offset, info.nbytes)
             entries.append(Entry((), name, info._replace(storage=storage)))
             offset += info.nbytes
-        return Checkpoint(source.name, "toy", "", (source.info,), tuple(entries))
+        return Checkpoint(source.name, "toy", "", (source.version,), tuple(entries))
