@@ -15,8 +15,8 @@ pass decodes both sides in blocks that stay in cache and adds up in float64.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from ckpttool.elements.arrays import import_numpy
 from ckpttool.elements.sums import BLOCK_NUMEL, Sums, Tolerance
@@ -90,48 +90,32 @@ class Comparer:
             tasks += made
             outcomes.append(outcome)
         differing = self._find_differing(tasks)
-        changed: set[int] = set()
-        numbered: list[_Task] = []
-        notes: dict[int, list[str]] = {}
-        for position, task in enumerate(tasks):
-            if position in differing:
-                changed.add(task.pair)
-                if task.part:
-                    notes.setdefault(task.pair, []).append(task.part)
-                else:
-                    numbered.append(task)
-        numbers = self._measure(numbered)
-        for index, outcome in enumerate(outcomes):
-            if outcome.equal is None:
-                continue
-            note = f"other {', '.join(notes[index])}" if index in notes else outcome.note
-            equal = outcome.equal and index not in changed
-            outcomes[index] = Outcome(equal, numbers.get(index), note)
+        numbers = self._measure([task for task in differing if not task.part])
+        other: dict[int, list[str]] = {}
+        for task in differing:
+            if task.part:
+                other.setdefault(task.pair, []).append(task.part)
+        for pair, found in numbers.items():
+            outcomes[pair] = Outcome(False, found, outcomes[pair].note)
+        for pair, names in other.items():
+            outcomes[pair] = outcomes[pair]._replace(equal=False, note=f"other {', '.join(names)}")
         return outcomes
 
-    def _find_differing(self, tasks: Sequence[_Task]) -> set[int]:
-        """Positions of tasks whose bytes are not the same."""
-        differing = {position for position, task in enumerate(tasks) if task.a.dtype is not task.b.dtype}
-        spans = [
-            (position, span)
-            for position, task in enumerate(tasks)
-            if position not in differing and task.a != task.b
-            for span in _spans(task)
-        ]
+    def _find_differing(self, tasks: Sequence[_Task]) -> list[_Task]:
+        """Tasks whose bytes are not the same."""
+        differing = {(task.pair, task.part) for task in tasks if task.a.dtype is not task.b.dtype}
+        unknown = [task for task in tasks if task.a.dtype is task.b.dtype and task.a != task.b]
 
-        def work(readers: _Readers, queue: deque[tuple[int, tuple[int, int]]]) -> None:
-            while queue:
-                try:
-                    position, (start, count) = queue.popleft()
-                except IndexError:  # the other thread took the last one
-                    return
-                task = tasks[position]
-                if position not in differing and not readers.same_bytes(task, start, count):
-                    differing.add(position)
-                self._watch(count * task.a.dtype.bits // 8)
+        def start(readers: _Readers) -> _Work:
+            def work(task: _Task, first: int, count: int) -> None:
+                place = task.pair, task.part
+                if place not in differing and not readers.same_bytes(task, first, count):
+                    differing.add(place)
 
-        self._share(spans, sum(tasks[position].a.dtype.bits * span[1] for position, span in spans) // 8, work)
-        return differing
+            return work
+
+        self._share(unknown, start)
+        return [task for task in tasks if (task.pair, task.part) in differing]
 
     def _measure(self, tasks: Sequence[_Task]) -> dict[int, Numbers]:
         """Numbers of each task, by its pair."""
@@ -139,43 +123,46 @@ class Comparer:
             return {}
         np = import_numpy("the size of differences", "ask for --headers")
         found: dict[int, dict[int, Numbers]] = {task.pair: {} for task in tasks}
-        spans = [(task, span) for task in tasks for span in _spans(task)]
 
-        def work(readers: _Readers, queue: deque[tuple[_Task, tuple[int, int]]]) -> None:
+        def start(readers: _Readers) -> _Work:
             sums = Sums(np, self._tolerance)
-            with np.errstate(all="ignore"):
-                while queue:
-                    try:
-                        task, (start, count) = queue.popleft()
-                    except IndexError:
-                        return
-                    found[task.pair][start] = readers.measure(task, start, count, sums)
-                    self._watch(count * task.a.dtype.bits // 8)
 
-        total = sum(task.a.dtype.bits * span[1] for task, span in spans) // 8
-        self._share(spans, total, work)
+            def work(task: _Task, first: int, count: int) -> None:
+                with np.errstate(all="ignore"):
+                    found[task.pair][first] = readers.measure(task, first, count, sums)
+
+            return work
+
+        self._share(tasks, start)
         # In the order of the spans: the same sum whichever thread was first.
         return {
-            pair: join_numbers([parts[start] for start in sorted(parts)]) for pair, parts in found.items()
+            pair: join_numbers([parts[first] for first in sorted(parts)]) for pair, parts in found.items()
         }
 
-    def _share(self, items: Iterable[Any], nbytes: int, work: Callable[[_Readers, deque[Any]], None]) -> None:
-        """Let one or two threads work the queue of ``items`` off."""
-        queue = deque(items)
+    def _share(self, tasks: Sequence[_Task], start: Callable[[_Readers], _Work]) -> None:
+        """Let one or two threads work the spans of ``tasks`` off; each of them calls ``start`` once."""
+        queue = deque((task, span) for task in tasks for span in _spans(task))
         if not queue:
             return
-        if nbytes < _THREADED_NBYTES:
-            with _Readers(*self._files) as readers:
-                work(readers, queue)
-            return
-        from concurrent.futures import ThreadPoolExecutor
 
         def run() -> None:
             try:
                 with _Readers(*self._files) as readers:
-                    work(readers, queue)
+                    work = start(readers)
+                    while queue:
+                        try:
+                            task, (first, count) = queue.popleft()
+                        except IndexError:  # the other thread took the last one
+                            return
+                        work(task, first, count)
+                        self._watch(count * task.a.dtype.bits // 8)
             finally:
                 queue.clear()  # what one thread raises ends the other soon
+
+        if sum(task.a.dtype.bits * task.a.numel for task in tasks) // 8 < _THREADED_NBYTES:
+            run()
+            return
+        from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(_THREADS) as pool:
             futures = [pool.submit(run) for _ in range(_THREADS)]
@@ -195,12 +182,16 @@ class _Task(NamedTuple):
     part: str = ""
 
 
+_Work: TypeAlias = Callable[[_Task, int, int], None]
+"""What is done with a span of a task: its first element and how many."""
+
+
 def _tasks_of(a: Tensor, b: Tensor, index: int) -> tuple[list[_Task], Outcome]:
     """What to compare of a pair, and the outcome if all of that is equal."""
     same = Outcome(True)
     if not isinstance(a, CompositeTensor) and not isinstance(b, CompositeTensor):
         if 0 in a.shape:
-            return [], same if a.dtype is b.dtype else Outcome(False, Numbers(), "no elements")
+            return [], same if a.dtype is b.dtype else Outcome(False, note="no elements")
         if not (has_bytes(a) and has_bytes(b)):
             one = has_bytes(a) != has_bytes(b)
             return [], Outcome(False if one else None, note="only one has values" if one else "no values")
@@ -300,9 +291,12 @@ class _Readers:
     def same_bytes(self, task: _Task, start: int, count: int) -> bool:
         """Whether ``count`` elements from ``start`` on have the same bits on both sides."""
         a, b = task.a, task.b
-        if not (_is_packed(a) and _is_packed(b)) or not (a.storage and b.storage) or a[5:] != b[5:]:
-            return all(bytes(x) == bytes(y) for x, y, _ in self._zip(task, start, count))
-        if a.storage.big_endian != b.storage.big_endian:
+        if (
+            not (_is_packed(a) and _is_packed(b))
+            or not (a.storage and b.storage)
+            or a[5:] != b[5:]
+            or a.storage.big_endian != b.storage.big_endian
+        ):
             return all(bytes(x) == bytes(y) for x, y, _ in self._zip(task, start, count))
         bits = a.dtype.bits
         if (start * bits | a.storage_offset * bits | b.storage_offset * bits) % 8:

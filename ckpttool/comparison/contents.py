@@ -7,8 +7,9 @@ and sample on both sides are worth a digest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, TypeGuard
 
 from ckpttool.comparison.alignment import Content
 from ckpttool.comparison.sides import Placed
@@ -43,47 +44,45 @@ def find_contents(
     """
     contents: dict[int, Content] = {}
     with TensorReader(files[0]) as reader_a, TensorReader(files[1]) as reader_b:
-        shapes = [[_shape_of(item.row.entry.value) for item in items] for items in (items_a, items_b)]
-        shared = set(shapes[0]) & set(shapes[1]) - {None}
+        sides = [
+            (reader, [(item, item.row.entry.value, _shape_of(item.row.entry.value)) for item in items])
+            for reader, items in ((reader_a, items_a), (reader_b, items_b))
+        ]
+        shapes = [{shape for _, _, shape in items} for _, items in sides]
+        shared = (shapes[0] & shapes[1]) - {None}
         # The end of a run of bytes is the end of the elements only where these lie in order.
         unordered = {
             shape
-            for items, keys in zip((items_a, items_b), shapes, strict=True)
-            for item, shape in zip(items, keys, strict=True)
-            if shape in shared and not _is_plain(item.row.entry.value)
+            for _, items in sides
+            for _, value, shape in items
+            if shape in shared and not _is_plain(value)
         }
-        sides: list[tuple[TensorReader, list[tuple[int, Placed, tuple[Hashable, bytes]]]]] = []
-        for reader, items, keys in ((reader_a, items_a, shapes[0]), (reader_b, items_b, shapes[1])):
-            sampled = []
-            for position, (item, shape) in enumerate(zip(items, keys, strict=True)):
-                if shape in shared:
-                    sample = _sample(reader, item.row.entry.value, head_only=shape in unordered)
-                    sampled.append((position, item, (shape, sample)))
-            sides.append((reader, sampled))
-        alike = _alike(*(sampled for _, sampled in sides), differing=differing)
-        for reader, sampled in sides:
-            known: dict[Tensor, str] = {}
-            for _, item, key in sampled:
-                value = item.row.entry.value
-                if key in alike and value is not None:
-                    if value not in known:
-                        known[value] = digest_tensor(reader, value)
-                    contents[id(item)] = Content(key[0], known[value], key[1].startswith(_CONSTANT))
+        keys = [
+            [
+                (shape, _sample(reader, value, head_only=shape in unordered)) if shape in shared else None
+                for _, value, shape in items
+            ]
+            for reader, items in sides
+        ]
+        alike = _alike(*keys, differing=differing)
+        for (reader, items), side in zip(sides, keys, strict=True):
+            digest = cache(partial(digest_tensor, reader))
+            for (item, value, _), key in zip(items, side, strict=True):
+                if value is not None and key is not None and key in alike:
+                    contents[id(item)] = Content(key[0], digest(value), key[1].startswith(_CONSTANT))
     return contents
 
 
-def _alike(
-    a: Iterable[tuple[int, Placed, Hashable]], b: Iterable[tuple[int, Placed, Hashable]], *, differing: bool
-) -> set[Hashable]:
+def _alike(a: Sequence[Hashable], b: Sequence[Hashable], *, differing: bool) -> set[Hashable]:
     """The keys that occur on both sides, and at more than one position if ``differing``."""
-    positions: tuple[dict[Hashable, set[int]], dict[Hashable, set[int]]] = ({}, {})
-    for side, found in zip((a, b), positions, strict=True):
-        for position, _, key in side:
-            found.setdefault(key, set()).add(position)
-    both = positions[0].keys() & positions[1].keys()
+    both = set(a) & set(b)
     if not differing:
-        return set(both)
-    return {key for key in both if len(positions[0][key] | positions[1][key]) > 1}
+        return both
+    positions: dict[Hashable, set[int]] = {}
+    for side in (a, b):
+        for position, key in enumerate(side):
+            positions.setdefault(key, set()).add(position)
+    return {key for key in both if len(positions[key]) > 1}
 
 
 def digest_rows(
@@ -96,18 +95,25 @@ def digest_rows(
         CkptToolError: a file changed since its header was read, or is damaged.
     """
     found: list[NamedDigest] = []
-    known: dict[Tensor, str] = {}
     with TensorReader(files) as reader:
+
+        @cache
+        def digest(value: Tensor) -> str:
+            sha256 = digest_tensor(reader, value)
+            watch(value.nbytes)
+            return sha256
+
         for root, name, row in items:
             value = row.entry.value
-            if value is None or not all(has_bytes(part) for _, part in parts(value)):
-                continue
-            sha256 = known.get(value)
-            if sha256 is None:
-                sha256 = known[value] = digest_tensor(reader, value)
-                watch(value.nbytes)
-            found.append(NamedDigest(root, name, row.classification.kind, value.dtype, value.shape, sha256))
+            if has_all_bytes(value):
+                kind = row.classification.kind
+                found.append(NamedDigest(root, name, kind, value.dtype, value.shape, digest(value)))
     return found
+
+
+def has_all_bytes(value: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether there is a tensor, and bytes of each of its parts."""
+    return value is not None and all(has_bytes(part) for _, part in parts(value))
 
 
 def _shape_of(value: Tensor | None) -> Hashable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import NamedTuple
 
 from ckpttool.comparison.alignment import (
@@ -15,7 +16,7 @@ from ckpttool.comparison.alignment import (
     pair_by_suffix,
 )
 from ckpttool.comparison.compare import Comparer, Outcome, Watch
-from ckpttool.comparison.contents import find_contents
+from ckpttool.comparison.contents import find_contents, has_all_bytes
 from ckpttool.comparison.findings import find_differences
 from ckpttool.comparison.sides import Placed, Scope, choose_scope, select
 from ckpttool.comparison.surroundings import compare_surroundings
@@ -23,9 +24,10 @@ from ckpttool.elements.digests import digest_tensor
 from ckpttool.elements.sums import Tolerance
 from ckpttool.files.tensor_bytes import Files, TensorReader
 from ckpttool.names.renames import Rule
-from ckpttool.values.checkpoint import Basis, Kind, Root, Tensor, has_bytes, is_buffer, parts
+from ckpttool.values.checkpoint import Basis, Kind, Root, Tensor, is_buffer
 from ckpttool.values.difference import Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
 from ckpttool.values.inspection import Row, is_rebuilt
+from ckpttool.values.words import plural
 
 _EVIDENCE = {basis: rank for rank, basis in enumerate(Basis)}
 
@@ -128,8 +130,8 @@ def _savable(items: Sequence[Placed], other: Side, which: str, left_out: list[st
     kept = [item for item in items if not _is_non_persistent(item.row) or item.name in there]
     count = len(items) - len(kept)
     if count:
-        noun = "buffer" if count == 1 else "buffers"
-        left_out.append(f"only in {which}: {count:,} non-persistent {noun}, which no state_dict holds")
+        buffers = plural(count, "non-persistent buffer")
+        left_out.append(f"only in {which}: {buffers}, which no state_dict holds")
     return kept
 
 
@@ -171,10 +173,8 @@ class _Structure:
     def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
         return [Outcome(None) for _ in pairs]
 
-    def content_pairs(
-        self, only_a: Sequence[Placed], only_b: Sequence[Placed], *, differing: bool = False
-    ) -> list[Pair]:
-        return []
+    def contents(self, a: _Items, b: _Items, *, differing: bool = False) -> dict[int, Content]:
+        return {}
 
 
 class _Bytes:
@@ -199,13 +199,8 @@ class _Bytes:
             outcomes[place] = outcome
         return outcomes
 
-    def content_pairs(
-        self, only_a: Sequence[Placed], only_b: Sequence[Placed], *, differing: bool = False
-    ) -> list[Pair]:
-        if not only_a or not only_b:
-            return []
-        contents = find_contents(only_a, only_b, self._files, differing=differing)
-        return pair_by_content(only_a, only_b, contents)
+    def contents(self, a: _Items, b: _Items, *, differing: bool = False) -> dict[int, Content]:
+        return find_contents(a, b, self._files, differing=differing) if a and b else {}
 
 
 class _Digests:
@@ -215,24 +210,20 @@ class _Digests:
         self._digests = a, b
 
     def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
-        found = []
-        for pair in pairs:
-            a, b = (digest(item) for digest, item in zip(self._digests, (pair.a, pair.b), strict=True))
-            found.append(Outcome(None if a is None and b is None else a == b))
-        return found
+        both = [(self._digests[0](pair.a), self._digests[1](pair.b)) for pair in pairs]
+        return [Outcome(None if a is None and b is None else a == b) for a, b in both]
 
-    def content_pairs(
-        self, only_a: Sequence[Placed], only_b: Sequence[Placed], *, differing: bool = False
-    ) -> list[Pair]:
+    def contents(self, a: _Items, b: _Items, *, differing: bool = False) -> dict[int, Content]:
         contents: dict[int, Content] = {}
-        for digest, items in zip(self._digests, (only_a, only_b), strict=True):
+        for digest, items in zip(self._digests, (a, b), strict=True):
             for item in items:
                 value, found = item.row.entry.value, digest(item)
                 if value is not None and found is not None:
                     contents[id(item)] = Content((value.dtype, value.shape), found)
-        return pair_by_content(only_a, only_b, contents)
+        return contents
 
 
+_Items = Sequence[Placed]
 _Digest = Callable[[Placed], "str | None"]
 
 
@@ -244,23 +235,18 @@ def _by_digest(a: Side, b: Side, files: tuple[Files, Files]) -> _Digests | None:
 
 
 def _digest_of(side: Side, files: Files) -> _Digest:
-    known: dict[tuple[object, ...], str | None] = {}
-
     def look_up(item: Placed) -> str | None:
         entry = item.row.entry
         return side.digests.get((*entry.root, entry.name))
 
-    def make(item: Placed) -> str | None:
-        entry = item.row.entry
-        path = (*entry.root, entry.name)
-        if path not in known:
-            known[path] = None
-            if entry.value is not None and all(has_bytes(part) for _, part in parts(entry.value)):
-                with TensorReader(files) as reader:
-                    known[path] = digest_tensor(reader, entry.value)
-        return known[path]
+    @cache
+    def read(value: Tensor | None) -> str | None:
+        if not has_all_bytes(value):
+            return None
+        with TensorReader(files) as reader:
+            return digest_tensor(reader, value)
 
-    return make if side.has_bytes else look_up
+    return (lambda item: read(item.row.entry.value)) if side.has_bytes else look_up
 
 
 # -------------------------------------------------------------------------------------------------- renames
@@ -280,17 +266,15 @@ def _find_renames(
     changed = [place for place, outcome in enumerate(outcomes) if outcome.equal is False]
     found: list[Pair] = []
     if len(changed) > 1:
-        swapped = find_cycles(
-            compare.content_pairs(
-                [pairs[p].a for p in changed], [pairs[p].b for p in changed], differing=True
-            )
-        )
+        a, b = [pairs[place].a for place in changed], [pairs[place].b for place in changed]
+        swapped = find_cycles(pair_by_content(a, b, compare.contents(a, b, differing=True)))
         gone = {id(pair.a) for pair in swapped}
         for place in reversed(changed):
             if id(pairs[place].a) in gone:
                 del pairs[place], outcomes[place]
         found += swapped
-    for pairing in (compare.content_pairs, pair_by_suffix):
+    by_content = partial(pair_by_content, contents=compare.contents(only_a, only_b))
+    for pairing in (by_content, pair_by_suffix):
         new = pairing(only_a, only_b)
         gone = {id(item) for pair in new for item in (pair.a, pair.b)}
         only_a[:] = [item for item in only_a if id(item) not in gone]

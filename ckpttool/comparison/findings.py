@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from ckpttool.values.checkpoint import Finding, Key, Root, is_buffer
 from ckpttool.values.difference import SAME, DiffEntry, Side, Status
 from ckpttool.values.inspection import Row, is_rebuilt
+from ckpttool.values.words import first_few
 
-_MOST_NAMED = 3
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -23,9 +23,8 @@ def find_differences(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator
 
 def _about(code: str, severity: str, entries: Sequence[DiffEntry], one: str, many: str) -> Iterator[Finding]:
     if entries:
-        names = [_cut(str(entry.name)) for entry in entries[:_MOST_NAMED]]
-        more = ", …" if len(entries) > _MOST_NAMED else ""
-        text = one if len(entries) == 1 else f"{len(entries):,} {many} ({', '.join(names)}{more})"
+        named = first_few(entries, lambda entry: _cut(str(entry.name)))
+        text = one if len(entries) == 1 else f"{len(entries):,} {many} ({named})"
         yield Finding(code, severity, str(entries[0].name) if len(entries) == 1 else "", text)
 
 
@@ -89,9 +88,7 @@ def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
 
 def _untied(rows: Iterable[tuple[Row | None, Row | None, DiffEntry]]) -> Iterator[DiffEntry]:
     """Entries that share bytes with an earlier one in the first file, and not with that one in the second."""
-    groups: dict[
-        int, int
-    ] = {}  # what a group of ties is in the first file -> and its first one in the second
+    groups: dict[int, int] = {}  # a group of ties in the first file -> that of its first one in the second
     for first, second, entry in rows:
         if first is None or second is None:
             continue
@@ -106,11 +103,11 @@ def _non_persistent(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
         (Status.ADDED, "non-persistent-entered", "came into the file"),
         (Status.REMOVED, "non-persistent-left", "left the file"),
     ):
-        found = []
-        for entry in entries:
-            row = entry.b or entry.a
-            if entry.status is status and row is not None and is_rebuilt(row):
-                found.append(entry)
+        found = [
+            entry
+            for entry in entries
+            if entry.status is status and (row := entry.b or entry.a) is not None and is_rebuilt(row)
+        ]
         said = "versions of the library differ in whether they save it; its constructor makes it"
         many = "versions of the library differ in whether they save them; their constructor makes them"
         yield from _about(
@@ -147,14 +144,16 @@ def _leaf(name: Key) -> str:
 
 
 def _nonfinite(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
-    numbered = [entry for entry in entries if entry.numbers is not None]
-    nan = [entry for entry in numbered if entry.numbers and entry.numbers.nan_appeared]
-    inf = [entry for entry in numbered if entry.numbers and entry.numbers.inf_appeared]
+    nan = [entry for entry in entries if entry.numbers and entry.numbers.nan_appeared]
+    inf = [entry for entry in entries if entry.numbers and entry.numbers.inf_appeared]
     look = "`ckpttool inspect B --stats` shows where"
-    for code, found, what in (("nan-appeared", nan, "NaN"), ("inf-appeared", inf, "infinite")):
+    for code, severity, found, what in (
+        ("nan-appeared", "error", nan, "NaN"),
+        ("inf-appeared", "warning", inf, "infinite"),
+    ):
         yield from _about(
             code,
-            "error" if code == "nan-appeared" else "warning",
+            severity,
             found,
             f"values became {what} that were not in A; {look}",
             f"tensors hold values that became {what}; {look}",

@@ -12,6 +12,7 @@ from ckpttool.names.globs import Globs
 from ckpttool.values.checkpoint import Checkpoint, Key, Opaque, Root, Value
 from ckpttool.values.difference import Side
 from ckpttool.values.inspection import Inspection, Row
+from ckpttool.values.words import plural
 
 _MOST_NAMED = 4
 _MOST_SHOWN = 40  # characters of a name in a sentence
@@ -109,14 +110,13 @@ def values_under(side: Side, base: Root, whole: bool) -> tuple[list[Value], list
     depth = len(base)
     if whole:
         return list(checkpoint.values), list(checkpoint.opaque)
-    return (
-        [
-            value._replace(root=value.root[depth:])
-            for value in checkpoint.values
-            if value.root[:depth] == base
-        ],
-        [item._replace(root=item.root[depth:]) for item in checkpoint.opaque if item.root[:depth] == base],
-    )
+    values = [
+        item._replace(root=item.root[depth:]) for item in checkpoint.values if item.root[:depth] == base
+    ]
+    objects = [
+        item._replace(root=item.root[depth:]) for item in checkpoint.opaque if item.root[:depth] == base
+    ]
+    return values, objects
 
 
 def _counterpart(side: Side, other: Root | None) -> Root:
@@ -130,13 +130,8 @@ def _counterpart(side: Side, other: Root | None) -> Root:
 def _under(rows: Iterable[Row], base: Root) -> tuple[Placed, ...]:
     """Rows at or below ``base``."""
     depth = len(base)
-    return tuple(
-        [
-            Placed(row.entry.root[depth:], row.entry.name, row)
-            for row in rows
-            if row.entry.root[:depth] == base
-        ]
-    )
+    inside = [row for row in rows if row.entry.root[:depth] == base]
+    return tuple([Placed(row.entry.root[depth:], row.entry.name, row) for row in inside])
 
 
 def _at(rows: Iterable[Row], root: Root) -> tuple[Placed, ...]:
@@ -153,15 +148,12 @@ def _outside(side: Side, home: Root, base: Root, which: str) -> list[str]:
         if root != home:
             first = str(root[0])[:_MOST_SHOWN] if root else "top"
             branches[first] = branches.get(first, 0) + 1
-    facts = [
-        f"{count:,} tensor{'s' if count > 1 else ''} of {name}"
-        for name, count in list(branches.items())[:_MOST_NAMED]
-    ]
+    facts = [f"{plural(count, 'tensor')} of {name}" for name, count in list(branches.items())[:_MOST_NAMED]]
     if len(branches) > _MOST_NAMED:
         facts.append(f"{len(branches) - _MOST_NAMED:,} more branches")
     values = sum(value.root[:depth] != base for value in side.checkpoint.values)
     if values:
-        facts.append(f"{values:,} value{'s' if values > 1 else ''} such as {_first_value(side, base)}")
+        facts.append(f"{plural(values, 'value')} such as {_first_value(side, base)}")
     return [f"only in {which}: {', '.join(facts)}"] if facts else []
 
 

@@ -8,9 +8,9 @@ from typing import TypeAlias
 from ckpttool.comparison.sides import Scope, values_under
 from ckpttool.values.checkpoint import Key, Plain, Root
 from ckpttool.values.difference import Side, Status, ValueChange
+from ckpttool.values.words import first_few, plural
 
 _Facts: TypeAlias = Mapping[tuple[Root, Key], Plain]
-_MOST_NAMED = 3
 
 
 def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueChange, ...], list[str]]:
@@ -37,14 +37,11 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
         changes += _changes("object", (objects_a, objects_b), "", said)
         same = [key for key, type_name in objects_a.items() if objects_b.get(key) == type_name]
         if same:
-            named = ", ".join(
-                f"{str(name)[:40]}: {objects_a[at, name][:60]}" for at, name in same[:_MOST_NAMED]
-            )
-            what = "object" if len(same) == 1 else "objects"
-            said.append(f"{len(same):,} opaque {what} ({named}{', …' if len(same) > _MOST_NAMED else ''})")
+            named = first_few(same, lambda key: f"{str(key[1])[:40]}: {objects_a[key][:60]}")
+            said.append(f"{plural(len(same), 'opaque object')} ({named})")
     elif objects_a or objects_b:
         which, only = ("A", objects_a) if objects_a else ("B", objects_b)
-        said.append(f"only in {which}: {len(only):,} opaque object{'s' if len(only) > 1 else ''}")
+        said.append(f"only in {which}: {plural(len(only), 'opaque object')}")
     return tuple(changes), said
 
 
@@ -105,12 +102,7 @@ def _metadata(side: Side) -> dict[tuple[Root, Key], Plain]:
 
 
 def _changes(
-    section: str,
-    sides: Sequence[_Facts],
-    what: str,
-    said: list[str],
-    *,
-    same_layout: bool = False,
+    section: str, sides: Sequence[_Facts], what: str, said: list[str], *, same_layout: bool = False
 ) -> Iterable[ValueChange]:
     a, b = sides
     if not (a and b) and not same_layout:
