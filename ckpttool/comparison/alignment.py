@@ -207,10 +207,7 @@ def _of_sides(description: str) -> str:
 
 
 def _match_parts(
-    pairs: list[Pair],
-    rest: list[tuple[Placed, Key]],
-    there: dict[tuple[Root, Key], Placed],
-    said: list[str],
+    pairs: list[Pair], rest: list[tuple[Placed, Key]], there: dict[tuple[Root, Key], Placed], said: list[str]
 ) -> None:
     """Take one part out of the names of the side that has it everywhere."""
     counts_a = _count_parts(name for _, name in rest)

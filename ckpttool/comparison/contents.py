@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from ckpttool.comparison.alignment import Content
 from ckpttool.comparison.sides import Placed
-from ckpttool.elements.digests import NamedDigest, digest_tensor
+from ckpttool.elements.digests import NamedDigest, claim_limit, digest_tensor
 from ckpttool.files.strides import Segment, segments
 from ckpttool.files.tensor_bytes import Files, TensorReader
-from ckpttool.values.checkpoint import CompositeTensor, Strided, Tensor, has_bytes, parts, stored_nbytes
+from ckpttool.values.checkpoint import CompositeTensor, Strided, Tensor, has_bytes, parts
 
 if TYPE_CHECKING:
     from ckpttool.elements.digests import SetDigests
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
 _CONSTANT = b"constant "
 _SAMPLE_NBYTES = 2048  # at the start, in the middle and at the end
-# An expanded tensor claims more than it stores: up to this many times its bytes it is looked at, and up to
-# this much in any case.
-_MOST_EXPANDED = 64
-_ALWAYS_NBYTES = 1 << 30
+_MOST_EXPANDED = 64  # times its stored bytes a tensor may claim (stride 0) and still be looked at
 
 
 def find_contents(
@@ -129,7 +126,7 @@ def _is_bounded(part: Strided) -> bool:
     """Whether there are bytes, and about as many as are claimed."""
     if 0 in part.shape:
         return True
-    return has_bytes(part) and part.nbytes <= max(_ALWAYS_NBYTES, _MOST_EXPANDED * stored_nbytes(part))
+    return has_bytes(part) and part.nbytes <= claim_limit(part, _MOST_EXPANDED)
 
 
 def _is_plain(value: Tensor | None) -> bool:

@@ -172,9 +172,12 @@ def check_claim(tensor: Strided) -> None:
     Raises:
         LimitExceeded: a tensor claims them, by strides of 0.
     """
-    stored = stored_nbytes(tensor)
-    limit = max(_ALWAYS_NBYTES, _MOST_EXPANDED * stored)
+    limit = claim_limit(tensor, _MOST_EXPANDED)
     if tensor.nbytes > limit:
-        raise LimitExceeded(
-            f"the size that a tensor of {stored:,} stored bytes claims", limit=limit, actual=tensor.nbytes
-        )
+        what = f"the size that a tensor of {stored_nbytes(tensor):,} stored bytes claims"
+        raise LimitExceeded(what, limit=limit, actual=tensor.nbytes)
+
+
+def claim_limit(tensor: Strided, times: int) -> int:
+    """The bytes that a tensor may claim: 1 GiB in any case, and ``times`` what its file stores."""
+    return max(_ALWAYS_NBYTES, times * stored_nbytes(tensor))

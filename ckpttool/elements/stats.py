@@ -247,18 +247,13 @@ class _Moments:
     def result(self) -> dict[str, Any]:
         """Fields of ``EntryStats``."""
         np = self._np
-        found: dict[str, Any] = {
-            "zero": self._zero,
-            "nan": self._nan,
-            "posinf": self._posinf,
-            "neginf": self._neginf,
-        }
+        special = {"zero": self._zero, "nan": self._nan, "posinf": self._posinf, "neginf": self._neginf}
         if not self._finite:
-            return found
+            return special
         sample = np.concatenate(self._sample)
         sample = sample[np.isfinite(sample)]
         variance = self._squares / self._finite
-        return found | _summary(np, self._dtype, self._low, self._high, self._mean, variance, sample, None)
+        return special | _summary(np, self._dtype, self._low, self._high, self._mean, variance, sample, None)
 
     def _decode(self, chunk: memoryview) -> Array:
         np, dtype = self._np, self._dtype

@@ -162,9 +162,7 @@ def _misplaced(checkpoint: Checkpoint) -> dict[tuple[str, str], str]:
     wrong: dict[tuple[str, str], str] = {}
     around: list[int] = []  # ends of the records that hold the current one, outermost first
     previous = ""
-    for record in sorted(
-        checkpoint.records, key=lambda record: (record.file, record.byte_offset, -_end(record))
-    ):
+    for record in sorted(checkpoint.records, key=lambda one: (one.file, one.byte_offset, -_end(one))):
         if record.file != previous:
             previous, around = record.file, []
         if record.byte_offset < 0 or _end(record) > sizes.get(record.file, 0):

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from threading import Lock
 from types import TracebackType
 
@@ -247,12 +247,8 @@ def open_source(path: str) -> Iterator[FileSource]:
         CkptToolError: ``path`` is a directory, FIFO, socket or device, or was changed meanwhile.
         OSError: it cannot be opened.
     """
-    sources = Sources()
-    try:
-        with sources.reading(path) as source:
-            yield source
-    finally:
-        sources.close()
+    with closing(Sources()) as sources, sources.reading(path) as source:
+        yield source
 
 
 def describe_file_type(mode: int) -> str:

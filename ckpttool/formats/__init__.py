@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 
 from ckpttool.files.local import Sources
 from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits, Look, Reading
@@ -54,11 +55,8 @@ def read_checkpoint(
         OSError: ``path`` cannot be opened.
     """
     if sources is None:
-        sources = Sources()
-        try:
+        with closing(Sources()) as sources:
             return read_checkpoint(path, limits, sources=sources, manifests=manifests)
-        finally:
-            sources.close()
     if os.path.isdir(path):
         from ckpttool.formats.folders import read_folder
 
