@@ -9,6 +9,7 @@ from ckpttool.render.views import View
 
 if TYPE_CHECKING:
     from ckpttool.elements.digests import Digested
+    from ckpttool.files.checksums import CheckReport, CheckResult
     from ckpttool.inspection.found import Found
     from ckpttool.render.tables import Line
 
@@ -77,11 +78,26 @@ def _pipe(found: Found, options: Listing | None) -> tuple[Iterable[str], Iterabl
 
 
 def _check_facts(found: Found) -> list[str]:
-    if found.check is None:
-        return []
-    from ckpttool.render.check import check_fact
+    return [] if found.check is None else [check_fact(found.check)]
 
-    return [check_fact(found.check)]
+
+def check_fact(report: CheckReport) -> str:
+    """Return ``checksums: 519 members verified (4.6 MiB), 2 have none``, what is wrong first."""
+    from ckpttool.values.words import format_count, format_nbytes, plural
+
+    facts = []
+    if report.bad:
+        facts.append(f"{format_count(len(report.bad))} wrong")
+    if report.verified:
+        members = plural(report.verified, "member")
+        facts.append(f"{members} verified ({format_nbytes(report.verified_nbytes)})")
+    if report.not_recorded:
+        facts.append(f"{plural(report.not_recorded, 'member')} without")
+    if report.files_without_checksums:
+        facts.append(
+            f"{plural(len(report.files_without_checksums), 'file')} of a format without; sizes add up"
+        )
+    return f"checksums: {', '.join(facts) or 'none'}"
 
 
 def _document(found: Found) -> dict[str, Any]:
@@ -97,10 +113,24 @@ def _document(found: Found) -> dict[str, Any]:
         extra.setdefault(0, {})["first_values"] = numbers(found.first_values)
     document = inspect_document(found.inspection, extra)
     if found.check is not None:
-        from ckpttool.render.check import check_object
-
-        document["check"] = check_object(found.check)
+        document["check"] = _check_object(found.check)
     return document
+
+
+def _check_object(report: CheckReport) -> dict[str, object]:
+    from ckpttool.render.json import encode
+
+    bad = [_bad_object(result) for result in report.bad]
+    counted = encode(report._replace(bad=()))
+    return {"ok": report.ok, "conclusive": report.conclusive, **counted, "bad": bad}
+
+
+def _bad_object(result: CheckResult) -> dict[str, object]:
+    from ckpttool.render.json import encode, place
+
+    fields: dict[str, object] = encode(result._replace(entries=()))
+    del fields["nbytes"]
+    return {**fields, "entries": [place(entry.root, entry.name) for entry in result.entries]}
 
 
 FOUND = View(_lines, _pipe, _document)

@@ -1,13 +1,23 @@
-"""The first lines of ``inspect``, and what stands around the table of tensors."""
+"""The first lines of ``inspect``, and what stands around the weights: groups of tensors, plain values."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ckpttool.render.tables import Line, Span, fill
-from ckpttool.render.tree import count_facts, iter_groups, iter_values
+from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.values.checkpoint import Key, Root
 from ckpttool.values.inspection import Inspection, ModelFacts
-from ckpttool.values.words import NAME_LIMIT, format_count, format_nbytes, plural, safe
+from ckpttool.values.words import (
+    NAME_LIMIT,
+    format_count,
+    format_key,
+    format_nbytes,
+    format_root,
+    format_value,
+    plural,
+    safe,
+)
 
 _MAX_FACTS = 6  # dtypes or devices named in one line
 _MAX_REASON = 400  # characters of why a model was not built on meta
@@ -31,7 +41,7 @@ def iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Itera
     yield from fill(first, width, indent=0)
     buffers = summary.persistent_buffers + summary.non_persistent_buffers
     second = [
-        Span(count_facts(summary.parameter_numel, buffers, summary.unknown)),
+        Span(_count_facts(summary.parameter_numel, buffers, summary.unknown)),
         Span(f"{format_nbytes(summary.tensor_nbytes)} of tensors"),
     ]
     if summary.storage_nbytes != summary.tensor_nbytes:
@@ -65,8 +75,8 @@ def _some(texts: Sequence[str], separator: str) -> str:
 def iter_around(inspection: Inspection, width: int) -> Iterator[Line]:
     """Yield the groups of tensors and the plain values beside them."""
     if len(inspection.groups) > 1 or any(group.root for group in inspection.groups):
-        yield from iter_groups(inspection, width)
-    yield from iter_values(inspection, width)
+        yield from _iter_groups(inspection, width)
+    yield from _iter_values(inspection, width)
     yield from _iter_metadata(inspection, width)
 
 
@@ -78,3 +88,85 @@ def _iter_metadata(inspection: Inspection, width: int) -> Iterator[Line]:
     if len(metadata) > _MAX_FACTS:
         pieces.append(Span(f"… {len(metadata) - _MAX_FACTS} more: --json", "dim"))
     yield from fill(pieces, width, separator="  ")
+
+
+_GROUP_COLUMNS = (
+    Column("group", floor=12),
+    Column("tensors", right=True, optional=1),
+    Column("size", right=True),
+    Column("what"),
+    Column("role"),
+    Column("note", floor=12, optional=1, prose=True),
+)
+
+_MAX_VALUES = 40  # plain values of the top that are shown one by one
+_PLAIN_CONTAINERS = frozenset({"dict", "list", "tuple", "OrderedDict", "set"})
+
+
+def _iter_groups(inspection: Inspection, width: int) -> Iterator[Line]:
+    """Yield a line per group of tensors; the one that other commands would take is pointed at."""
+    rows = []
+    for group in inspection.groups:
+        is_weights = group.root == inspection.weights_root
+        what = _count_facts(group.parameter_numel, group.buffers, group.unknown)
+        note = safe(group.note, NAME_LIMIT)
+        if group.role == "optimizer":
+            what, note = note, ""
+        rows.append(
+            (
+                Cell(format_root(group.root) or "(top)", "title" if is_weights else ""),
+                Cell(plural(group.tensors, "tensor")),
+                Cell(format_nbytes(group.nbytes)),
+                Cell(what),
+                Cell("← weights" if is_weights else "", "good"),
+                Cell(note, "dim"),
+            )
+        )
+    return iter_table(_GROUP_COLUMNS, rows, width, head=False)
+
+
+def _count_facts(parameter_numel: int, buffers: int, unknown: int) -> str:
+    """Return ``412,525 parameters + 2 buffers``, zeros left out."""
+    facts = []
+    if parameter_numel:
+        facts.append(plural(parameter_numel, "parameter"))
+    if buffers:
+        facts.append(plural(buffers, "buffer"))
+    if unknown:
+        facts.append(f"{format_count(unknown)} unknown")
+    return " + ".join(facts)
+
+
+def _iter_values(inspection: Inspection, width: int) -> Iterator[Line]:
+    """Yield the plain values of the top, and how many lie in each branch that holds no tensors."""
+    checkpoint = inspection.checkpoint
+    groups = {group.root for group in inspection.groups}
+    types = {container.path: container.type_name for container in checkpoint.containers}
+    top = [f"{_bare(item.name)} {format_value(item.value)}" for item in checkpoint.values if not item.root]
+    top += [f"{_bare(item.name)}: {safe(item.type_name, 60)}" for item in checkpoint.opaque if not item.root]
+    pieces = list(map(Span, top))
+    roots = [item.root for item in checkpoint.values] + [item.root for item in checkpoint.opaque]
+    branches = Counter(_branch(root, groups) for root in roots if root)
+    for branch, count in branches.items():
+        if branch in groups:
+            continue  # lr and betas of an optimizer: its group line tells what it is
+        type_name = types.get(branch, "").rpartition(".")[2]
+        shown = f" {safe(type_name, 40)}" if type_name and type_name not in _PLAIN_CONTAINERS else ""
+        pieces.append(Span(f"{format_root(branch)}{shown} ({plural(count, 'value')})"))
+    if len(pieces) > _MAX_VALUES:
+        more = len(pieces) - _MAX_VALUES
+        pieces[_MAX_VALUES:] = [Span(f"… {format_count(more)} more: --json", "dim")]
+    return fill(pieces, width)
+
+
+def _branch(root: Root, groups: set[Root]) -> Root:
+    """The group that ``root`` lies in, else its first key; below a parent of groups, its first two."""
+    for length in range(len(root) + 1):
+        if root[:length] in groups and length:
+            return root[:length]
+    is_parent = any(group[:1] == root[:1] for group in groups)
+    return root[:2] if is_parent else root[:1]
+
+
+def _bare(key: Key) -> str:
+    return format_key(key).removeprefix(".")

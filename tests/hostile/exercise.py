@@ -28,10 +28,10 @@ from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.formats import read_checkpoint
 from ckpttool.formats.carried import expand
 from ckpttool.inspection.inspect import inspect_checkpoint
-from ckpttool.render.check import check_fact
 from ckpttool.render.diff import iter_diff
 from ckpttool.render.diff_data import iter_pipe as iter_diff_pipe
 from ckpttool.render.diff_table import View
+from ckpttool.render.found import check_fact
 from ckpttool.render.globals import iter_globals, iter_globals_pipe, weights_only_fact
 from ckpttool.render.inspection import iter_finding_lines, iter_inspection, iter_pipe
 from ckpttool.render.inspection_table import Table
