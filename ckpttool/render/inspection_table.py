@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,6 +12,7 @@ from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_name, kind_style
 from ckpttool.render.tables import (
+    DOTS,
     Cell,
     Column,
     Heading,
@@ -81,16 +83,16 @@ def iter_rows(
 ) -> Iterator[Line]:
     """Yield the table, and what is left out of it; with ``stats``, the table of values instead."""
     rows, hidden = _listed(inspection, table)
+    is_compared = stats is None and _is_compared(inspection)
+    if is_compared:
+        rows = (*rows, *(row for row in inspection.missing if _is_of_model(row)))
+    items = _arrange(rows, table, inspection.weights_root)
     if stats is not None:
-        items = _arrange(rows, table, inspection.weights_root)
         by_entry = {id(row.entry): each for row, each in zip(inspection.rows, stats, strict=True)}
         yield from _iter_stats_rows(items, by_entry, width) if items else ()
-    elif _is_compared(inspection):
-        rows = (*rows, *(row for row in inspection.missing if _is_of_model(row)))
-        items = _arrange(rows, table, inspection.weights_root)
+    elif is_compared:
         yield from _iter_items(items, width, _MODEL_COLUMNS, _model_cells)
     elif rows:
-        items = _arrange(rows, table, inspection.weights_root)
         yield from _iter_items(items, width, _COLUMNS, _cells)
     yield from fill([Span(fact, "dim") for fact in hidden], width)
 
@@ -166,7 +168,7 @@ def _iter_items(
     largest = max((item.nbytes for item in items), default=0)
     cells = [cells_of(item, largest) for item in items]
     room = column_width(columns, cells, width, _NAME)
-    branches = [_Branch(row, _DOT.split(row[_NAME].text)) for row in cells]
+    branches = [_Branch(row, DOTS.split(row[_NAME].text)) for row in cells]
     return iter_table(columns, list(_iter_tree(branches, room, 0)), width)
 
 
@@ -188,7 +190,6 @@ class _Branch(NamedTuple):
     parts: list[str]  # of the name, without what the headings above it say
 
 
-_DOT = re.compile(r"\.(?![^{}]*\})")  # not the dots of {0..3}
 _INDEX = re.compile(r"\d+|\{[^{}]*\}")
 _DEEPEST = 4  # levels of headings
 
@@ -303,19 +304,13 @@ def iter_missing(inspection: Inspection, width: int, *, in_table: bool) -> Itera
 
     With ``in_table``, what a live model says is not repeated: its table has these rows.
     """
-    missing: Sequence[Row] = inspection.missing
-    if in_table and _is_compared(inspection):
-        missing = [row for row in missing if not _is_of_model(row)]
-    designed = [row for row in missing if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
-    absent = [row for row in missing if row.classification.kind is not Kind.NON_PERSISTENT_BUFFER]
+    is_told = in_table and _is_compared(inspection)
+    missing = [row for row in inspection.missing if not (is_told and _is_of_model(row))]
+    designed, absent = _by_design(missing)
     if designed:
         yield ()
-        head = plural(len(designed), "non-persistent buffer")
-        yield (
-            Span("  "),
-            Span(f"missing as designed: {head}", "missing"),
-            Span(", rebuilt by the constructor", "dim"),
-        )
+        head = Span(f"missing as designed: {_kinds(designed)}", "missing")
+        yield (Span("  "), head, Span(", rebuilt by the constructor", "dim"))
         yield from _iter_missing_rows(designed, width)
     if absent:
         yield ()
@@ -323,10 +318,14 @@ def iter_missing(inspection: Inspection, width: int, *, in_table: bool) -> Itera
         yield from _iter_missing_rows(absent, width)
 
 
+def _by_design(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Those that a module leaves out of its state_dict, and the others."""
+    designed = [row for row in rows if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
+    return designed, [row for row in rows if row.classification.kind is not Kind.NON_PERSISTENT_BUFFER]
+
+
 def _kinds(rows: Sequence[Row]) -> str:
-    counts: dict[Kind, int] = {}
-    for row in rows:
-        counts[row.classification.kind] = counts.get(row.classification.kind, 0) + 1
+    counts = Counter(row.classification.kind for row in rows)
     return ", ".join(plural(count, KIND_NOUNS[kind]) for kind, count in counts.items())
 
 
@@ -334,9 +333,7 @@ def missing_facts(inspection: Inspection) -> list[Span]:
     """Return ``17 non-persistent buffers missing, as designed`` for what a live model says of the file."""
     if not _is_compared(inspection):
         return []
-    missing = [row for row in inspection.missing if _is_of_model(row)]
-    designed = [row for row in missing if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
-    absent = [row for row in missing if row.classification.kind is not Kind.NON_PERSISTENT_BUFFER]
+    designed, absent = _by_design([row for row in inspection.missing if _is_of_model(row)])
     facts = [Span(f"{_kinds(designed)} missing, as designed", "missing")] if designed else []
     return facts + ([Span(f"{_kinds(absent)} missing", "error")] if absent else [])
 

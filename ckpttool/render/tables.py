@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 _GAPS = (3, 2)  # blanks between two columns: where there is room, and where there is not
 
-_DOTS = re.compile(r"\.(?![^{}]*\})")  # those between parts, not those of an index range {0..3}
+DOTS = re.compile(r"\.(?![^{}]*\})")  # those between parts, not those of an index range {0..3}
 
 
 class Span(NamedTuple):
@@ -92,7 +92,7 @@ def elide(text: str, width: int) -> str:
     """
     if cell_width(text) <= width:
         return text
-    parts = _DOTS.split(text)
+    parts = DOTS.split(text)
     if len(parts) > 2 and cell_width(parts[-1]) + 2 <= width:
         return _elide_parts(parts, width)
     if width <= 1:
