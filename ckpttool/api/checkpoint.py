@@ -14,7 +14,7 @@ from ckpttool.api.results import Shown
 from ckpttool.api.verify import verify
 from ckpttool.findings.globals import Verdict, judge_global
 from ckpttool.render.fields import EntryFields, entry_fields
-from ckpttool.values.checkpoint import Finding, Kind, Opaque, Root, Value
+from ckpttool.values.checkpoint import Finding, Kind, Opaque, Root, Value, is_buffer
 from ckpttool.values.inspection import Row, Summary
 
 if TYPE_CHECKING:
@@ -124,10 +124,8 @@ class Checkpoint(Opened, Shown):
     @cached_property
     def globals(self) -> tuple[Global, ...]:
         """What an unpickler would import, with what is known of it."""
-        found = []
-        for ref, verdict, reason in map(judge_global, self.inspection.checkpoint.globals):
-            found.append(Global(ref.module, ref.name, ref.called, ref.calls, verdict, reason, ref.places))
-        return tuple(found)
+        judged = map(judge_global, self.inspection.checkpoint.globals)
+        return tuple(Global(*ref[:3], ref.calls, verdict, why, ref.places) for ref, verdict, why in judged)
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -144,8 +142,7 @@ class Checkpoint(Opened, Shown):
     @property
     def buffers(self) -> tuple[Entry, ...]:
         """Entries that are buffers, persistent and not, missing ones too (``presence`` tells)."""
-        buffers = (Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER)
-        return tuple(entry for entry in self.entries if entry.kind in buffers)
+        return tuple(entry for entry in self.entries if is_buffer(entry.kind))
 
     def entry(self, name: str) -> Entry:
         """The entry of this name, or of this path (``optimizer.state.0.exp_avg``).
@@ -292,15 +289,8 @@ def open_model(model: Model, *, model_args: Mapping[str, Any] | None = None) -> 
 
 
 def _shown(found: Opened) -> Checkpoint:
-    checkpoint = Checkpoint(
-        found.path,
-        found.read,
-        found.sources,
-        root=found.root,
-        spec=found.spec,
-        model=found.model,
-        model_args=found.model_args,
-    )
+    what = found.path, found.read, found.sources, found.root
+    checkpoint = Checkpoint(*what, found.spec, found.model, found.model_args)
     found.sources.close()  # opened again when tensors are asked for
     checkpoint.inspection  # noqa: B018 (what is wrong is said now, not when it is first looked at)
     return checkpoint

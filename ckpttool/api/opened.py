@@ -36,7 +36,6 @@ class Opened:
         path: str,
         read: Checkpoint,
         sources: Sources,
-        *,
         root: Root | None = None,
         spec: ModelSpec | None = None,
         model: Model | None = None,
@@ -96,9 +95,8 @@ class Opened:
             CkptToolError: a model has nothing to convert and nothing to load.
         """
         if self.is_model:
-            raise CkptToolError(
-                "a model is not a file", path=self.path, hint="save its state_dict, and open that"
-            )
+            hint = "save its state_dict, and open that"
+            raise CkptToolError("a model is not a file", path=self.path, hint=hint)
         return self.read
 
 
@@ -129,17 +127,7 @@ def open_file(
     branch = Opened(path, read, sources).at(root).root
     # Before a model runs it is known that the file can be read.
     spec = None if model is None else read_model(model, model_args, checkpoint_path=path)
-    return Opened(
-        path,
-        read,
-        sources,
-        root=branch,
-        spec=spec,
-        model=model,
-        model_args=model_args,
-        include=include,
-        exclude=exclude,
-    )
+    return Opened(path, read, sources, branch, spec, model, model_args, include, exclude)
 
 
 def open_module(
@@ -160,16 +148,7 @@ def open_module(
 
     spec = read_model(model, model_args, checkpoint_path=beside)
     path = model if isinstance(model, str) else spec.checkpoint.path
-    return Opened(
-        path,
-        spec.checkpoint,
-        Sources(),
-        spec=spec,
-        model=model,
-        model_args=model_args,
-        include=include,
-        exclude=exclude,
-    )
+    return Opened(path, spec.checkpoint, Sources(), None, spec, model, model_args, include, exclude)
 
 
 def opened(source: Source, *, manifests: bool = False) -> Opened:

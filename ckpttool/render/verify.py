@@ -61,44 +61,28 @@ def _mapped(plan: Plan) -> str:
 def problems(run: Run) -> list[Problem]:
     """Every list of a run that is not empty and says that something is wrong, the gravest first."""
     lost = [item for item in run.missing if item.becomes != "tied"]
-    tied = [item for item in run.missing if item.becomes == "tied"]
-    found = [
-        Problem(
-            "missing", "{n} missing from the file", tuple(Item(m.name, _BECOMES[m.becomes]) for m in lost)
-        ),
-        Problem("unexpected", "{n} in the file that the model does not have", _named(run.unexpected)),
-        Problem(
-            "mismatched",
-            "{n} of another shape",
-            tuple(
-                Item(m.name, format_shape(m.file_shape), format_shape(m.model_shape)) for m in run.mismatched
-            ),
-        ),
-        Problem(
-            "unfilled",
-            '{n} that nothing filled, though strict=True says "All keys matched"',
-            _named(run.unfilled),
-        ),
-        Problem("wrong", "{n} not equal to the file", tuple(Item(w.name, w.reason) for w in run.wrong)),
-        Problem("lossy", "{n} changed by a silent cast", tuple(_lossy_item(run))),
-        Problem(
-            "not_restored",
-            "{n} not restored" + _although(run),
-            tuple(Item(r.name, r.holds, r.expected) for r in run.not_restored),
-        ),
-        Problem(
-            "untied",
-            "{n} broken: these no longer share memory",
-            tuple(Item(" = ".join(group)) for group in run.untied),
-        ),
-        Problem("unmoved", "{n} left behind", _named(run.unmoved)),
-        Problem("errors", "{n} from load_state_dict", tuple(Item("", text) for text in run.errors)),
-        Problem("tied", "{n} missing, but filled through a tie", tuple(Item(m.name) for m in tied)),
-        Problem("uncompared", "{n} that could not be compared by bytes", _named(run.uncompared)),
+    tied = [item.name for item in run.missing if item.becomes == "tied"]
+    shapes = [(item.name, *map(format_shape, item[1:])) for item in run.mismatched]
+    restored = "{n} not restored" + _although(run)
+    found: list[tuple[str, str, Iterable[Iterable[str]]]] = [
+        ("missing", "{n} missing from the file", [(item.name, _BECOMES[item.becomes]) for item in lost]),
+        ("unexpected", "{n} in the file that the model does not have", _named(run.unexpected)),
+        ("mismatched", "{n} of another shape", shapes),
+        ("unfilled", "{n} that nothing filled" + _THOUGH, _named(run.unfilled)),
+        ("wrong", "{n} not equal to the file", run.wrong),
+        ("lossy", "{n} changed by a silent cast", _lossy_items(run)),
+        ("not_restored", restored, [(item.name, item.holds, item.expected) for item in run.not_restored]),
+        ("untied", "{n} broken: these no longer share memory", _named(map(" = ".join, run.untied))),
+        ("unmoved", "{n} left behind", _named(run.unmoved)),
+        ("errors", "{n} from load_state_dict", [("", text) for text in run.errors]),
+        ("tied", "{n} missing, but filled through a tie", _named(tied)),
+        ("uncompared", "{n} that could not be compared by bytes", _named(run.uncompared)),
     ]
-    return [problem for problem in found if problem.items]
+    lists = (Problem(field, title, tuple(Item(*item) for item in items)) for field, title, items in found)
+    return [problem for problem in lists if problem.items]
 
 
+_THOUGH = ', though strict=True says "All keys matched"'
 _BECOMES = {
     "random": "would stay random",
     "default": "would keep its initial value",
@@ -115,16 +99,16 @@ _NOUNS = {
 _MINOR = frozenset({"tied", "uncompared"})  # worth a line, and no fault
 
 
-def _named(names: Iterable[str]) -> tuple[Item, ...]:
-    return tuple(Item(name) for name in names)
+def _named(names: Iterable[str]) -> Iterable[tuple[str]]:
+    return zip(names)
 
 
 def _although(run: Run) -> str:
     silent = not (run.missing or run.unexpected or run.mismatched or run.errors)
-    return ', though strict=True says "All keys matched"' if silent else ""
+    return _THOUGH if silent else ""
 
 
-def _lossy_item(run: Run) -> Iterator[Item]:
+def _lossy_items(run: Run) -> Iterator[Item]:
     for loss in run.lossy:
         more = f" ({format_count(loss.changed_numel)} values)" if loss.changed_numel > 1 else ""
         yield Item(
