@@ -18,9 +18,8 @@ from ckpttool.values.inspection import Row
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
-    format_float,
-    format_int,
     format_name,
+    format_number,
     format_path,
     format_shape,
     plural,
@@ -230,13 +229,7 @@ def _size_cells(fold: _Fold, largest: float) -> tuple[Cell, Cell, Cell]:
     return (
         Cell("" if rel is None else f"{rel:.1e}"),
         Cell(drawn, "warning"),
-        Cell(
-            ""
-            if max_abs is None
-            else format_int(max_abs)
-            if isinstance(max_abs, int)
-            else format_float(max_abs)
-        ),
+        Cell("" if max_abs is None else format_number(max_abs)),
     )
 
 

@@ -10,7 +10,7 @@ from ckpttool.elements.stats import EntryStats
 from ckpttool.render.fields import tensor_fields
 from ckpttool.render.tables import Cell, Column, Line, iter_table, times
 from ckpttool.render.units import bar, format_percent
-from ckpttool.values.words import format_float, format_int, plural, safe
+from ckpttool.values.words import format_float, format_int, format_number, plural, safe
 
 COLUMNS = (
     Column("name", floor=20),
@@ -113,7 +113,7 @@ def iter_stats_details(stats: EntryStats) -> Iterator[tuple[str, str]]:
     """Yield what is known of the values of one tensor, as pairs of a word and a text."""
     yield "values", plural(stats.numel, "value") + (f" ({stats.note})" if stats.note else "")
     if stats.minimum is not None and stats.maximum is not None:
-        yield "range", f"{_exact(stats.minimum)} to {_exact(stats.maximum)}"
+        yield "range", f"{format_number(stats.minimum)} to {format_number(stats.maximum)}"
     if stats.mean is not None and stats.std is not None:
         yield "mean, std", f"{format_float(stats.mean)}, {format_float(stats.std)}"
     for word, count in (
@@ -134,10 +134,6 @@ def iter_bins(stats: EntryStats) -> Iterator[tuple[str, str, str]]:
     highest = max(stats.histogram)
     for index, count in enumerate(stats.histogram):
         yield f"{stats.minimum + index * step:.4g}", bar(count / highest, 24), f"{count:,}"
-
-
-def _exact(value: int | float) -> str:
-    return format_int(value) if isinstance(value, int) else format_float(value)
 
 
 def stats_fields(stats: Sequence[EntryStats]) -> list[str]:

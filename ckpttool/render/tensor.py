@@ -24,9 +24,9 @@ from ckpttool.values.inspection import Row
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
-    format_float,
     format_int,
     format_nbytes,
+    format_number,
     format_path,
     format_shape,
     format_value,
@@ -64,7 +64,7 @@ def iter_tensor(
         yield from _iter_stats(item, width)
     if values is not None and entry.value is not None:
         yield ()
-        shown = [Span(format_number(value)) for value in values]
+        shown = [Span(format_element(value)) for value in values]
         if len(values) < entry.value.numel:
             shown.append(Span(f"… of {format_count(entry.value.numel)}", "dim"))
         yield from fill(shown, width, separator="  ")
@@ -162,8 +162,8 @@ def _iter_stats(stats: EntryStats, width: int) -> Iterator[Line]:
     yield from iter_table(_BINS, bins, width, head=False)
 
 
-def format_number(value: Number) -> str:
+def format_element(value: Number) -> str:
     """Return an element of a tensor: six significant digits, or all of an int."""
     if isinstance(value, (bool, complex)):
         return f"{value:.6g}" if isinstance(value, complex) else str(value)
-    return format_int(value) if isinstance(value, int) else format_float(value)
+    return format_number(value)

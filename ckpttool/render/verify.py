@@ -100,7 +100,7 @@ _MINOR = frozenset({"tied", "uncompared"})  # worth a line, and no fault
 
 
 def _named(names: Iterable[str]) -> Iterable[tuple[str]]:
-    return zip(names)
+    return [(name,) for name in names]
 
 
 def _although(run: Run) -> str:

@@ -111,6 +111,11 @@ def format_float(value: float) -> str:
     return text if not text.lstrip("-").isdigit() else f"{text}.0"
 
 
+def format_number(value: int | float) -> str:
+    """Return all digits of an int, six significant ones of a float."""
+    return format_int(value) if isinstance(value, int) else format_float(value)
+
+
 def format_key(key: Key) -> str:
     """Return one key as a step behind a path: ``.name``, ``[0]`` or ``["a.b"]``."""
     if isinstance(key, str):
