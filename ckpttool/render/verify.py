@@ -15,6 +15,7 @@ from ckpttool.values.inspection import Row
 from ckpttool.values.verification import Plan, Run, Verification
 from ckpttool.values.words import (
     NAME_LIMIT,
+    first_few,
     format_count,
     format_nbytes,
     format_root,
@@ -204,14 +205,9 @@ _COLUMNS = (
 def _iter_runs(runs: Sequence[Run], width: int) -> Iterator[Line]:
     rows = []
     for run in runs:
-        counts = (run.missing, run.unexpected, run.lossy, run.not_restored)
-        cells = [Cell(f"{run.matched}/{run.total}")] if run.total else [Cell("–", "dim")]
-        for listed in counts:
-            cells.append(
-                Cell(format_count(len(listed)), "warning" if listed else "dim")
-                if run.total
-                else Cell("–", "dim")
-            )
+        lists = (run.missing, run.unexpected, run.lossy, run.not_restored)
+        counts = [Cell(format_count(len(items)), "warning" if items else "dim") for items in lists]
+        cells = [Cell(f"{run.matched}/{run.total}"), *counts] if run.total else [Cell("–", "dim")] * 5
         rows.append((Cell(run.device), Cell(run.load), *cells, _verdict_cell(run)))
     return iter_table(_COLUMNS, rows, width)
 
@@ -281,9 +277,8 @@ def _fold(items: Sequence[Item]) -> list[Sequence[Cell]]:
 
 def _random(result: Verification) -> Iterator[str]:
     if result.random:
-        names = ", ".join(result.random[:3]) + (", …" if len(result.random) > 3 else "")
-        count = plural(len(result.random), "non-persistent buffer")
-        yield f"{count} random by design, so that nothing can tell whether they are right: {names}"
+        why = "random by design, so that nothing can tell whether they are right"
+        yield f"{plural(len(result.random), 'non-persistent buffer')} {why}: {first_few(result.random)}"
 
 
 def _run_notes(runs: Sequence[Run]) -> Iterator[str]:
@@ -298,10 +293,8 @@ def _run_notes(runs: Sequence[Run]) -> Iterator[str]:
         yield f"{plural(len(kept), 'buffer')} not in the file, and as built: {', '.join(kept[:3])}"
     hooked = next((run.hooked for run in runs if run.hooked), ())
     if hooked:
-        yield (
-            f"{format_count(len(hooked))} filled by the model's own loading code from other names: "
-            f"{', '.join(hooked[:3])}{', …' if len(hooked) > 3 else ''}"
-        )
+        how = "filled by the model's own loading code from other names"
+        yield f"{format_count(len(hooked))} {how}: {first_few(hooked)}"
 
 
 def _iter_sentence(mark: str, style: str, text: str, width: int) -> Iterator[Line]:
