@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -39,10 +40,11 @@ TENSOR_FIELDS = EntryFields._fields[EntryFields._fields.index("dtype") : -2]
 
 def entry_fields(row: Row) -> EntryFields:
     """Return what is known of a row."""
-    entry, what, tied_to = row
+    (root, name, value, requires_grad, _), what, tied_to = row
+    kind, basis, presence, note = what[:4]
     tied = None if tied_to is None else (tied_to.root, tied_to.name)
-    head = (entry.root, entry.name, what.kind, what.presence, what.basis, what.exact, what.note)
-    return EntryFields._make((*head, *tensor_fields(entry.value), entry.requires_grad, tied))
+    fields = (root, name, kind, presence, basis, what.exact, note, *tensor_fields(value), requires_grad, tied)
+    return EntryFields._make(fields)
 
 
 def tensor_fields(value: Tensor | None) -> tuple[Any, ...]:
@@ -50,16 +52,15 @@ def tensor_fields(value: Tensor | None) -> tuple[Any, ...]:
     if value is None:
         return (None,) * len(TENSOR_FIELDS)
     if isinstance(value, TensorInfo):
-        storage = value.storage
-        single: tuple[Any, ...] = (value.stride, value.storage_offset, value.byte_offset)
-    else:
-        storage = next((view.storage for view in views_of(value) if view.storage is not None), None)
-        single = (None, None, None)
-    stride, storage_offset, byte_offset = single
-    location, file = (None, None) if storage is None else (storage.location, storage.file)
-    dtype = None if value.dtype is None else value.dtype.name
-    size = value.numel, value.nbytes
-    return dtype, value.shape, stride, storage_offset, *size, location, file, byte_offset
+        dtype, shape, stride, offset, storage, _, _ = value
+        numel = math.prod(shape)
+        where = (None, None) if storage is None else (storage.location, storage.file)
+        nbytes = (numel * dtype.bits + 7) // 8
+        return dtype.name, shape, stride, offset, numel, nbytes, *where, value.byte_offset
+    storage = next((view.storage for view in views_of(value) if view.storage is not None), None)
+    where = (None, None) if storage is None else (storage.location, storage.file)
+    name = None if value.dtype is None else value.dtype.name
+    return name, value.shape, None, None, value.numel, value.nbytes, *where, None
 
 
 def dtype_name(value: Tensor) -> str:

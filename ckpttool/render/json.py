@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ckpttool.findings.globals import GlobalVerdict, judge_global
 from ckpttool.findings.next_commands import next_commands
 from ckpttool.findings.weights_only import plain_load, weights_only_verdict
-from ckpttool.render.fields import TENSOR_FIELDS, entry_fields, tensor_fields
+from ckpttool.render.fields import TENSOR_FIELDS, EntryFields, entry_fields, tensor_fields
 from ckpttool.values.checkpoint import (
     Checkpoint,
     ChunkedTensor,
@@ -80,10 +80,7 @@ def inspect_document(
         "ordered": checkpoint.ordered,
         "summary": _summary(inspection),
         "groups": encode(inspection.groups),
-        "entries": [
-            _row_object(row) | (extra or {}).get(position, {})
-            for position, row in enumerate((*inspection.rows, *inspection.missing))
-        ],
+        "entries": _row_objects((*inspection.rows, *inspection.missing), extra or {}),
         "values": encode(checkpoint.values),
         "opaque": [
             {**place(item.root, item.name), "type": item.type_name, "summary": item.summary}
@@ -123,17 +120,26 @@ def _summary(inspection: Inspection) -> dict[str, object]:
     return {**encode(summary), **named}
 
 
-def _row_object(row: Row) -> dict[str, Any]:
-    known = entry_fields(row)
-    fields = _sized(known._asdict())
-    fields["root"], fields["name"] = encode(known.root), encode(known.name)
-    fields["kind"], fields["presence"], fields["basis"] = map(str, known[2:5])
-    if row.tied_to is not None:
-        fields["tied_to"] = place(row.tied_to.root, row.tied_to.name)
-    if made_of := _made_of(row.entry.value):
-        last = {name: fields.pop(name) for name in ("requires_grad", "tied_to")}
-        fields |= made_of | last
-    return fields
+def _row_objects(rows: Sequence[Row], extra: Mapping[int, Mapping[str, object]]) -> list[dict[str, Any]]:
+    roots: dict[Root, Any] = {}
+    found = []
+    for position, row in enumerate(rows):
+        known = entry_fields(row)
+        fields = _sized(dict(zip(EntryFields._fields, known, strict=True)))
+        root = roots.get(known.root)
+        fields["root"] = roots.setdefault(known.root, encode(known.root)) if root is None else root
+        if type(known.name) is not str:
+            fields["name"] = encode(known.name)
+        fields["kind"], fields["presence"], fields["basis"] = (word.value for word in known[2:5])
+        if row.tied_to is not None:
+            fields["tied_to"] = place(row.tied_to.root, row.tied_to.name)
+        if made_of := _made_of(row.entry.value):
+            last = {name: fields.pop(name) for name in ("requires_grad", "tied_to")}
+            fields |= made_of | last
+        if position in extra:
+            fields |= extra[position]
+        found.append(fields)
+    return found
 
 
 def _tensor_object(value: Tensor) -> dict[str, Any]:
@@ -146,7 +152,8 @@ def _sized(fields: dict[str, Any]) -> dict[str, Any]:
     for name in ("shape", "stride"):
         if fields[name] and sum(fields[name]).bit_length() > _MAX_BITS:
             fields[name] = encode(fields[name])
-    fields["numel"], fields["nbytes"] = _scalar(fields["numel"]), _scalar(fields["nbytes"])
+    if (fields["numel"] or 0) >> (_MAX_BITS - 8):  # of elements of 32 bytes at most
+        fields["numel"], fields["nbytes"] = _scalar(fields["numel"]), _scalar(fields["nbytes"])
     return fields
 
 
