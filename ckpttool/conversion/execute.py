@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckpttool.conversion.layout import FileLayout, Segment
@@ -36,7 +35,7 @@ from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError, DestinationExists
 
 if TYPE_CHECKING:
-    from ckpttool.elements.digests import NamedDigest, TensorDigest
+    from ckpttool.elements.digests import NamedDigest
 
 # A gather holds 8 chunks (tensor_bytes), and all of it must stay far below 64 MiB.
 _GATHER_NBYTES = 2 << 20
@@ -87,36 +86,31 @@ def convert(
     """
     begin = time.monotonic()
     plan = check_target(plan, layouts, target)
+    sources = effort.sources or plan.source.files  # the reader's end refuses what changed meanwhile
     hashes: list[str | None] = []
     if target.is_folder:
         names = [layout.name for layout in layouts]
         with (
             staged_folder(target.path, names, sum(layout.nbytes for layout in layouts)) as folder,
-            _Run(plan, effort) as run,
+            TensorReader(sources) as reader,
         ):
+            run = _Run(plan, effort, reader)
             for layout in layouts:
                 path = os.path.join(folder, layout.name)
                 with created_file(path, target.path_of(layout), layout.nbytes) as fd:
                     hashes.append(run.fill(layout, fd))
             run.complete_digests()
     else:
-        with staged_file(target.path, layouts[0].nbytes) as fd, _Run(plan, effort) as run:
+        with staged_file(target.path, layouts[0].nbytes) as fd, TensorReader(sources) as reader:
+            run = _Run(plan, effort, reader)
             hashes.append(run.fill(layouts[0], fd))
             run.complete_digests()
-    files = [
+    files = tuple(
         FileWritten(target.path_of(layout), layout.nbytes, sha256)
         for layout, sha256 in zip(layouts, hashes, strict=True)
-    ]
-    return Conversion(
-        plan,
-        target.path,
-        tuple(files),
-        written=True,
-        checked=effort.check,
-        seconds=time.monotonic() - begin,
-        losses=run.losses,
-        digests=run.digests,
     )
+    seconds = time.monotonic() - begin
+    return Conversion(plan, target.path, files, True, effort.check, seconds, run.losses, run.digests)
 
 
 def plan_only(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Target) -> Conversion:
@@ -162,10 +156,10 @@ def check_target(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Ta
 class _Run:
     """One conversion under way: the open source, and what is learnt from its bytes."""
 
-    def __init__(self, plan: ConversionPlan, effort: Effort) -> None:
+    def __init__(self, plan: ConversionPlan, effort: Effort, reader: TensorReader) -> None:
         self._plan = plan
         self._effort = effort
-        self._reader = TensorReader(effort.sources or plan.source.files)
+        self._reader = reader
         self._crcs: dict[int, int] = {}
         # What the digest of a piece is over besides bytes: the first tensor that is all of it.
         self._wholes: dict[int, tuple[DType, tuple[int, ...]]] = {}
@@ -177,14 +171,6 @@ class _Run:
         self._piece_digests: dict[int, str] = {}
         self.losses: dict[int, CastLoss] = {}
         self.digests: dict[int, str] = {}
-
-    def __enter__(self) -> _Run:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._reader.__exit__(kind, error, trace)  # refuses a source that changed meanwhile
 
     def fill(self, layout: FileLayout, fd: int) -> str | None:
         """Write one file and check it; its SHA-256 if digests are wanted.
@@ -210,8 +196,7 @@ class _Run:
 
     def _write(self, layout: FileLayout, fd: int) -> Iterable[Segment]:
         """Write one file; its segments as they stand there, checksums included."""
-        with_crcs = layout.with_crcs
-        crc32 = None if with_crcs is None else load_crc32()
+        crc32 = load_crc32() if layout.with_crcs else None
         writer = Writer(fd)
         for segment in layout.segments:
             if segment.piece < 0:
@@ -219,10 +204,12 @@ class _Run:
             else:
                 self._write_piece(segment.piece, writer, crc32)
         writer.flush()
-        if with_crcs is None:
+        if layout.with_crcs is None:
             return layout.segments
-        _patch(fd, layout.segments, with_crcs(self._crcs))
-        return with_crcs(self._crcs)
+        for old, new in zip(layout.segments, layout.with_crcs(self._crcs), strict=True):
+            if old.literal != new.literal:
+                write_at(fd, new.literal, new.offset)
+        return layout.with_crcs(self._crcs)
 
     def complete_digests(self) -> None:
         """Digests by tensor; one that is a strided view of its piece is read once more."""
@@ -245,8 +232,12 @@ class _Run:
 
     def _write_piece(self, position: int, writer: Writer, crc32: Crc32 | None) -> None:
         """Send one piece into the file."""
-        piece = self._plan.pieces[position]
-        digester = self._digester(position)
+        piece, meaning = self._plan.pieces[position], self._wholes.get(position)
+        digester = None
+        if meaning is not None:
+            from ckpttool.elements.digests import TensorDigest
+
+            digester = TensorDigest(*meaning)
         crc, advance = 0, self._effort.advance
         for block in self._iter_into(piece, writer, position):
             if crc32 is not None:
@@ -258,15 +249,6 @@ class _Run:
             self._crcs[position] = crc
         if digester is not None:
             self._piece_digests[position] = digester.hexdigest()
-
-    def _digester(self, position: int) -> TensorDigest | None:
-        """An empty digest for a piece that needs one."""
-        meaning = self._wholes.get(position)
-        if meaning is None:
-            return None
-        from ckpttool.elements.digests import TensorDigest
-
-        return TensorDigest(*meaning)
 
     def _check(self, segments: Iterable[Segment], checker: Checker) -> None:
         """Send the same stream against the file."""
@@ -314,13 +296,6 @@ class _Run:
             yield data
 
 
-def _patch(fd: int, before: Iterable[Segment], after: Iterable[Segment]) -> None:
-    """Write the literals that are other ones now."""
-    for old, new in zip(before, after, strict=True):
-        if old.literal != new.literal:
-            write_at(fd, new.literal, new.offset)
-
-
 def _meaning(tensor: Planned, piece: Piece) -> tuple[DType, tuple[int, ...]]:
     """The dtype and shape that the elements have in any container, also where one holds them as bytes."""
     info = tensor.entry.strided or piece.source
@@ -352,12 +327,10 @@ def named_digests(conversion: Conversion) -> list[NamedDigest]:
         digest = conversion.digests.get(position)
         if digest is None:
             continue
-        value, dtype = tensor.entry.value, None
-        if value is not None:
-            dtype = value.dtype
+        value = tensor.entry.value
+        dtype, shape = (None, None) if value is None else (value.dtype, value.shape)
         if isinstance(tensor.value, Placed):
             dtype = plan.pieces[tensor.value.piece].cast or dtype
-        shape = None if value is None else value.shape
         item = NamedDigest(tensor.root, tensor.name, tensor.classification.kind, dtype, shape, digest)
         digests.append(item)
         found[str(tensor.name)] = item

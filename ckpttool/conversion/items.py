@@ -16,6 +16,7 @@ from ckpttool.values.checkpoint import (
     Kind,
     ModuleExtras,
     Root,
+    Tensor,
 )
 from ckpttool.values.conversion import Cast, Options, Piece, Placed, PlacedComposite, Planned
 from ckpttool.values.dtypes import DType
@@ -40,13 +41,13 @@ def name_items(
     Raises:
         CkptToolError: two names become equal, or no name changes at all.
     """
-    by_root: dict[Root, list[str]] = {}
-    for row in selection.rows:
-        if rule is not None and isinstance(row.entry.name, str) and _is_renamed(row):
-            by_root.setdefault(row.entry.root, []).append(row.entry.name)
-    renames = {
-        root: rename_all(names, rule, checkpoint.path) if rule else {} for root, names in by_root.items()
-    }
+    renames: dict[Root, dict[str, str]] = {}
+    if rule is not None:
+        by_root: dict[Root, list[str]] = {}
+        for row in selection.rows:
+            if isinstance(row.entry.name, str) and _is_renamed(row):
+                by_root.setdefault(row.entry.root, []).append(row.entry.name)
+        renames = {root: rename_all(names, rule, checkpoint.path) for root, names in by_root.items()}
     renamed = {old: new for names in renames.values() for old, new in names.items()}
     if rule is not None and not renamed:
         raise CkptToolError("no name changes: nothing is so called", path=checkpoint.path)
@@ -148,17 +149,12 @@ def list_casts(tensors: Sequence[Planned], pieces: Sequence[Piece]) -> list[Cast
 # -------------------------------------------------------------------------------------------- composites
 
 
-def compose(value: CompositeTensor, supply: Iterator[Placed]) -> PlacedComposite:
-    """A composite with its leaves taken from ``supply``, in the order of ``Item.leaves``.
+def compose(value: Tensor | None, supply: Iterator[Placed]) -> Placed | PlacedComposite:
+    """A tensor with its leaves taken from ``supply``, in the order of ``Item.leaves``.
 
     Parts nest at most as deep as the reader lets rebuild calls nest (16).
     """
-    placed: list[tuple[str, Placed | PlacedComposite]] = []
-    for part in value.parts:
-        if isinstance(part.value, CompositeTensor):
-            placed.append((part.name, compose(part.value, supply)))
-        else:
-            placed.append((part.name, next(supply)))
-    return PlacedComposite(
-        value.layout, value.type_name, value.dtype, value.shape, tuple(placed), value.details
-    )
+    if not isinstance(value, CompositeTensor):
+        return next(supply)
+    placed = tuple((part.name, compose(part.value, supply)) for part in value.parts)
+    return PlacedComposite(value.layout, value.type_name, value.dtype, value.shape, placed, value.details)

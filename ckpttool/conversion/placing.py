@@ -83,34 +83,25 @@ class Placing:
         self.pieces.append(Piece(info, nbytes, cast, method))
         return Placed(len(self.pieces) - 1, dtype, info.shape, packed_stride(info.shape))
 
-    def pack_all(self, wanted: Sequence[Wanted]) -> list[Placed]:
-        """A piece for each, tied or not."""
-        return [self.pack(item) for item in wanted]
-
     def share_all(self, wanted: Sequence[Wanted]) -> list[Placed]:
         """Pieces in the order of ``wanted``; what shares bytes in the source does so in them."""
-        placed: list[Placed | None] = [None] * len(wanted)
+        placed: dict[int, Placed] = {}
         groups = _group(wanted)
         for position in range(len(wanted)):
-            if placed[position] is not None:
-                continue
-            members = groups.get(position, [position])
-            for member, place in zip(members, self._place_group([wanted[m] for m in members]), strict=True):
-                placed[member] = place
-        return [place for place in placed if place is not None]
+            if position not in placed:
+                members = groups.get(position, [position])
+                placed.update(zip(members, self._place_group([wanted[m] for m in members]), strict=True))
+        return [placed[position] for position in range(len(wanted))]
 
     def _place_group(self, members: list[Wanted]) -> list[Placed]:
         """Places of tensors whose spans meet, in the order given."""
-        views = {item.view: item for item in members}
-        first = members[0]
-        if len(views) == 1:
-            place = self._place_alone(first)
-            return [place] * len(members)
-        shared = _shared_span(list(views.values()))
+        views = [item.view for item in members]
+        distinct = dict(zip(views, members, strict=True))
+        shared = _shared_span(list(distinct.values())) if len(distinct) > 1 else None
         if shared is not None:
             return self._share_span(members, *shared)
-        places = {view: self._place_alone(item) for view, item in views.items()}
-        return [places[item.view] for item in members]
+        places = {view: self._place_alone(item) for view, item in distinct.items()}
+        return [places[view] for view in views]
 
     def _place_alone(self, wanted: Wanted) -> Placed:
         """One view: with its strides if it is dense in some order, else packed."""

@@ -14,7 +14,7 @@ Source: ``safetensors/src/tensor.rs`` (``prepare``, ``Dtype``).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ckpttool.conversion.containers import ContainerKind
 from ckpttool.conversion.layout import FileLayout, SegmentList
@@ -28,7 +28,7 @@ from ckpttool.formats.carried import (
     encode_path,
 )
 from ckpttool.values.checkpoint import Root
-from ckpttool.values.conversion import WRITABLE_CONTAINERS, ConversionPlan, Options, Placed, Planned
+from ckpttool.values.conversion import WRITABLE_CONTAINERS, ConversionPlan, Placed
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError, LimitExceeded
 from ckpttool.values.words import some
@@ -54,7 +54,25 @@ def place(plan: ConversionPlan, items: Sequence[Item], root: Root) -> Conversion
     named = _name_flat(items, root, plan.source.path)
     own = _foreign_metadata(plan)
     placing = Placing()
-    tensors, aliases, notes = _pack(named, plan.options, placing, own)
+    ties = plan.options.shared == "alias"
+    first: dict[object, str] = {}
+    aliases: dict[str, str] = {}
+    tensors, notes = [], []
+    for name, _, item in named:
+        (wanted,) = item.leaves
+        if ties:
+            kept = first.setdefault(wanted.view, name)
+            if kept != name and name not in own and not name.startswith(PREFIX):
+                aliases[name] = kept
+                continue
+            if kept != name:
+                notes.append(f"{name!r} is written apart: __metadata__ has another use for that name")
+        placed = placing.pack(wanted)
+        if lacks_dtype(placed.dtype, placed.shape):
+            placed = as_bytes(placed, placing)
+        tensors.append(item.planned((), name, placed))
+    if ties:
+        notes += _note_overlaps([entry for entry in named if entry[0] not in aliases])
     return plan._replace(
         pieces=tuple(placing.pieces),
         tensors=tuple(tensors),
@@ -78,35 +96,6 @@ def _name_flat(items: Sequence[Item], root: Root, path: str) -> list[Named]:
         _check_name(name, path)
         named.append((name, keys, item))
     return named
-
-
-def _pack(
-    named: Sequence[Named], options: Options, placing: Placing, taken: Mapping[str, str]
-) -> tuple[list[Planned], dict[str, str], list[str]]:
-    """A piece for each tensor but those that are tied to an earlier one; aliases; notes.
-
-    ``taken`` are keys of ``__metadata__`` that have another use already.
-    """
-    first: dict[object, str] = {}
-    planned: list[Planned] = []
-    aliases: dict[str, str] = {}
-    notes = []
-    for name, _, item in named:
-        (wanted,) = item.leaves
-        if options.shared == "alias":
-            kept = first.setdefault(wanted.view, name)
-            if kept != name and name not in taken and not name.startswith(PREFIX):
-                aliases[name] = kept
-                continue
-            if kept != name:
-                notes.append(f"{name!r} is written apart: __metadata__ has another use for that name")
-        placed = placing.pack(wanted)
-        if lacks_dtype(placed.dtype, placed.shape):
-            placed = as_bytes(placed, placing)
-        planned.append(item.planned((), name, placed))
-    if options.shared == "alias":
-        notes += _note_overlaps([entry for entry in named if entry[0] not in aliases])
-    return planned, aliases, notes
 
 
 def _foreign_metadata(plan: ConversionPlan) -> dict[str, str]:

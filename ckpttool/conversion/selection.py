@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from ckpttool.conversion.containers import ContainerKind
@@ -46,12 +45,12 @@ def select(inspection: Inspection, options: Options, container: ContainerKind) -
     selection = Selection(
         root, root is not None and not named, (root or ()) if bare else (), [], [], [], [], []
     )
-    _select_rows(inspection, options, selection, exact=not named)
+    _select_rows(inspection, options, selection, named=named)
     if not selection.rows:
         raise CkptToolError(
             "no tensor is left to convert", path=inspection.checkpoint.path, hint=_branches(inspection)
         )
-    _select_rest(inspection, options, selection, container, bare=bare)
+    _select_rest(inspection, options, selection, container, named=named)
     return selection
 
 
@@ -68,14 +67,11 @@ def choose_root(inspection: Inspection, options: Options) -> Root:
         if len(averaged) == 1:
             return averaged[0]
         what = "no averaged weights (EMA) were found" if not averaged else "several averaged copies"
-        raise CkptToolError(what, path=inspection.checkpoint.path, hint=_branches(inspection))
-    if inspection.weights_root is not None:
+    elif inspection.weights_root is not None:
         return inspection.weights_root
-    raise CkptToolError(
-        "it is not clear which branch holds the weights" if inspection.rows else "no tensors",
-        path=inspection.checkpoint.path,
-        hint=_branches(inspection),
-    )
+    else:
+        what = "it is not clear which branch holds the weights" if inspection.rows else "no tensors"
+    raise CkptToolError(what, path=inspection.checkpoint.path, hint=_branches(inspection))
 
 
 def _takes_all(inspection: Inspection, options: Options) -> bool:
@@ -93,19 +89,18 @@ def _branches(inspection: Inspection) -> str:
     return f"--root takes one of: {first_few(named, most=4)}; --root '' takes everything"
 
 
-def _select_rows(inspection: Inspection, options: Options, selection: Selection, *, exact: bool) -> None:
+def _select_rows(inspection: Inspection, options: Options, selection: Selection, *, named: bool) -> None:
     """Sort the rows into kept and dropped."""
     keep, drop = Globs(options.keep), Globs(options.drop)
     modules = _module_roots(inspection)
-    asked_root = options.root is not None or options.weights_only or options.prefer_ema
     root = selection.root
     for row in inspection.rows:
         entry = row.entry
         reason, asked = "", True
         if drop.match(entry.root, entry.name):
             reason = "--drop"
-        elif root is not None and (entry.root != root if exact else entry.root[: len(root)] != root):
-            reason, asked = "outside the branch that is converted", asked_root
+        elif root is not None and (entry.root[: len(root)] if named else entry.root) != root:
+            reason, asked = "outside the branch that is converted", named or options.weights_only
         elif keep and not keep.match(entry.root, entry.name):
             reason = "not among --keep"
         elif options.drop_known_buffers and is_rebuilt(row):
@@ -134,7 +129,7 @@ def dropped_tensor(root: Root, name: Key, value: Tensor | None, reason: str, ask
 
 
 def _select_rest(
-    inspection: Inspection, options: Options, selection: Selection, container: ContainerKind, *, bare: bool
+    inspection: Inspection, options: Options, selection: Selection, container: ContainerKind, *, named: bool
 ) -> None:
     """Values, objects and containers. What is not a tensor stands for itself or goes with one."""
     checkpoint, root = inspection.checkpoint, selection.root
@@ -142,8 +137,8 @@ def _select_rest(
     gone = {item.root: item.asked for item in selection.dropped}
     for row in selection.rows:
         gone.pop(row.entry.root, None)
-    asked_root = options.root is not None or options.weights_only or options.prefer_ema
     tensors_only = options.weights_only or options.sharded
+    bare = named or tensors_only
 
     def why_not(at: Root, name: Key) -> tuple[str, bool]:
         """(reason, asked), or ("", …) if it stays."""
@@ -152,29 +147,26 @@ def _select_rest(
         if tensors_only:
             return "only tensors are converted", options.weights_only
         if bare and root is not None and at[: len(root)] != root:
-            return "outside the branch that is converted", asked_root
+            return "outside the branch that is converted", named or options.weights_only
         if at in gone:
             return "stands beside tensors that are dropped", gone[at]
         if not _is_writable_path((*at, name)):
             return "its key is an object", False
         return "", False
 
-    for value in checkpoint.values:
-        reason, asked = why_not(value.root, value.name)
-        if reason:
-            type_name = type(value.value).__name__
-            selection.dropped.append(Dropped(value.root, value.name, type_name, 0, reason, asked))
-        else:
-            selection.values.append(value)
-    for item in checkpoint.opaque:
+    others: list[Value | Opaque] = [*checkpoint.values, *checkpoint.opaque]
+    for item in others:
         reason, asked = why_not(item.root, item.name)
-        if not reason and item.type_name not in container.objects:
+        type_name = item.type_name if isinstance(item, Opaque) else type(item.value).__name__
+        if not reason and isinstance(item, Opaque) and type_name not in container.objects:
             reason = "an object: described in the file, never built"
         if reason:
-            selection.dropped.append(Dropped(item.root, item.name, item.type_name, 0, reason, asked))
-        else:
+            selection.dropped.append(Dropped(item.root, item.name, type_name, 0, reason, asked))
+        elif isinstance(item, Opaque):
             selection.objects.append(item)
-    inside = set(_ancestors(selection)) if tensors_only or bare or root is not None else None
+        else:
+            selection.values.append(item)
+    inside = _ancestors(selection) if bare or root is not None else None
     modules = _module_roots(inspection)
     for branch in checkpoint.containers:
         path = branch.path
@@ -186,17 +178,17 @@ def _select_rest(
             selection.containers.append(branch)
 
 
-def _ancestors(selection: Selection) -> Iterator[Root]:
+def _ancestors(selection: Selection) -> set[Root]:
     """Paths of every container that something kept stands in."""
-    seen: set[Root] = set()
-    leaves = [row.entry.root for row in selection.rows]
-    leaves += (value.root for value in selection.values)
-    leaves += (item.root for item in selection.objects)
-    for root in leaves:
-        while root not in seen:
-            seen.add(root)
-            yield root
-            root = root[:-1] if root else root
+    found: set[Root] = set()
+    roots = [row.entry.root for row in selection.rows]
+    roots += (value.root for value in selection.values)
+    roots += (item.root for item in selection.objects)
+    for root in roots:
+        while root not in found:
+            found.add(root)
+            root = root[:-1]
+    return found
 
 
 def _is_writable_path(path: Root) -> bool:

@@ -11,6 +11,7 @@ from ckpttool.values.conversion import WRITABLE_CONTAINERS, Planned
 from ckpttool.values.errors import MalformedCheckpoint
 
 Leaf: TypeAlias = Planned | Value | Opaque
+_MAPPINGS = ("dict", "OrderedDict")
 
 
 class Branch:
@@ -78,62 +79,40 @@ def write_tree(
     module_extras: Mapping[Root, Mapping[str, ModuleExtras]],
 ) -> None:
     """Write ``top`` depth first over an explicit stack: how deep a file nests is its own choice."""
-    if list(top.children) == [""] and isinstance(top.children[""], Planned):
-        _write_leaf(pickle, top.children[""])  # a file that holds one bare tensor
+    bare = top.children.get("") if len(top.children) == 1 else None
+    if isinstance(bare, Planned):
+        _write_leaf(pickle, bare)  # a file that holds one bare tensor
         return
     stack: list[tuple[Branch, Iterator[tuple[Key, Node | None]]]] = []
 
     def enter(branch: Branch) -> None:
-        if branch.kind in ("dict", "OrderedDict"):
-            # `_metadata` is an attribute, which a plain dict cannot have.
-            if branch.path in module_versions:
-                branch.kind = "OrderedDict"
-            pickle.begin_dict(ordered=branch.kind == "OrderedDict")
-            stack.append((branch, iter(branch.children.items())))
-            return
-        begin = {"list": pickle.begin_list, "tuple": pickle.begin_tuple, "set": pickle.begin_set}[branch.kind]
-        begin()
+        # `_metadata` is an attribute, which a plain dict cannot have.
+        if branch.kind == "dict" and branch.path in module_versions:
+            branch.kind = "OrderedDict"
+        pickle.begin(branch.kind)
         stack.append((branch, _in_order(branch)))
 
     enter(top)
     while stack:
         branch, children = stack[-1]
         for key, child in children:
-            if branch.kind in ("dict", "OrderedDict"):
+            if branch.kind in _MAPPINGS:
                 pickle.write_key(key)
             if isinstance(child, Branch):
                 enter(child)
                 break
-            if child is None:
-                pickle.write_plain(None)
-            else:
-                _write_leaf(pickle, child)
+            _write_leaf(pickle, child)
         else:
             stack.pop()
-            _leave(pickle, branch, module_versions, module_extras)
-
-
-def _leave(
-    pickle: PickleWriter,
-    branch: Branch,
-    module_versions: Mapping[Root, Mapping[str, int | None]],
-    module_extras: Mapping[Root, Mapping[str, ModuleExtras]],
-) -> None:
-    if branch.kind == "list":
-        pickle.end_list()
-    elif branch.kind == "tuple":
-        pickle.end_tuple()
-    elif branch.kind == "set":
-        pickle.end_set()
-    else:
-        pickle.end_dict()
-        if branch.path in module_versions:
-            pickle.write_module_metadata(module_versions[branch.path], module_extras.get(branch.path, {}))
+            pickle.end(branch.kind)
+            if branch.kind in _MAPPINGS and branch.path in module_versions:
+                extras = module_extras.get(branch.path, {})
+                pickle.write_module_metadata(module_versions[branch.path], extras)
 
 
 def _in_order(branch: Branch) -> Iterator[tuple[Key, Node | None]]:
     """Items of a list by index; what was dropped leaves None, so that the others keep their places."""
-    if branch.kind == "set":
+    if branch.kind not in ("list", "tuple"):
         yield from branch.children.items()
         return
     last = -1
@@ -161,14 +140,14 @@ def _has_places(branch: Branch) -> bool:
     )
 
 
-def _write_leaf(pickle: PickleWriter, leaf: Node) -> None:
+def _write_leaf(pickle: PickleWriter, leaf: Leaf | None) -> None:
     if isinstance(leaf, Planned):
         # What a file claims of integers, or what --as-bytes made of a parameter, torch would refuse to load.
         dtype = leaf.value.dtype
         takes_grad = dtype is None or dtype.kind in ("float", "complex")
         requires_grad = takes_grad and bool(leaf.entry.requires_grad)
         pickle.write_tensor(leaf.value, requires_grad=requires_grad, parameter=leaf.is_parameter)
-    elif isinstance(leaf, Value):
-        pickle.write_plain(leaf.value)
     elif isinstance(leaf, Opaque):
         pickle.write_dtype(leaf.summary)
+    else:
+        pickle.write_plain(None if leaf is None else leaf.value)

@@ -10,26 +10,31 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ckpttool.conversion.pt.key_literal import parse_key
 from ckpttool.values.checkpoint import Key, ModuleExtras, OddKey, Plain, PlainList
 from ckpttool.values.conversion import Placed, PlacedComposite
-from ckpttool.values.dtypes import DType, parse_torch_name
+from ckpttool.values.dtypes import parse_torch_name
 from ckpttool.values.errors import UnsupportedFeature
 
 _ORDERED_DICT = ("collections", "OrderedDict")
-_SET = ("__builtin__", "set")  # as protocol 2 spells it
 _QSCHEMES = frozenset(("torch.per_tensor_affine", "torch.per_channel_affine"))
+# Kind -> the global that is called, the opcodes before the items and those behind them.
+_CONTAINERS: dict[str, tuple[tuple[str, str] | None, bytes, bytes]] = {
+    "dict": (None, b"}(", b"u"),  # SETITEMS
+    "OrderedDict": (_ORDERED_DICT, b")R(", b"u"),
+    "list": (None, b"](", b"e"),  # APPENDS
+    "tuple": (None, b"(", b"t"),
+    "set": (("__builtin__", "set"), b"(](", b"etR"),  # set([…]), as protocol 2 spells it
+}
 
 
-class StorageName:
+class StorageName(NamedTuple):
     """What a tensor's storage is called in the file: its key and its number of bytes."""
 
-    __slots__ = ("key", "nbytes")
-
-    def __init__(self, key: str, nbytes: int) -> None:
-        self.key = key
-        self.nbytes = nbytes
+    key: str
+    nbytes: int
 
 
 class PickleWriter:
@@ -60,16 +65,12 @@ class PickleWriter:
             self.write_text(value)
         elif isinstance(value, bytes):
             self.write_bytes(value)
-        elif isinstance(value, PlainList):
-            self.begin_list()
-            for item in value:
-                self.write_plain(item)
-            self.end_list()
         else:
-            self.begin_tuple()
+            kind = "list" if isinstance(value, PlainList) else "tuple"
+            self.begin(kind)
             for item in value:
                 self.write_plain(item)
-            self.end_tuple()
+            self.end(kind)
 
     def write_int(self, value: int) -> None:
         """BININT1, BININT2, BININT, LONG1 or LONG4, the shortest that holds it."""
@@ -95,12 +96,10 @@ class PickleWriter:
 
     def write_bytes(self, data: bytes) -> None:
         """``_codecs.encode(text, "latin1")``: protocol 2 has no bytes."""
-        self._write_global("_codecs", "encode")
-        self.begin_tuple()
+        self._begin_call("_codecs", "encode")
         self.write_text(data.decode("latin1"))
         self.write_text("latin1")
-        self.end_tuple()
-        self._out += b"R"
+        self._end_call()
 
     def write_dtype(self, name: str) -> None:
         """The global ``torch.float32``."""
@@ -118,62 +117,45 @@ class PickleWriter:
         else:
             self.write_int(key)
 
-    # -- containers -----------------------------------------------------------------------------
+    # -- containers and calls -------------------------------------------------------------------
 
-    def begin_dict(self, *, ordered: bool = False) -> None:
-        """Items (key, value, key, value, …) follow."""
-        if ordered:
-            self._write_global(*_ORDERED_DICT)
-            self._out += b")R("
-        else:
-            self._out += b"}("
+    def begin(self, kind: str) -> None:
+        """A dict, OrderedDict, list, tuple or set: items follow, each behind its key in a mapping."""
+        function, opcodes, _ = _CONTAINERS[kind]
+        if function is not None:
+            self._write_global(*function)
+        self._out += opcodes
 
-    def end_dict(self) -> None:
-        """SETITEMS."""
-        self._out += b"u"
+    def end(self, kind: str) -> None:
+        """The last item is written."""
+        self._out += _CONTAINERS[kind][2]
 
-    def begin_list(self) -> None:
-        """Items follow."""
-        self._out += b"]("
-
-    def end_list(self) -> None:
-        """APPENDS."""
-        self._out += b"e"
-
-    def begin_tuple(self) -> None:
-        """Items follow."""
+    def _begin_call(self, module: str, name: str) -> None:
+        """Arguments follow."""
+        self._write_global(module, name)
         self._out += b"("
 
-    def end_tuple(self) -> None:
-        """TUPLE."""
-        self._out += b"t"
-
-    def begin_set(self) -> None:
-        """Items follow."""
-        self._write_global(*_SET)
-        self._out += b"(]("
-
-    def end_set(self) -> None:
-        """``set([…])``."""
-        self._out += b"etR"
+    def _end_call(self) -> None:
+        """TUPLE, REDUCE."""
+        self._out += b"tR"
 
     def write_module_metadata(
         self, versions: Mapping[str, int | None], extras: Mapping[str, ModuleExtras]
     ) -> None:
         """BUILD of ``{"_metadata": OrderedDict(…)}`` on the OrderedDict that was just written."""
-        self.begin_dict()
+        self.begin("dict")
         self.write_text("_metadata")
-        self.begin_dict(ordered=True)
+        self.begin("OrderedDict")
         for module, version in versions.items():
             self.write_text(module)
-            self.begin_dict()
+            self.begin("dict")
             if version is not None:
                 self.write_text("version")
                 self.write_int(version)
             self._write_facts(extras.get(module, ()))
-            self.end_dict()
-        self.end_dict()
-        self.end_dict()
+            self.end("dict")
+        self.end("dict")
+        self.end("dict")
         self._out += b"b"
 
     def _write_facts(self, facts: ModuleExtras) -> None:
@@ -187,11 +169,11 @@ class PickleWriter:
                 inner.setdefault(path[0], []).append((path[1], plain))
         for key, items in inner.items():
             self.write_text(key)
-            self.begin_dict()
+            self.begin("dict")
             for name, plain in items:
                 self.write_text(name)
                 self.write_plain(plain)
-            self.end_dict()
+            self.end("dict")
 
     # -- tensors --------------------------------------------------------------------------------
 
@@ -200,39 +182,41 @@ class PickleWriter:
         if not parameter:
             self._write_tensor(value, requires_grad)
             return
-        self._write_global("torch._utils", "_rebuild_parameter")
-        self.begin_tuple()
+        self._begin_call("torch._utils", "_rebuild_parameter")
         self._write_tensor(value, False)
-        self.write_plain(requires_grad)
-        self._write_no_hooks()
-        self.end_tuple()
-        self._out += b"R"
+        self._write_grad(requires_grad)
+        self._end_call()
 
     def _write_tensor(self, value: Placed | PlacedComposite, requires_grad: bool) -> None:
-        if isinstance(value, PlacedComposite):
-            self._write_composite(value, requires_grad)
-        else:
+        if isinstance(value, Placed):
             self._write_strided(value, requires_grad)
+        elif value.layout == "quantized":
+            self._write_quantized(value, dict(value.parts), requires_grad)
+        elif value.layout == "nested":
+            parts = dict(value.parts)
+            self._begin_call("torch._utils", "_rebuild_nested_tensor")
+            for name in ("buffer", "sizes", "strides", "storage_offsets"):
+                self._write_tensor(parts[name], False)
+            self._end_call()
+        else:
+            self._write_sparse(value)
 
     def _write_strided(self, placed: Placed, requires_grad: bool) -> None:
         """``_rebuild_tensor_v2``, or v3 for a dtype without a storage class."""
         untyped = placed.dtype.storage is None
-        self._write_global("torch._utils", "_rebuild_tensor_v3" if untyped else "_rebuild_tensor_v2")
-        self.begin_tuple()
+        self._begin_call("torch._utils", "_rebuild_tensor_v3" if untyped else "_rebuild_tensor_v2")
         self._write_view(placed)
-        self.write_plain(requires_grad)
-        self._write_no_hooks()
+        self._write_grad(requires_grad)
         if untyped:
             self.write_dtype(placed.dtype.name)
         if placed.conj or placed.neg:
-            self.begin_dict()
+            self.begin("dict")
             for name, flag in (("conj", placed.conj), ("neg", placed.neg)):
                 if flag:
                     self.write_text(name)
                     self.write_plain(True)
-            self.end_dict()
-        self.end_tuple()
-        self._out += b"R"
+            self.end("dict")
+        self._end_call()
 
     def _write_view(self, placed: Placed) -> None:
         """Storage, storage_offset, size and stride: the first four arguments of every rebuild."""
@@ -242,13 +226,13 @@ class PickleWriter:
         self.write_plain(placed.stride)
 
     def _write_storage(self, placed: Placed) -> None:
-        """The persistent id ``("storage", class, key, "cpu", numel)``."""
+        """The persistent id ``("storage", class, key, "cpu", numel)``; untyped, it counts bytes."""
         dtype, name = placed.dtype, self._storages[placed.piece]
         memo = ("storage", name.key)
         if self._recall(memo):
             self._out += b"Q"
             return
-        self.begin_tuple()
+        self.begin("tuple")
         self.write_text("storage")
         if dtype.storage is None:
             self._write_global("torch.storage", "UntypedStorage")
@@ -256,41 +240,23 @@ class PickleWriter:
             self._write_global("torch", dtype.storage)
         self.write_text(name.key)
         self.write_text("cpu")
-        self.write_int(_storage_numel(dtype, name.nbytes))
-        self.end_tuple()
+        self.write_int(name.nbytes if dtype.storage is None else name.nbytes * 8 // dtype.bits)
+        self.end("tuple")
         self._memoize(memo)
         self._out += b"Q"  # BINPERSID
 
-    def _write_composite(self, value: PlacedComposite, requires_grad: bool) -> None:
-        parts = dict(value.parts)
-        if value.layout == "quantized":
-            self._write_quantized(value, parts, requires_grad)
-        elif value.layout == "nested":
-            self._write_global("torch._utils", "_rebuild_nested_tensor")
-            self.begin_tuple()
-            for name in ("buffer", "sizes", "strides", "storage_offsets"):
-                self._write_tensor(parts[name], False)
-            self.end_tuple()
-            self._out += b"R"
-        else:
-            self._write_sparse(value, parts)
-
-    def _write_sparse(self, value: PlacedComposite, parts: Mapping[str, Placed | PlacedComposite]) -> None:
+    def _write_sparse(self, value: PlacedComposite) -> None:
         """``_rebuild_sparse_tensor(layout, (…parts, size))``; torch finds out itself if COO is coalesced."""
-        self._write_global("torch._utils", "_rebuild_sparse_tensor")
-        self.begin_tuple()
-        self._write_global("torch.serialization", "_get_layout")
-        self.begin_tuple()
+        self._begin_call("torch._utils", "_rebuild_sparse_tensor")
+        self._begin_call("torch.serialization", "_get_layout")
         self.write_text(f"torch.{value.layout}")
-        self.end_tuple()
-        self._out += b"R"
-        self.begin_tuple()
-        for part in parts.values():
+        self._end_call()
+        self.begin("tuple")
+        for _, part in value.parts:
             self._write_tensor(part, False)
         self.write_plain(value.shape or ())
-        self.end_tuple()
-        self.end_tuple()
-        self._out += b"R"
+        self.end("tuple")
+        self._end_call()
 
     def _write_quantized(
         self, value: PlacedComposite, parts: Mapping[str, Placed | PlacedComposite], requires_grad: bool
@@ -299,23 +265,22 @@ class PickleWriter:
         integers, details = parts["int_repr"], dict(value.details)
         if value.type_name not in _QSCHEMES or not isinstance(integers, Placed):
             raise UnsupportedFeature(f"the quantizer {value.type_name!r}")
-        self._write_global("torch._utils", "_rebuild_qtensor")
-        self.begin_tuple()
+        self._begin_call("torch._utils", "_rebuild_qtensor")
         self._write_view(integers)
-        self.begin_tuple()
+        self.begin("tuple")
         self._write_global("torch", value.type_name.removeprefix("torch."))
         for name in ("scale", "zero_point", "axis"):
             if name in parts:
                 self._write_tensor(parts[name], False)
             elif name in details:
                 self.write_plain(details[name])
-        self.end_tuple()
-        self.write_plain(requires_grad)
-        self._write_no_hooks()
-        self.end_tuple()
-        self._out += b"R"
+        self.end("tuple")
+        self._write_grad(requires_grad)
+        self._end_call()
 
-    def _write_no_hooks(self) -> None:
+    def _write_grad(self, requires_grad: bool) -> None:
+        """``requires_grad``, and the backward hooks, of which there are none."""
+        self.write_plain(requires_grad)
         self._write_global(*_ORDERED_DICT)
         self._out += b")R"
 
@@ -338,8 +303,3 @@ class PickleWriter:
         """BINPUT or LONG_BINPUT."""
         number = self._memo[key] = len(self._memo)
         self._out += b"q" + bytes((number,)) if number <= 0xFF else b"r" + number.to_bytes(4, "little")
-
-
-def _storage_numel(dtype: DType, nbytes: int) -> int:
-    """What a persistent id calls numel: elements, or bytes where the storage is untyped."""
-    return nbytes if dtype.storage is None else nbytes * 8 // dtype.bits

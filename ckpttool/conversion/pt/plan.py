@@ -8,8 +8,8 @@ from ckpttool.conversion.containers import ContainerKind
 from ckpttool.conversion.items import compose
 from ckpttool.conversion.placing import Item, Placing, as_bytes
 from ckpttool.conversion.pt.torch_zip import lay_out
-from ckpttool.values.checkpoint import CompositeTensor, Root
-from ckpttool.values.conversion import ConversionPlan, Dropped, Placed, PlacedComposite
+from ckpttool.values.checkpoint import Root
+from ckpttool.values.conversion import ConversionPlan, Dropped, Placed
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError
 
@@ -27,18 +27,14 @@ def place(plan: ConversionPlan, items: Sequence[Item], root: Root) -> Conversion
     """
     leaves = [leaf for item in items for leaf in item.leaves]
     placing = Placing()
-    duplicate = plan.options.shared == "duplicate"
-    supply = iter(placing.pack_all(leaves) if duplicate else placing.share_all(leaves))
+    apart = plan.options.shared == "duplicate"
+    supply = iter([placing.pack(leaf) for leaf in leaves] if apart else placing.share_all(leaves))
     tensors = []
     first_at: dict[Placed, str] = {}
     aliases: dict[str, str] = {}
     for item in items:
-        value = item.row.entry.value
-        placed: Placed | PlacedComposite
-        if isinstance(value, CompositeTensor):
-            placed = compose(value, supply)
-        else:
-            placed = next(supply)
+        placed = compose(item.row.entry.value, supply)
+        if isinstance(placed, Placed):
             if lacks_dtype(placed.dtype, placed.shape):
                 placed = as_bytes(placed, placing)
             name = ".".join(map(str, (*item.root, item.name)))

@@ -31,8 +31,8 @@ _VERSION = b"3\n"  # kMinProducedFileFormatVersion
 _UTF8_NAMES = 0x0800
 _DATE = 0x0021  # 1980-01-01 in DOS format
 _FULL32 = 0xFFFFFFFF
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_COMMON = struct.Struct("<5H3I2H")
+_LOCAL_NBYTES = 4 + _COMMON.size
 _ZIP64_NEEDED, _ZIP_NEEDED = 45, 20  # "version needed to extract"
 
 
@@ -54,12 +54,8 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
         piece: StorageName(str(number), plan.pieces[piece].nbytes) for number, piece in enumerate(used)
     }
     pickle = PickleWriter(storages)
-    write_tree(
-        pickle,
-        build_tree(plan.tensors, plan.values, plan.objects, plan.containers),
-        plan.module_versions,
-        plan.module_extras,
-    )
+    tree = build_tree(plan.tensors, plan.values, plan.objects, plan.containers)
+    write_tree(pickle, tree, plan.module_versions, plan.module_extras)
     members: list[_Member] = []
     _append(members, "data.pkl", data=pickle.finish())
     _append(members, "byteorder", data=b"little")
@@ -84,14 +80,14 @@ def _append(
     extra = b""
     if nbytes >= _FULL32:
         extra = struct.pack("<HHQQ", 1, 16, nbytes, nbytes)
-    start = offset + _LOCAL.size + len(encoded) + len(extra) + 4
+    start = offset + _LOCAL_NBYTES + len(encoded) + len(extra) + 4
     padding = -start % _ALIGNMENT
     extra += b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
     members.append(_Member(encoded, nbytes, data, piece, offset, extra))
 
 
 def _end(member: _Member) -> int:
-    return member.offset + _LOCAL.size + len(member.name) + len(member.extra) + member.nbytes
+    return member.offset + _LOCAL_NBYTES + len(member.name) + len(member.extra) + member.nbytes
 
 
 def _iter_segments(members: Sequence[_Member], crcs: Crcs) -> Iterator[Segment]:
@@ -112,22 +108,8 @@ def _iter_segments(members: Sequence[_Member], crcs: Crcs) -> Iterator[Segment]:
 
 
 def _local_header(member: _Member, crc: int) -> bytes:
-    size = min(member.nbytes, _FULL32)
-    needed = _ZIP64_NEEDED if size == _FULL32 else _ZIP_NEEDED
-    head = _LOCAL.pack(
-        b"PK\x03\x04",
-        needed,
-        _UTF8_NAMES,
-        0,
-        0,
-        _DATE,
-        crc,
-        size,
-        size,
-        len(member.name),
-        len(member.extra),
-    )
-    return head + member.name + member.extra
+    needed = _ZIP64_NEEDED if member.nbytes >= _FULL32 else _ZIP_NEEDED
+    return b"PK\x03\x04" + _common(member, crc, needed, member.extra) + member.name + member.extra
 
 
 def _central_header(member: _Member, crc: int) -> bytes:
@@ -136,43 +118,21 @@ def _central_header(member: _Member, crc: int) -> bytes:
     wide += [member.offset] if offset == _FULL32 else []
     extra = struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
     needed = _ZIP64_NEEDED if wide else _ZIP_NEEDED
-    head = _CENTRAL.pack(
-        b"PK\x01\x02",
-        needed,
-        needed,
-        _UTF8_NAMES,
-        0,
-        0,
-        _DATE,
-        crc,
-        size,
-        size,
-        len(member.name),
-        len(extra),
-        0,
-        0,
-        0,
-        0,
-        offset,
-    )
-    return head + member.name + extra
+    head = struct.pack("<4sH", b"PK\x01\x02", needed) + _common(member, crc, needed, extra)
+    return head + struct.pack("<3H2I", 0, 0, 0, 0, offset) + member.name + extra
+
+
+def _common(member: _Member, crc: int, needed: int, extra: bytes) -> bytes:
+    """What stands in both headers: version, flags, method, time, date, CRC, sizes, lengths."""
+    size = min(member.nbytes, _FULL32)
+    lengths = len(member.name), len(extra)
+    return _COMMON.pack(needed, _UTF8_NAMES, 0, 0, _DATE, crc, size, size, *lengths)
 
 
 def _end_records(count: int, directory_nbytes: int, directory_offset: int) -> bytes:
     """zip64 end record, its locator, end record."""
-    end64 = struct.pack(
-        "<4sQ2H2I4Q",
-        b"PK\x06\x06",
-        44,  # size of what follows in this record
-        _ZIP64_NEEDED,
-        _ZIP64_NEEDED,
-        0,
-        0,
-        count,
-        count,
-        directory_nbytes,
-        directory_offset,
-    )
+    end64 = struct.pack("<4sQ2H2I", b"PK\x06\x06", 44, _ZIP64_NEEDED, _ZIP64_NEEDED, 0, 0)  # 44 bytes follow
+    end64 += struct.pack("<4Q", count, count, directory_nbytes, directory_offset)
     locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, directory_offset + directory_nbytes, 1)
     short, few = min(directory_offset, _FULL32), min(count, 0xFFFF)
     end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, few, few, min(directory_nbytes, _FULL32), short, 0)
