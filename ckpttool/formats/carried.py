@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ckpttool.values.checkpoint import (
@@ -52,7 +52,8 @@ _JSON_INT_BITS = 4096  # Python converts up to 4300 digits
 _PARAMETER = Classification(Kind.PARAMETER, Basis.PICKLED_PARAMETER)
 
 # ASCII, for strings of a pickle may hold lone surrogates, which a header cannot.
-_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+carry_json = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+"""Compact JSON of something that is made of strings, numbers, lists and dicts only."""
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -60,7 +61,9 @@ _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", 
 
 def carry_values(values: Iterable[Value]) -> str:
     """JSON of ``[[path, value], …]``."""
-    return _encode([[encode_path((*value.root, value.name)), encode_plain(value.value)] for value in values])
+    return carry_json(
+        [[encode_path((*value.root, value.name)), encode_plain(value.value)] for value in values]
+    )
 
 
 def carry_versions(
@@ -79,19 +82,14 @@ def carry_versions(
                 inner[path[-1]] = encode_plain(plain)
             document[module] = facts
         found.append([encode_path(root), document])
-    return _encode(found)
+    return carry_json(found)
 
 
 def carry_order(names: Sequence[str]) -> str:
     """The order of ``names`` as positions among the sorted ones; empty if they are sorted already."""
     positions = {name: position for position, name in enumerate(sorted(names))}
     order = [positions[name] for name in names]
-    return _encode([] if order == list(range(len(order))) else order)
-
-
-def carry_json(value: object) -> str:
-    """Compact JSON of something that is made of strings, numbers, lists and dicts only."""
-    return _encode(value)
+    return carry_json([] if order == list(range(len(order))) else order)
 
 
 def encode_path(path: Root) -> list[Any]:
@@ -153,11 +151,11 @@ class _Expansion:
         checkpoint = self.checkpoint
         root = self.read("root", _decode_path, ())
         paths = self.read("paths", _decode_paths, {})
-        parameters = frozenset(self.read("parameters", _decode_names, ()))
+        parameters = frozenset(self.read("parameters", _list_of(str), ()))
         as_bytes = self.read("as_bytes", _decode_as_bytes, {})
         entries = []
         put_back = set()
-        for entry in self.ordered(self.with_aliases()):
+        for entry in self.ordered_entries():
             name = entry.name
             if entry.root or not isinstance(name, str):
                 entries.append(entry)
@@ -175,7 +173,6 @@ class _Expansion:
             put_back = set()
         values = self.read("values", _decode_values, ())
         versions, extras = self.read("module_versions", _decode_versions, ({}, {}))
-        mine = {key for key in checkpoint.metadata if key.startswith(PREFIX)}
         return checkpoint._replace(
             entries=tuple(entries),
             values=(*checkpoint.values, *values),
@@ -183,7 +180,7 @@ class _Expansion:
             metadata={
                 key: text
                 for key, text in checkpoint.metadata.items()
-                if key not in mine and key not in self.aliases
+                if not key.startswith(PREFIX) and key not in self.aliases
             },
             module_versions={**checkpoint.module_versions, **versions},
             module_extras={**checkpoint.module_extras, **extras},
@@ -204,22 +201,18 @@ class _Expansion:
             self.findings.append(_finding(key, "it is left out"))
             return default
 
-    def with_aliases(self) -> list[Entry]:
-        """Entries of the file, then one for each tied name."""
+    def ordered_entries(self) -> list[Entry]:
+        """Entries of the file and one for each tied name, in the order of the source if that still fits."""
         entries = list(self.checkpoint.entries)
         by_name = {entry.name: entry for entry in entries if not entry.root}
         entries += (by_name[kept]._replace(name=alias) for alias, kept in self.aliases.items())
-        return entries
-
-    def ordered(self, entries: list[Entry]) -> list[Entry]:
-        """``entries`` in the order of the source, if that is told and still fits."""
-        order = self.read("order", _decode_order, None)
+        order = self.read("order", _list_of(int), None)
         if order is None:
             return entries
         ranked = sorted(entries, key=lambda entry: str(entry.name))
-        if not order:
-            order = list(range(len(ranked)))
-        if len(order) != len(ranked) or sorted(order) != list(range(len(ranked))):
+        positions = list(range(len(ranked)))
+        order = order or positions
+        if sorted(order) != positions:
             self.findings.append(_finding("order", "tensors were added or removed since"))
             return entries
         self.is_ordered = True
@@ -267,15 +260,12 @@ def _decode_paths(value: Any) -> dict[str, Root]:
     return paths
 
 
-def _decode_names(value: Any) -> tuple[str, ...]:
-    _want(type(value) is list and all(type(name) is str for name in value))
-    return tuple(value)
+def _list_of(kind: type) -> Callable[[Any], Any]:
+    def decode(value: Any) -> Any:
+        _want(type(value) is list and all(type(item) is kind for item in value))
+        return value
 
-
-def _decode_order(value: Any) -> list[int]:
-    _want(type(value) is list and all(type(position) is int for position in value))
-    order: list[int] = value
-    return order
+    return decode
 
 
 def _decode_containers(value: Any) -> tuple[Container, ...]:
