@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeGuard
 from ckpttool.comparison.alignment import Content
 from ckpttool.comparison.sides import Placed
 from ckpttool.elements.digests import NamedDigest, claim_limit, digest_tensor
-from ckpttool.files.strides import Segment, segments
+from ckpttool.files.strides import segments
 from ckpttool.files.tensor_bytes import Files, TensorReader
-from ckpttool.values.checkpoint import CompositeTensor, Strided, Tensor, has_bytes, parts
+from ckpttool.values.checkpoint import CompositeTensor, StoredRun, Strided, Tensor, has_bytes, parts
 
 if TYPE_CHECKING:
     from ckpttool.elements.digests import SetDigests
@@ -148,7 +148,7 @@ def _sample(reader: TensorReader, value: Tensor | None, *, head_only: bool) -> b
     return hashlib.blake2b(sample, digest_size=16).digest()
 
 
-def _iter_samples(reader: TensorReader, runs: Sequence[Segment]) -> Iterator[bytes]:
+def _iter_samples(reader: TensorReader, runs: Sequence[StoredRun]) -> Iterator[bytes]:
     """The start, the middle and the end of runs of bytes laid end to end, or all of few bytes."""
     total = sum(run.nbytes for run in runs)
     wanted = [(0, total)]

@@ -20,7 +20,6 @@ from ckpttool.conversion.layout import FileLayout, Segment
 from ckpttool.files.local import Sources
 from ckpttool.files.staging import created_file, refuse_overwriting, staged_file, staged_folder
 from ckpttool.files.streams import BLOCK_NBYTES, Checker, Crc32, Stream, Writer, load_crc32, write_at
-from ckpttool.files.strides import segments
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.conversion import (
     CastLoss,
@@ -266,8 +265,8 @@ class _Run:
 
         ``position`` is where to count what a cast loses; None if it was counted before.
         """
-        if piece.method == "copied":
-            for storage, offset, nbytes in segments(piece.source) or ():
+        if piece.cast is None and piece.runs is not None:
+            for storage, offset, nbytes in piece.runs:
                 end = offset + nbytes
                 while offset < end:
                     room = stream.room(min(BLOCK_NBYTES, end - offset))

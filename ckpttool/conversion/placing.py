@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ckpttool.files.strides import segments
 from ckpttool.values.checkpoint import Basis, Key, Root, Strided, TensorInfo, packed_stride, parts, views_of
-from ckpttool.values.conversion import Method, Piece, Placed, PlacedComposite, Planned
+from ckpttool.values.conversion import Piece, Placed, PlacedComposite, Planned
 from ckpttool.values.dtypes import BY_NAME, DType
 from ckpttool.values.inspection import Row
 
@@ -32,14 +32,18 @@ class Wanted(NamedTuple):
         info = self.info
         if not info.numel:  # tensors without elements share nothing: each is a place of its own
             return (object(),)
-        views = [(at, v.storage[:3] if v.storage else None, *v[1:4], *v[5:]) for at, v in info.chunks]
-        return (info.dtype.name, info.shape, self.cast, *views)
+        if isinstance(info, TensorInfo):
+            return (info.storage and info.storage[:3], self.cast, *info[:4], *info[5:])
+        views = [(at, v.storage and v.storage[:3], *v[1:4], *v[5:]) for at, v in info.chunks]
+        return (info.dtype, info.shape, self.cast, *views)
 
     @property
     def span(self) -> tuple[object, int, int] | None:
         """Storage, start and end of its bytes, of the first chunk's if there are several."""
-        view = self.info.chunks[0].value if self.info.numel else None
-        if view is None or view.storage is None or not view.storage.nbytes:
+        if not self.info.numel:
+            return None
+        view = self.info if isinstance(self.info, TensorInfo) else self.info.chunks[0].value
+        if view.storage is None or not view.storage.nbytes:
             return None
         return (view.storage[:3], *view.byte_span)
 
@@ -79,8 +83,7 @@ class Placing:
         info, cast = wanted
         dtype = cast or info.dtype
         nbytes = (info.numel * dtype.bits + 7) // 8
-        method: Method = "cast" if cast else "gathered" if segments(info) is None else "copied"
-        self.pieces.append(Piece(info, nbytes, cast, method))
+        self.pieces.append(Piece(info, nbytes, segments(info), cast))
         return Placed(len(self.pieces) - 1, dtype, info.shape, packed_stride(info.shape))
 
     def share_all(self, wanted: Sequence[Wanted]) -> list[Placed]:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from ckpttool.values.checkpoint import ChunkedTensor, StorageRef, Strided, TensorInfo
+from ckpttool.values.checkpoint import ChunkedTensor, StoredRun, Strided, TensorInfo
 
 # Reading across a gap costs its bytes, jumping over it a system call and a slice (about 3 us, in
 # which the page cache gives some 8 KiB).
@@ -52,15 +52,7 @@ class Block(NamedTuple):
     dims: list[Dim]
 
 
-class Segment(NamedTuple):
-    """A run of stored bytes: ``nbytes`` of them from ``offset`` of ``storage`` on."""
-
-    storage: StorageRef
-    offset: int
-    nbytes: int
-
-
-def segments(tensor: Strided) -> list[Segment] | None:
+def segments(tensor: Strided) -> list[StoredRun] | None:
     """The stored bytes that are the elements of ``tensor``, packed and in row-major order.
 
     None where nothing is stored so: other strides, a byte order or a sign to turn, a compressed storage,
@@ -74,9 +66,9 @@ def segments(tensor: Strided) -> list[Segment] | None:
         if tensor.conj or tensor.neg or storage.big_endian or storage.compressed_nbytes is not None:
             return None
         return (
-            None if start % 8 or not tensor.is_contiguous else [Segment(storage, start // 8, tensor.nbytes)]
+            None if start % 8 or not tensor.is_contiguous else [StoredRun(storage, start // 8, tensor.nbytes)]
         )
-    found: list[Segment] = []
+    found: list[StoredRun] = []
     for offsets, view in sorted(tensor.chunks, key=lambda chunk: chunk.offsets):
         if 0 in view.shape:
             continue

@@ -35,7 +35,6 @@ from ckpttool.files.strides import (
     GAP_NBYTES,
     ITEM_FORMATS,
     Dim,
-    Segment,
     Window,
     copy_strided,
     iter_blocks,
@@ -50,6 +49,7 @@ from ckpttool.values.checkpoint import (
     FileInfo,
     Record,
     StorageRef,
+    StoredRun,
     Strided,
     TensorInfo,
     packed_stride,
@@ -208,7 +208,7 @@ class TensorReader:
             for at in range(0, len(box), chunk_nbytes):
                 yield box[at : at + chunk_nbytes]
 
-    def _iter_runs(self, runs: Iterable[Segment], chunk_nbytes: int) -> Iterator[memoryview]:
+    def _iter_runs(self, runs: Iterable[StoredRun], chunk_nbytes: int) -> Iterator[memoryview]:
         """Runs of bytes one behind the other, in full chunks but for the last."""
         runs = list(runs)
         buffer = memoryview(bytearray(min(chunk_nbytes, sum(run.nbytes for run in runs))))

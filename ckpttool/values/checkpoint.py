@@ -176,6 +176,14 @@ Strided: TypeAlias = TensorInfo | ChunkedTensor
 """A tensor of one dtype whose elements have a place each; a ``TensorInfo`` is its own single block."""
 
 
+class StoredRun(NamedTuple):
+    """A run of stored bytes: ``nbytes`` of them from ``offset`` of ``storage`` on."""
+
+    storage: StorageRef
+    offset: int
+    nbytes: int
+
+
 class Part(NamedTuple):
     """One named piece of a composite tensor: ``indices``, ``scales``, ``_local_tensor``."""
 

@@ -7,7 +7,7 @@ every tensor has a piece of its own; in a ``.pt`` tied tensors and overlapping v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from ckpttool.values.checkpoint import (
@@ -20,6 +20,7 @@ from ckpttool.values.checkpoint import (
     Opaque,
     Plain,
     Root,
+    StoredRun,
     Strided,
     Value,
 )
@@ -58,13 +59,18 @@ class Options(NamedTuple):
 class Piece(NamedTuple):
     """A run of bytes of the destination: the elements of ``source`` in row-major order, packed.
 
-    ``method`` is ``copied`` where the bytes lie in the source as they will in the destination.
+    ``runs`` are these bytes where they lie in the source as they will in the destination, else None.
     """
 
     source: Strided
     nbytes: int
+    runs: Sequence[StoredRun] | None
     cast: DType | None = None
-    method: Method = "copied"
+
+    @property
+    def method(self) -> Method:
+        """How the bytes come about."""
+        return "cast" if self.cast is not None else "gathered" if self.runs is None else "copied"
 
 
 class Placed(NamedTuple):

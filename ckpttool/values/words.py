@@ -24,8 +24,8 @@ VALUE_LIMIT = 60
 # separators, lone surrogates, private use and unassigned ones. These are printable to Python and yet leave no
 # ink: the rest of Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt, 16.0).
 _INKLESS = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
-_SUSPECT = re.compile(f"[^ -~\u00a1-\u00ac\u00ae-\u02ff]|[{_INKLESS}]")
-_INKLESS_CHARACTER = re.compile(f"[{_INKLESS}]")
+# Compiled when a text first needs them: most runs meet none.
+_SUSPECT = f"[^ -~\u00a1-\u00ac\u00ae-\u02ff]|[{_INKLESS}]"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 # Above this many bits an int is shown by its magnitude: `str` of one beyond 4300 digits raises ValueError
@@ -43,13 +43,13 @@ def safe(text: str, limit: int | None = None) -> str:
     if limit is not None and len(text) > limit:
         return f"{safe(text[:limit])}…({len(text)} chars)"
     if text.isascii():
-        return text if text.isprintable() else _SUSPECT.sub(_escape, text)
-    return _SUSPECT.sub(_escape, text)
+        return text if text.isprintable() else re.sub(_SUSPECT, _escape, text)
+    return re.sub(_SUSPECT, _escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:
     character = match[0]
-    if character.isprintable() and not _INKLESS_CHARACTER.match(character):
+    if character.isprintable() and not re.match(f"[{_INKLESS}]", character):
         return character
     code = ord(character)
     if code <= 0xFF:
