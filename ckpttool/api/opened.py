@@ -119,11 +119,14 @@ def open_file(
     from ckpttool.api.models import read_model
     from ckpttool.files.local import Sources
     from ckpttool.formats import read_checkpoint
-    from ckpttool.formats.carried import expand
 
     path = os.fspath(path)
     sources = Sources()
-    read = expand(read_checkpoint(path, sources=sources, manifests=manifests))
+    read = read_checkpoint(path, sources=sources, manifests=manifests)
+    if read.metadata.keys() - {"format"}:
+        from ckpttool.formats.carried import expand
+
+        read = expand(read)
     branch = Opened(path, read, sources).at(root).root
     # Before a model runs it is known that the file can be read.
     spec = None if model is None else read_model(model, model_args, checkpoint_path=path)

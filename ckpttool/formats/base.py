@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
 
-from ckpttool.files.folder import Listing
-from ckpttool.files.local import Sources
-from ckpttool.files.source import ByteSource
-from ckpttool.values.checkpoint import Checkpoint
 from ckpttool.values.errors import CkptToolError
+
+if TYPE_CHECKING:
+    from ckpttool.files.folder import Listing
+    from ckpttool.files.local import Sources
+    from ckpttool.files.source import ByteSource
+    from ckpttool.values.checkpoint import Checkpoint
 
 _HEAD_NBYTES = 4096
 _Parsed = TypeVar("_Parsed")

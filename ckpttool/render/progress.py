@@ -7,13 +7,14 @@ import sys
 import time
 
 from ckpttool.render.units import bar
+from ckpttool.values.progress import Progress
 from ckpttool.values.words import format_nbytes
 
 _INTERVAL = 0.1  # seconds between two drawings
 _CELLS = 24
 
 
-class Bar:
+class Bar(Progress):
     """Bytes done out of a total; draws only where a person watches. A ``Progress`` and a context manager."""
 
     def __init__(self, *, quiet: bool = False) -> None:

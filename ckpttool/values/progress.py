@@ -1,12 +1,10 @@
-"""How work that takes long tells of itself: passed down to who works, and never imported by them."""
+"""How work that takes long tells of itself: passed down to who works, and made by none of them."""
 
 from __future__ import annotations
 
-from typing import Protocol
 
-
-class Progress(Protocol):
-    """Told what begins, how far it is, and that it is over."""
+class Progress:
+    """Told what begins, how far it is, and that it is over. As it is, nobody watches."""
 
     def begin(self, doing: str, total: int) -> None:
         """Work of ``total`` bytes, or steps, begins; ``doing`` says in a word what."""
@@ -18,17 +16,4 @@ class Progress(Protocol):
         """Nothing more will come."""
 
 
-class Silent:
-    """Nobody watches."""
-
-    def begin(self, doing: str, total: int) -> None:
-        """See ``Progress``."""
-
-    def advance(self, done: int, doing: str = "") -> None:
-        """See ``Progress``."""
-
-    def finish(self) -> None:
-        """See ``Progress``."""
-
-
-SILENT: Progress = Silent()
+SILENT = Progress()
