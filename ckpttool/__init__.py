@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ckpttool.api.convert import convert
     from ckpttool.api.diff import diff
     from ckpttool.api.lint import lint
-    from ckpttool.api.results import Conversion, Diff, LintReport, Verification
+    from ckpttool.api.results.conversion import Conversion
+    from ckpttool.api.results.difference import Diff
+    from ckpttool.api.results.lint import LintReport
+    from ckpttool.api.results.verification import Verification
     from ckpttool.api.verify import verify
     from ckpttool.values.errors import (
         CkptToolError,
@@ -60,7 +63,10 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("Checkpoint", "Entry", "Global", "open", "open_model"), "ckpttool.api.checkpoint"),
-    **dict.fromkeys(("Conversion", "Diff", "LintReport", "Verification"), "ckpttool.api.results"),
+    "Conversion": "ckpttool.api.results.conversion",
+    "Diff": "ckpttool.api.results.difference",
+    "LintReport": "ckpttool.api.results.lint",
+    "Verification": "ckpttool.api.results.verification",
     **{name: f"ckpttool.api.{name}" for name in ("convert", "diff", "lint", "verify")},
 }
 """Where each name comes from; those that are not here are errors."""

@@ -23,7 +23,7 @@ from ckpttool.values.progress import SILENT, Progress
 if TYPE_CHECKING:
     import torch
 
-    from ckpttool.api.results import Conversion
+    from ckpttool.api.results.conversion import Conversion
     from ckpttool.conversion.execute import Caster, Target
     from ckpttool.conversion.layout import FileLayout
     from ckpttool.values import conversion as values
@@ -102,7 +102,7 @@ def convert(
     >>> [(cast.name, cast.before.name, cast.after.name) for cast in conversion.cast]
     [('weight', 'float32', 'bfloat16'), ('bias', 'float32', 'bfloat16')]
     """
-    from ckpttool.api.results import Conversion
+    from ckpttool.api.results.conversion import Conversion
     from ckpttool.conversion import execute
     from ckpttool.conversion.plan import plan_conversion
     from ckpttool.conversion.shards import lay_out_file, lay_out_folder

@@ -10,7 +10,7 @@ from ckpttool.api.opened import Source, opened
 from ckpttool.values.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ckpttool.api.results import Diff
+    from ckpttool.api.results.difference import Diff
 
 
 def diff(
@@ -51,7 +51,7 @@ def diff(
     >>> ckpttool.diff("linear.pt", "linear.pt").equal
     True
     """
-    from ckpttool.api.results import Diff
+    from ckpttool.api.results.difference import Diff
     from ckpttool.comparison.diff import Request, diff_sides, total_nbytes
     from ckpttool.elements.sums import Tolerance
     from ckpttool.names.renames import make_rule

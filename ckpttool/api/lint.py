@@ -9,7 +9,7 @@ from ckpttool.api.arguments import parse_input_dtype
 from ckpttool.api.models import Arguments, Model, find_model
 
 if TYPE_CHECKING:
-    from ckpttool.api.results import LintReport
+    from ckpttool.api.results.lint import LintReport
 
 
 def lint(
@@ -36,7 +36,7 @@ def lint(
     >>> [finding.name for finding in ckpttool.lint("sample_models.unregistered_tensor:build").findings]
     ['offset', 'gains[0]', 'gains[1]', 'shift']
     """
-    from ckpttool.api.results import LintReport
+    from ckpttool.api.results.lint import LintReport
 
     specs = [(tuple(shape), parse_input_dtype(str(dtype))) for shape, dtype in example_inputs]
     source = find_model(model, model_args or ())

@@ -13,7 +13,7 @@ from ckpttool.values.errors import CkptToolError
 from ckpttool.values.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ckpttool.api.results import Verification
+    from ckpttool.api.results.verification import Verification
     from ckpttool.values.checkpoint import Root
     from ckpttool.values.verification import Fingerprint, Load, Plan
 
@@ -58,7 +58,7 @@ def verify(
     True
     """
     from ckpttool.api.models import find_model
-    from ckpttool.api.results import Verification
+    from ckpttool.api.results.verification import Verification
     from ckpttool.values.verification import LOADS
 
     for load in loads:
