@@ -90,7 +90,9 @@ def _run(arguments: list[str]) -> int:
         # Typer wraps what it says of a word, and a shell offers the rest as a word.
         os.environ["COLUMNS"] = "10000"
     chosen = _chosen(words_to_complete() if completes else arguments)
-    app = _build_app(chosen, completes=completes or chosen is None)
+    # A command that comes first needs no list of the others, which takes Typer as long as the command itself.
+    alone = not completes and chosen in dict(COMMANDS) and arguments[0] == chosen
+    app = _build_app(chosen, alone=alone, completes=completes or chosen is None)
     # Not standalone: errors of usage are raised, and what a command returns comes back.
     outcome: object = app(arguments or ["--help"], prog_name="ckpttool", standalone_mode=False)
     if callable(outcome):
@@ -108,7 +110,7 @@ def _chosen(arguments: Sequence[str]) -> str | None:
     return next((argument for argument in arguments if not argument.startswith("-")), None)
 
 
-def _build_app(chosen: str | None, *, completes: bool) -> typer.Typer:
+def _build_app(chosen: str | None, *, alone: bool, completes: bool) -> typer.Typer:
     app = typer.Typer(
         cls=Group,
         add_completion=completes,
@@ -123,7 +125,7 @@ def _build_app(chosen: str | None, *, completes: bool) -> typer.Typer:
             module = import_module(f"ckpttool.commands.{name.replace('-', '_')}")
             epilog = _format_examples(module.EXAMPLES)
             app.command(name, cls=Command, short_help=summary, epilog=epilog)(_deferred(module.command))
-        else:
+        elif not alone:
             app.command(name, short_help=summary)(_not_chosen)
     return app
 

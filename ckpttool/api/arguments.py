@@ -30,7 +30,6 @@ DTYPES = {
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _Choice = TypeVar("_Choice", bound=str)
-_SIZE = re.compile(r"([0-9]{1,15})([KMGT]?I?B?)", re.IGNORECASE)
 
 
 def parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[str, bool]:
@@ -69,7 +68,7 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError: it is no size.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(r"([0-9]{1,15})([KMGT]?I?B?)", text.strip(), re.IGNORECASE)
     unit = match[2].upper() if match else "?"
     unit = unit if unit in _UNITS else f"{unit}B"
     if match is None or unit not in _UNITS or int(match[1]) == 0:

@@ -10,7 +10,6 @@ import math
 from typing import Any, NamedTuple
 
 from ckpttool.elements.arrays import bit_patterns, to_numbers
-from ckpttool.elements.casts import CASTABLE
 from ckpttool.values.difference import Numbers, join_numbers
 from ckpttool.values.dtypes import DType
 
@@ -182,7 +181,11 @@ class Sums:
 
 def _narrower(a: DType, b: DType) -> DType | None:
     """The one of two floating dtypes that the other is usually rounded to."""
-    if not {a.name, b.name} <= CASTABLE or a.bits == b.bits:
+    if a.bits == b.bits:
+        return None
+    from ckpttool.elements.casts import CASTABLE
+
+    if not {a.name, b.name} <= CASTABLE:
         return None
     return a if a.bits < b.bits else b
 
