@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpttool.api.convert import convert
 from ckpttool.api.diff import diff
+from ckpttool.api.inspect import digest
 from ckpttool.api.models import Model
-from ckpttool.api.opened import Opened, Path, digest, open_file, open_module
+from ckpttool.api.opened import Opened, Path, open_file, open_module
 from ckpttool.api.results import Shown
 from ckpttool.api.verify import verify
 from ckpttool.findings.globals import Verdict, judge_global
@@ -234,7 +235,7 @@ class Checkpoint(Opened, Shown):
         from ckpttool.render.found import Listing
         from ckpttool.render.views import view_of
 
-        found = Found(self.inspection, self.sources)
+        found = Found(self.inspection)
         return iter(view_of(found).lines(found, width, Listing(everything=self.root is not None)))
 
 

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 from ckpttool.api.models import Arguments, Model, names_model
 from ckpttool.values.errors import CkptToolError
-from ckpttool.values.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ckpttool.elements.digests import Digested
     from ckpttool.files.local import Sources
     from ckpttool.values.checkpoint import Checkpoint, Root
     from ckpttool.values.difference import Side
@@ -75,6 +73,18 @@ class Opened:
         from ckpttool.comparison.sides import make_side
 
         return make_side(self.read, self.path)
+
+    def check_files(self) -> None:
+        """Hold what now has the files' names to what was read.
+
+        Raises:
+            MalformedCheckpoint: one was written to, replaced or removed.
+            OSError: as the file system says.
+        """
+        from ckpttool.files.local import check_path
+
+        for file in self.read.files:
+            check_path(file)
 
     def at(self, root: str | Root | None) -> Opened:
         """The same with only the branch ``root``, as it is spelled, meant.
@@ -178,19 +188,3 @@ def _open_side(which: str, text: str, beside: str, model_args: Arguments) -> Ope
     except CkptToolError as error:
         error.what = f"{which} cannot be read: {error.what}"
         raise
-
-
-def digest(opened: Opened, progress: Progress = SILENT) -> Digested:
-    """Digests of the weights' content, or of the branch or entries that were asked for.
-
-    Raises:
-        CkptToolError: a file changed since its header was read, or is damaged.
-    """
-    from ckpttool.comparison.contents import digest_weights
-    from ckpttool.elements.digests import Digested
-
-    inspection = opened.inspection
-    progress.begin("digest", inspection.summary.tensor_nbytes)
-    digests = digest_weights(inspection, opened.sources, progress.advance)
-    progress.finish()
-    return Digested(inspection.checkpoint.path, digests)

@@ -120,3 +120,18 @@ def read_reference(path: str) -> dict[str, Fingerprint]:
     with open_source(path) as source:
         data = source.read_at(0, min(source.size, _MAX_REFERENCE_NBYTES))
     return parse_reference(data, path)
+
+
+def keep_reference(path: str, result: Verification) -> None:
+    """Write the fingerprints of ``result``: there is the old file or the new one, never half of one.
+
+    Raises:
+        CkptToolError: another process writes there.
+        OSError: as the file system says.
+    """
+    from ckpttool.files.staging import staged_file
+    from ckpttool.torch_bridge.verify.fingerprints import reference_text
+
+    data = reference_text(result.model, result.fingerprints).encode()
+    with staged_file(path, len(data)) as fd, open(fd, "wb", closefd=False) as file:
+        file.write(data)

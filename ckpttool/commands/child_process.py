@@ -11,10 +11,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable
 
-from ckpttool.files.local import check_path
-from ckpttool.values.checkpoint import FileInfo
 from ckpttool.values.errors import CkptToolError
 
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -23,13 +21,13 @@ _SI_USER = 0  # siginfo.h: sent by kill(2); what a terminal sends goes to the ch
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def go_on_in_child(files: Iterable[FileInfo]) -> None:
+def go_on_in_child(check_files: Callable[[], None]) -> None:
     """Fork, and return in the child only; the parent ends as the child ended.
 
     Where torch is there already, or other threads are, this returns at once: neither survives a fork.
 
     Raises:
-        CkptToolError: in the parent: the child was killed. By SIGBUS: what became of ``files``.
+        CkptToolError: in the parent: the child was killed. By SIGBUS: what ``check_files`` raises.
     """
     if "torch" in sys.modules or threading.active_count() > 1:
         return
@@ -51,7 +49,7 @@ def go_on_in_child(files: Iterable[FileInfo]) -> None:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(parent, -status)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    raise _describe(signal.Signals(-status), files)
+    raise _describe(signal.Signals(-status), check_files)
 
 
 def _end_with(parent: int) -> None:
@@ -87,10 +85,9 @@ def _next_signal() -> int:
     return 0 if number == signal.SIGINT else number
 
 
-def _describe(number: signal.Signals, files: Iterable[FileInfo]) -> CkptToolError:
+def _describe(number: signal.Signals, check_files: Callable[[], None]) -> CkptToolError:
     if number == signal.SIGBUS:
-        for file in files:
-            check_path(file)
+        check_files()
         return CkptToolError("a page of a mapped file could not be read (SIGBUS): is a disk or memory full?")
     if number in _CRASHES:
         return CkptToolError(f"the process that ran the model crashed ({number.name})")

@@ -24,17 +24,12 @@ def command(
     pointer, a truncated file) is described in one line with status 0: git gives up on a whole
     `git log -p` when a textconv fails. docs/git.md has the three lines of configuration.
     """
+    from ckpttool.api.inspect import iter_textconv
     from ckpttool.api.opened import open_file
-    from ckpttool.comparison.contents import digest_rows
-    from ckpttool.comparison.sides import Placed
-    from ckpttool.render.textconv import iter_textconv
     from ckpttool.values.words import safe
 
     try:
-        opened = open_file(path)
-        side = opened.side
-        items = [Placed(row.entry.root, row.entry.name, row) for row in side.rows]
-        lines = list(iter_textconv(side, digest_rows(items, opened.sources)))
+        lines = list(iter_textconv(open_file(path)))
     except CkptToolError as error:
         lines = [f"not readable\t{safe(error.describe())}\n"]
     sys.stdout.writelines(lines)

@@ -27,7 +27,6 @@ from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
     from ckpttool.api.opened import Opened
-    from ckpttool.inspection.found import Found
 
 EXAMPLES = (
     "ckpttool inspect decoder_training.pt",
@@ -109,8 +108,8 @@ def command(
 
     With --model, kinds are the model's own, and entries that are missing or unexpected are listed.
     """
-    from ckpttool.api.opened import digest as take_digest
-    from ckpttool.inspection.found import Found, pick_one, with_check, with_stats
+    from ckpttool.api.inspect import digest as take_digest
+    from ckpttool.api.inspect import inspect
     from ckpttool.render.progress import Bar
 
     sort = parse_choice(sort, _SORTS, "--sort")
@@ -118,14 +117,10 @@ def command(
     reads_values = stats or any(what in FAIL_ON_VALUES for what in asked)
     reads_file = reads_values or check or show_globals
     opened = _open(path, model, model_arg or (), root, include or (), exclude or (), reads_file)
-    found = Found(opened.inspection, opened.sources)
-    if tensor is not None:
-        found = pick_one(found, tensor, count)
     with Bar(quiet=quiet) as bar:
-        if reads_values:
-            found = with_stats(found, asked, bar)
-        if check:
-            found = with_check(found, bar)
+        found = inspect(
+            opened, name=tensor, count=count, stats=reads_values, asked=asked, check=check, progress=bar
+        )
         result = take_digest(opened, bar) if digest else found
     if json or not quiet:
         from ckpttool.render.found import Listing
@@ -133,23 +128,11 @@ def command(
 
         listing = Listing(flat, root is not None, sort, stats, show_globals)
         show(result, listing, sys.stdout, sys.stderr, json=json)
-    return int(_fails(found, asked))
+    return int(found.fails_on(asked))
 
 
 def _parse_fail_on(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(parse_choice(what, FAIL_ON, "--fail-on") for what in text.split(","))
-
-
-def _fails(found: Found, asked: Sequence[str]) -> bool:
-    """Whether something was found that the user asked to fail on."""
-    if found.check is not None and not found.check.ok:
-        return True
-    codes = {f"value_{what}" for what in asked if what in FAIL_ON_VALUES}
-    return any(
-        (finding.code in codes and finding.severity == "error")
-        or (finding.severity != "info" and "findings" in asked)
-        for finding in found.inspection.findings
-    )
 
 
 def _open(

@@ -13,7 +13,7 @@ from ckpttool.commands.options import Json, Quiet, Texts, complete_list, model_a
 from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
-    from ckpttool.values.verification import Plan, Verification
+    from ckpttool.values.verification import Plan
 
 EXAMPLES = (
     "ckpttool verify swin_ddp_compiled.pt --model swin.py:build",
@@ -93,8 +93,8 @@ def command(
     opened = open_file(path, root=root)
     from ckpttool.commands.child_process import go_on_in_child
 
-    go_on_in_child(opened.read.files)
-    from ckpttool.api.verify import verify
+    go_on_in_child(opened.check_files)
+    from ckpttool.api.verify import keep_reference, verify
     from ckpttool.render.progress import Steps
 
     with Steps(quiet=quiet) as steps:
@@ -110,7 +110,12 @@ def command(
             announce=_announce if not quiet else lambda plan: None,
         )
     if write_reference is not None:
-        _write_reference(write_reference, result, quiet)
+        keep_reference(write_reference, result)
+        if not quiet:
+            from ckpttool.values.words import plural, safe
+
+            said = f"fingerprints of {plural(len(result.fingerprints), 'rebuilt buffer')}"
+            sys.stderr.write(f"wrote {safe(write_reference)}: {said}\n")
     if json or not quiet:
         from ckpttool.render.views import show
 
@@ -132,18 +137,3 @@ def _announce(plan: Plan) -> None:
 
     sys.stderr.write(plan_line(plan) + "\n")
     sys.stderr.flush()
-
-
-def _write_reference(path: str, result: Verification, quiet: bool) -> None:
-    """Write beside the target and rename: there is the old file or the new one, never half of one."""
-    from ckpttool.files.staging import staged_file
-    from ckpttool.torch_bridge.verify.fingerprints import reference_text
-
-    data = reference_text(result.model, result.fingerprints).encode()
-    with staged_file(path, len(data)) as fd, open(fd, "wb", closefd=False) as file:
-        file.write(data)
-    if not quiet:
-        from ckpttool.values.words import plural, safe
-
-        said = f"fingerprints of {plural(len(result.fingerprints), 'rebuilt buffer')}"
-        sys.stderr.write(f"wrote {safe(path)}: {said}\n")
