@@ -40,11 +40,15 @@ TENSOR_FIELDS = EntryFields._fields[EntryFields._fields.index("dtype") : -2]
 
 def entry_fields(row: Row) -> EntryFields:
     """Return what is known of a row."""
+    return EntryFields._make(row_fields(row))
+
+
+def row_fields(row: Row) -> tuple[Any, ...]:
+    """Return the values of ``entry_fields`` without their names, for who names them otherwise."""
     (root, name, value, requires_grad, _), what, tied_to = row
     kind, basis, presence, note = what[:4]
     tied = None if tied_to is None else (tied_to.root, tied_to.name)
-    fields = (root, name, kind, presence, basis, what.exact, note, *tensor_fields(value), requires_grad, tied)
-    return EntryFields._make(fields)
+    return root, name, kind, presence, basis, what.exact, note, *tensor_fields(value), requires_grad, tied
 
 
 def tensor_fields(value: Tensor | None) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ckpttool.findings.globals import GlobalVerdict, judge_global
 from ckpttool.findings.next_commands import next_commands
 from ckpttool.findings.weights_only import plain_load, weights_only_verdict
-from ckpttool.render.fields import TENSOR_FIELDS, EntryFields, entry_fields, tensor_fields
+from ckpttool.render.fields import TENSOR_FIELDS, EntryFields, row_fields, tensor_fields
 from ckpttool.values.checkpoint import (
     Checkpoint,
     ChunkedTensor,
@@ -124,13 +124,15 @@ def _row_objects(rows: Sequence[Row], extra: Mapping[int, Mapping[str, object]])
     roots: dict[Root, Any] = {}
     found = []
     for position, row in enumerate(rows):
-        known = entry_fields(row)
+        known = row_fields(row)
         fields = _sized(dict(zip(EntryFields._fields, known, strict=True)))
-        root = roots.get(known.root)
-        fields["root"] = roots.setdefault(known.root, encode(known.root)) if root is None else root
-        if type(known.name) is not str:
-            fields["name"] = encode(known.name)
-        fields["kind"], fields["presence"], fields["basis"] = (word.value for word in known[2:5])
+        root, name, kind, presence, basis = known[:5]
+        if root not in roots:
+            roots[root] = encode(root)
+        fields["root"] = roots[root]
+        if type(name) is not str:
+            fields["name"] = encode(name)
+        fields["kind"], fields["presence"], fields["basis"] = kind.value, presence.value, basis.value
         if row.tied_to is not None:
             fields["tied_to"] = place(row.tied_to.root, row.tied_to.name)
         if made_of := _made_of(row.entry.value):
