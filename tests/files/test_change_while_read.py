@@ -147,6 +147,7 @@ def test_verify_holds_the_file_to_what_it_was(tmp_path: Path, change: Callable[[
 
 MODEL = """
 import os
+import time
 from torch import nn
 built = []
 def build(path, act):
@@ -158,6 +159,7 @@ def build(path, act):
             os.kill(os.getpid(), 11)
         else:
             os.kill(os.getppid(), int(act))
+            time.sleep(60)  # until it is passed on: the parent may be slow
     return nn.Linear(200, 200)
 """
 
