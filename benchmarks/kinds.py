@@ -23,7 +23,7 @@ import warnings
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -32,7 +32,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.architectures import LIBRARIES, Architecture, Truth, iter_architectures, truth_of
-from ckpttool.formats import FORMATS, load_format, read_checkpoint
+from ckpttool.formats import FORMATS, read_checkpoint
 from ckpttool.kinds.classify import classify
 from ckpttool.kinds.known_names import load_name_table
 from ckpttool.values.checkpoint import Checkpoint
@@ -374,8 +374,8 @@ def main() -> None:
     claims: Counter[tuple[str, str, bool]] = Counter()
     failures = []
     load_name_table()  # once, before the children, so that their times are those of a second file
-    for module, name in FORMATS:
-        load_format(module, name)
+    for module in FORMATS:
+        import_module(module)
     temporary = tempfile.TemporaryDirectory()
     files = arguments.files or Path(temporary.name)
     results = run(iter(found), files, arguments.jobs, arguments.time_limit)

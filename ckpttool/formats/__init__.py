@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from typing import cast
 
 from ckpttool.files.local import Sources
 from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits, Look, Reading
 from ckpttool.formats.validate import validate
 from ckpttool.values.checkpoint import Checkpoint
 
-# Module and class of each format, in the order in which they are asked. Modules are imported one by
+# The module of each format (a ``Format``), in the order in which they are asked. They are imported one by
 # one until a format recognises the content, so that a safetensors file costs no pickle machinery.
-FORMATS: tuple[tuple[str, str], ...] = (
-    ("ckpttool.formats.safetensors", "SafetensorsFormat"),
-    ("ckpttool.formats.torchscript", "TorchScriptFormat"),
-    ("ckpttool.formats.export", "TorchExportFormat"),
-    ("ckpttool.formats.torch_zip", "TorchZipFormat"),
-    ("ckpttool.formats.torch_legacy", "TorchLegacyFormat"),
-    ("ckpttool.formats.python_pickle", "PythonPickleFormat"),
+FORMATS: tuple[str, ...] = (
+    "ckpttool.formats.safetensors",
+    "ckpttool.formats.torchscript",
+    "ckpttool.formats.export",
+    "ckpttool.formats.torch_zip",
+    "ckpttool.formats.torch_legacy",
+    "ckpttool.formats.python_pickle",
 )
-
-
-def load_format(module: str, name: str) -> Format:
-    """Import one line of ``FORMATS``."""
-    from importlib import import_module
-
-    format_: Format = getattr(import_module(module), name)()
-    return format_
-
-
-def detect(look: Look) -> Format | None:
-    """The format whose content this is, or None."""
-    for module, name in FORMATS:
-        format_ = load_format(module, name)
-        if format_.sniff(look):
-            return format_
-    return None
 
 
 def read_checkpoint(
@@ -78,11 +62,14 @@ def read_checkpoint(
 
 def _read_file(look: Look) -> Checkpoint:
     """Read one regular file and prove its addresses."""
-    format_ = detect(look)
-    if format_ is None:
-        from ckpttool.formats.foreign.files import describe_foreign
+    from importlib import import_module
 
-        raise describe_foreign(look)
-    checkpoint = format_.read(look)
-    validate(checkpoint)
-    return checkpoint
+    for module in FORMATS:
+        format_ = cast(Format, import_module(module))
+        if format_.sniff(look):
+            checkpoint = format_.read(look)
+            validate(checkpoint)
+            return checkpoint
+    from ckpttool.formats.foreign.files import describe_foreign
+
+    raise describe_foreign(look)

@@ -65,10 +65,7 @@ class Look:
 
 
 class Format(Protocol):
-    """A container format that is one file. Reading returns addresses, never tensor bytes."""
-
-    name: str
-    suffixes: tuple[str, ...]  # a hint for messages; content decides
+    """The module of a format that is one file. Reading returns addresses, never tensor bytes."""
 
     def sniff(self, look: Look) -> bool:
         """Whether the content is this format.
@@ -97,9 +94,8 @@ class Reading(NamedTuple):
 
 
 class FolderFormat(Protocol):
-    """A checkpoint that is a folder. ``proves_files``: each of its files is proved by ``read_file``."""
+    """The module of a format that is a folder. ``proves_files``: ``read_file`` proves each of its files."""
 
-    name: str
     proves_files: bool
 
     def sniff(self, listing: Listing) -> bool:

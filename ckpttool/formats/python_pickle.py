@@ -10,13 +10,13 @@
 from __future__ import annotations
 
 from ckpttool.files.source import ByteSource
+from ckpttool.formats import torch_legacy
 from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.arguments import StorageClaim
 from ckpttool.formats.pickled.globals import MergedGlobals, merge_globals
 from ckpttool.formats.pickled.objects import assemble, read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import TensorReader
-from ckpttool.formats.torch_legacy import TorchLegacyFormat, resolve_embedded
 from ckpttool.pickles.nodes import PickleTree
 from ckpttool.values.checkpoint import Checkpoint, StorageRef
 from ckpttool.values.dtypes import DType
@@ -25,49 +25,44 @@ from ckpttool.values.errors import CkptToolError, UnsupportedFeature
 _TEXT_STARTS = b"(]}c"  # opcodes that protocols 0 and 1 begin a container or object with
 
 
-class PythonPickleFormat:
-    """``pickle.dump(...)``."""
-
-    name = "pickle"
-    suffixes: tuple[str, ...] = (".pkl", ".pickle")
-
-    def sniff(self, look: Look) -> bool:
-        """PROTO 2 to 5 at the front, or a text protocol whose whole first pickle parses."""
-        head = look.head
-        if len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
-            return True
-        if not head or head[0] not in _TEXT_STARTS:
-            return False
-        try:
-            look.parse(_read_first)
-        except CkptToolError:
-            return False
+def sniff(look: Look) -> bool:
+    """PROTO 2 to 5 at the front, or a text protocol whose whole first pickle parses."""
+    head = look.head
+    if len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
         return True
+    if not head or head[0] not in _TEXT_STARTS:
+        return False
+    try:
+        look.parse(_read_first)
+    except CkptToolError:
+        return False
+    return True
 
-    def read(self, look: Look) -> Checkpoint:
-        """See ``Format.read``."""
-        source, limits = look.source, look.limits
-        stream, tree = look.parse(_read_first)
-        # Opcodes of no effect in front of the magic number hide it from a sniff, not from torch.load.
-        if type(tree.value) is int and tree.value == MAGIC_NUMBER:
-            return TorchLegacyFormat().read(look)
-        findings = stream.absorb_following(tree)
-        embedded = MergedGlobals()  # thousands of storages name the same few
 
-        def resolve(_claim: StorageClaim) -> StorageRef:
-            raise UnsupportedFeature(
-                "the data.pkl of an unpacked torch file: its tensors lie in other files",
-                hint="zip the folder that holds it again (zip -0 -r model.pt FOLDER) and inspect that",
-            )
+def read(look: Look) -> Checkpoint:
+    """See ``Format.read``."""
+    source, limits = look.source, look.limits
+    stream, tree = look.parse(_read_first)
+    # Opcodes of no effect in front of the magic number hide it from a sniff, not from torch.load.
+    if type(tree.value) is int and tree.value == MAGIC_NUMBER:
+        return torch_legacy.read(look)
+    findings = stream.absorb_following(tree)
+    embedded = MergedGlobals()  # thousands of storages name the same few
 
-        def resolve_nested(raw: bytes) -> tuple[StorageRef, DType]:
-            ref, dtype, inner = resolve_embedded(source, raw, limits)
-            embedded.add(inner)
-            return ref, dtype
+    def resolve(_claim: StorageClaim) -> StorageRef:
+        raise UnsupportedFeature(
+            "the data.pkl of an unpacked torch file: its tensors lie in other files",
+            hint="zip the folder that holds it again (zip -0 -r model.pt FOLDER) and inspect that",
+        )
 
-        contents = read_objects(tree, TensorReader(resolve, resolve_nested), limits)
-        contents = contents._replace(globals=merge_globals((contents.globals, embedded.refs())))
-        return assemble(source, self.name, f"protocol {tree.protocol}", contents, findings=findings)
+    def resolve_nested(raw: bytes) -> tuple[StorageRef, DType]:
+        ref, dtype, inner = torch_legacy.resolve_embedded(source, raw, limits)
+        embedded.add(inner)
+        return ref, dtype
+
+    contents = read_objects(tree, TensorReader(resolve, resolve_nested), limits)
+    contents = contents._replace(globals=merge_globals((contents.globals, embedded.refs())))
+    return assemble(source, "pickle", f"protocol {tree.protocol}", contents, findings=findings)
 
 
 def _read_first(source: ByteSource, limits: Limits) -> tuple[PickleStream, PickleTree]:

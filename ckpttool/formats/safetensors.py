@@ -68,49 +68,44 @@ _NO_FORMAT = Finding(
 )
 
 
-class SafetensorsFormat:
-    """The ``Format`` of one ``.safetensors`` file."""
+def sniff(look: Look) -> bool:
+    """Whether a JSON object follows a length; the length itself may be damaged.
 
-    name = "safetensors"
-    suffixes: tuple[str, ...] = (".safetensors",)
+    Text cannot pass for it: eight bytes of text hold no NUL, a length below 2**56 does.
+    """
+    head = look.head
+    start = head[LENGTH_NBYTES:].lstrip(JSON_SPACE)
+    return start[:1] == b"{" and start[1:2] in b'"} \t\r\n' and b"\0" in head[:LENGTH_NBYTES]
 
-    def sniff(self, look: Look) -> bool:
-        """Whether a JSON object follows a length; the length itself may be damaged.
 
-        Text cannot pass for it: eight bytes of text hold no NUL, a length below 2**56 does.
-        """
-        head = look.head
-        start = head[LENGTH_NBYTES:].lstrip(JSON_SPACE)
-        return start[:1] == b"{" and start[1:2] in b'"} \t\r\n' and b"\0" in head[:LENGTH_NBYTES]
+def read(look: Look) -> Checkpoint:
+    """Read the header; the data is only measured.
 
-    def read(self, look: Look) -> Checkpoint:
-        """Read the header; the data is only measured.
-
-        Raises:
-            MalformedCheckpoint: the file breaks a rule of the format.
-            LimitExceeded: header, number of tensors or a name beyond ``limits``.
-        """
-        source, limits = look.source, look.limits
-        raw = read_header(source, limits)
-        document = parse_json(raw, "safetensors header", limits, source.name)
-        if not isinstance(document, dict):
-            raise MalformedCheckpoint("the safetensors header is not an object")
-        metadata = _parse_metadata(document.pop("__metadata__", None))
-        findings = [] if "format" in metadata else [_NO_FORMAT]
-        rows = _parse_rows(document, limits, findings)
-        data_offset = LENGTH_NBYTES + len(raw)
-        _check_ranges(rows, data_offset, source.size)
-        entries = _make_entries(rows, source, data_offset, findings)
-        return Checkpoint(
-            path=source.name,
-            format=self.name,
-            layout="",
-            files=(source.version,),
-            entries=entries,
-            metadata=metadata,
-            findings=tuple(findings),
-            ordered=False,
-        )
+    Raises:
+        MalformedCheckpoint: the file breaks a rule of the format.
+        LimitExceeded: header, number of tensors or a name beyond ``limits``.
+    """
+    source, limits = look.source, look.limits
+    raw = read_header(source, limits)
+    document = parse_json(raw, "safetensors header", limits, source.name)
+    if not isinstance(document, dict):
+        raise MalformedCheckpoint("the safetensors header is not an object")
+    metadata = _parse_metadata(document.pop("__metadata__", None))
+    findings = [] if "format" in metadata else [_NO_FORMAT]
+    rows = _parse_rows(document, limits, findings)
+    data_offset = LENGTH_NBYTES + len(raw)
+    _check_ranges(rows, data_offset, source.size)
+    entries = _make_entries(rows, source, data_offset, findings)
+    return Checkpoint(
+        path=source.name,
+        format="safetensors",
+        layout="",
+        files=(source.version,),
+        entries=entries,
+        metadata=metadata,
+        findings=tuple(findings),
+        ordered=False,
+    )
 
 
 def read_header(source: ByteSource, limits: Limits) -> bytes:

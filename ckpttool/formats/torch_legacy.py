@@ -41,27 +41,22 @@ _LEGACY = Finding(
 )
 
 
-class TorchLegacyFormat:
-    """``torch.save(...)`` before 1.6."""
+def sniff(look: Look) -> bool:
+    """The magic number's pickle stands at the front, in any protocol."""
+    return _MAGIC_BYTES in look.head[:24] or look.head.startswith(_MAGIC_TEXT)
 
-    name = "torch_legacy"
-    suffixes: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
-    def sniff(self, look: Look) -> bool:
-        """The magic number's pickle stands at the front, in any protocol."""
-        return _MAGIC_BYTES in look.head[:24] or look.head.startswith(_MAGIC_TEXT)
-
-    def read(self, look: Look) -> Checkpoint:
-        """See ``Format.read``."""
-        legacy = read_legacy(look.source, look.limits)
-        contents = read_objects(legacy.tree, legacy.tensors(), look.limits)
-        # Whatever stands in the four pickles around the object runs as well.
-        contents = contents._replace(
-            globals=merge_globals((contents.globals, *map(list_globals, legacy.around))),
-            rare_opcodes=contents.rare_opcodes.union(*(tree.rare_opcodes for tree in legacy.around)),
-            findings=(*legacy.findings, _LEGACY),
-        )
-        return assemble(look.source, self.name, "before torch 1.6", contents)
+def read(look: Look) -> Checkpoint:
+    """See ``Format.read``."""
+    legacy = read_legacy(look.source, look.limits)
+    contents = read_objects(legacy.tree, legacy.tensors(), look.limits)
+    # Whatever stands in the four pickles around the object runs as well.
+    contents = contents._replace(
+        globals=merge_globals((contents.globals, *map(list_globals, legacy.around))),
+        rare_opcodes=contents.rare_opcodes.union(*(tree.rare_opcodes for tree in legacy.around)),
+        findings=(*legacy.findings, _LEGACY),
+    )
+    return assemble(look.source, "torch_legacy", "before torch 1.6", contents)
 
 
 class LegacyFile(NamedTuple):

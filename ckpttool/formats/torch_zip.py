@@ -17,41 +17,26 @@ Source: ``torch/serialization.py``, ``caffe2/serialize/inline_container.cc``.
 
 from __future__ import annotations
 
-from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import Limits, Look
+from ckpttool.formats.base import Look
 from ckpttool.formats.pickled.objects import assemble, read_objects
 from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.formats.torch_archive import describe_layout, open_torch_archive, sniff_records
-from ckpttool.formats.zip_records import ZipArchive, read_archive
+from ckpttool.formats.zip_records import read_archive
 from ckpttool.values.checkpoint import Checkpoint
 
 
-class TorchZipFormat:
-    """``torch.save(...)`` since 1.6."""
-
-    name = "torch_zip"
-    suffixes: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt", ".tar")
-
-    def sniff(self, look: Look) -> bool:
-        """A zip that holds ``<top folder>/data.pkl``, or that cannot be opened at all."""
-        names = sniff_records(look)
-        return names is not None and (not names or any(name.endswith("/data.pkl") for name in names))
-
-    def read(self, look: Look) -> Checkpoint:
-        """See ``Format.read``."""
-        return read_torch_zip(look.source, look.parse(read_archive), look.limits)
+def sniff(look: Look) -> bool:
+    """A zip that holds ``<top folder>/data.pkl``, or that cannot be opened at all."""
+    names = sniff_records(look)
+    return names is not None and (not names or any(name.endswith("/data.pkl") for name in names))
 
 
-def read_torch_zip(source: ByteSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
-    """The checkpoint in an opened zip.
-
-    Raises:
-        CkptToolError: malformed or beyond ``limits``.
-    """
-    view = open_torch_archive(source, archive)
-    tree, findings = view.pickle("data.pkl", limits)
+def read(look: Look) -> Checkpoint:
+    """See ``Format.read``."""
+    archive = look.parse(read_archive)
+    view = open_torch_archive(look.source, archive)
+    tree, findings = view.pickle("data.pkl", look.limits)
     tensors = TensorReader(view.resolver(("data", "tensors")))
-    contents = read_objects(tree, tensors, limits)._replace(findings=findings)
-    return assemble(
-        source, "torch_zip", describe_layout(view), contents, tuple(archive.records.values()), view.findings
-    )
+    contents = read_objects(tree, tensors, look.limits)._replace(findings=findings)
+    records = tuple(archive.records.values())
+    return assemble(look.source, "torch_zip", describe_layout(view), contents, records, view.findings)

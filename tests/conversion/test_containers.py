@@ -20,8 +20,7 @@ from ckpttool.values.dtypes import DType
 @pytest.fixture(autouse=True)
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(containers.CONTAINERS, "toy", ((".toy",), "tests.support.toy_container"))
-    reader = ("tests.support.toy_container", "ToyFormat")
-    monkeypatch.setattr(formats, "FORMATS", (reader, *formats.FORMATS))
+    monkeypatch.setattr(formats, "FORMATS", ("tests.support.toy_container", *formats.FORMATS))
     # The name of the first says what its bits mean; of the other nobody knows more than the width.
     eighth = DType("float8_e3m4", 8, "float", None, "F8_E3M4", in_torch=False)
     for dtype in (eighth, DType("float24", 24, "float")):

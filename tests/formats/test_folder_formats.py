@@ -38,8 +38,7 @@ CUTS = {
 
 @pytest.fixture(autouse=True)
 def toy_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = ("tests.support.toy_folder", "ToyFolder")
-    monkeypatch.setattr(folders, "FOLDER_FORMATS", (toy, *folders.FOLDER_FORMATS))
+    monkeypatch.setattr(folders, "FOLDER_FORMATS", ("tests.support.toy_folder", *folders.FOLDER_FORMATS))
 
 
 def make_state() -> dict[str, torch.Tensor]:

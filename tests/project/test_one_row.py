@@ -37,7 +37,7 @@ def write_toy(path: Path, name: str, values: list[float]) -> None:
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of a toy format, which is one more row of FORMATS."""
-    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, ("tests.support.toy_format", "ToyFormat")))
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, "tests.support.toy_format"))
     write_toy(tmp_path / "a.toy", "layer.weight", [1.0, 2.0, 3.0])
     return tmp_path / "a.toy"
 

@@ -8,16 +8,14 @@ from types import SimpleNamespace
 from safetensors import SafetensorError, safe_open
 
 from ckpttool.files.local import open_source
+from ckpttool.formats import safetensors
 from ckpttool.formats.base import Limits, Look
-from ckpttool.formats.safetensors import SafetensorsFormat
 from ckpttool.values.checkpoint import Checkpoint
-
-FORMAT = SafetensorsFormat()
 
 
 def read(path: Path, limits: Limits | None = None) -> Checkpoint:
     with open_source(str(path)) as source:
-        return FORMAT.read(Look(source, limits or Limits()))
+        return safetensors.read(Look(source, limits or Limits()))
 
 
 def pack(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -36,4 +34,4 @@ def opens(path: Path) -> dict[str, tuple[str, list[int]]] | None:
 
 
 def sniff(content: bytes) -> bool:
-    return FORMAT.sniff(SimpleNamespace(head=content[:4096]))  # type: ignore[arg-type]
+    return safetensors.sniff(SimpleNamespace(head=content[:4096]))  # type: ignore[arg-type]

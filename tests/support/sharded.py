@@ -13,7 +13,7 @@ from ckpttool.files.local import Sources
 from ckpttool.formats import folders
 from ckpttool.formats.base import Limits, Look, Reading
 from ckpttool.formats.folders import shards
-from ckpttool.formats.safetensors import SafetensorsFormat
+from ckpttool.formats.safetensors import read as read_safetensors
 from ckpttool.values.checkpoint import Checkpoint
 from ckpttool.values.errors import CkptToolError
 
@@ -32,7 +32,7 @@ TENSORS = {
 
 
 def read_file(look: Look) -> Checkpoint:
-    return SafetensorsFormat().read(look)
+    return read_safetensors(look)
 
 
 def read_folder(path: str, limits: Limits, read: ReadFile) -> Checkpoint:

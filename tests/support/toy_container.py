@@ -43,23 +43,18 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
 CONTAINER = ContainerKind("a toy", "toys", ".toy", place, lambda dtype, shape: False, lay_out)
 
 
-class ToyFormat:
-    """Reads it again."""
+def sniff(look: Look) -> bool:
+    return look.head.startswith(b"TOY\n")
 
-    name = "toy"
-    suffixes = (".toy",)
 
-    def sniff(self, look: Look) -> bool:
-        return look.head.startswith(b"TOY\n")
-
-    def read(self, look: Look) -> Checkpoint:
-        source = look.source
-        _, nbytes = _HEAD.unpack(source.read_at(0, _HEAD.size))
-        offset = _HEAD.size + nbytes
-        entries = []
-        for name, dtype, shape in json.loads(source.read_at(_HEAD.size, nbytes)):
-            info = TensorInfo(BY_NAME[dtype], tuple(shape), packed_stride(shape), 0, None)
-            storage = StorageRef(source.name, name, offset, info.nbytes)
-            entries.append(Entry((), name, info._replace(storage=storage)))
-            offset += info.nbytes
-        return Checkpoint(source.name, "toy", "", (source.version,), tuple(entries))
+def read(look: Look) -> Checkpoint:
+    source = look.source
+    _, nbytes = _HEAD.unpack(source.read_at(0, _HEAD.size))
+    offset = _HEAD.size + nbytes
+    entries = []
+    for name, dtype, shape in json.loads(source.read_at(_HEAD.size, nbytes)):
+        info = TensorInfo(BY_NAME[dtype], tuple(shape), packed_stride(shape), 0, None)
+        storage = StorageRef(source.name, name, offset, info.nbytes)
+        entries.append(Entry((), name, info._replace(storage=storage)))
+        offset += info.nbytes
+    return Checkpoint(source.name, "toy", "", (source.version,), tuple(entries))

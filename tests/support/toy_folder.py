@@ -30,29 +30,27 @@ Cuts = Sequence[Sequence[int]]
 """Along each dimension the indices at which a tensor is cut."""
 
 
-class ToyFolder:
-    """A ``FolderFormat`` whose tensors all lie in chunks."""
+proves_files = False
 
-    name = "toy"
-    proves_files = False
 
-    def sniff(self, listing: Listing) -> bool:
-        return INDEX in listing.files
+def sniff(listing: Listing) -> bool:
+    return INDEX in listing.files
 
-    def read(self, listing: Listing, reading: Reading) -> Checkpoint:
-        index = resolve_member(listing.path, INDEX, listing.path)
-        with reading.sources.reading(index) as source:
-            document = json.loads(source.read_at(0, source.size))
-            files = {INDEX: source.version}
-        entries = []
-        for name, (dtype, shape, chunks) in document.items():
-            for _, _, file, _, _ in chunks:
-                if file not in files:
-                    with reading.sources.reading(resolve_member(listing.path, file, index)) as source:
-                        files[file] = source.version
-            found = tuple(chunk_of(BY_NAME[dtype], files, *chunk) for chunk in chunks)
-            entries.append(Entry((), name, ChunkedTensor(BY_NAME[dtype], tuple(shape), found)))
-        return Checkpoint(listing.path, "toy", "", tuple(files.values()), tuple(entries))
+
+def read(listing: Listing, reading: Reading) -> Checkpoint:
+    index = resolve_member(listing.path, INDEX, listing.path)
+    with reading.sources.reading(index) as source:
+        document = json.loads(source.read_at(0, source.size))
+        files = {INDEX: source.version}
+    entries = []
+    for name, (dtype, shape, chunks) in document.items():
+        for _, _, file, _, _ in chunks:
+            if file not in files:
+                with reading.sources.reading(resolve_member(listing.path, file, index)) as source:
+                    files[file] = source.version
+        found = tuple(chunk_of(BY_NAME[dtype], files, *chunk) for chunk in chunks)
+        entries.append(Entry((), name, ChunkedTensor(BY_NAME[dtype], tuple(shape), found)))
+    return Checkpoint(listing.path, "toy", "", tuple(files.values()), tuple(entries))
 
 
 def chunk_of(

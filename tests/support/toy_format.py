@@ -19,22 +19,17 @@ from ckpttool.values.dtypes import BY_NAME
 MAGIC = b"TOYFMT\x00\x01"
 
 
-class ToyFormat:
-    """A ``Format``."""
+def sniff(look: Look) -> bool:
+    return look.head.startswith(MAGIC)
 
-    name = "toy"
-    suffixes = (".toy",)
 
-    def sniff(self, look: Look) -> bool:
-        return look.head.startswith(MAGIC)
-
-    def read(self, look: Look) -> Checkpoint:
-        source = look.source
-        length = int.from_bytes(source.read_at(len(MAGIC), 4), "little")
-        header = json.loads(source.read_at(len(MAGIC) + 4, length))
-        numel = header["numel"]
-        storage = StorageRef(source.name, "0", len(MAGIC) + 4 + length, 4 * numel)
-        info = TensorInfo(BY_NAME["float32"], (numel,), (1,), 0, storage)
-        declared = Classification(Kind.PARAMETER, Basis.METADATA, note="a toy says so")
-        entry = Entry((), header["name"], info, declared=declared)
-        return Checkpoint(source.name, "toy", "", (source.version,), (entry,))
+def read(look: Look) -> Checkpoint:
+    source = look.source
+    length = int.from_bytes(source.read_at(len(MAGIC), 4), "little")
+    header = json.loads(source.read_at(len(MAGIC) + 4, length))
+    numel = header["numel"]
+    storage = StorageRef(source.name, "0", len(MAGIC) + 4 + length, 4 * numel)
+    info = TensorInfo(BY_NAME["float32"], (numel,), (1,), 0, storage)
+    declared = Classification(Kind.PARAMETER, Basis.METADATA, note="a toy says so")
+    entry = Entry((), header["name"], info, declared=declared)
+    return Checkpoint(source.name, "toy", "", (source.version,), (entry,))

@@ -26,18 +26,13 @@ from ckpttool.formats.zip_records import read_archive
 from ckpttool.values.checkpoint import Checkpoint
 
 
-class TorchExportFormat:
-    """``torch.export.save(...)``."""
+def sniff(look: Look) -> bool:
+    """A zip that holds ``<top folder>/archive_format`` or the JSON of an older program."""
+    return is_export(look)
 
-    name = "torch_export"
-    suffixes: tuple[str, ...] = (".pt2",)
 
-    def sniff(self, look: Look) -> bool:
-        """A zip that holds ``<top folder>/archive_format`` or the JSON of an older program."""
-        return is_export(look)
+def read(look: Look) -> Checkpoint:
+    """See ``Format.read``."""
+    from ckpttool.formats.export.archive import read_export
 
-    def read(self, look: Look) -> Checkpoint:
-        """See ``Format.read``."""
-        from ckpttool.formats.export.archive import read_export
-
-        return read_export(look.source, look.parse(read_archive), look.limits)
+    return read_export(look.source, look.parse(read_archive), look.limits)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from ckpttool.files.folder import list_folder
 from ckpttool.formats.base import FolderFormat, Reading
 from ckpttool.values.checkpoint import Checkpoint
 
-# Module and class of each format, in the order in which they are asked; the last takes what no other does.
-FOLDER_FORMATS: tuple[tuple[str, str], ...] = (("ckpttool.formats.folders.shards", "ShardsFormat"),)
+# The module of each (a ``FolderFormat``), in the order in which they are asked; the last takes all else.
+FOLDER_FORMATS: tuple[str, ...] = ("ckpttool.formats.folders.shards",)
 
 
 def read_folder(path: str, reading: Reading) -> Checkpoint:
@@ -24,8 +26,8 @@ def read_folder(path: str, reading: Reading) -> Checkpoint:
     from ckpttool.formats.validate import validate
 
     listing = list_folder(path)
-    for module, name in FOLDER_FORMATS:
-        format_: FolderFormat = getattr(import_module(module), name)()
+    for module in FOLDER_FORMATS:
+        format_ = cast(FolderFormat, import_module(module))
         if format_.sniff(listing):
             break
     checkpoint = format_.read(listing, reading)

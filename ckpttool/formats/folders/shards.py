@@ -59,41 +59,39 @@ def is_index(head: bytes, path: str) -> bool:
     return b'"weight_map"' in head or family_of_index(path.rpartition("/")[2]) is not None
 
 
-class ShardsFormat:
-    """A file of weights, or several with or without an index; what no other format takes."""
+proves_files = True  # by ``read_file``
 
-    name = "shards"
-    proves_files = True
 
-    def sniff(self, listing: Listing) -> bool:
-        """See ``FolderFormat.sniff``."""
-        return True
+def sniff(listing: Listing) -> bool:
+    """What no other format takes."""
+    return True
 
-    def read(self, listing: Listing, reading: Reading) -> Checkpoint:
-        """See ``FolderFormat.read``."""
-        path = listing.path
-        foreign = describe_foreign_folder(listing)
-        if foreign is not None:
-            raise foreign
-        units = find_units(listing)
-        if not units:
-            raise describe_empty_folder(listing)
-        unit = choose_unit(units, listing)
-        if unit.is_index:
-            index = resolve_member(path, unit.name, path)
-            with reading.sources.reading(index) as source:
-                checkpoint = read_index(Look(source, reading.limits), reading)._replace(path=path)
-        elif unit.shards:
-            check_numbers(unit, listing)
-            checkpoint = _read_shards(path, path, unit.shards, reading, {})
-            checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _no_index(unit)))
-        else:
-            checkpoint = _read_shard(path, unit.name, path, reading)
-        read = {file.path.rpartition("/")[2] for file in checkpoint.files}
-        others = [other for other in units if other is not unit and other.name not in read]
-        if others:
-            checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _not_read(unit, others)))
-        return checkpoint
+
+def read(listing: Listing, reading: Reading) -> Checkpoint:
+    """A file of weights, or several with or without an index."""
+    path = listing.path
+    foreign = describe_foreign_folder(listing)
+    if foreign is not None:
+        raise foreign
+    units = find_units(listing)
+    if not units:
+        raise describe_empty_folder(listing)
+    unit = choose_unit(units, listing)
+    if unit.is_index:
+        index = resolve_member(path, unit.name, path)
+        with reading.sources.reading(index) as source:
+            checkpoint = read_index(Look(source, reading.limits), reading)._replace(path=path)
+    elif unit.shards:
+        check_numbers(unit, listing)
+        checkpoint = _read_shards(path, path, unit.shards, reading, {})
+        checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _no_index(unit)))
+    else:
+        checkpoint = _read_shard(path, unit.name, path, reading)
+    names = {file.path.rpartition("/")[2] for file in checkpoint.files}
+    others = [other for other in units if other is not unit and other.name not in names]
+    if others:
+        checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _not_read(unit, others)))
+    return checkpoint
 
 
 def read_index(look: Look, reading: Reading) -> Checkpoint:

@@ -25,20 +25,15 @@ from ckpttool.formats.zip_records import read_archive
 from ckpttool.values.checkpoint import Checkpoint
 
 
-class TorchScriptFormat:
-    """``torch.jit.save(...)``."""
+def sniff(look: Look) -> bool:
+    """A zip that holds ``<top folder>/constants.pkl``, or ``model.json`` of torch 1.0 to 1.3."""
+    if has_member(look, "constants.pkl"):
+        return not is_export(look)  # which refuses an archive of both
+    return has_member(look, "model.json") and not has_member(look, "data.pkl")
 
-    name = "torchscript"
-    suffixes: tuple[str, ...] = (".pt", ".jit", ".ptl", ".torchscript")
 
-    def sniff(self, look: Look) -> bool:
-        """A zip that holds ``<top folder>/constants.pkl``, or ``model.json`` of torch 1.0 to 1.3."""
-        if has_member(look, "constants.pkl"):
-            return not is_export(look)  # which refuses an archive of both
-        return has_member(look, "model.json") and not has_member(look, "data.pkl")
+def read(look: Look) -> Checkpoint:
+    """See ``Format.read``."""
+    from ckpttool.formats.torchscript.modules import read_torchscript
 
-    def read(self, look: Look) -> Checkpoint:
-        """See ``Format.read``."""
-        from ckpttool.formats.torchscript.modules import read_torchscript
-
-        return read_torchscript(look.source, look.parse(read_archive), look.limits)
+    return read_torchscript(look.source, look.parse(read_archive), look.limits)
