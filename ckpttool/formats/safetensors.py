@@ -164,64 +164,50 @@ def _parse_rows(document: dict[str, object], limits: Limits, findings: list[Find
     for name, fields in document.items():
         if len(name) > name_limit:
             raise LimitExceeded("length of a tensor's name", limit=name_limit, actual=len(name))
-        # The condition is written out, not called: it runs once a tensor and there may be 100,000.
-        if (
-            type(fields) is dict
-            and type(tag := fields.get("dtype")) is str
-            and (dtype := tags.get(tag)) is not None
-            and type(shape := fields.get("shape")) is list
-            and type(offsets := fields.get("data_offsets")) is list
-            and len(offsets) == 2
-            and type(begin := offsets[0]) is int
-            and type(end := offsets[1]) is int
-            and 0 <= begin <= end
-        ):
-            for size in shape:
-                if type(size) is not int or not 0 <= size <= _MAX_SIZE:
-                    raise _malformed_fields(name, fields)
-            rows.append((begin, end, name, dtype, tuple(shape)))
-            if len(fields) != 3:
-                findings.append(_unknown_fields(name, fields))
-        else:
-            raise _malformed_fields(name, fields)
+        # What is asked is written out, not called: it runs once a tensor and there may be 100,000.
+        if type(fields) is not dict:
+            what, expected = "the entry of a tensor is not an object", "{dtype, shape, data_offsets}"
+            raise _malformed(name, what, expected, describe_json_type(fields))
+        try:
+            tag, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+        except KeyError as error:
+            what, expected = f"the entry of a tensor has no {error.args[0]}", "dtype, shape and data_offsets"
+            raise _malformed(name, what, expected, "others only") from None
+        if type(tag) is not str:
+            raise _malformed(name, "dtype is not a string", "a tag such as F32", describe_json_type(tag))
+        dtype = tags.get(tag)
+        if dtype is None:
+            raise _malformed(name, "unknown dtype", f"one of {' '.join(tags)}", _shorten(repr(tag)))
+        if type(shape) is not list:
+            raise _malformed(name, "shape is not an array", "an array of sizes", describe_json_type(shape))
+        for size in shape:
+            if type(size) is not int:
+                what = "a size in shape is not an integer"
+                raise _malformed(name, what, "integers", describe_json_type(size))
+            if not 0 <= size <= _MAX_SIZE:
+                what = "a size in shape is out of range"
+                raise _malformed(name, what, "0 to 2**63 - 1", _shorten(str(size)))
+        if type(offsets) is not list:
+            what = "data_offsets is not an array"
+            raise _malformed(name, what, "[begin, end]", describe_json_type(offsets))
+        if len(offsets) != 2:
+            raise _malformed(name, "data_offsets is not a pair", "[begin, end]", f"{len(offsets)} items")
+        begin, end = offsets
+        if type(begin) is not int or type(end) is not int:
+            wrong = end if type(begin) is int else begin
+            raise _malformed(name, "an offset is not an integer", "integers", describe_json_type(wrong))
+        if not 0 <= begin <= end:
+            actual = _shorten(f"[{begin}, {end}]")
+            raise _malformed(name, "data_offsets is not a range", "0 <= begin <= end", actual)
+        rows.append((begin, end, name, dtype, tuple(shape)))
+        if len(fields) != 3:
+            findings.append(_unknown_fields(name, fields))
     rows.sort()
     return rows
 
 
-def _malformed_fields(name: str, fields: object) -> MalformedCheckpoint:
-    """Say which field of a header entry is wrong (the caller knows that one is)."""
-
-    def error(what: str, expected: str, actual: str) -> MalformedCheckpoint:
-        return MalformedCheckpoint(what, name=name, expected=expected, actual=actual)
-
-    if not isinstance(fields, dict):
-        what, expected = "the entry of a tensor is not an object", "{dtype, shape, data_offsets}"
-        return error(what, expected, describe_json_type(fields))
-    for field in ("dtype", "shape", "data_offsets"):
-        if field not in fields:
-            what, expected = f"the entry of a tensor has no {field}", "dtype, shape and data_offsets"
-            return error(what, expected, "others only")
-    tag, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(tag, str):
-        return error("dtype is not a string", "a tag such as F32", describe_json_type(tag))
-    if tag not in BY_SAFETENSORS_TAG:
-        return error("unknown dtype", f"one of {' '.join(BY_SAFETENSORS_TAG)}", _shorten(repr(tag)))
-    if not isinstance(shape, list):
-        return error("shape is not an array", "an array of sizes", describe_json_type(shape))
-    for size in shape:
-        if type(size) is not int:
-            return error("a size in shape is not an integer", "integers", describe_json_type(size))
-        if not 0 <= size <= _MAX_SIZE:
-            return error("a size in shape is out of range", "0 to 2**63 - 1", _shorten(str(size)))
-    if not isinstance(offsets, list):
-        return error("data_offsets is not an array", "[begin, end]", describe_json_type(offsets))
-    if len(offsets) != 2:
-        return error("data_offsets is not a pair", "[begin, end]", f"{len(offsets)} items")
-    for offset in offsets:
-        if type(offset) is not int:
-            return error("an offset is not an integer", "integers", describe_json_type(offset))
-    actual = _shorten(f"[{offsets[0]}, {offsets[1]}]")
-    return error("data_offsets is not a range", "0 <= begin <= end", actual)
+def _malformed(name: str, what: str, expected: str, actual: str) -> MalformedCheckpoint:
+    return MalformedCheckpoint(what, name=name, expected=expected, actual=actual)
 
 
 def _shorten(text: str) -> str:
