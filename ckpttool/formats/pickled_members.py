@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ckpttool.files.source import ByteSource, RangeSource
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.arguments import StorageClaim
-from ckpttool.formats.pickled.globals import MergedGlobals, list_globals
+from ckpttool.formats.pickled.globals import list_globals, merge_globals
 from ckpttool.formats.pickled.objects import Contents, read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import StorageResolver, TensorReader
@@ -81,12 +81,12 @@ def list_pickled_globals(
 
 def merge_members(groups: Iterable[tuple[str, Iterable[GlobalRef]]]) -> tuple[GlobalRef, ...]:
     """Globals of several pickles as one list; a place is told apart by the pickle's member in front."""
-    merged = MergedGlobals(distinct=True)
-    for member, refs in groups:
-        for ref in refs:
-            places = tuple(": ".join(filter(None, (member, place))) for place in ref.places)
-            merged.add((ref._replace(places=places),))
-    return merged.refs()
+    placed = [
+        ref._replace(places=tuple(": ".join(filter(None, (member, place))) for place in ref.places))
+        for member, refs in groups
+        for ref in refs
+    ]
+    return merge_globals([placed], distinct=True)
 
 
 def _open_zip(member: RangeSource, record: Record, limits: Limits) -> TorchArchive:

@@ -13,12 +13,12 @@ from ckpttool.files.source import ByteSource
 from ckpttool.formats import torch_legacy
 from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.arguments import StorageClaim
-from ckpttool.formats.pickled.globals import MergedGlobals, merge_globals
+from ckpttool.formats.pickled.globals import merge_globals
 from ckpttool.formats.pickled.objects import assemble, read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.pickles.nodes import PickleTree
-from ckpttool.values.checkpoint import Checkpoint, StorageRef
+from ckpttool.values.checkpoint import Checkpoint, GlobalRef, StorageRef
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError, UnsupportedFeature
 
@@ -47,7 +47,7 @@ def read(look: Look) -> Checkpoint:
     if type(tree.value) is int and tree.value == MAGIC_NUMBER:
         return torch_legacy.read(look)
     findings = stream.absorb_following(tree)
-    embedded = MergedGlobals()  # thousands of storages name the same few
+    embedded: tuple[GlobalRef, ...] = ()
 
     def resolve(_claim: StorageClaim) -> StorageRef:
         raise UnsupportedFeature(
@@ -56,12 +56,13 @@ def read(look: Look) -> Checkpoint:
         )
 
     def resolve_nested(raw: bytes) -> tuple[StorageRef, DType]:
+        nonlocal embedded
         ref, dtype, inner = torch_legacy.resolve_embedded(source, raw, limits)
-        embedded.add(inner)
+        embedded = merge_globals((embedded, inner))  # thousands of storages name the same few
         return ref, dtype
 
     contents = read_objects(tree, TensorReader(resolve, resolve_nested), limits)
-    contents = contents._replace(globals=merge_globals((contents.globals, embedded.refs())))
+    contents = contents._replace(globals=merge_globals((contents.globals, embedded)))
     return assemble(source, "pickle", f"protocol {tree.protocol}", contents, findings=findings)
 
 

@@ -8,11 +8,10 @@ from typing import NamedTuple
 from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.arguments import StorageClaim
-from ckpttool.formats.pickled.globals import absorb_following
+from ckpttool.formats.pickled.globals import absorb_following, parse_within
 from ckpttool.formats.pickled.tensors import StorageResolver
 from ckpttool.formats.zip_records import LOCAL_MAGIC, ZipArchive, read_archive, read_record
 from ckpttool.pickles.nodes import PickleTree
-from ckpttool.pickles.tree import parse_pickle
 from ckpttool.values.checkpoint import Finding, Record, StorageRef
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint
 
@@ -74,9 +73,7 @@ class TorchArchive(NamedTuple):
                 f"no {name} in the zip's top folder {self.top!r}, where torch looks for it"
             )
         data = read_record(self.source, record, limits.pickle_nbytes, f"member {name}")
-        tree = parse_pickle(
-            data, max_ops=limits.pickle_ops, max_nodes=limits.pickle_nodes, max_name=limits.name_nbytes
-        )
+        tree = parse_within(limits, data)
         return tree, absorb_following(tree, data[tree.end :], len(data) - tree.end, limits)
 
     def resolver(self, folders: Sequence[str] = ("data",)) -> StorageResolver:

@@ -20,7 +20,7 @@ from ckpttool.values.errors import CkptToolError, LimitExceeded, MalformedCheckp
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One item for each zip directory and each pickle that is parsed."""
     made: list[str] = []
-    for module, name in ((zip_records, "_locate_directory"), (stream, "parse_pickle")):
+    for module, name in ((zip_records, "_locate_directory"), (stream, "parse_within")):
 
         def counted(*args: Any, _do: Any = getattr(module, name), _name: str = name, **more: Any) -> Any:
             made.append(_name)
@@ -64,4 +64,4 @@ def test_limits_hold_for_the_members_of_a_zip(tmp_path: Path) -> None:
 def test_a_text_pickle_is_parsed_once(tmp_path: Path, calls: list[str]) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": [1, 2]}, protocol=0))
     assert len(read_checkpoint(str(tmp_path / "a.pkl")).values) == 1
-    assert calls == ["parse_pickle"]
+    assert calls == ["parse_within"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.tensors import TENSOR_GLOBALS
@@ -25,9 +26,8 @@ class Places:
     """Where in a tree the first uses of each global stand."""
 
     def __init__(self) -> None:
-        self._places: dict[
-            int, dict[int, str]
-        ] = {}  # by id of the Global, then of the node that stands there
+        # By id of the Global, then of the node that stands there.
+        self._places: dict[int, dict[int, str]] = {}
 
     def note(self, node: Node, path: Root) -> None:
         """Remember where a global, or a call of one, stands; any other node is nothing to remember."""
@@ -70,6 +70,16 @@ def list_globals(tree: PickleTree, places: Places | None = None) -> tuple[Global
     return tuple(refs)
 
 
+def parse_within(limits: Limits, data: bytes, start: int = 0, share: int = 1) -> PickleTree:
+    """The pickle at ``data[start]``, which may do and hold a part of what ``limits`` allow.
+
+    Raises:
+        CkptToolError: see ``parse_pickle``.
+    """
+    max_ops, max_nodes = limits.pickle_ops // share, limits.pickle_nodes // share
+    return parse_pickle(data, start=start, max_ops=max_ops, max_nodes=max_nodes, max_name=limits.name_nbytes)
+
+
 def absorb_following(tree: PickleTree, behind: bytes, left: int, limits: Limits) -> tuple[Finding, ...]:
     """Add to ``tree`` the globals of the pickles behind its STOP, and report what is there.
 
@@ -81,13 +91,7 @@ def absorb_following(tree: PickleTree, behind: bytes, left: int, limits: Limits)
     position, count = 0, 0
     for _ in range(_MAX_FOLLOWING):
         try:
-            following = parse_pickle(
-                behind,
-                start=position,
-                max_ops=limits.pickle_ops // _LIMITS_SHARE,
-                max_nodes=limits.pickle_nodes // _LIMITS_SHARE,
-                max_name=limits.name_nbytes,
-            )
+            following = parse_within(limits, behind, position, _LIMITS_SHARE)
         except CkptToolError:
             break  # whatever it is, it is reported as bytes
         position, count = following.end, count + 1
@@ -113,34 +117,17 @@ def _absorb(tree: PickleTree, other: PickleTree) -> None:
             known.calls += node.calls
 
 
-class MergedGlobals:
-    """The globals of several pickles, each once: with all its calls, and the first few places.
+def merge_globals(groups: Iterable[Iterable[GlobalRef]], *, distinct: bool = False) -> tuple[GlobalRef, ...]:
+    """Each global of several pickles once, in order of appearance: with all its calls, and the first places.
 
     With ``distinct`` a place that two of them share is told once.
     """
-
-    def __init__(self, *, distinct: bool = False) -> None:
-        self._refs: dict[tuple[str, str], GlobalRef] = {}
-        self._distinct = distinct
-
-    def add(self, refs: Iterable[GlobalRef]) -> None:
-        """Count what one more pickle names."""
-        for ref in refs:
-            old = self._refs.get(ref[:2])
-            if old is not None:
-                called, calls = old.called or ref.called, old.calls + ref.calls
-                ref = ref._replace(called=called, places=(*old.places, *ref.places), calls=calls)
-            places = tuple(dict.fromkeys(ref.places)) if self._distinct else ref.places
-            self._refs[ref[:2]] = ref._replace(places=places[:LOCATED_CALLS])
-
-    def refs(self) -> tuple[GlobalRef, ...]:
-        """All of them, in order of appearance."""
-        return tuple(self._refs.values())
-
-
-def merge_globals(groups: Iterable[Iterable[GlobalRef]]) -> tuple[GlobalRef, ...]:
-    """Each global of several pickles once."""
-    merged = MergedGlobals()
-    for group in groups:
-        merged.add(group)
-    return merged.refs()
+    merged: dict[tuple[str, str], GlobalRef] = {}
+    for ref in chain.from_iterable(groups):
+        old = merged.get(ref[:2])
+        if old is not None:
+            called, calls = old.called or ref.called, old.calls + ref.calls
+            ref = ref._replace(called=called, places=(*old.places, *ref.places), calls=calls)
+        places = tuple(dict.fromkeys(ref.places)) if distinct else ref.places
+        merged[ref[:2]] = ref._replace(places=places[:LOCATED_CALLS])
+    return tuple(merged.values())

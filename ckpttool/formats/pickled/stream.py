@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import Limits
-from ckpttool.formats.pickled.globals import absorb_following
+from ckpttool.formats.pickled.globals import absorb_following, parse_within
 from ckpttool.pickles.nodes import PickleCutOff, PickleTree
-from ckpttool.pickles.tree import parse_pickle
 from ckpttool.values.checkpoint import Finding
 from ckpttool.values.errors import LimitExceeded
 
@@ -43,13 +42,7 @@ class PickleStream:
                 # The window starts at the source's first byte, so that offsets in trees are absolute.
                 self._window = self.source.read_at(0, wanted)
             try:
-                tree = parse_pickle(
-                    self._window,
-                    start=self.position,
-                    max_ops=self.limits.pickle_ops,
-                    max_nodes=self.limits.pickle_nodes,
-                    max_name=self.limits.name_nbytes,
-                )
+                tree = parse_within(self.limits, self._window, self.position)
             except PickleCutOff:
                 if len(self._window) >= size:
                     raise
