@@ -11,14 +11,13 @@ from collections.abc import Iterable
 
 from ckpttool.files.source import ByteSource, RangeSource
 from ckpttool.formats.base import Limits
-from ckpttool.formats.pickled.arguments import StorageClaim
 from ckpttool.formats.pickled.globals import list_globals, merge_globals
 from ckpttool.formats.pickled.objects import Contents, read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
-from ckpttool.formats.pickled.tensors import StorageResolver, TensorReader
+from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.formats.torch_archive import TorchArchive, open_torch_archive
 from ckpttool.formats.zip_records import LOCAL_MAGIC, read_archive
-from ckpttool.values.checkpoint import Finding, GlobalRef, Record, StorageRef
+from ckpttool.values.checkpoint import Finding, GlobalRef, Record
 from ckpttool.values.errors import MalformedCheckpoint, UnsupportedFeature
 
 _LEGACY_PICKLES = 5
@@ -46,8 +45,9 @@ def read_torch_member(source: ByteSource, record: Record, limits: Limits) -> Con
     """
     view = _open_zip(open_member(source, record), record, limits)
     tree, findings = view.pickle("data.pkl", limits)
-    contents = read_objects(tree, TensorReader(_name_keys(view.resolver(), record.name)), limits)
-    return contents._replace(findings=findings)
+    # ``data/0`` exists in every archive: the member's name in front tells them apart.
+    tensors = TensorReader(view.resolver(within=f"{record.name}/"))
+    return read_objects(tree, tensors, limits)._replace(findings=findings)
 
 
 def list_pickled_globals(
@@ -97,13 +97,3 @@ def _open_zip(member: RangeSource, record: Record, limits: Limits) -> TorchArchi
     if "data.pkl" not in view.records:
         raise MalformedCheckpoint("a torch zip without data.pkl", name=record.name)
     return view
-
-
-def _name_keys(resolve: StorageResolver, member: str) -> StorageResolver:
-    """Put the member's name before each key: ``data/0`` exists in every archive."""
-
-    def resolve_in_member(claim: StorageClaim) -> StorageRef:
-        ref = resolve(claim)
-        return ref._replace(key=f"{member}/{ref.key}")
-
-    return resolve_in_member

@@ -76,28 +76,23 @@ class TorchArchive(NamedTuple):
         tree = parse_within(limits, data)
         return tree, absorb_following(tree, data[tree.end :], len(data) - tree.end, limits)
 
-    def resolver(self, folders: Sequence[str] = ("data",)) -> StorageResolver:
-        """Finds a storage's member in one of ``folders``."""
+    def resolver(self, folders: Sequence[str] = ("data",), within: str = "") -> StorageResolver:
+        """Finds a storage's member in one of ``folders``; ``within`` is put in front of its key."""
         records, big_endian = self.records, self.big_endian
         prefixes = tuple(f"{folder}/" for folder in folders)
 
         def resolve(claim: StorageClaim) -> StorageRef:
             for prefix in prefixes:
-                record = records.get(prefix + claim.key)
+                member = prefix + claim.key
+                record = records.get(member)
                 if record is not None:
-                    return StorageRef(
-                        record.file,
-                        prefix + claim.key,
-                        record.byte_offset,
-                        record.nbytes,
-                        claim.location,
-                        big_endian,
-                        record.compressed_nbytes,
-                    )
-            key = prefixes[0] + claim.key
+                    _, file, offset, nbytes, compressed, _ = record
+                    key = within + member
+                    return StorageRef(file, key, offset, nbytes, claim.location, big_endian, compressed)
+            member = prefixes[0] + claim.key
             if claim.nbytes == 0:
-                return StorageRef(self.source.name, key, 0, claim.nbytes, claim.location)
-            raise MalformedCheckpoint("a tensor's storage is not in the file", name=key)
+                return StorageRef(self.source.name, within + member, 0, 0, claim.location)
+            raise MalformedCheckpoint("a tensor's storage is not in the file", name=member)
 
         return resolve
 

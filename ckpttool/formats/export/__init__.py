@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from ckpttool.formats.base import Look
 from ckpttool.formats.torch_archive import is_export
-from ckpttool.formats.zip_records import read_archive
 from ckpttool.values.checkpoint import Checkpoint
 
 
@@ -35,4 +34,4 @@ def read(look: Look) -> Checkpoint:
     """See ``Format.read``."""
     from ckpttool.formats.export.archive import read_export
 
-    return read_export(look.source, look.parse(read_archive), look.limits)
+    return read_export(look)

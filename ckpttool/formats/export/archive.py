@@ -5,8 +5,7 @@ The rules are at the head of the folder; this is what follows them once a file i
 
 from __future__ import annotations
 
-from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.export.schema import (
     TENSOR_CONSTANT,
     Payload,
@@ -19,8 +18,8 @@ from ckpttool.formats.export.schema import (
 from ckpttool.formats.pickled.objects import Contents, assemble
 from ckpttool.formats.pickled_members import list_pickled_globals, merge_members, read_torch_member
 from ckpttool.formats.strict_json import parse_json
-from ckpttool.formats.torch_archive import open_torch_archive
-from ckpttool.formats.zip_records import ZipArchive, read_record
+from ckpttool.formats.torch_archive import TorchArchive, open_torch_archive
+from ckpttool.formats.zip_records import read_archive, read_record
 from ckpttool.values.checkpoint import (
     UNCLASSIFIED,
     Basis,
@@ -49,68 +48,58 @@ _FLAGGED_PARAMETER = Classification(
 )
 
 
-def read_export(source: ByteSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
-    """The checkpoint in an opened ``.pt2`` archive.
+def read_export(look: Look) -> Checkpoint:
+    """The checkpoint in a ``.pt2`` archive.
 
     Raises:
         CkptToolError: malformed, of an unknown version, or beyond ``limits``.
     """
+    source, archive = look.source, look.parse(read_archive)
     both = next((name for name in archive.records if name.partition("/")[2] == "data.pkl"), None)
     if both is not None:
         raise MalformedCheckpoint(
             "two checkpoints in one archive: torch.load reads this member, torch.export.load a program",
             name=both,
         )
-    if _OLD_PROGRAM in archive.records:
-        reader = _Reader(source, archive.records, False, limits)
-        layout, findings = reader.read_old(), archive.findings
+    if _OLD_PROGRAM in archive.records:  # beside the others, not in a top folder
+        view = TorchArchive(source, archive.records, "", False, archive.findings)
+        reader = _Reader(view, look.limits)
+        layout = reader.read_old()
     else:
-        reader, findings = _open(source, archive, limits)
+        view = open_torch_archive(source, archive)
+        for member, expected in (("archive_format", "pt2"), ("archive_version", "0")):
+            text = view.text(member)
+            if text not in (None, expected):
+                raise UnsupportedFeature(f"{member} {text!r} of a .pt2 archive")
+        reader = _Reader(view, look.limits)
         layout = reader.read_new()
     records = tuple(archive.records.values())
-    checkpoint = assemble(source, "torch_export", layout, reader.contents(), records, findings)
+    checkpoint = assemble(source, "torch_export", layout, reader.contents(), records, view.findings)
     # Tied names stand together, so the order of registration is lost.
     return checkpoint._replace(ordered=False)
-
-
-def _open(source: ByteSource, archive: ZipArchive, limits: Limits) -> tuple[_Reader, tuple[Finding, ...]]:
-    """A reader of a package whose format and version are known."""
-    view = open_torch_archive(source, archive)
-    for member, expected in (("archive_format", "pt2"), ("archive_version", "0")):
-        text = view.text(member)
-        if text not in (None, expected):
-            raise UnsupportedFeature(f"{member} {text!r} of a .pt2 archive")
-    return _Reader(source, view.records, view.big_endian, limits), view.findings
 
 
 class _Reader:
     """Collects what the models of one archive hold."""
 
-    def __init__(
-        self, source: ByteSource, records: dict[str, Record], big_endian: bool, limits: Limits
-    ) -> None:
-        self.source = source
-        self.records = records  # by name below the top folder
-        self.big_endian = big_endian
+    def __init__(self, view: TorchArchive, limits: Limits) -> None:
+        self.source, self.records, self.big_endian = view.source, view.records, view.big_endian
         self.limits = limits
-        self.entries: list[Entry] = []
-        self.opaque: list[Opaque] = []
+        self.found = Contents.empty()
+        self.entries, self.opaque = self.found.entries, self.found.opaque
         self.findings: list[Finding] = []
         self.globals: list[tuple[str, tuple[GlobalRef, ...]]] = []
         self.pickled: dict[str, Contents] = {}  # by member
 
     def contents(self) -> Contents:
         """What was collected, as for any other torch file."""
-        refs = merge_members(self.globals)
-        found = Contents.empty()._replace(entries=self.entries, opaque=self.opaque)
-        return found._replace(globals=refs, findings=tuple(self.findings))
+        return self.found._replace(globals=merge_members(self.globals), findings=tuple(self.findings))
 
     # -- layouts ------------------------------------------------------------------------------
 
     def read_new(self) -> str:
         """An archive with ``archive_format``; the result is its layout for people."""
-        models = [member for member in self.below(_MODELS) if member.endswith(".json")]
-        names = [member.removesuffix(".json") for member in models]
+        names = [name.removesuffix(".json") for name in self.below(_MODELS) if name.endswith(".json")]
         layout = []
         for name in names:
             program = parse_program(self.json(f"{_MODELS}{name}.json"))

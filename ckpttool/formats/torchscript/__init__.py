@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from ckpttool.formats.base import Look
 from ckpttool.formats.torch_archive import has_member, is_export
-from ckpttool.formats.zip_records import read_archive
 from ckpttool.values.checkpoint import Checkpoint
 
 
@@ -36,4 +35,4 @@ def read(look: Look) -> Checkpoint:
     """See ``Format.read``."""
     from ckpttool.formats.torchscript.modules import read_torchscript
 
-    return read_torchscript(look.source, look.parse(read_archive), look.limits)
+    return read_torchscript(look)

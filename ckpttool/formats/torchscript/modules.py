@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.nodes import iter_mapping, type_name
 from ckpttool.formats.pickled.objects import Contents, assemble, read_objects
 from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.formats.pickled_members import merge_members
 from ckpttool.formats.torch_archive import TorchArchive, open_torch_archive
 from ckpttool.formats.torchscript.code import ClassHeader, ClassHeaders
-from ckpttool.formats.zip_records import ZipArchive
+from ckpttool.formats.zip_records import read_archive
 from ckpttool.pickles.nodes import Call, DictNode, Global, Node, PickleTree
 from ckpttool.values.checkpoint import Basis, Checkpoint, Classification, Container, Entry, Kind, Root
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
@@ -36,13 +35,14 @@ _ATTRIBUTES_ROOT: Root = ("attributes",)
 _CONSTANTS_ROOT: Root = ("constants",)
 
 
-def read_torchscript(source: ByteSource, archive: ZipArchive, limits: Limits) -> Checkpoint:
-    """The checkpoint in an opened TorchScript archive.
+def read_torchscript(look: Look) -> Checkpoint:
+    """The checkpoint in a TorchScript archive.
 
     Raises:
         CkptToolError: malformed, of torch 1.0 to 1.3, or beyond ``limits``.
     """
-    view = open_torch_archive(source, archive)
+    archive = look.parse(read_archive)
+    view = open_torch_archive(look.source, archive)
     if "data.pkl" not in view.records:
         if "model.json" in view.records:
             raise UnsupportedFeature(
@@ -51,8 +51,9 @@ def read_torchscript(source: ByteSource, archive: ZipArchive, limits: Limits) ->
             )
         raise MalformedCheckpoint("a TorchScript archive without data.pkl")
     layout = "lite interpreter" if "bytecode.pkl" in view.records else "scripted module"
-    contents = _read_contents(view, limits)
-    return assemble(source, "torchscript", layout, contents, tuple(archive.records.values()), view.findings)
+    contents = _read_contents(view, look.limits)
+    records = tuple(archive.records.values())
+    return assemble(look.source, "torchscript", layout, contents, records, view.findings)
 
 
 def _read_contents(view: TorchArchive, limits: Limits) -> Contents:
@@ -61,7 +62,9 @@ def _read_contents(view: TorchArchive, limits: Limits) -> Contents:
     tensors = TensorReader(view.resolver())
     walk = _ModuleWalk(tensors, ClassHeaders(view, limits), limits)
     walk.run(tree.value)
-    rest = read_objects(walk.rest_of(tree), tensors, limits, _ATTRIBUTES_ROOT)
+    if walk.visits:  # else the top is no plain module
+        tree.value = DictNode([item for pair in walk.rest.items() for item in pair])
+    rest = read_objects(tree, tensors, limits, _ATTRIBUTES_ROOT)
     has_constants = "constants.pkl" in view.records
     constants_tree, behind = view.pickle("constants.pkl", limits) if has_constants else (_NOTHING, ())
     constant_tensors = TensorReader(view.resolver(("constants",)))
@@ -163,16 +166,12 @@ class _ModuleWalk:
             elif stored is None and self.attributes(value) is not None:
                 children.append(_Module((*module.path, name), f"{prefix}{name}.", value, module.depth + 1))
             elif stored is not None or not _is_bookkeeping(name, value, kind):
-                self.add_rest(prefix + name, value)
+                if prefix + name in self.rest:
+                    raise MalformedCheckpoint("two attributes have the same name", name=prefix + name)
+                self.rest[prefix + name] = value
         self.entries += parameters
         self.entries += others
         return children
-
-    def add_rest(self, name: str, value: Node) -> None:
-        """Keep an attribute that a state_dict does not hold."""
-        if name in self.rest:
-            raise MalformedCheckpoint("two attributes have the same name", name=name)
-        self.rest[name] = value
 
     def attributes(self, node: Node) -> dict[str, Node] | None:
         """The attributes of a scripted module by name; None for anything that is not one."""
@@ -208,13 +207,6 @@ class _ModuleWalk:
                 )
             attributes[name] = value
         return attributes
-
-    def rest_of(self, tree: PickleTree) -> PickleTree:
-        """What is left of the tree once its modules are gone: one mapping from dotted names."""
-        items = [item for pair in self.rest.items() for item in pair]
-        value = DictNode(items) if self.visits else tree.value  # a top that is no plain module
-        used = tree.globals, tree.persistent_ids, tree.rare_opcodes
-        return PickleTree(value, tree.end, tree.protocol, *used)
 
 
 def _judge(name: str, header: ClassHeader | None) -> Classification:
