@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
 
 from ckpttool.values.errors import CkptToolError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HEAD_NBYTES = 4096
 _Parsed = TypeVar("_Parsed")
+_Item = TypeVar("_Item")
 
 
 class Limits(NamedTuple):
@@ -62,6 +63,17 @@ class Look:
         if isinstance(found, CkptToolError):
             raise found
         return cast(_Parsed, found)
+
+
+def first_repeated(items: Iterable[_Item], key: Callable[[_Item], object]) -> _Item:
+    """The first of ``items`` whose ``key`` is that of an earlier one; for who knows that there is one."""
+    seen: set[object] = set()
+    for item in items:
+        found = key(item)
+        if found in seen:
+            return item
+        seen.add(found)
+    raise ValueError("no two are equal")
 
 
 class Format(Protocol):

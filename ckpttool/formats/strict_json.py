@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import NoReturn
 
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Limits, first_repeated
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
 JSON_SPACE = b" \t\r\n"  # RFC 8259, section 2: ws
@@ -74,7 +74,8 @@ def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Build an object, refusing a key that occurs twice (keys arrive unescaped)."""
     value = dict(pairs)
     if len(value) != len(pairs):
-        _refuse_duplicate(pairs)
+        key, _ = first_repeated(pairs, lambda pair: pair[0])
+        raise _Refused(f"has the key {key!r} twice in one object")
     return value
 
 
@@ -88,15 +89,6 @@ def _pairs_of_text(pairs: list[tuple[str, object]]) -> dict[str, object]:
         except UnicodeEncodeError:
             raise _Refused(f"holds a lone surrogate in or under the key {key!r}") from None
     return _pairs(pairs)
-
-
-def _refuse_duplicate(pairs: list[tuple[str, object]]) -> NoReturn:
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            raise _Refused(f"has the key {key!r} twice in one object")
-        seen.add(key)
-    raise _Refused("has a key twice in one object")
 
 
 def _parse_int(text: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from math import prod
 
+from ckpttool.formats.base import first_repeated
 from ckpttool.values.checkpoint import (
     Checkpoint,
     Chunk,
@@ -54,7 +55,8 @@ def _check_entries(checkpoint: Checkpoint) -> None:
                     _check_chunks(entry, part)
         names.add((entry.root, entry.name))
     if len(names) != len(checkpoint.entries):
-        _refuse_duplicate_name(checkpoint)
+        repeated = first_repeated(checkpoint.entries, lambda entry: entry[:2])
+        raise MalformedCheckpoint("two entries have the same name", name=str(repeated.name))
     for file in checkpoint.files:
         _check_storages(file, storages[file.path])
 
@@ -103,18 +105,18 @@ def _check_chunks(entry: Entry, tensor: ChunkedTensor) -> None:
         raise refuse("have bytes in part only")
     if sum(chunk.value.numel for chunk in filled) != tensor.numel:
         raise refuse("do not add up to its size")
-    if len(filled) > 1 and _overlap(filled, len(tensor.shape)):
+    if len(filled) > 1 and _overlap(filled):  # not scalars: those would not add up
         raise refuse("overlap")
 
 
-def _overlap(chunks: list[Chunk], ndim: int) -> bool:
+def _overlap(chunks: list[Chunk]) -> bool:
     """Whether two boxes meet: a sweep along the dimension that cuts them into the most pieces."""
-    along = max(range(ndim), key=lambda dim: len({chunk.offsets[dim] for chunk in chunks}), default=0)
+    dims = range(len(chunks[0].offsets))
+    along = max(dims, key=lambda dim: len({chunk.offsets[dim] for chunk in chunks}))
     active: list[Chunk] = []
-    for chunk in sorted(chunks, key=lambda chunk: chunk.offsets[along] if ndim else 0):
-        if ndim:
-            here = chunk.offsets[along]
-            active = [other for other in active if other.offsets[along] + other.value.shape[along] > here]
+    for chunk in sorted(chunks, key=lambda chunk: chunk.offsets[along]):
+        here = chunk.offsets[along]
+        active = [other for other in active if other.offsets[along] + other.value.shape[along] > here]
         for other in active:
             if all(
                 a < b + m and b < a + n
@@ -125,15 +127,6 @@ def _overlap(chunks: list[Chunk], ndim: int) -> bool:
                 return True
         active.append(chunk)
     return False
-
-
-def _refuse_duplicate_name(checkpoint: Checkpoint) -> None:
-    """Name the first (root, name) that stands twice."""
-    seen = set()
-    for entry in checkpoint.entries:
-        if (entry.root, entry.name) in seen:
-            raise MalformedCheckpoint("two entries have the same name", name=str(entry.name))
-        seen.add((entry.root, entry.name))
 
 
 def _check_storages(file: FileInfo, storages: dict[str, StorageRef]) -> None:

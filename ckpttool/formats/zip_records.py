@@ -14,11 +14,12 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
 from ckpttool.files.source import ByteSource
-from ckpttool.formats.base import Limits
+from ckpttool.formats.base import Limits, first_repeated
 from ckpttool.values.checkpoint import Finding, Record
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
 
@@ -27,6 +28,7 @@ _EOCD64_LOCATOR = Struct("<4sIQI")
 _EOCD64 = Struct("<4sQ2H2I4Q")
 _CENTRAL = Struct("<4s4x2H4x3I3H8xI")  # without versions, time, date, disk and attributes
 _LOCAL = Struct("<4s2x2H4x4x2I2H")  # without version, time, date and CRC
+_EXTRA = Struct("<2H")  # of a field in an extra field: its id, its length
 _MAX_COMMENT = 0xFFFF
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # traditional, strong, masked headers (APPNOTE 4.4.4)
 _STORED, _DEFLATED = 0, 8
@@ -103,7 +105,8 @@ def read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
             crc if crc or not member_nbytes else None,
         )
     if len(folded) != count:
-        _refuse_equal_names(members)
+        what = "two members of the zip have the same name (but for case)"
+        raise MalformedCheckpoint(what, name=first_repeated((member[0] for member in members), str.lower))
     _refuse_overlap(spans, offset)
     if not differing:
         return ZipArchive(records, ())
@@ -237,7 +240,7 @@ def _parse_directory(data: bytes, count: int, offset: int) -> list[_Member]:
         raw_name = data[name_start:pos]
         name = raw_name.decode("utf-8", "surrogateescape")
         if nbytes == 0xFFFFFFFF or compressed == 0xFFFFFFFF or header == 0xFFFFFFFF:
-            nbytes, compressed, header = _zip64(data[pos : pos + extra_len], nbytes, compressed, header)
+            nbytes, compressed, header = _zip64(data[pos : pos + extra_len], (nbytes, compressed, header))
         if flags & _ENCRYPTED:
             raise UnsupportedFeature(f"encrypted zip member {name!r}")
         if method == _STORED:
@@ -258,39 +261,20 @@ def _parse_directory(data: bytes, count: int, offset: int) -> list[_Member]:
     return members
 
 
-def _refuse_equal_names(members: list[_Member]) -> None:
-    """Name the first member whose name, but for case, stands twice."""
-    seen: set[str] = set()
-    for member in members:
-        folded = member[0].lower()
-        if folded in seen:
-            what = "two members of the zip have the same name (but for case)"
-            raise MalformedCheckpoint(what, name=member[0])
-        seen.add(folded)
-
-
-def _zip64(extra: bytes, nbytes: int, compressed: int, header: int) -> tuple[int, int, int]:
+def _zip64(extra: bytes, narrow: Sequence[int]) -> Sequence[int]:
     """Put the 8-byte values of extra field 0x0001 where the 32-bit ones are full (APPNOTE 4.5.3)."""
     pos = 0
     while pos + 4 <= len(extra):
-        field = int.from_bytes(extra[pos : pos + 2], "little")
-        length = int.from_bytes(extra[pos + 2 : pos + 4], "little")
+        field, length = _EXTRA.unpack_from(extra, pos)
+        pos += 4
         if field == 1:
-            body = extra[pos + 4 : pos + 4 + length]
-            wide = [int.from_bytes(body[at : at + 8], "little") for at in range(0, len(body) - 7, 8)]
-            values = []
-            for value in (nbytes, compressed, header):
-                if value == 0xFFFFFFFF:
-                    if not wide:
-                        break
-                    value = wide.pop(0)
-                values.append(value)
-            if len(values) == 3:
-                return values[0], values[1], values[2]
-            break
-        pos += 4 + length
+            body = extra[pos : pos + length]
+            wide = (int.from_bytes(body[at : at + 8], "little") for at in range(0, len(body) - 7, 8))
+            values = [next(wide, -1) if value == 0xFFFFFFFF else value for value in narrow]
+            return narrow if -1 in values else values
+        pos += length
     # Exactly 4 GiB - 1 is legal without the field; the caller's bounds checks decide.
-    return nbytes, compressed, header
+    return narrow
 
 
 def _refuse_overlap(spans: list[tuple[int, int, str]], directory_offset: int) -> None:
