@@ -6,7 +6,7 @@ Numbers, strings, bytes, None, tuples and lists stay themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ckpttool.values.errors import MalformedCheckpoint
 
@@ -131,7 +131,7 @@ def is_mapping_call(node: Call) -> bool:
     return node.name in _MAPPINGS
 
 
-class PickleTree:
+class PickleTree(NamedTuple):
     """One pickle: its value, where it ends, and every global and call on the way.
 
     ``globals`` holds each distinct (module, name) once, in order of appearance, whether or not the
@@ -141,25 +141,14 @@ class PickleTree:
     byte offsets count from.
     """
 
-    __slots__ = ("base", "end", "globals", "persistent_ids", "protocol", "rare_opcodes", "value", "within")
-
-    def __init__(
-        self,
-        value: Node,
-        end: int,
-        protocol: int,
-        globals_: dict[tuple[str, str], Global],
-        persistent_ids: list[PersistentId],
-        rare_opcodes: frozenset[int] = frozenset(),
-    ) -> None:
-        self.value = value
-        self.end = end
-        self.protocol = protocol
-        self.globals = globals_
-        self.persistent_ids = persistent_ids
-        self.rare_opcodes = rare_opcodes
-        self.base = 0
-        self.within = "the pickle"
+    value: Node
+    end: int
+    protocol: int
+    globals: dict[tuple[str, str], Global]
+    persistent_ids: list[PersistentId]
+    rare_opcodes: frozenset[int] = frozenset()
+    base: int = 0
+    within: str = "the pickle"
 
 
 def iter_items(flat: list[Node] | None) -> Iterator[tuple[Node, Node]]:

@@ -51,8 +51,7 @@ class PickleStream:
                 window_nbytes *= _GROWTH
             else:
                 self.position = tree.end
-                tree.base, tree.within = self.source.base, "the file"
-                return tree
+                return tree._replace(base=self.source.base, within="the file")
 
     def absorb_following(self, tree: PickleTree) -> tuple[Finding, ...]:
         """Add the globals of what stands behind the last pickle to ``tree``, and report it."""

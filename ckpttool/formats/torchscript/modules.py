@@ -63,7 +63,7 @@ def _read_contents(view: TorchArchive, limits: Limits) -> Contents:
     walk = _ModuleWalk(tensors, ClassHeaders(view, limits), limits)
     walk.run(tree.value)
     if walk.visits:  # else the top is no plain module
-        tree.value = DictNode([item for pair in walk.rest.items() for item in pair])
+        tree = tree._replace(value=DictNode([item for pair in walk.rest.items() for item in pair]))
     rest = read_objects(tree, tensors, limits, _ATTRIBUTES_ROOT)
     has_constants = "constants.pkl" in view.records
     constants_tree, behind = view.pickle("constants.pkl", limits) if has_constants else (_NOTHING, ())
