@@ -54,22 +54,20 @@ def parse_storage_id(pid: Node) -> StorageClaim:
         raise MalformedCheckpoint("a storage's persistent id does not name a storage class", name=key)
     view_offset = 0
     if len(pid) == 6 and pid[5] is not None:
-        key, view_offset, numel = _parse_view(pid[5], key)
-    if cls.name == "UntypedStorage":
-        return StorageClaim(key, None, numel, location, view_offset)
+        view_offset, numel = _parse_view(pid[5], key)
     dtype = BY_STORAGE_CLASS.get(cls.name)
-    if dtype is None:
+    if dtype is None and cls.name != "UntypedStorage":
         raise MalformedCheckpoint("unknown storage class", name=key, actual=cls.full_name)
     return StorageClaim(key, dtype, numel, location, view_offset)
 
 
-def _parse_view(view: Node, key: str) -> tuple[str, int, int]:
-    """View metadata ``(view_key, offset, view_size)``: the id's own key is the root storage's."""
+def _parse_view(view: Node, key: str) -> tuple[int, int]:
+    """Offset and size of a view ``(view_key, offset, view_size)`` of the storage ``key``."""
     if type(view) is not tuple or len(view) != 3 or type(view[1]) is not int or type(view[2]) is not int:
         raise MalformedCheckpoint("a storage view has parts of the wrong type", name=key)
     if view[1] < 0 or view[2] < 0:
         raise MalformedCheckpoint("a storage view has a negative offset or size", name=key)
-    return key, view[1], view[2]
+    return view[1], view[2]
 
 
 def read_dtype(node: Node) -> DType:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
-from ckpttool.formats.pickled.nodes import iter_mapping, state_items, summarize, type_name, width_of
+from ckpttool.formats.pickled.nodes import iter_mapping, named_state, summarize, type_name, width_of
 from ckpttool.formats.pickled.plain import PlainReader
 from ckpttool.pickles.nodes import Call, DictNode, Node
 from ckpttool.values.checkpoint import Key, ModuleExtras, OddKey, Plain
@@ -74,16 +74,15 @@ class MetadataReader:
 
     def read(self, state_dict: Call) -> Iterator[Metadata]:
         """What the attributes of an ``OrderedDict`` say: ``{module path: {"version": 1, …}}``."""
-        for state in state_dict.states or ():
-            for key, value in state_items(state):
-                if type(key) is not str or key != "_metadata" or not isinstance(value, (Call, DictNode)):
-                    continue
-                known = self.known.get(id(value))
-                if known is None:
-                    known = self.known[id(value)] = self.versions_and_extras(value)
-                else:
-                    self.budget.spend(len(known[0]), ())
-                yield known
+        for key, value in named_state(state_dict):
+            if key != "_metadata" or not isinstance(value, (Call, DictNode)):
+                continue
+            known = self.known.get(id(value))
+            if known is None:
+                known = self.known[id(value)] = self.versions_and_extras(value)
+            else:
+                self.budget.spend(len(known[0]), ())
+            yield known
 
     def versions_and_extras(self, metadata: Node) -> Metadata:
         """What a ``_metadata`` says: version of each module, and what else its local metadata holds."""

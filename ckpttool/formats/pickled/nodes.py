@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ckpttool.formats.pickled.python_objects import MAX_SUMMARY, describe_call
+from ckpttool.formats.pickled.plain import MAX_SUMMARY, describe_call
 from ckpttool.pickles.nodes import BigInt, Call, DictNode, Global, Node, PersistentId, SetNode, iter_items
 from ckpttool.values.dtypes import parse_torch_name
 from ckpttool.values.words import shorten
@@ -57,28 +57,25 @@ def summarize(node: Node) -> str:
 
 _SHORT_NAMES = {"collections.OrderedDict": "OrderedDict", "collections.defaultdict": "defaultdict"}
 _NODE_NAMES: dict[type, str] = {DictNode: "dict", BigInt: "int", PersistentId: "storage"}
-_MAPPINGS = {("collections", name) for name in ("OrderedDict", "defaultdict", "Counter")} | {
-    ("builtins", "dict")
-}
-_SETS = frozenset({("builtins", "set"), ("builtins", "frozenset")})
+_MAPPINGS = frozenset(
+    "collections.OrderedDict collections.defaultdict collections.Counter builtins.dict".split()
+)
+_SETS = frozenset(("builtins.set", "builtins.frozenset"))
 
 
 def is_mapping(node: Call) -> bool:
     """Whether the call makes a dict of some sort, whose items are the node's."""
-    function = node.function
-    return isinstance(function, Global) and (function.module, function.name) in _MAPPINGS
+    return node.name in _MAPPINGS
 
 
 def is_set(node: Node) -> bool:
     """Whether this is a set or frozenset: a SetNode, or the call ``set([…])`` of protocols 2 and 3."""
     if not isinstance(node, Call):
         return isinstance(node, SetNode)
-    function = node.function
     return (
-        isinstance(function, Global)
-        and (function.module, function.name) in _SETS
+        node.name in _SETS
         and isinstance(node.args, tuple)
-        and (not node.args or (len(node.args) == 1 and isinstance(node.args[0], (list, tuple))))
+        and (not node.args or isinstance(node.only_argument, (list, tuple)))
         and not (node.states or node.appended or node.items)
     )
 
@@ -87,26 +84,21 @@ def _is_dtype(node: Global) -> bool:
     return node.module == "torch" and parse_torch_name(node.name) is not None
 
 
-def state_items(state: Node) -> Iterable[tuple[Node, Node]]:
-    """Attributes in a BUILD state: a dict, ``(dict, slots)``, or something else under ``state``."""
-    if isinstance(state, DictNode):
-        yield from iter_items(state.items)
-    elif (
-        type(state) is tuple and len(state) == 2 and all(isinstance(h, (DictNode, type(None))) for h in state)
-    ):
-        for half in state:
-            if half is not None:
-                yield from iter_items(half.items)
-    elif state is not None:
-        yield "state", state
+def state_items(node: Call) -> Iterable[tuple[Node, Node]]:
+    """Attributes in the BUILD states of an object: a dict, ``(dict, slots)``, or all else under ``state``."""
+    for state in node.states or ():
+        halves = state if type(state) is tuple and len(state) == 2 else (state,)
+        if all(isinstance(half, (DictNode, type(None))) for half in halves):
+            for half in halves:
+                if half is not None:
+                    yield from iter_items(half.items)
+        else:
+            yield "state", state
 
 
 def named_state(node: Call) -> Iterable[tuple[str, Node]]:
     """Attributes of an object by name."""
-    for state in node.states or ():
-        for key, value in state_items(state):
-            if type(key) is str:
-                yield key, value
+    return ((key, value) for key, value in state_items(node) if type(key) is str)
 
 
 def has_module_state(node: Call) -> bool:
@@ -118,9 +110,8 @@ def set_items(node: Node) -> list[Node]:
     """Items of a set, as SetNode or as the call ``set([…])`` of protocol 2."""
     if isinstance(node, SetNode):
         return node.items
-    if isinstance(node, Call) and isinstance(node.args, tuple) and len(node.args) == 1:
-        return list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else []
-    return []
+    items = node.only_argument if isinstance(node, Call) else None
+    return list(items) if isinstance(items, (list, tuple)) else []
 
 
 def width_of(node: Node) -> int:

@@ -35,8 +35,7 @@ from ckpttool.formats.pickled.nodes import (
     type_name,
     width_of,
 )
-from ckpttool.formats.pickled.plain import PlainReader
-from ckpttool.formats.pickled.python_objects import without_type_tag
+from ckpttool.formats.pickled.plain import PlainReader, without_type_tag
 from ckpttool.formats.pickled.tensors import StoredTensor, TensorReader
 from ckpttool.pickles.nodes import (
     BigInt,
@@ -236,21 +235,16 @@ class _Walk:
                 self.found.module_versions[path] = versions
                 if extras:
                     self.found.module_extras[path] = extras
-            children = self.keys.children(iter_mapping(node))
-            children += self.attributes_beside(node)
-            return children
+            return self.keys.children(iter_mapping(node)) + self.attributes_beside(node)
         return list(enumerate(node))
 
     def attributes_beside(self, node: Call) -> list[tuple[Key, Node]]:
         """Attributes that a mapping object carries besides its items (not ``_metadata``)."""
-        children = []
-        for state in node.states or ():
-            for key, value in state_items(state):
-                if isinstance(value, (Call, DictNode, list)) and not (
-                    type(key) is str and key == "_metadata"
-                ):
-                    children.append((self.keys.key(key), value))
-        return children
+        return [
+            (self.keys.key(key), value)
+            for key, value in state_items(node)
+            if isinstance(value, (Call, DictNode, list)) and not (type(key) is str and key == "_metadata")
+        ]
 
     def object_children(self, node: Call) -> Iterable[tuple[Key, Node]]:
         """Everything an unknown object carries: arguments, state, appended and set items."""
@@ -258,9 +252,8 @@ class _Walk:
         for index, argument in enumerate(args):
             if isinstance(argument, _DESCRIBED_ARGUMENTS):
                 yield f"args[{index}]", argument
-        for state in node.states or ():
-            for key, value in state_items(state):
-                yield self.keys.key(key), value
+        for key, value in state_items(node):
+            yield self.keys.key(key), value
         for index, item in enumerate(node.appended or ()):
             yield index, item
         for key, value in iter_items(node.items):

@@ -278,13 +278,12 @@ class TensorReader:
         data = args[1]
         if type(data) is not tuple or len(data) < 3:
             raise malformed("_rebuild_sparse_tensor", "its data is not a tuple of tensors and a size")
-        names: tuple[str, ...]
+        names: tuple[str, ...] = ("indices", "values")
         if layout in ("sparse_csr", "sparse_bsr"):
-            names, size = ("crow_indices", "col_indices", "values"), data[3]
+            names = ("crow_indices", "col_indices", "values")
         elif layout in ("sparse_csc", "sparse_bsc"):
-            names, size = ("ccol_indices", "row_indices", "values"), data[3]
-        else:
-            names, size = ("indices", "values"), data[2]
+            names = ("ccol_indices", "row_indices", "values")
+        size = data[len(names)]
         parts = self.named_parts(names, data, depth)
         dtype = parts[-1].value.dtype
         return StoredTensor(CompositeTensor(layout, "torch.Tensor", dtype, read_sizes(size), parts))
