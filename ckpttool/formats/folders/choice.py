@@ -27,13 +27,9 @@ _INDEX = re.compile(r"(?P<stem>.+?)(?P<suffix>\.[a-z0-9]+)\.index(?:\.(?P<varian
 # The order in which transformers, diffusers and peft look for weights (transformers/utils/__init__.py
 # WEIGHTS names; diffusers/utils/constants.py; peft/utils/constants.py).
 _PREFERRED = (
-    "model.safetensors",
-    "diffusion_pytorch_model.safetensors",
-    "pytorch_model.bin",
-    "diffusion_pytorch_model.bin",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-)
+    "model.safetensors diffusion_pytorch_model.safetensors pytorch_model.bin diffusion_pytorch_model.bin "
+    "adapter_model.safetensors adapter_model.bin"
+).split()
 
 # What a Trainer keeps beside the weights (transformers/trainer.py, accelerate/utils/constants.py).
 _BESIDE_WEIGHTS = re.compile(

@@ -42,7 +42,6 @@ from ckpttool.values.checkpoint import (
     FileInfo,
     Finding,
     Root,
-    TensorInfo,
     views_of,
 )
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
@@ -77,6 +76,7 @@ def read(listing: Listing, reading: Reading) -> Checkpoint:
     if not units:
         raise describe_empty_folder(listing)
     unit = choose_unit(units, listing)
+    findings: list[Finding] = []
     if unit.is_index:
         index = resolve_member(path, unit.name, path)
         with reading.sources.reading(index) as source:
@@ -84,14 +84,15 @@ def read(listing: Listing, reading: Reading) -> Checkpoint:
     elif unit.shards:
         check_numbers(unit, listing)
         checkpoint = _read_shards(path, path, unit.shards, reading, {})
-        checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _no_index(unit)))
+        what = f"no index beside the {len(unit.shards)} shards: what they should hold together is not known"
+        findings.append(Finding("shard-no-index", "info", "", what))
     else:
         checkpoint = _read_shard(path, unit.name, path, reading)
     names = {file.path.rpartition("/")[2] for file in checkpoint.files}
     others = [other for other in units if other is not unit and other.name not in names]
     if others:
-        checkpoint = checkpoint._replace(findings=(*checkpoint.findings, _not_read(unit, others)))
-    return checkpoint
+        findings.append(_not_read(unit, others))
+    return checkpoint._replace(findings=(*checkpoint.findings, *findings))
 
 
 def read_index(look: Look, reading: Reading) -> Checkpoint:
@@ -323,11 +324,8 @@ def _check_total(total: object, entries: tuple[Entry, ...]) -> list[Finding]:
 
 
 def _unique_nbytes(entries: tuple[Entry, ...]) -> int:
-    views: dict[tuple[object, ...], TensorInfo] = {}
-    for entry in entries:
-        for info in views_of(entry.value):
-            views[info.storage, info.byte_span] = info
-    return sum(info.nbytes for info in views.values())
+    views = [view for entry in entries for view in views_of(entry.value)]
+    return sum({(view.storage, view.byte_span): view.nbytes for view in views}.values())
 
 
 def _find_strays(folder: str, index: str, files: tuple[str, ...]) -> list[Finding]:
@@ -341,15 +339,9 @@ def _find_strays(folder: str, index: str, files: tuple[str, ...]) -> list[Findin
     return _capped("shard-stray", "warning", [("", f"{name} {note}") for name in names])
 
 
-def _no_index(unit: Unit) -> Finding:
-    message = f"no index beside the {len(unit.shards)} shards: what they should hold together is not known"
-    return Finding("shard-no-index", "info", "", message)
-
-
 def _not_read(unit: Unit, others: list[Unit]) -> Finding:
     """Say what else the folder holds; the same model in another form may have gone stale."""
     severity = "warning" if any(other.family == unit.family for other in others) else "info"
     names = shorten_list([other.name for other in others])
-    return Finding(
-        "folder-not-all-read", severity, "", f"the folder also holds {names}; only {unit.name} was read"
-    )
+    message = f"the folder also holds {names}; only {unit.name} was read"
+    return Finding("folder-not-all-read", severity, "", message)

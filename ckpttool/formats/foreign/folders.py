@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 from ckpttool.files.folder import Listing, list_folder
+from ckpttool.formats.folders.choice import shorten_list
 from ckpttool.values.errors import CkptToolError, UnknownFormat, UnsupportedFeature
-from ckpttool.values.words import shorten, some
 
-_NAMES_SHOWN = 8
 _ZERO_RANK = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_([0-9]{1,6})_mp_rank_[0-9]+_optim_states\.pt", re.A)
 # `model.rank_3.pth` (FSDP examples, dinov2), `model_world_size_8_rank_3.pt` (verl).
 _FSDP_RANK = re.compile(r".*[._]rank_?([0-9]{1,6})\.(?:pth|pt|bin)", re.A)
@@ -39,16 +38,12 @@ def describe_foreign_folder(listing: Listing) -> CkptToolError | None:
 
 def describe_empty_folder(listing: Listing) -> CkptToolError:
     """That a folder holds no checkpoint, with what it does hold."""
-    held = _some([*(f"{name}/" for name in listing.folders), *listing.files])
+    held = shorten_list([*(f"{name}/" for name in listing.folders), *listing.files])
     hint = "name a checkpoint, or the folder that it is in"
     if shown := [name for name in listing.folders if not name.startswith(".")]:
         hint = f"name the folder that is meant, such as {listing.at(shown[-1])}"
     found = f"a folder without a checkpoint: it holds {held or 'nothing'}"
     return UnknownFormat(found, path=listing.path, hint=hint)
-
-
-def _some(names: Sequence[str]) -> str:
-    return some(names, shorten, _NAMES_SHOWN)
 
 
 def _dcp(listing: Listing) -> _Answer:
@@ -89,7 +84,7 @@ def _deepspeed_parent(listing: Listing) -> _Answer:
     steps = [name for name in listing.folders if name.startswith("global_step")]
     if not steps or "latest" not in listing.files:
         return None
-    found = f"a folder of {len(steps)} DeepSpeed checkpoints: {_some(steps)}"
+    found = f"a folder of {len(steps)} DeepSpeed checkpoints: {shorten_list(steps)}"
     return found, f"name one of them, such as {listing.at(steps[-1])}"
 
 
@@ -99,9 +94,9 @@ def _ranks(listing: Listing) -> _Answer:
     ]
     slices = [name for name in listing.files if _CONSOLIDATED.fullmatch(name)]
     if len(ranks) > 1:
-        found = f"one file for each of {len(ranks)} ranks (FSDP): {_some(ranks)}"
+        found = f"one file for each of {len(ranks)} ranks (FSDP): {shorten_list(ranks)}"
     elif len(slices) > 1:
-        found = f"slices of every tensor in {len(slices)} files (tensor parallel): {_some(slices)}"
+        found = f"slices of every tensor in {len(slices)} files (tensor parallel): {shorten_list(slices)}"
         ranks = slices
     else:
         return None
@@ -126,7 +121,7 @@ def _diffusers(listing: Listing) -> _Answer:
     parts = [name for name in listing.folders if not name.startswith(settings)]
     if not parts or "model_index.json" not in listing.files:
         return None
-    found = f"a diffusers pipeline of several models: {_some(parts)}"
+    found = f"a diffusers pipeline of several models: {shorten_list(parts)}"
     return found, f"name one of them, such as {listing.at('unet' if 'unet' in parts else parts[0])}"
 
 
@@ -137,7 +132,7 @@ def _hub_cache(listing: Listing) -> _Answer:
         last = revisions.folders[-1] if revisions.folders else "REVISION"
         return found, f"name one of them: {revisions.at(last)}"
     if repositories := [name for name in listing.folders if name.startswith("models--")]:
-        found = f"a Hugging Face cache of {len(repositories)} models: {_some(repositories)}"
+        found = f"a Hugging Face cache of {len(repositories)} models: {shorten_list(repositories)}"
         return found, f"name one of them, such as {listing.at(repositories[0])}"
     return None
 
