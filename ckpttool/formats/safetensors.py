@@ -217,12 +217,8 @@ def _shorten(text: str) -> str:
 
 def _unknown_fields(name: str, fields: dict[str, object]) -> Finding:
     others = _shorten(", ".join(key for key in fields if key not in ("dtype", "shape", "data_offsets")))
-    return Finding(
-        "safetensors-unknown-field",
-        "info",
-        name,
-        f"the header says more of it than dtype, shape and data_offsets; ignored: {others}",
-    )
+    message = f"the header says more of it than dtype, shape and data_offsets; ignored: {others}"
+    return Finding("safetensors-unknown-field", "info", name, message)
 
 
 def _check_ranges(rows: list[_Row], data_offset: int, file_nbytes: int) -> None:
@@ -293,18 +289,11 @@ def _unpack_shape(
     if shape[-1] % dtype.packed == 0:
         torch_shape = (*shape[:-1], shape[-1] // dtype.packed)
         return TensorInfo(dtype, torch_shape, _contiguous_stride(name, torch_shape), 0, storage)
-    findings.append(
-        Finding(
-            "safetensors-odd-packed",
-            "warning",
-            name,
-            f"{dtype.safetensors} with an odd last size {shape[-1]}: legal here, but torch has no such shape",
-        )
-    )
+    tag = dtype.safetensors
+    message = f"{tag} with an odd last size {shape[-1]}: legal here, but torch has no such shape"
+    findings.append(Finding("safetensors-odd-packed", "warning", name, message))
     content = TensorInfo(BY_NAME["uint8"], (storage.nbytes,), (1,), 0, storage)
-    return CompositeTensor(
-        "packed", f"safetensors.{dtype.safetensors}", dtype, shape, (Part("bytes", content),)
-    )
+    return CompositeTensor("packed", f"safetensors.{tag}", dtype, shape, (Part("bytes", content),))
 
 
 def _contiguous_stride(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -54,11 +54,8 @@ class TorchArchive(NamedTuple):
         record = self.records.get(name)
         if record is None:
             return None
-        return (
-            read_record(self.source, record, _TEXT_NBYTES, f"member {name}")
-            .decode("utf-8", "replace")
-            .strip()
-        )
+        data = read_record(self.source, record, _TEXT_NBYTES, f"member {name}")
+        return data.decode("utf-8", "replace").strip()
 
     def pickle(self, name: str, limits: Limits) -> tuple[PickleTree, tuple[Finding, ...]]:
         """The inert tree of a pickled member, and what stands in it behind the pickle.
@@ -114,15 +111,11 @@ def open_torch_archive(source: ByteSource, archive: ZipArchive) -> TorchArchive:
     findings = list(archive.findings)
     outside = len(archive.records) - len(records)
     if outside:
-        findings.append(
-            Finding(
-                "zip-members-outside",
-                "warning",
-                "",
-                f"{outside} members lie outside the top folder {top!r}: torch 2.13 refuses such a file, "
-                "other readers may see another one in it",
-            )
+        message = (
+            f"{outside} members lie outside the top folder {top!r}: torch 2.13 refuses such a file, "
+            "other readers may see another one in it"
         )
+        findings.append(Finding("zip-members-outside", "warning", "", message))
     view = TorchArchive(source, records, top, False, tuple(findings))
     byteorder = view.text("byteorder")
     if byteorder not in (None, "little", "big"):

@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 from ckpttool.files.source import ByteSource, RangeSource
 from ckpttool.formats.base import Limits, Look
-from ckpttool.formats.pickled.arguments import StorageClaim, parse_storage_id
+from ckpttool.formats.pickled.arguments import StorageClaim, element_type, parse_storage_id
 from ckpttool.formats.pickled.globals import list_globals, merge_globals
 from ckpttool.formats.pickled.objects import assemble, read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import TensorReader
+from ckpttool.formats.zip_records import FETCH_AGAIN
 from ckpttool.pickles.nodes import LocatedBytes, PersistentId, PickleTree
 from ckpttool.values.checkpoint import Checkpoint, Finding, GlobalRef, StorageRef
 from ckpttool.values.dtypes import DType
@@ -49,7 +50,14 @@ def sniff(look: Look) -> bool:
 def read(look: Look) -> Checkpoint:
     """See ``Format.read``."""
     legacy = read_legacy(look.source, look.limits)
-    contents = read_objects(legacy.tree, legacy.tensors(), look.limits)
+
+    def resolve(claim: StorageClaim) -> StorageRef:
+        ref = legacy.storages.get(claim.key)
+        if ref is None:
+            raise MalformedCheckpoint("a tensor's storage is not in the file", name=claim.key)
+        return ref
+
+    contents = read_objects(legacy.tree, TensorReader(resolve), look.limits)
     # Whatever stands in the four pickles around the object runs as well.
     contents = contents._replace(
         globals=merge_globals((contents.globals, *map(list_globals, legacy.around))),
@@ -66,17 +74,6 @@ class LegacyFile(NamedTuple):
     around: tuple[PickleTree, ...]
     storages: dict[str, StorageRef]
     findings: tuple[Finding, ...]
-
-    def tensors(self) -> TensorReader:
-        """A reader of tensors over these storages."""
-
-        def resolve(claim: StorageClaim) -> StorageRef:
-            ref = self.storages.get(claim.key)
-            if ref is None:
-                raise MalformedCheckpoint("a tensor's storage is not in the file", name=claim.key)
-            return ref
-
-        return TensorReader(resolve)
 
 
 def read_legacy(source: ByteSource, limits: Limits) -> LegacyFile:
@@ -142,7 +139,7 @@ def _claims(persistent_ids: list[PersistentId]) -> dict[str, StorageClaim]:
     for node in persistent_ids:
         pid = node.pid
         if type(pid) is str or (type(pid) is tuple and pid and type(pid[0]) is str and pid[0] == "storage"):
-            claim = parse_storage_id(node.pid)
+            claim = parse_storage_id(pid)
             claims.setdefault(claim.key, claim)
     return claims
 
@@ -164,7 +161,7 @@ def _walk_storages(
             raise _cut(source, key, 8, position)
         numel = int.from_bytes(source.read_at(position, 8), "little", signed=True)
         position += 8
-        nbytes = numel * (claim.dtype.bits if claim.dtype else 8) // 8
+        nbytes = numel * element_type(claim).bits // 8
         if numel < 0 or key in storages:
             raise MalformedCheckpoint("a storage of negative size, or twice", name=key)
         if position + nbytes > source.size:
@@ -181,5 +178,5 @@ def _cut(source: ByteSource, key: str, nbytes: int, position: int) -> MalformedC
         byte_offset=source.base + position,
         expected=f"{nbytes} bytes",
         actual=f"{source.size - position} left",
-        hint="the download or save was interrupted: fetch or save the file again",
+        hint=FETCH_AGAIN,
     )
