@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ckpttool.values.checkpoint import (
     Basis,
@@ -44,8 +44,9 @@ from ckpttool.values.checkpoint import (
     Value,
     packed_stride,
 )
-from ckpttool.values.dtypes import BY_NAME
+from ckpttool.values.dtypes import BY_NAME, DType
 
+_T = TypeVar("_T")
 PREFIX = "ckpttool."
 _MAX_DEPTH = 64  # of a value; files of torch have 4 at most
 _JSON_INT_BITS = 4096  # Python converts up to 4300 digits
@@ -113,10 +114,6 @@ def encode_plain(value: Plain) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ reading
-
-
-class _Malformed(ValueError):
-    """A key of ours that does not say what it should."""
 
 
 def expand(checkpoint: Checkpoint) -> Checkpoint:
@@ -197,7 +194,7 @@ class _Expansion:
             return default
         try:
             return decode(json.loads(text))
-        except (ValueError, TypeError, RecursionError):  # _Malformed and JSONDecodeError are ValueErrors
+        except (ValueError, TypeError, RecursionError):  # JSONDecodeError is a ValueError
             self.findings.append(_finding(key, "it is left out"))
             return default
 
@@ -223,57 +220,51 @@ def _finding(key: str, why: str) -> Finding:
     return Finding("carried-malformed", "warning", "", f"__metadata__ {PREFIX}{key} cannot be used: {why}")
 
 
-def _view_as(entry: Entry, claim: tuple[str, tuple[int, ...]] | None) -> Any:
+def _view_as(entry: Entry, claim: tuple[DType, tuple[int, ...]] | None) -> Any:
     """The tensor that bytes stand for; as it is if the claim does not fit the bytes."""
     info = entry.tensor
     if claim is None or info is None or info.storage is None:
         return entry.value
-    dtype = BY_NAME[claim[0]]
-    nbits = math.prod(claim[1]) * dtype.bits
-    if (nbits + 7) // 8 != info.nbytes or info.dtype.name != "uint8":
+    dtype, shape = claim
+    if (math.prod(shape) * dtype.bits + 7) // 8 != info.nbytes or info.dtype.name != "uint8":
         return entry.value
-    return TensorInfo(dtype, claim[1], packed_stride(claim[1]), 0, info.storage)
+    return TensorInfo(dtype, shape, packed_stride(shape), 0, info.storage)
 
 
 def _want(condition: bool) -> None:
     if not condition:
-        raise _Malformed
+        raise ValueError
+
+
+def _typed(kind: type[_T], value: Any) -> _T:
+    _want(type(value) is kind)
+    return value  # type: ignore[no-any-return]
 
 
 def _decode_key(value: Any) -> Key:
     if type(value) in (str, int):
-        key: Key = value
-        return key
-    _want(type(value) is dict and list(value) == ["key"] and type(value["key"]) is str)
-    return OddKey(value["key"], literal=True)
+        return value  # type: ignore[no-any-return]
+    _want(list(_typed(dict, value)) == ["key"])
+    return OddKey(_typed(str, value["key"]), literal=True)
 
 
 def _decode_path(value: Any) -> Root:
-    _want(type(value) is list and len(value) <= _MAX_DEPTH)
+    _want(len(_typed(list, value)) <= _MAX_DEPTH)
     return tuple(map(_decode_key, value))
 
 
 def _decode_paths(value: Any) -> dict[str, Root]:
-    _want(type(value) is dict)
-    paths = {name: _decode_path(path) for name, path in value.items()}
+    paths = {name: _decode_path(path) for name, path in _typed(dict, value).items()}
     _want(all(paths.values()))
     return paths
 
 
-def _list_of(kind: type) -> Callable[[Any], Any]:
-    def decode(value: Any) -> Any:
-        _want(type(value) is list and all(type(item) is kind for item in value))
-        return value
-
-    return decode
+def _list_of(kind: type[_T]) -> Callable[[Any], list[_T]]:
+    return lambda value: [_typed(kind, item) for item in _typed(list, value)]
 
 
 def _decode_containers(value: Any) -> tuple[Container, ...]:
-    found = []
-    for path, type_name in _pairs(value):
-        _want(type(type_name) is str)
-        found.append(Container(_decode_path(path), type_name, 0))
-    return tuple(found)
+    return tuple(Container(_decode_path(path), _typed(str, name), 0) for path, name in _pairs(value))
 
 
 def _decode_values(value: Any) -> tuple[Value, ...]:
@@ -285,13 +276,12 @@ def _decode_values(value: Any) -> tuple[Value, ...]:
     return tuple(found)
 
 
-def _decode_as_bytes(value: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
-    _want(type(value) is dict)
+def _decode_as_bytes(value: Any) -> dict[str, tuple[DType, tuple[int, ...]]]:
     found = {}
-    for name, claim in value.items():
-        _want(type(claim) is dict and claim.get("dtype") in BY_NAME and type(claim.get("shape")) is list)
-        _want(all(type(size) is int and 0 <= size < 1 << 63 for size in claim["shape"]))
-        found[name] = claim["dtype"], tuple(claim["shape"])
+    for name, claim in _typed(dict, value).items():
+        shape = _typed(list, _typed(dict, claim).get("shape"))
+        _want(claim.get("dtype") in BY_NAME and all(0 <= _typed(int, size) < 1 << 63 for size in shape))
+        found[name] = BY_NAME[claim["dtype"]], tuple(shape)
     return found
 
 
@@ -302,11 +292,9 @@ def _decode_versions(
     extras: dict[Root, dict[str, ModuleExtras]] = {}
     for path, modules in _pairs(value):
         root = _decode_path(path)
-        _want(type(modules) is dict)
         versions[root] = {}
-        for module, facts in modules.items():
-            _want(type(facts) is dict)
-            version = facts.pop("version", None)
+        for module, facts in _typed(dict, modules).items():
+            version = _typed(dict, facts).pop("version", None)
             _want(version is None or type(version) is int)
             versions[root][module] = version
             if facts:
@@ -325,9 +313,8 @@ def _decode_facts(facts: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], Plai
 
 
 def _pairs(value: Any) -> Iterable[tuple[Any, Any]]:
-    _want(type(value) is list)
-    for pair in value:
-        _want(type(pair) is list and len(pair) == 2)
+    for pair in _typed(list, value):
+        _want(len(_typed(list, pair)) == 2)
         yield pair[0], pair[1]
 
 
@@ -344,8 +331,7 @@ def _decode_plain(value: Any, depth: int) -> Plain:
     _want(len(value) == 1)
     (tag, content), *_ = value.items()
     if tag == "tuple":
-        _want(type(content) is list)
-        return tuple([_decode_plain(item, depth + 1) for item in content])
+        return tuple([_decode_plain(item, depth + 1) for item in _typed(list, content)])
     _want(type(content) is str)
     if tag == "bytes":
         return bytes.fromhex(content)
