@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.corroborate import apply_optimizers, is_final, share_between_copies, share_between_ties
-from ckpttool.kinds.known_names import NameTable, load_name_table
+from ckpttool.kinds.known_names import load_name_table
 from ckpttool.kinds.optimizer import OptimizerMatch, find_groups, read_optimizers, split_state_root
 from ckpttool.kinds.state_dict import judge_state_dict
 from ckpttool.values.checkpoint import (
@@ -51,7 +51,6 @@ def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = No
     by_root: dict[Root, list[int]] = {}
     for index, entry in enumerate(entries):
         by_root.setdefault(entry.root, []).append(index)
-    table = load_name_table()
     groups = find_groups(checkpoint)
     deepspeed = _deepspeed_buffers(checkpoint)
     found: list[Classification] = [entry.declared for entry in entries]
@@ -61,13 +60,13 @@ def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = No
         if groups and split_state_root(root, groups) is not None:
             states[root] = [entries[index] for index in indices]
             _mark_optimizer_state(indices, found)
-        elif len(by_root) == 1 or _is_state_dict(checkpoint, root, indices, table):
+        elif len(by_root) == 1 or _is_state_dict(checkpoint, root, indices):
             weights[root] = indices
             _judge_weights(checkpoint, root, indices, deepspeed.get(root), found)
     matches = apply_optimizers(read_optimizers(groups, states), entries, weights, tied_to, found)
     share_between_copies(entries, list(weights.values()), found)
     share_between_ties(entries, tied_to, found)
-    return Kinds(tuple(found), _find_missing(checkpoint, weights, table), matches)
+    return Kinds(tuple(found), _find_missing(checkpoint, weights), matches)
 
 
 def _mark_optimizer_state(indices: Sequence[int], found: list[Classification]) -> None:
@@ -77,7 +76,7 @@ def _mark_optimizer_state(indices: Sequence[int], found: list[Classification]) -
             found[index] = state
 
 
-def _is_state_dict(checkpoint: Checkpoint, root: Root, indices: Sequence[int], table: NameTable) -> bool:
+def _is_state_dict(checkpoint: Checkpoint, root: Root, indices: Sequence[int]) -> bool:
     """Whether a mapping among others holds a module's entries, not an epoch's loss beside them."""
     if root in checkpoint.module_versions:
         return True
@@ -86,7 +85,7 @@ def _is_state_dict(checkpoint: Checkpoint, root: Root, indices: Sequence[int], t
         name = entry.name
         if entry.declared.kind is not Kind.UNKNOWN:
             return True
-        if isinstance(name, str) and ("." in name or table.find(name, "", -1) is not None):
+        if isinstance(name, str) and ("." in name or load_name_table().find(name, "", -1)):
             return True
     return False
 
@@ -101,7 +100,7 @@ def _judge_weights(
     """Classify one state_dict; ``buffers`` are the names that DeepSpeed gives as such, if it does."""
     entries = [checkpoint.entries[index] for index in indices]
     versions = checkpoint.module_versions.get(root, {})
-    judged = judge_state_dict(entries, versions, checkpoint.ordered, load_name_table())
+    judged = judge_state_dict(entries, versions, checkpoint.ordered)
     for index, entry, classification in zip(indices, entries, judged, strict=True):
         if buffers is not None and not is_final(entry):
             kind = Kind.PERSISTENT_BUFFER if entry.name in buffers else Kind.PARAMETER
@@ -122,14 +121,14 @@ def _deepspeed_buffers(checkpoint: Checkpoint) -> dict[Root, frozenset[object]]:
     }
 
 
-def _find_missing(
-    checkpoint: Checkpoint, weights: Mapping[Root, Sequence[int]], table: NameTable
-) -> tuple[Entry, ...]:
+def _find_missing(checkpoint: Checkpoint, weights: Mapping[Root, Sequence[int]]) -> tuple[Entry, ...]:
     """Non-persistent buffers of modules that ``_metadata`` names and that have neither entry nor child."""
+    known = load_name_table().missing
     missing: list[Entry] = []
     for root, indices in weights.items():
         versions = checkpoint.module_versions.get(root, {})
-        candidates = [path for path in versions if path.rpartition(".")[2] in table.missing]
+        leaves = {path: path.rpartition(".")[2] for path in versions}
+        candidates = {path: known[leaf] for path, leaf in leaves.items() if leaf in known}
         if not candidates:
             continue
         occupied = {path.rpartition(".")[0] for path in versions}
@@ -137,11 +136,8 @@ def _find_missing(
             name = checkpoint.entries[index].name
             if isinstance(name, str):
                 occupied.add(name.rpartition(".")[0])
-        for path in candidates:
+        for path, (_, names, note) in candidates.items():
             if path not in occupied:
-                known = table.missing[path.rpartition(".")[2]]
-                declared = Classification(
-                    Kind.NON_PERSISTENT_BUFFER, Basis.METADATA, Presence.MISSING, known.note
-                )
-                missing.extend(Entry(root, f"{path}.{name}", None, None, declared) for name in known.names)
+                declared = Classification(Kind.NON_PERSISTENT_BUFFER, Basis.METADATA, Presence.MISSING, note)
+                missing += [Entry(root, f"{path}.{name}", None, None, declared) for name in names.split()]
     return tuple(missing)

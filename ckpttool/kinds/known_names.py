@@ -6,11 +6,10 @@ The data is ``known_names_table``; the lookups are made of it on first use.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from ckpttool.kinds import known_names_table as data
-from ckpttool.values.checkpoint import Kind
+from ckpttool.values.checkpoint import Basis, Classification, Kind
 
 RULES = {
     Kind.PARAMETER: data.PARAMETERS,
@@ -26,24 +25,14 @@ _SHAPES = {"n": 1, "2 x n": FOURIER_MATRIX, "1 x 1 x n x n": SQUARE_MASK}
 """Shapes that tell apart what a name alone does not, as the table writes them -> ``shape_code``."""
 
 
-class KnownName(NamedTuple):
-    """What a name says. ``sure``: strong enough to decide the order rule for its neighbours.
+class Verdict(NamedTuple):
+    """A classification, and whether its neighbours may be judged by it.
 
-    ``kind`` is ``UNKNOWN`` for a name that is a parameter in one library and a buffer in another.
-    ``rebuilt_since`` is that of a ``Classification``.
+    Its kind is ``UNKNOWN`` for a name that is a parameter in one library and a buffer in another.
     """
 
-    kind: Kind
-    note: str
-    sure: bool
-    rebuilt_since: str = ""
-
-
-class MissingName(NamedTuple):
-    """Names of the non-persistent buffers of a module that has no entry of its own."""
-
-    names: tuple[str, ...]
-    note: str
+    classification: Classification
+    sure: bool = False
 
 
 def shape_code(shape: tuple[int, ...]) -> int:
@@ -60,49 +49,32 @@ class NameTable:
     """Lookup by the last part of a name, the module that holds it, and the shape."""
 
     def __init__(self) -> None:
-        self._names: dict[str, KnownName] = {}
-        self._qualified: dict[str, dict[str, KnownName]] = {}  # last part -> module -> known
-        self._shaped: dict[tuple[str, int], KnownName] = {}
-        endings: dict[str, KnownName] = {}
+        # By name and what else must fit: a shape's code, the module that holds it, or "" for nothing.
+        self._names: dict[tuple[str, int | str], Verdict] = {}
+        self._endings: dict[str, Verdict] = {}
         for kind, rules in RULES.items():
+            basis = Basis.NONE if kind is Kind.UNKNOWN else Basis.NAME
             for rule in rules:
-                known = KnownName(kind, rule.note, rule.sure, rule.note if rule.rebuilt else "")
-                names = rule.names.split()
-                if rule.shape:
-                    self._shaped.update(((name, _SHAPES[rule.shape]), known) for name in names)
-                else:
-                    self._add_names(names, known)
-                endings.update(dict.fromkeys(rule.endings.split(), known))
-        self._endings = endings
-        self._ending_texts = tuple(endings)
-        self.missing: dict[str, MissingName] = {
-            module: MissingName(tuple(rule.names.split()), rule.note)
-            for rule in data.MISSING
-            for module in rule.modules.split()
-        }
+                since = rule.note if rule.rebuilt else ""
+                known = Verdict(Classification(kind, basis, note=rule.note, rebuilt_since=since), rule.sure)
+                for name in rule.names.split():
+                    module, _, leaf = name.rpartition(".")
+                    self._names[leaf, _SHAPES[rule.shape] if rule.shape else module] = known
+                self._endings.update(dict.fromkeys(rule.endings.split(), known))
+        self._ending_texts = tuple(self._endings)
+        self.missing = {module: rule for rule in data.MISSING for module in rule.modules.split()}
 
-    def _add_names(self, names: Iterable[str], known: KnownName) -> None:
-        for name in names:
-            module, _, leaf = name.rpartition(".")
-            if module:
-                self._qualified.setdefault(leaf, {})[module] = known
-            else:
-                self._names[leaf] = known
-
-    def find(self, leaf: str, module: str, shape: int) -> KnownName | None:
+    def find(self, leaf: str, module: str, shape: int) -> Verdict | None:
         """What is known of ``leaf`` in a module called ``module``: the most specific that is listed.
 
         ``shape`` is a ``shape_code``.
         """
         stem = leaf.rstrip("0123456789").rstrip("_") or leaf
         for name in (leaf, stem):
-            known = (
-                self._shaped.get((name, shape))
-                or self._qualified.get(name, {}).get(module)
-                or self._names.get(name)
-            )
-            if known is not None:
-                return known
+            for where in (shape, module, ""):
+                known = self._names.get((name, where))
+                if known is not None:
+                    return known
         if not stem.endswith(self._ending_texts):
             return None
         # Endings are few and rarely nest; the longest one that fits is the most specific.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ckpttool.kinds.known_names import KnownName, NameTable
+from ckpttool.kinds.known_names import Verdict, load_name_table
 from ckpttool.values.checkpoint import UNCLASSIFIED, Basis, Classification, Kind
 from ckpttool.values.dtypes import BY_NAME
 
@@ -41,13 +41,6 @@ class Signature(NamedTuple):
     leaves: tuple[Leaf, ...]
 
 
-class Verdict(NamedTuple):
-    """A classification, and whether its neighbours may be judged by it."""
-
-    classification: Classification
-    sure: bool = False
-
-
 class Context(NamedTuple):
     """What the whole state_dict says to each of its modules.
 
@@ -55,24 +48,22 @@ class Context(NamedTuple):
     without num_batches_tracked is a frozen one, because the file is too young to lack it otherwise.
     """
 
-    table: NameTable
     ordered: bool
     frozen_without_counter: bool
 
 
 def judge_module(signature: Signature, context: Context) -> tuple[Classification, ...]:
     """The classification of each leaf: declared, then structure, then order, names and dtypes."""
-    verdicts: list[Verdict | None] = [
-        None if leaf.declared is None else Verdict(leaf.declared, True) for leaf in signature.leaves
+    structure = _judge_structure(signature, context)
+    verdicts = [
+        structure.get(leaf.name) or _judge_alone(leaf, signature.module)
+        if leaf.declared is None
+        else Verdict(leaf.declared, True)
+        for leaf in signature.leaves
     ]
-    if None in verdicts:
-        structure = _judge_structure(signature, context)
-        for index, leaf in enumerate(signature.leaves):
-            if verdicts[index] is None:
-                verdicts[index] = structure.get(leaf.name) or _judge_alone(leaf, signature, context.table)
-        if context.ordered:
-            _apply_order(signature.leaves, verdicts)
-    return tuple(UNCLASSIFIED if verdict is None else verdict.classification for verdict in verdicts)
+    if context.ordered:
+        _apply_order(signature.leaves, verdicts)
+    return tuple(verdict.classification for verdict in verdicts)
 
 
 # -------------------------------------------------------------------------------------------------- structure
@@ -148,21 +139,15 @@ def _judge_parametrization(names: set[str]) -> dict[str, Verdict]:
 # ---------------------------------------------------------------------------------------------- names, dtypes
 
 
-def _judge_alone(leaf: Leaf, signature: Signature, table: NameTable) -> Verdict | None:
+def _judge_alone(leaf: Leaf, module: str) -> Verdict:
     """What a leaf says by itself: its name, checked against its dtype and shape."""
     if leaf.name == "_extra_state":  # _EXTRA_STATE_KEY_SUFFIX in torch/nn/modules/module.py
         return _verdict(Kind.EXTRA_STATE, Basis.NAME, "torch.nn: get_extra_state")
-    known = table.find(leaf.name, signature.module, leaf.shape)
+    known = load_name_table().find(leaf.name, module, leaf.shape)
     by_dtype = _judge_dtype(leaf)
-    if known is not None and (by_dtype is None or known.kind is not PARAMETER):
-        return _by_name(known)
-    return by_dtype
-
-
-def _by_name(known: KnownName) -> Verdict:
-    basis = Basis.NONE if known.kind is Kind.UNKNOWN else Basis.NAME
-    found = Classification(known.kind, basis, note=known.note, rebuilt_since=known.rebuilt_since)
-    return Verdict(found, known.sure)
+    if known is not None and (by_dtype is None or known.classification.kind is not PARAMETER):
+        return known
+    return by_dtype or Verdict(UNCLASSIFIED)
 
 
 _NEVER_LEARNT = frozenset({"int64", "bool"})
@@ -188,50 +173,23 @@ def _judge_dtype(leaf: Leaf) -> Verdict | None:
 # ------------------------------------------------------------------------------------------------------ order
 
 
-_OTHER_KINDS = (Kind.EXTRA_STATE, Kind.OPTIMIZER_STATE)
+def _apply_order(leaves: tuple[Leaf, ...], verdicts: list[Verdict]) -> None:
+    """Within a module every parameter precedes every buffer (``Module._save_to_state_dict``).
 
-
-def _apply_order(leaves: tuple[Leaf, ...], verdicts: list[Verdict | None]) -> None:
-    """Within a module every parameter precedes every buffer (``Module._save_to_state_dict``)."""
-    first_buffer = next((i for i, v in enumerate(verdicts) if _decides(v, BUFFER)), len(verdicts))
-    last_parameter = next((i for i in reversed(range(len(verdicts))) if _decides(verdicts[i], PARAMETER)), -1)
-    if first_buffer < last_parameter:
-        return  # one of the two is wrong; neither may judge a third
-    for index, verdict in enumerate(verdicts):
-        placed = _place(leaves, index, first_buffer, last_parameter)
-        # A weaker verdict that says otherwise gives way.
-        if placed is not None and (verdict is None or not _stands(verdict, placed)):
-            verdicts[index] = placed
-    _apply_weak_order(leaves, verdicts)
-
-
-def _place(leaves: tuple[Leaf, ...], index: int, first_buffer: int, last_parameter: int) -> Verdict | None:
-    """What the leaf at ``index`` must be where it stands, if that says it."""
-    if index > first_buffer:
-        return _verdict(BUFFER, Basis.ORDER, f"after the buffer {leaves[first_buffer].name}", True)
-    if index < last_parameter:
-        return _verdict(PARAMETER, Basis.ORDER, f"before the parameter {leaves[last_parameter].name}", True)
-    return None
-
-
-def _decides(verdict: Verdict | None, kind: Kind) -> bool:
-    return verdict is not None and verdict.sure and verdict.classification.kind is kind
-
-
-def _stands(verdict: Verdict, placed: Verdict) -> bool:
-    return verdict.sure or verdict.classification.kind in (placed.classification.kind, *_OTHER_KINDS)
-
-
-def _apply_weak_order(leaves: tuple[Leaf, ...], verdicts: list[Verdict | None]) -> None:
-    """Let names that are right nearly always judge those that say nothing."""
-    kinds = [Kind.UNKNOWN if verdict is None else verdict.classification.kind for verdict in verdicts]
-    if Kind.UNKNOWN not in kinds:
-        return
-    first_buffer = kinds.index(BUFFER) if BUFFER in kinds else len(kinds)
-    last_parameter = len(kinds) - 1 - kinds[::-1].index(PARAMETER) if PARAMETER in kinds else -1
-    if first_buffer < last_parameter:
-        return
-    for index, kind in enumerate(kinds):
-        placed = _place(leaves, index, first_buffer, last_parameter)
-        if kind is Kind.UNKNOWN and leaves[index].declared is None and placed is not None:
-            verdicts[index] = placed._replace(sure=False)
+    What is sure judges all others; then names that are right nearly always judge those that say nothing.
+    """
+    for judged_by_sure, gives_way in ((True, (PARAMETER, BUFFER, Kind.UNKNOWN)), (False, (Kind.UNKNOWN,))):
+        kinds = [found.kind if sure or not judged_by_sure else None for found, sure in verdicts]
+        first_buffer = kinds.index(BUFFER) if BUFFER in kinds else len(kinds)
+        last_parameter = len(kinds) - 1 - kinds[::-1].index(PARAMETER) if PARAMETER in kinds else -1
+        if first_buffer < last_parameter:
+            return  # one of the two is wrong; neither may judge a third
+        for index, (found, sure) in enumerate(verdicts):
+            if sure or found.kind not in gives_way:
+                continue
+            if index > first_buffer and found.kind is not BUFFER:
+                note = f"after the buffer {leaves[first_buffer].name}"
+                verdicts[index] = _verdict(BUFFER, Basis.ORDER, note, True)
+            elif index < last_parameter and found.kind is not PARAMETER:
+                note = f"before the parameter {leaves[last_parameter].name}"
+                verdicts[index] = _verdict(PARAMETER, Basis.ORDER, note, True)

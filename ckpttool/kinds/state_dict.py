@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from ckpttool.kinds.known_names import NameTable, shape_code
+from ckpttool.kinds.known_names import shape_code
 from ckpttool.kinds.module_rules import Context, Leaf, Signature, judge_module
 from ckpttool.values.checkpoint import UNCLASSIFIED, Basis, Classification, Entry, Kind
 
@@ -20,7 +20,7 @@ _Facts: TypeAlias = tuple[str, str, int, Classification | None]
 
 
 def judge_state_dict(
-    entries: Sequence[Entry], versions: Mapping[str, int | None], ordered: bool, table: NameTable
+    entries: Sequence[Entry], versions: Mapping[str, int | None], ordered: bool
 ) -> list[Classification]:
     """Classify ``entries``, all of one state_dict and in its order.
 
@@ -29,7 +29,7 @@ def judge_state_dict(
     facts = [_read_facts(entry) for entry in entries]
     modules, together = _group_by_module(entries)
     in_order = ordered and together and _looks_registered(modules, facts)
-    context = Context(table, in_order, _is_young(facts, ordered))
+    context = Context(in_order, _is_young(facts, ordered))
     found = [UNCLASSIFIED] * len(entries)
     judged: dict[tuple[str, bool, int | None, tuple[_Facts, ...]], tuple[Classification, ...]] = {}
     for path, positions in modules.items():

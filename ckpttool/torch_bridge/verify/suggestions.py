@@ -8,7 +8,7 @@ from itertools import takewhile
 
 from ckpttool.kinds.known_names import load_name_table, shape_code
 from ckpttool.names.match import NameMatch
-from ckpttool.values.checkpoint import Entry, Kind
+from ckpttool.values.checkpoint import UNCLASSIFIED, Entry, Kind
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.verification import NORMAL_BUILDS, Run
 
@@ -162,9 +162,9 @@ def _history(name: str, entries: Mapping[str, Entry]) -> str:
     parts = [part for part in path.split(".") if not part.isdigit()]
     shape = _shape(entries.get(name))
     known = load_name_table().find(leaf, parts[-1] if parts else "", shape_code(shape or ()))
-    if known is None or known.kind is not Kind.PERSISTENT_BUFFER or not any(map(str.isdigit, known.note)):
-        return ""
-    return f"; {known.note}"
+    found = UNCLASSIFIED if known is None else known.classification
+    tells = found.kind is Kind.PERSISTENT_BUFFER and any(map(str.isdigit, found.note))
+    return f"; {found.note}" if tells else ""
 
 
 def _entries(count: int, which: str) -> str:
