@@ -39,38 +39,25 @@ def apply_optimizers(
     found: list[Classification],
 ) -> tuple[OptimizerMatch, ...]:
     """Find the state_dict that each of ``optimizers`` goes with, and mark in ``found`` what it names."""
-    compared = {root: weights[root] for root in list(weights)[:_MOST_COMPARED]}
-    return tuple(
-        _apply_optimizer(optimizer, entries, compared if rank < _MOST_COMPARED else {}, tied_to, found)
-        for rank, optimizer in enumerate(optimizers)
-    )
-
-
-def _apply_optimizer(
-    optimizer: Optimizer,
-    entries: Sequence[Entry],
-    weights: Mapping[Root, Sequence[int]],
-    tied_to: Sequence[Entry | None],
-    found: list[Classification],
-) -> OptimizerMatch:
-    best_root: Root | None = None
-    best: list[int] = []
-    best_by = ""
-    for root, indices in weights.items():
-        mapped, by = _match_root(optimizer, entries, indices, tied_to, found)
-        if len(mapped) > len(best):
-            best_root, best, best_by = root, mapped, by
-    note = f"{optimizer.class_name or 'optimizer'}, by {best_by}"
-    for index in best:
-        if not is_final(entries[index]):
-            found[index] = Classification(Kind.PARAMETER, Basis.OPTIMIZER, note=note)
-    if best_root is not None and len(best) == optimizer.parameters:
-        for index in weights[best_root]:
-            if found[index].kind is Kind.UNKNOWN and not is_final(entries[index]):
-                found[index] = found[index]._replace(note="not in the optimizer: a buffer, or frozen")
-    return OptimizerMatch(
-        optimizer.root, optimizer.class_name, optimizer.parameters, best_root, len(best), best_by
-    )
+    matches = []
+    for rank, optimizer in enumerate(optimizers):
+        best = OptimizerMatch(optimizer.root, optimizer.class_name, optimizer.parameters)
+        named: list[int] = []
+        for root in list(weights)[:_MOST_COMPARED] if rank < _MOST_COMPARED else ():
+            mapped, by = _match_root(optimizer, entries, weights[root], tied_to, found)
+            if len(mapped) > len(named):
+                named = mapped
+                best = best._replace(weights_root=root, mapped=len(mapped), by=by)
+        note = f"{optimizer.class_name or 'optimizer'}, by {best.by}"
+        for index in named:
+            if not is_final(entries[index]):
+                found[index] = Classification(Kind.PARAMETER, Basis.OPTIMIZER, note=note)
+        if best.weights_root is not None and len(named) == optimizer.parameters:
+            for index in weights[best.weights_root]:
+                if found[index].kind is Kind.UNKNOWN and not is_final(entries[index]):
+                    found[index] = found[index]._replace(note="not in the optimizer: a buffer, or frozen")
+        matches.append(best)
+    return tuple(matches)
 
 
 def _match_root(
