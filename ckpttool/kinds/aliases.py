@@ -16,7 +16,6 @@ with the one that reaches furthest: exact for packed views, and linear for any."
 class Bloat(NamedTuple):
     """A storage that holds more than its tensors: ``entry`` is the first one that views it."""
 
-    storage: StorageRef
     entry: Entry
     unreferenced_nbytes: int
 
@@ -83,7 +82,7 @@ def find_aliases(entries: Sequence[Entry]) -> Aliasing:
         overlaps += ((entries[a], entries[b]) for a, b in _overlapping(views))
         unreferenced = storage.nbytes - _referenced_nbytes(views)
         if unreferenced > 0:
-            bloated.append(Bloat(storage, entries[index], unreferenced))
+            bloated.append(Bloat(entries[index], unreferenced))
     locations = Counter([storage.location for _, _, storage in first_user.values()])
     return Aliasing(
         tuple(tied_to),

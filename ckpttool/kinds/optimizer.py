@@ -18,9 +18,7 @@ Groups: TypeAlias = dict[int, dict[str, Plain]]
 _MOST_STATES = 4
 """Keys called ``state`` in one root that are tried; a hostile root has hundreds."""
 
-_SHAPED_LIKE_PARAMETER = (
-    *("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta", "sum", "prev", "ax"),
-)
+_SHAPED_LIKE_PARAMETER = "exp_avg exp_avg_sq exp_inf momentum_buffer square_avg acc_delta sum prev ax".split()
 
 _CLASS_BY_STATE = (
     # The first row whose names are all among the states gives the class.
@@ -132,11 +130,10 @@ def _read_optimizer(
             names.update((k, n) for k, n in zip(in_group, param_names, strict=True) if isinstance(n, str))
         else:
             names.update((key, key) for key in in_group if isinstance(key, str))
-    options = set().union(*groups.values())
-    return Optimizer(root, tuple(keys), names, shapes, _guess_class(state_names, options, groups))
+    return Optimizer(root, tuple(keys), names, shapes, _guess_class(state_names, groups))
 
 
-def _guess_class(states: set[str], options: set[str], groups: Groups) -> str:
+def _guess_class(states: set[str], groups: Groups) -> str:
     """The optimizer's class from the names of its states and of its options."""
     for names, class_name in _CLASS_BY_STATE:
         if states.issuperset(names):
@@ -144,7 +141,7 @@ def _guess_class(states: set[str], options: set[str], groups: Groups) -> str:
                 return "AdamW"
             return class_name
     # Without momentum SGD keeps no state; its options are its own.
-    return "SGD" if options.issuperset(("dampening", "nesterov")) else ""
+    return "SGD" if set().union(*groups.values()).issuperset(("dampening", "nesterov")) else ""
 
 
 # --------------------------------------------------------------------------------------------------- matching

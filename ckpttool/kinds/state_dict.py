@@ -46,9 +46,6 @@ def judge_state_dict(
     return found
 
 
-_OPEN_KINDS = (Kind.UNKNOWN, Kind.PARAMETER)
-
-
 def _apply_pickled_parameters(entries: Sequence[Entry], found: list[Classification]) -> None:
     """In a file of ``state_dict(keep_vars=True)`` what is not pickled as a Parameter is a buffer.
 
@@ -64,7 +61,8 @@ def _apply_pickled_parameters(entries: Sequence[Entry], found: list[Classificati
     if len(parameters) * 10 > sum(declared) or any(found[p].basis not in weaker for p in parameters):
         return
     for position in others:
-        if entries[position].declared == UNCLASSIFIED and found[position].kind in _OPEN_KINDS:
+        is_open = found[position].kind in (Kind.UNKNOWN, Kind.PARAMETER)
+        if is_open and entries[position].declared == UNCLASSIFIED:
             note = "not pickled as a Parameter, as others here are"
             found[position] = Classification(Kind.PERSISTENT_BUFFER, Basis.PICKLED_PARAMETER, note=note)
 
@@ -148,6 +146,5 @@ def _looks_registered(modules: Mapping[str, Sequence[int]], facts: Sequence[_Fac
 
 def _is_young(facts: Sequence[_Facts], ordered: bool) -> bool:
     """Whether the file is surely younger than num_batches_tracked (torch 0.4.1)."""
-    if not ordered:  # safetensors, the container that loses the order, is four years younger
-        return True
-    return any(name == "num_batches_tracked" for name, *_ in facts)
+    # safetensors, the container that loses the order, is four years younger.
+    return not ordered or any(name == "num_batches_tracked" for name, *_ in facts)
