@@ -27,6 +27,8 @@ LEADING: dict[tuple[str, ...], str] = {
 }
 """Parts at the start of a name, and who puts them there."""
 
+_FIRST_PARTS = frozenset(parts[0] for parts in LEADING)
+
 
 class Prefix(NamedTuple):
     """A wrapper prefix (``_orig_mod.module.``) on ``matched`` of ``total`` names, and who puts it there.
@@ -43,31 +45,23 @@ class Prefix(NamedTuple):
 
 def find_prefixes(names: Iterable[str]) -> tuple[Prefix, ...]:
     """Wrapper prefixes of ``names``, the longest chain that each name has, most frequent first."""
-    chains: Counter[tuple[str, ...]] = Counter()
+    chains: Counter[tuple[str, tuple[str, ...]]] = Counter()
     inside: Counter[str] = Counter()
-    known: dict[str, bool] = {}
     names = list(names)
     # One search of everything at once: nearly no file has a wrapper in the middle of a name.
     everything = "\n".join(names)
     inner = [part for part in ANYWHERE if f".{part}." in everything]
     for name in names:
-        first = name.partition(".")[0]
-        starts = known.get(first)
-        if starts is None:
-            starts = known[first] = any(first == parts[0] for parts in LEADING)
         taken = 0
-        if starts:
+        if name.partition(".")[0] in _FIRST_PARTS:
             parts = name.split(".")
-            taken = _leading_parts(parts)
+            taken, wrappers = _leading_parts(parts)
             if taken:
-                chains[tuple(parts[:taken])] += 1
+                chains[".".join(parts[:taken]) + ".", wrappers] += 1
         if inner:
             rest = name.split(".")[taken:-1]
             inside.update({part for part in inner if part in rest})
-    found = [
-        Prefix(".".join(chain) + ".", _wrappers(chain), count, len(names))
-        for chain, count in chains.most_common()
-    ]
+    found = [Prefix(text, who, count, len(names)) for (text, who), count in chains.most_common()]
     found += (
         Prefix(f"{part}.", (ANYWHERE[part],), count, len(names), inside=True)
         for part, count in inside.most_common()
@@ -84,31 +78,22 @@ def common_first_part(names: Iterable[str]) -> str | None:
 def strip_wrappers(name: str) -> str:
     """``name`` without any wrapper's parts, as the bare model would have it."""
     parts = name.split(".")
-    taken = _leading_parts(parts)
-    leaf = parts[-1]
-    return ".".join([*(part for part in parts[taken:-1] if part not in ANYWHERE), leaf])
+    taken, _ = _leading_parts(parts)
+    return ".".join([*(part for part in parts[taken:-1] if part not in ANYWHERE), parts[-1]])
 
 
-def _leading_parts(parts: list[str]) -> int:
-    """How many parts at the start belong to wrappers; the last part is never one."""
+def _leading_parts(parts: list[str]) -> tuple[int, tuple[str, ...]]:
+    """How many parts at the start belong to wrappers, and to which; the last part is never one."""
+    wrappers: list[str] = []
     taken = 0
     longest = len(parts) - 1
     while taken < longest:
-        for wrapper in LEADING:
-            end = taken + len(wrapper)
-            if end <= longest and tuple(parts[taken:end]) == wrapper:
+        for leading, wrapper in LEADING.items():
+            end = taken + len(leading)
+            if end <= longest and tuple(parts[taken:end]) == leading:
+                wrappers.append(wrapper)
                 taken = end
                 break
         else:
             break
-    return taken
-
-
-def _wrappers(chain: tuple[str, ...]) -> tuple[str, ...]:
-    found = []
-    position = 0
-    while position < len(chain):
-        wrapper = next(parts for parts in LEADING if chain[position : position + len(parts)] == parts)
-        found.append(LEADING[wrapper])
-        position += len(wrapper)
-    return tuple(found)
+    return taken, tuple(wrappers)
