@@ -9,7 +9,7 @@ one that brings together less than half: those are two models that have little i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from ckpttool.names.prefixes import strip_wrappers
@@ -33,72 +33,45 @@ class NameMatch(NamedTuple):
 def match_names(file_names: Sequence[str], model_names: Collection[str]) -> NameMatch:
     """The mapping of ``file_names`` that meets the most of ``model_names``."""
     known = set(model_names)
-    best = _apply(file_names, known, _as_it_is, "")
+    best = _meet(file_names, file_names, known, "")
     if best.matched == len(known) or best.matched == len(file_names):
         return best
-    for description, rule in _candidates(file_names, known):
-        found = _apply(file_names, known, rule, description)
+    for description, renamed in _candidates(file_names, known):
+        found = _meet(file_names, renamed, known, description)
         enough = found.matched * 2 >= min(len(known), len(file_names))
         if enough and found.matched > best.matched and len(set(found.to_model.values())) == len(file_names):
             best = found
     return best
 
 
-def _apply(names: Sequence[str], known: set[str], rule: Callable[[str], str], description: str) -> NameMatch:
-    to_model = {name: rule(name) for name in names}
+def _meet(names: Sequence[str], renamed: Sequence[str], known: set[str], description: str) -> NameMatch:
+    to_model = dict(zip(names, renamed, strict=True))
     return NameMatch(to_model, sum(name in known for name in to_model.values()), description)
 
 
-def _candidates(file_names: Sequence[str], known: set[str]) -> Iterable[tuple[str, Callable[[str], str]]]:
-    """Rules to try, simplest first."""
+def _candidates(file_names: Sequence[str], known: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """What to call the names of the file, and what was done to them; the simplest first."""
     bare = {strip_wrappers(name): name for name in known}
-    wrapped_model = any(name != plain for plain, name in bare.items())
-
-    def unwrap(name: str) -> str:
-        plain = strip_wrappers(name)
-        return bare.get(plain, plain) if wrapped_model else plain
-
-    unwrapped = [unwrap(name) for name in file_names]
+    unwrapped = [bare.get(plain, plain) for plain in map(strip_wrappers, file_names)]
+    ways: list[tuple[str, Sequence[str]]] = [("", file_names)]
     changed = sum(old != new for old, new in zip(file_names, unwrapped, strict=True))
-    wrappers = ""
     if changed:
-        wrappers = f"wrapper prefixes taken off {changed} of {len(file_names)} names of the file"
-        yield wrappers, unwrap
-    elif wrapped_model:
-        wrappers = "the model's own wrapper prefixes put on"
-        yield wrappers, unwrap
-    ways: list[tuple[Sequence[str], Callable[[str], str], str]] = [(file_names, _as_it_is, "")]
-    if changed:
-        ways.append((unwrapped, unwrap, wrappers))
-    for names, rule, said in ways:
-        for prefix in _leading_paths(names, len(names)):
-            yield _join(said, f"{prefix!r} taken off the file's names"), _strip(prefix, rule)
-        for prefix in _leading_paths(known, len(known)):
-            yield _join(said, f"{prefix!r} put before the file's names"), _add(prefix, rule)
+        said = f"wrapper prefixes taken off {changed} of {len(file_names)} names of the file"
+        yield said, unwrapped
+        ways.append((f"{said}, ", unwrapped))
+    for said, names in ways:
+        for path in _leading_paths(names):
+            yield f"{said}{path!r} taken off the file's names", [name.removeprefix(path) for name in names]
+        for path in _leading_paths(known):
+            yield f"{said}{path!r} put before the file's names", [path + name for name in names]
 
 
-def _as_it_is(name: str) -> str:
-    return name
-
-
-def _strip(prefix: str, before: Callable[[str], str]) -> Callable[[str], str]:
-    return lambda name: before(name).removeprefix(prefix)
-
-
-def _add(prefix: str, before: Callable[[str], str]) -> Callable[[str], str]:
-    return lambda name: prefix + before(name)
-
-
-def _join(first: str, second: str) -> str:
-    return f"{first}, {second}" if first else second
-
-
-def _leading_paths(names: Iterable[str], total: int) -> list[str]:
+def _leading_paths(names: Collection[str]) -> list[str]:
     """Leading paths (with their dot) that at least a quarter of the names have, longest chains last."""
     counts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".", _MAX_PREFIX_PARTS)
         for length in range(1, len(parts)):
             counts[".".join(parts[:length]) + "."] += 1
-    frequent = [path for path, count in counts.most_common() if count * 4 >= total]
+    frequent = [path for path, count in counts.most_common() if count * 4 >= len(names)]
     return frequent[:_MAX_CANDIDATES]
