@@ -7,9 +7,10 @@ containers that the checkpoint has. ``state.0``, ``state[0]`` and ``["a.b"]`` ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import takewhile
 
-from ckpttool.values.checkpoint import Checkpoint, Key, OddKey, Root
+from ckpttool.values.checkpoint import Checkpoint, Key, Root
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.words import first_few
 
@@ -76,18 +77,9 @@ def _suggest(checkpoint: Checkpoint) -> str:
     """Name the branches that hold tensors, each cut before its first number."""
     branches: dict[str, None] = {}
     for entry in checkpoint.entries:
-        named: list[str] = []
-        for key in entry.root:
-            if isinstance(key, int):
-                break
-            named.append(key.text if isinstance(key, OddKey) else key)
+        named = [str(key) for key in takewhile(lambda key: not isinstance(key, int), entry.root)]
         if named:
             branches[".".join(named)] = None
     if not branches:
         return "all tensors are at the top: leave --root out"
-    return suggest_roots(list(branches))
-
-
-def suggest_roots(branches: Sequence[str], most: int = _MOST_SUGGESTED) -> str:
-    """The hint ``--root takes one of: model, optimizer, …``."""
-    return f"--root takes one of: {first_few(branches, most=most)}"
+    return f"--root takes one of: {first_few(list(branches), most=_MOST_SUGGESTED)}"
