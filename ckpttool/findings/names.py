@@ -60,9 +60,8 @@ def find_batch_norms(evidence: Evidence) -> Iterator[Finding]:
     """Batch norms without statistics, or without their counter."""
     versions_of = evidence.checkpoint.module_versions
     statistics: dict[Root, list[Entry]] = {}
-    if evidence.mentions("running_mean"):
-        for entry in evidence.named(lambda name: name.endswith("running_mean")):
-            statistics.setdefault(entry.root, []).append(entry)
+    for entry in evidence.ending("running_mean"):
+        statistics.setdefault(entry.root, []).append(entry)
     names: dict[Root, set[Key]] = {root: set() for root in (*versions_of, *statistics)}
     if names:
         for entry, _, _ in evidence.rows:
@@ -102,29 +101,20 @@ def find_batch_norms(evidence: Evidence) -> Iterator[Finding]:
 
 
 def find_parametrized(evidence: Evidence) -> Iterator[Finding]:
-    """Parts of weights that are computed."""
-    if not evidence.mentions("weight_g", "weight_orig", ".original"):
-        return
-    norms = {entry.name for entry in evidence.named(lambda name: name.endswith(".original1"))}
-    endings = ("weight_g", "weight_orig", "original", "original0")
+    """Parts of weights that are computed, and the names of torch.nn.utils.parametrizations.weight_norm."""
+    directions = {entry.name for entry in evidence.ending(".original1")}
     parts = [
         entry
-        for entry in evidence.named(lambda name: name.endswith(endings) and _PARAMETRIZED.search(name))
-        if f"{str(entry.name)[:-1]}1" not in norms  # more is said of a weight norm
+        for entry in evidence.ending("weight_g", "weight_orig", ".original", ".original0")
+        # More is said of a weight norm.
+        if _PARAMETRIZED.search(str(entry.name)) and f"{str(entry.name)[:-1]}1" not in directions
     ]
     fact = (
         "part of a weight that the model computes (weight norm, spectral norm, pruning): a model "
         "without that parametrization does not know these names"
     )
     yield from about("parametrized", "info", parts, fact)
-
-
-def find_weight_norms(evidence: Evidence) -> Iterator[Finding]:
-    """The names that torch.nn.utils.parametrizations.weight_norm gives."""
-    if not evidence.mentions(".original1"):
-        return
-    names = {entry.name for entry, _, _ in evidence.rows}
-    norms = evidence.named(lambda name: name.endswith(".original0") and f"{name[:-1]}1" in names)
+    norms = [entry for entry in evidence.ending(".original0") if f"{str(entry.name)[:-1]}1" in directions]
     fact = (
         "the norm of a weight, as torch.nn.utils.parametrizations.weight_norm names it: a model with the "
         "older torch.nn.utils.weight_norm calls it weight_g"
@@ -136,7 +126,8 @@ def find_adapters(evidence: Evidence) -> Iterator[Finding]:
     """LoRA weights without the adapter's name, as PEFT saves them."""
     if not evidence.mentions("lora_A.weight"):
         return
-    saved = evidence.named(_ADAPTER.search)
+    ending = evidence.ending("lora_A.weight", "lora_B.weight")
+    saved = [entry for entry in ending if _ADAPTER.search(str(entry.name))]
     fact = (
         "of a LoRA adapter, saved without its name: PeftModel.from_pretrained takes them so; for "
         "load_state_dict they must be called lora_A.default.weight"

@@ -160,7 +160,6 @@ _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     of_names.find_packed,
     _extra_state,
     of_names.find_parametrized,
-    of_names.find_weight_norms,
     of_bytes.find_devices,
     _optimizer,
     _values,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.kinds.aliases import Aliasing
@@ -28,9 +28,15 @@ class Evidence(NamedTuple):
         """Whether any of ``texts`` stands in any name."""
         return any(text in self.names for text in texts)
 
-    def named(self, fits: Callable[[str], object]) -> list[Entry]:
-        """Entries whose name is a text that ``fits``."""
-        return [entry for entry, _, _ in self.rows if isinstance(entry.name, str) and fits(entry.name)]
+    def ending(self, *texts: str) -> list[Entry]:
+        """Entries whose name is a text that ends in one of ``texts``."""
+        if not self.mentions(*texts):
+            return []
+        return [
+            row.entry
+            for row in self.rows
+            if isinstance(row.entry.name, str) and row.entry.name.endswith(texts)
+        ]
 
 
 def about(code: str, severity: str, entries: Sequence[Entry], fact: str) -> Iterator[Finding]:
