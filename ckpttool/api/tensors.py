@@ -56,13 +56,8 @@ def read_packed(sources: Sources, info: Strided) -> bytearray:
         CkptToolError: as ``TensorReader.iter_chunks``.
     """
     check_claim(info)
-    data = bytearray(info.nbytes)
-    position = 0
     with TensorReader(sources) as reader:
-        for chunk in reader.iter_chunks(info):
-            data[position : position + len(chunk)] = chunk
-            position += len(chunk)
-    return data
+        return reader.read(info)
 
 
 def _strided(value: Tensor | None) -> Strided:

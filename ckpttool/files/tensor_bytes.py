@@ -127,6 +127,15 @@ class TensorReader:
             _resolve(chunk, info, storage.big_endian)
             yield chunk
 
+    def read(self, info: Strided, *, chunk_nbytes: int = CHUNK_NBYTES) -> bytearray:
+        """All that ``iter_chunks`` gives, in one piece."""
+        data = bytearray(info.nbytes)
+        filled = 0
+        for chunk in self.iter_chunks(info, chunk_nbytes=chunk_nbytes):
+            data[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+        return data
+
     def iter_record_chunks(self, record: Record, *, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[memoryview]:
         """The bytes of a zip member, inflated where it is compressed; what its CRC-32 is over.
 
@@ -240,11 +249,7 @@ class TensorReader:
             return
         inner = narrow(view, [a - b for a, b in zip(low, offsets, strict=True)], common)
         element = view.dtype.nbytes
-        read = bytearray(inner.nbytes)
-        filled = 0
-        for chunk in self.iter_chunks(inner, chunk_nbytes=len(read)):
-            read[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
+        read = self.read(inner, chunk_nbytes=inner.nbytes)
         item = element if element in ITEM_FORMATS else 8
         scale = element // item
         strides = packed_stride(tuple(shape)), packed_stride(common)

@@ -59,7 +59,7 @@ class FileTensors:
         if isinstance(value, CompositeTensor):
             return self._composite(entry, value)
         if isinstance(value, ChunkedTensor):
-            return self._joined(value)
+            return wrap_bytes(value, self._read(value))
         if value is None or value.storage is None or value.storage.location == "meta":
             raise UnsupportedFeature(f"entry {str(entry.name)!r} has no data in the file", path=self._path)
         dtype = torch_dtype(value)
@@ -71,15 +71,9 @@ class FileTensors:
             tensor = tensor.conj()
         return torch._neg_view(tensor) if value.neg else tensor
 
-    def _joined(self, value: ChunkedTensor) -> torch.Tensor:
-        """A tensor in chunks, in memory of its own."""
-        data = bytearray(value.nbytes)
-        filled = 0
+    def _read(self, value: Strided) -> bytearray:
         with TensorReader(self.checkpoint.files) as reader:
-            for chunk in reader.iter_chunks(value):
-                data[filled : filled + len(chunk)] = chunk
-                filled += len(chunk)
-        return wrap_bytes(value, data)
+            return reader.read(value)
 
     def _storage(self, info: TensorInfo, ref: StorageRef) -> torch.UntypedStorage:
         """The bytes of a storage: a view of the mapped file, or a copy where it must be decoded."""
@@ -99,14 +93,8 @@ class FileTensors:
     def _copy(self, info: TensorInfo, ref: StorageRef) -> torch.UntypedStorage:
         """The whole storage, inflated or byte-swapped on the way."""
         count = ref.nbytes // info.dtype.nbytes
-        whole = TensorInfo(info.dtype, (count,), (1,), 0, ref)
-        target = torch.empty(ref.nbytes, dtype=torch.uint8)
-        position = 0
-        with TensorReader(self.checkpoint.files) as reader:
-            for chunk in reader.iter_chunks(whole):
-                target[position : position + len(chunk)] = torch.frombuffer(chunk, dtype=torch.uint8)
-                position += len(chunk)
-        return target.untyped_storage()
+        data = self._read(TensorInfo(info.dtype, (count,), (1,), 0, ref))
+        return torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
 
     def _composite(self, entry: Entry, value: CompositeTensor) -> torch.Tensor:
         """Quantized, sparse and nested tensors, which torch's own loader (it runs nothing) puts together."""
