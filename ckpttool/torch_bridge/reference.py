@@ -164,15 +164,21 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
         registered = tuple(iter_registered(module))
         transient = non_persistent_names(module, state)
         custom_load = tuple(iter_custom_load(module.named_modules()))
-    slots = _Slots([slot for slot in registered if slot.held is not None])
-    storages = _Storages()
+    filled = [slot for slot in registered if slot.held is not None]
+    by_id = slots_by(lambda slot: id(slot.tensor), filled)
+    by_view = slots_by(lambda slot: _view(slot.tensor), filled)  # a state_dict may hold detached ones
+    seen: dict[int, tuple[int, torch.UntypedStorage]] = {}
     entries = []
     for key, value in state.items():
-        requires_grad = value.requires_grad if isinstance(value, torch.Tensor) else None
-        entries.append(Entry((), key, storages.describe(value), requires_grad, slots.classify(key, value)))
+        slots = by_id.get(id(value), [])
+        requires_grad = None
+        if isinstance(value, torch.Tensor):
+            slots = slots or by_view.get(_view(value), [])
+            requires_grad = value.requires_grad
+        entries.append(Entry((), key, _describe(value, seen), requires_grad, _classify(key, slots)))
     declared = Classification(Kind.NON_PERSISTENT_BUFFER, Basis.MODULE)
     entries += [
-        Entry((), name, storages.describe(buffer), buffer.requires_grad, declared)
+        Entry((), name, _describe(buffer, seen), buffer.requires_grad, declared)
         for name, buffer in transient.items()
         if name not in state
     ]
@@ -195,34 +201,24 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
     )
 
 
-class _Slots:
-    """Registered tensors by object, and by what they view: a state_dict may hold detached ones."""
-
-    def __init__(self, filled: Collection[Registered]) -> None:
-        self.by_id = slots_by(lambda slot: id(slot.tensor), filled)
-        self.by_view = slots_by(lambda slot: _view(slot.tensor), filled)
-
-    def classify(self, key: str, value: Any) -> Classification:
-        """The kind of one state_dict entry by the slots that hold this very tensor."""
-        found = self.by_id.get(id(value), [])
-        if not found and isinstance(value, torch.Tensor):
-            found = self.by_view.get(_view(value), [])
-        # One tensor may stand in several slots, as a parameter here and a buffer there: the slot of
-        # this very name decides.
-        for slot in found:
-            if slot.full_name == key:
-                return Classification(slot.kind, Basis.MODULE)
-        # After the slots: what get_extra_state returns may be a registered tensor itself.
-        if is_extra_state(key):
-            return Classification(Kind.EXTRA_STATE, Basis.MODULE)
-        # Renamed by a wrapper: non-persistent slots are not saved, and wrappers keep the last part.
-        saved = [slot for slot in found if slot.kind is not Kind.NON_PERSISTENT_BUFFER]
-        leaf = key.rpartition(".")[2]
-        kinds = {slot.kind for slot in saved if slot.name == leaf} or {slot.kind for slot in saved}
-        if len(kinds) == 1:
-            return Classification(kinds.pop(), Basis.MODULE)
-        note = "one tensor, registered as parameter and as buffer" if kinds else "made by a state_dict hook"
-        return Classification(Kind.UNKNOWN, Basis.NONE, note=note)
+def _classify(key: str, slots: Collection[Registered]) -> Classification:
+    """The kind of one state_dict entry by the slots that hold this very tensor."""
+    # One tensor may stand in several slots, as a parameter here and a buffer there: the slot of
+    # this very name decides.
+    for slot in slots:
+        if slot.full_name == key:
+            return Classification(slot.kind, Basis.MODULE)
+    # After the slots: what get_extra_state returns may be a registered tensor itself.
+    if is_extra_state(key):
+        return Classification(Kind.EXTRA_STATE, Basis.MODULE)
+    # Renamed by a wrapper: non-persistent slots are not saved, and wrappers keep the last part.
+    saved = [slot for slot in slots if slot.kind is not Kind.NON_PERSISTENT_BUFFER]
+    leaf = key.rpartition(".")[2]
+    kinds = {slot.kind for slot in saved if slot.name == leaf} or {slot.kind for slot in saved}
+    if len(kinds) == 1:
+        return Classification(kinds.pop(), Basis.MODULE)
+    note = "one tensor, registered as parameter and as buffer" if kinds else "made by a state_dict hook"
+    return Classification(Kind.UNKNOWN, Basis.NONE, note=note)
 
 
 def _view(tensor: torch.Tensor) -> object:
@@ -233,38 +229,32 @@ def _view(tensor: torch.Tensor) -> object:
     return storage, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
 
 
-class _Storages:
-    """Storages numbered in order of appearance; those seen are kept alive so that ids stay theirs."""
+def _describe(value: Any, seen: dict[int, tuple[int, torch.UntypedStorage]]) -> Tensor | None:
+    """A tensor as addresses without bytes; None for what is no tensor (extra state).
 
-    def __init__(self) -> None:
-        self.numbers: dict[int, int] = {}
-        self.alive: list[Any] = []
+    ``seen`` numbers storages in order of appearance, and keeps them alive so that their ids stay theirs.
 
-    def describe(self, value: Any) -> Tensor | None:
-        """A tensor as addresses without bytes; None for what is no tensor (extra state).
-
-        Raises:
-            UnsupportedFeature: a dtype that is newer than the dtype table.
-        """
-        if not isinstance(value, torch.Tensor):
-            return None
-        subclass = type(value).__name__
-        if is_lazy(value):
-            return CompositeTensor("uninitialized", f"torch.nn.parameter.{subclass}", None, None, ())
-        dtype = parse_torch_name(str(value.dtype))
-        if dtype is None:
-            raise UnsupportedFeature(f"{value.dtype} is not a dtype known here")
-        if value.is_nested:
-            return CompositeTensor("nested", subclass, dtype, None, ())
-        if not is_strided(value):
-            layout = "subclass" if value.layout is torch.strided else type_name(value.layout)
-            return CompositeTensor(layout, subclass, dtype, tuple(value.shape), ())
-        storage = value.untyped_storage()
-        self.alive.append(storage)
-        number = self.numbers.setdefault(storage._cdata, len(self.numbers))
-        ref = StorageRef(MODEL_FILE, str(number), 0, storage.nbytes(), "meta")
-        shape, offset = tuple(value.shape), int(value.storage_offset())
-        return TensorInfo(dtype, shape, value.stride(), offset, ref, value.is_conj(), value.is_neg())
+    Raises:
+        UnsupportedFeature: a dtype that is newer than the dtype table.
+    """
+    if not isinstance(value, torch.Tensor):
+        return None
+    subclass = type(value).__name__
+    if is_lazy(value):
+        return CompositeTensor("uninitialized", f"torch.nn.parameter.{subclass}", None, None, ())
+    dtype = parse_torch_name(str(value.dtype))
+    if dtype is None:
+        raise UnsupportedFeature(f"{value.dtype} is not a dtype known here")
+    if value.is_nested:
+        return CompositeTensor("nested", subclass, dtype, None, ())
+    if not is_strided(value):
+        layout = "subclass" if value.layout is torch.strided else type_name(value.layout)
+        return CompositeTensor(layout, subclass, dtype, tuple(value.shape), ())
+    storage = value.untyped_storage()
+    number, _ = seen.setdefault(storage._cdata, (len(seen), storage))
+    ref = StorageRef(MODEL_FILE, str(number), 0, storage.nbytes(), "meta")
+    shape, offset = tuple(value.shape), int(value.storage_offset())
+    return TensorInfo(dtype, shape, value.stride(), offset, ref, value.is_conj(), value.is_neg())
 
 
 _METHODS = (
