@@ -9,7 +9,7 @@ ties.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -167,9 +167,14 @@ def is_plain(tensor: torch.Tensor) -> bool:
     return is_strided(tensor) and not tensor.is_quantized
 
 
-def has_bytes(tensor: torch.Tensor) -> bool:
-    """Whether the tensor is plain and has elements on this machine."""
-    return not is_lazy(tensor) and not tensor.is_meta and is_plain(tensor) and tensor.numel() > 0
+def has_values(value: object) -> TypeGuard[torch.Tensor]:
+    """Whether it is a plain tensor that is on this machine, be it without elements."""
+    return isinstance(value, torch.Tensor) and not is_lazy(value) and not value.is_meta and is_plain(value)
+
+
+def has_bytes(value: object) -> TypeGuard[torch.Tensor]:
+    """Whether it is a plain tensor that has elements on this machine."""
+    return has_values(value) and value.numel() > 0
 
 
 def byte_view(tensor: torch.Tensor) -> torch.Tensor:

@@ -62,9 +62,7 @@ def storage_of(tensor: torch.Tensor) -> int:
 
 def equal_bytes(a: object, b: object) -> bool | None:
     """Whether two tensors have the same bytes; None if one of them has none to compare, or is no tensor."""
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and has_bytes(a) and has_bytes(b):
-        return same_bytes(a.cpu(), b.cpu())
-    return None
+    return same_bytes(a.cpu(), b.cpu()) if has_bytes(a) and has_bytes(b) else None
 
 
 def snapshot(tensors: NamedTensors) -> dict[str, torch.Tensor]:

@@ -12,10 +12,9 @@ import hashlib
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from ckpttool.torch_bridge.reference import named_state, non_persistent_names
-from ckpttool.torch_bridge.tensors import byte_view, has_bytes, is_plain, same_bytes, type_name
+from ckpttool.torch_bridge.tensors import byte_view, has_bytes, has_values, same_bytes, type_name
 from ckpttool.torch_bridge.verify.casts import describe_values
 from ckpttool.values.verification import Fingerprint
 
@@ -45,7 +44,7 @@ class Builds:
         held = {
             name: tensor
             for name, tensor in {**named_state(module), **transient}.items()
-            if (name in self.wanted or name in transient) and _has_values(tensor)
+            if (name in self.wanted or name in transient) and has_values(tensor)
         }
         if not self.seen:
             self.expected = {name: tensor.detach().to("cpu", copy=True) for name, tensor in held.items()}
@@ -75,12 +74,6 @@ class Builds:
             )
             for name, tensor in sorted(self.expected.items())
         }
-
-
-def _has_values(tensor: object) -> bool:
-    return (
-        isinstance(tensor, torch.Tensor) and not is_lazy(tensor) and not tensor.is_meta and is_plain(tensor)
-    )
 
 
 class Poison:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ckpttool.torch_bridge.lint.scan import iter_strays
 from ckpttool.torch_bridge.reference import iter_filled
-from ckpttool.torch_bridge.tensors import NamedTensors, is_plain
+from ckpttool.torch_bridge.tensors import NamedTensors, has_values, is_plain
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.verification import NORMAL_BUILDS
 
@@ -73,9 +73,8 @@ def tie_groups(spec: ModelSpec) -> list[tuple[str, ...]]:
 
 def share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors that hold data view one storage."""
-    if a.is_meta or b.is_meta or not is_plain(a) or not is_plain(b):
-        return False
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    both = has_values(a) and has_values(b)
+    return both and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def find_untied(groups: Sequence[tuple[str, ...]], held: NamedTensors) -> list[tuple[str, ...]]:
