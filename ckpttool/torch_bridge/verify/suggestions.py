@@ -11,6 +11,7 @@ from ckpttool.names.match import NameMatch
 from ckpttool.values.checkpoint import UNCLASSIFIED, Entry, Kind
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.verification import NORMAL_BUILDS, Run
+from ckpttool.values.words import first_few
 
 _MAX_RENAMES = 8
 _MAX_COMPARED = 5000  # missing names that are looked at; beyond, another model is meant
@@ -20,14 +21,13 @@ def suggest(
     spec: ModelSpec, in_file: Mapping[str, Entry], match: NameMatch, runs: Sequence[Run]
 ) -> Iterator[str]:
     """Sentences, the most useful first; ``in_file`` are the file's entries under the model's names."""
-    first = next((run for run in runs if run.load == "copy"), runs[0] if runs else None)
-    if first is None:
-        return
+    first = next((run for run in runs if run.load == "copy"), runs[0])
+    in_model = {str(entry.name): entry for entry in spec.checkpoint.entries}
     missing = [item.name for item in first.missing if item.becomes != "tied"]
     yield from _names(match)
-    yield from _renames(spec, in_file, missing, first.unexpected)
-    yield from _unexpected(spec, in_file, first)
-    yield from _missing(spec, first)
+    yield from _renames(in_model, in_file, missing, first.unexpected)
+    yield from _unexpected(in_model, in_file, first)
+    yield from _missing(in_model, first)
     if first.lossy:
         example = first.lossy[0]
         yield (
@@ -36,7 +36,7 @@ def suggest(
         )
     if first.unfilled:
         yield (
-            f"nothing fills {_some(first.unfilled)}, and strict=True does not say so: look for a "
+            f"nothing fills {first_few(first.unfilled)}, and strict=True does not say so: look for a "
             "_load_from_state_dict or a hook that leaves names out"
         )
     # Once, where the same buffers are left on each device.
@@ -66,11 +66,13 @@ def _names(match: NameMatch) -> Iterator[str]:
 
 
 def _renames(
-    spec: ModelSpec, in_file: Mapping[str, Entry], missing: Sequence[str], unexpected: Sequence[str]
+    in_model: Mapping[str, Entry],
+    in_file: Mapping[str, Entry],
+    missing: Sequence[str],
+    unexpected: Sequence[str],
 ) -> Iterator[str]:
     """Pairs of a missing and an unexpected name with one shape and the longest common end, if unique."""
-    shapes = {str(entry.name): _shape(entry) for entry in spec.checkpoint.entries}
-    candidates: dict[tuple[tuple[int, ...], str], list[str]] = defaultdict(list)
+    candidates: dict[tuple[tuple[int, ...] | None, str], list[str]] = defaultdict(list)
     for name in unexpected:
         shape = _shape(in_file.get(name))
         if shape is not None:
@@ -78,8 +80,7 @@ def _renames(
     found: list[tuple[str, str]] = []
     compared = 0
     for name in missing[:_MAX_COMPARED]:
-        shape = shapes.get(name)
-        others = candidates.get((shape, name.rpartition(".")[2]), []) if shape is not None else []
+        others = candidates.get((_shape(in_model.get(name)), name.rpartition(".")[2]), [])
         compared += len(others)
         if not others or compared > _MAX_COMPARED * 20:
             continue
@@ -104,10 +105,10 @@ def _common_end(a: str, b: str) -> int:
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
-def _unexpected(spec: ModelSpec, in_file: Mapping[str, Entry], run: Run) -> Iterator[str]:
+def _unexpected(in_model: Mapping[str, Entry], in_file: Mapping[str, Entry], run: Run) -> Iterator[str]:
     """What stands in the file and is no entry of the model's state_dict."""
-    kinds = {str(entry.name): entry.declared.kind for entry in spec.checkpoint.entries}
-    carried = [name for name in run.unexpected if kinds.get(name) is Kind.NON_PERSISTENT_BUFFER]
+    ours = [name for name in run.unexpected if name in in_model]
+    carried = [name for name in ours if in_model[name].declared.kind is Kind.NON_PERSISTENT_BUFFER]
     if carried:
         yield (
             f"{_listed('unexpected', carried, in_file)}: non-persistent buffers of the model, which rebuilds "
@@ -123,8 +124,8 @@ def _unexpected(spec: ModelSpec, in_file: Mapping[str, Entry], run: Run) -> Iter
     foreign = [name for name in run.unexpected if name not in in_file]
     if foreign:
         yield (
-            f"{_entries(len(foreign), 'unexpected ')} without a tensor ({_some(foreign)}): the file is more "
-            "than a state_dict; ckpttool convert --weights-only writes the tensors alone"
+            f"{_entries(len(foreign), 'unexpected ')} without a tensor ({first_few(foreign)}): the file is "
+            "more than a state_dict; ckpttool convert --weights-only writes the tensors alone"
         )
 
 
@@ -138,22 +139,21 @@ _FATES = {
 }
 
 
-def _missing(spec: ModelSpec, run: Run) -> Iterator[str]:
+def _missing(in_model: Mapping[str, Entry], run: Run) -> Iterator[str]:
     """What the model has and the file does not, by what would become of it."""
-    in_model = {str(entry.name): entry for entry in spec.checkpoint.entries}
     for becomes, sentence in _FATES.items():
         names = [item.name for item in run.missing if item.becomes == becomes]
         if names:
             yield sentence.format(
                 listed=_listed("missing", names, in_model),
                 counted=_entries(len(names), "missing "),
-                names=_some(names),
+                names=first_few(names),
             )
 
 
 def _listed(which: str, names: Sequence[str], entries: Mapping[str, Entry]) -> str:
     """``2 missing entries (a, b; what is known of a)``."""
-    return f"{_entries(len(names), f'{which} ')} ({_some(names)}{_history(names[0], entries)})"
+    return f"{_entries(len(names), f'{which} ')} ({first_few(names)}{_history(names[0], entries)})"
 
 
 def _history(name: str, entries: Mapping[str, Entry]) -> str:
@@ -169,11 +169,6 @@ def _history(name: str, entries: Mapping[str, Entry]) -> str:
 
 def _entries(count: int, which: str) -> str:
     return f"{count} {which}{'entry' if count == 1 else 'entries'}"
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first three names."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _fix_for_run(run: Run) -> Iterator[str]:
@@ -195,14 +190,15 @@ def _fix_for_run(run: Run) -> Iterator[str]:
         tied = " and ".join(run.untied[0])
         yield f"{run.load} unties {tied}: tie them again after the load (tie_weights() in transformers)"
     if run.unmoved and run.load in NORMAL_BUILDS:
-        yield f"{_some(run.unmoved)} stay behind: register_buffer(…, persistent=False) moves with the model"
+        left = first_few(run.unmoved)
+        yield f"{left} stay behind: register_buffer(…, persistent=False) moves with the model"
     elif run.unmoved:
         yield (
-            f"{_some(run.unmoved)} are plain attributes and hold no data after a build on meta: "
+            f"{first_few(run.unmoved)} are plain attributes and hold no data after a build on meta: "
             "register_buffer(…), or build the model normally"
         )
     if run.assigned_dtype:
         yield (
             f"assign=True keeps the file's dtype in {_entries(len(run.assigned_dtype), '')} "
-            f"({_some(run.assigned_dtype)}), not the one that the model declares: cast after the load"
+            f"({first_few(run.assigned_dtype)}), not the one that the model declares: cast after the load"
         )
