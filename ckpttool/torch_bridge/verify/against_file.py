@@ -117,29 +117,25 @@ def _components(tensor: torch.Tensor) -> Sequence[torch.Tensor] | None:
 class DeviceComparer:
     """Compares tensors of one device; ``nbytes`` and ``seconds`` say what was brought over, and how fast."""
 
-    def __init__(self, device: torch.device, chunk_nbytes: int = CHUNK_NBYTES) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self.nbytes = 0
-        self._chunk_nbytes = chunk_nbytes
         self._is_cuda = device.type == "cuda"
         self._host = [
-            torch.empty(chunk_nbytes, dtype=torch.uint8, pin_memory=self._is_cuda) for _ in range(2)
+            torch.empty(CHUNK_NBYTES, dtype=torch.uint8, pin_memory=self._is_cuda) for _ in range(2)
         ]
-        self._there = [torch.empty(chunk_nbytes, dtype=torch.uint8, device=device) for _ in range(2)]
+        self._there = [torch.empty(CHUNK_NBYTES, dtype=torch.uint8, device=device) for _ in range(2)]
         self._arrived: list[Any] = [None, None]
         self._slot = 0
         self._answers: dict[str, torch.Tensor] = {}
         self._started = time.perf_counter()
 
     def submit(self, name: str, loaded: torch.Tensor, expected: torch.Tensor) -> None:
-        """Begin to compare ``loaded`` (on the device) with ``expected`` (on the CPU) byte by byte."""
-        if loaded.shape != expected.shape or loaded.dtype != expected.dtype:
-            self._answers[name] = torch.zeros((), dtype=torch.bool, device=self.device)
-            return
+        """Begin to compare ``loaded`` (on the device) with ``expected`` (on the CPU, alike) byte by byte."""
         on_device, on_host = byte_view(loaded), byte_view(expected)
         same = torch.ones((), dtype=torch.bool, device=self.device)
-        for start in range(0, on_host.numel(), self._chunk_nbytes):
-            piece = on_host[start : start + self._chunk_nbytes]
+        for start in range(0, on_host.numel(), CHUNK_NBYTES):
+            piece = on_host[start : start + CHUNK_NBYTES]
             there = self._bring(piece)
             left, right = wide_views(there, on_device[start : start + piece.numel()])
             same &= (left == right).all()

@@ -41,6 +41,7 @@ class Judge:
             for name, entry in self.entries.items()
             if entry.declared.kind is Kind.PARAMETER and entry.value is not None
         }
+        self.unlearnt = self.entries.keys() - self.parameters.keys()
         self.ties = placement.tie_groups(spec)
         self.rewritten: dict[str, torch.Tensor] = {}
 
@@ -100,15 +101,11 @@ class Judge:
                 continue
             if not tensor.is_meta and not poison.survives(name, tensor):
                 hooked.append(name)
-            elif load in NORMAL_BUILDS and self._is_buffer(name) and self.builds.agrees(name):
+            elif load in NORMAL_BUILDS and name in self.unlearnt and self.builds.agrees(name):
                 kept.append(name)
             else:
                 unfilled.append(name)
         return hooked, kept
-
-    def _is_buffer(self, name: str) -> bool:
-        entry = self.entries.get(name)
-        return entry is not None and entry.declared.kind is not Kind.PARAMETER
 
     def _why_wrong(self, name: str, tensor: torch.Tensor) -> str:
         """The cause of a difference, as far as it can be told."""
