@@ -163,7 +163,7 @@ def judge_global(ref: GlobalRef) -> GlobalVerdict:
     if path in DTENSOR_GLOBALS:
         return GlobalVerdict(ref, Verdict.UNKNOWN, "allowed once torch.distributed.tensor is imported")
     reason = _danger(module, path)
-    return GlobalVerdict(ref, Verdict.UNKNOWN if reason is None else Verdict.DANGEROUS, reason or "")
+    return GlobalVerdict(ref, Verdict.DANGEROUS if reason else Verdict.UNKNOWN, reason)
 
 
 def _python3_path(ref: GlobalRef) -> tuple[str, str]:
@@ -174,18 +174,15 @@ def _python3_path(ref: GlobalRef) -> tuple[str, str]:
     return module, f"{module}.{name}"
 
 
-def _danger(module: str, path: str) -> str | None:
-    """Why a global is known to be dangerous, or None."""
+def _danger(module: str, path: str) -> str:
+    """Why a global is known to be dangerous; empty if it is not."""
     reason = _DANGEROUS_NAMES.get(path) or _DANGEROUS_MODULES.get(module)
-    if reason is not None:
+    if reason:
         return reason
     parts = path.split(".")
     for part in parts[1:-1]:
         if part in _REACHED_THROUGH:
             return f"reaches {part} through another module"
     # No entry of the table has more than three parts; a hostile path may have a million.
-    for count in range(1, min(len(parts), 4)):
-        reason = _DANGEROUS_MODULES.get(".".join(parts[:count]) + ".")
-        if reason is not None:
-            return reason
-    return None
+    outer = [".".join(parts[:count]) + "." for count in range(1, min(len(parts), 4))]
+    return next((_DANGEROUS_MODULES[name] for name in outer if name in _DANGEROUS_MODULES), "")

@@ -62,13 +62,11 @@ class Differences:
         yield from about("stale-buffer", "warning", self.stale, fact)
         yield from self._shape_findings()
         for (stored, wanted), entries in self.dtypes.items():
-            fact = (
-                f"{stored.name} in the file and {wanted.name} in the model: load_state_dict casts without a "
-            )
+            fact = f"{stored.name} in the file and {wanted.name} in the model: load_state_dict casts without "
             if _is_widening(stored, wanted):
-                yield from about("dtype-differs", "info", entries, f"{fact}word")
+                yield from about("dtype-differs", "info", entries, f"{fact}a word")
             else:
-                fact += "word, and values may change; `ckpttool verify` tells which do"
+                fact += "a word, and values may change; `ckpttool verify` tells which do"
                 yield from about("dtype-differs", "warning", entries, fact)
         if self.kinds:
             entry, known = self.kinds[0]

@@ -58,7 +58,8 @@ def _iter_convert(inspection: Inspection, codes: frozenset[str]) -> Iterator[Nex
     if inspection.checkpoint.stored is not None:  # a conversion has kept ties once already
         codes -= {"tied"}
     asked = [option for code, option in _CONVERSIONS.items() if code in codes]
-    asked += [option for is_so, option in _WITHOUT_A_FINDING if is_so(inspection)]
+    if _stands_among_others(inspection):
+        asked.append(_Option("writes the weights alone", lambda _: ("--weights-only",)))
     given = [(option.why, option.arguments(inspection)) for option in asked]
     reasons = dict.fromkeys(why for why, arguments in given if arguments is not None)
     if reasons:
@@ -75,9 +76,7 @@ def _source(inspection: Inspection) -> str:
 
 def _destination(inspection: Inspection) -> str:
     """A file beside the source, in the format that most can read."""
-    path = _source(inspection).rstrip("/")
-    if path.endswith(".index.json"):
-        path = path.removesuffix(".index.json")
+    path = _source(inspection).rstrip("/").removesuffix(".index.json")
     stem, suffix = os.path.splitext(path)
     if any(isinstance(row.entry.value, CompositeTensor) for row in inspection.rows):
         return f"{stem}.new.pt"  # safetensors has no quantized or sparse tensors
@@ -173,10 +172,6 @@ def _stands_among_others(inspection: Inspection) -> bool:
         return False
     return bool(root) or any(value.root == root for value in inspection.checkpoint.values)
 
-
-_WITHOUT_A_FINDING: tuple[tuple[Callable[[Inspection], bool], _Option], ...] = (
-    (_stands_among_others, _Option("writes the weights alone", lambda _: ("--weights-only",))),
-)
 
 _NO_CONVERSION = frozenset(("meta-tensors", "zero3-placeholders", "uninitialized", "shard-key-missing"))
 """There is nothing to write before these are mended."""
