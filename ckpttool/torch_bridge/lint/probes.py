@@ -6,7 +6,7 @@ gradient history, which are among what is looked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -257,11 +257,11 @@ class Forward(NamedTuple):
     keys_before: tuple[str, ...] = ()
     keys_after: tuple[str, ...] = ()
     non_persistent_before: frozenset[str] = frozenset()
-    changed: frozenset[str] = frozenset()
-    learned: frozenset[str] = frozenset()
-    appeared: frozenset[str] = frozenset()
-    unmoved: frozenset[str] = frozenset()
-    graphs: frozenset[str] = frozenset()
+    changed: Set[str] = frozenset()
+    learned: Set[str] = frozenset()
+    appeared: Set[str] = frozenset()
+    unmoved: Set[str] = frozenset()
+    graphs: Set[str] = frozenset()
 
 
 def run_forward(source: ModelSource, model: nn.Module, example: Example) -> object:
@@ -314,17 +314,7 @@ def probe_forward(source: ModelSource, example: Example) -> Forward:
     _, error = attempt(".to('meta') after a forward", source.text, lambda: model.to("meta"))
     moved = stray_tensors(model) if error is None else {}
     unmoved = {name for name in kept if name in moved and not moved[name].is_meta}
-    return Forward(
-        mode,
-        keys,
-        keys_after,
-        transient,
-        changed_names,
-        learned,
-        frozenset(appeared),
-        frozenset(unmoved),
-        frozenset(graphs),
-    )
+    return Forward(mode, keys, keys_after, transient, changed_names, learned, appeared, unmoved, graphs)
 
 
 def weigh(output: object) -> torch.Tensor | None:

@@ -25,7 +25,6 @@ class StoredState:
 
     def __init__(self, checkpoint: Checkpoint, root: Root, spec: ModelSpec) -> None:
         self.checkpoint = checkpoint
-        self.root = root
         self.tensors = FileTensors(checkpoint)
         self.entries = [
             entry
