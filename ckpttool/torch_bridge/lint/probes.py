@@ -39,12 +39,6 @@ def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**stray_tensors(model), **registered_tensors(model)}
 
 
-def non_persistent_slots(model: nn.Module) -> frozenset[str]:
-    """Names of buffers that are registered as non-persistent, also of empty slots."""
-    slots = iter_registered(model)
-    return frozenset(slot.full_name for slot in slots if slot.kind is Kind.NON_PERSISTENT_BUFFER)
-
-
 def state_keys(source: ModelSource, model: nn.Module) -> tuple[str, ...]:
     """The keys of the model's state_dict.
 
@@ -296,7 +290,9 @@ def probe_forward(source: ModelSource, example: Example) -> Forward:
         ModelImportFailed: the forward raises.
     """
     fresh = source.build()
-    keys, slots, transient = state_keys(source, fresh), registered_tensors(fresh), non_persistent_slots(fresh)
+    keys, slots = state_keys(source, fresh), registered_tensors(fresh)
+    buffers = [slot for slot in iter_registered(fresh) if slot.kind is Kind.NON_PERSISTENT_BUFFER]
+    transient = frozenset(slot.full_name for slot in buffers)  # also of empty slots
     known = stray_tensors(fresh).keys()
     model, mode, _ = forward_model(source, example)
     first, first_strays = registered_tensors(model), stray_tensors(model)

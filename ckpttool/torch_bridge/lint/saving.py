@@ -27,10 +27,8 @@ def find_rebuildable(facts: Facts) -> Iterator[Hit]:
     for slot in facts.iter_filled():
         constant = slot.kind is Kind.PERSISTENT_BUFFER and _is_constant(facts, slot)
         if constant and slot.tensor.nbytes >= _TABLE_NBYTES:
-            message = (
-                f"persistent, and every build computes the same {slot.tensor.nbytes:,} bytes: each file "
-            )
-            message += "carries them, and the size is locked"
+            message = f"persistent, and every build computes the same {slot.tensor.nbytes:,} bytes: each "
+            message += "file carries them, and the size is locked"
             fix = "register_buffer(..., persistent=False); older files then have an unexpected key to drop"
             yield Hit(slot.full_name, message, fix)
 
