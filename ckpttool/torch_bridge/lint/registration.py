@@ -113,13 +113,10 @@ def find_computed(facts: Facts) -> Iterator[Hit]:
 
 def _unregistered(facts: Facts) -> Iterator[tuple[Stray, torch.Tensor]]:
     """Tensors in plain attributes that are neither computed nor aliases of registered ones."""
-    registered = {id(slot.tensor) for slot in facts.iter_filled()}
     for stray in facts.strays:
-        tensor = stray.value
-        if isinstance(tensor, torch.Tensor) and not (
-            stray.computed or stray.name in facts.moved.aliases or id(tensor) in registered
-        ):
-            yield stray, tensor
+        known = stray.computed or stray.registered or stray.name in facts.moved.aliases
+        if isinstance(stray.value, torch.Tensor) and not known:
+            yield stray, stray.value
 
 
 def _has_history(tensor: torch.Tensor) -> bool:

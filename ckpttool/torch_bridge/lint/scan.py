@@ -31,13 +31,14 @@ class Stray(NamedTuple):
     """A tensor or a module in an attribute. ``name`` is how Python reaches it: ``encoder.cache[0]``.
 
     ``direct``: it is the attribute itself, not an item of it. ``computed``: old-style hooks of
-    torch write it before each forward.
+    torch write it before each forward. ``registered``: the same tensor is a parameter or buffer, too.
     """
 
     name: str
     value: torch.Tensor | nn.Module
     direct: bool
-    computed: bool = False
+    computed: bool
+    registered: bool
 
 
 def iter_strays(model: nn.Module) -> Iterator[Stray]:
@@ -46,12 +47,13 @@ def iter_strays(model: nn.Module) -> Iterator[Stray]:
     A registered *tensor* in a list is yielded: it is an alias, which may go stale.
     """
     modules = {id(module) for module in model.modules()}
+    registered = {id(slot.tensor) for slot in iter_filled(model)}
     for path, module in model.named_modules():
         computed = computed_names(module)
         for attribute, held in _attributes(module):
             for name, value in _walk(join(path, attribute), held):
                 if id(value) not in modules:
-                    yield Stray(name, value, value is held, attribute in computed)
+                    yield Stray(name, value, value is held, attribute in computed, id(value) in registered)
 
 
 def stray_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -46,11 +46,9 @@ def left_on_meta(module: nn.Module) -> list[str]:
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors in plain attributes, in lists and dicts too, that are not registered anywhere."""
-    registered = {id(slot.tensor) for slot in iter_filled(module)}
     for stray in iter_strays(module):
-        tensor = stray.value
-        if isinstance(tensor, torch.Tensor) and not stray.computed and id(tensor) not in registered:
-            yield stray.name, tensor
+        if isinstance(stray.value, torch.Tensor) and not (stray.computed or stray.registered):
+            yield stray.name, stray.value
 
 
 def tie_groups(spec: ModelSpec) -> list[tuple[str, ...]]:
