@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ckpttool.values.checkpoint import Checkpoint, Entry, Finding, Key, Kind, Plain, Root, Word
 from ckpttool.values.inspection import Row
@@ -122,25 +122,15 @@ def join_numbers(parts: Iterable[Numbers]) -> Numbers:
     parts = list(parts)
     if len(parts) == 1:
         return parts[0]
-    maxima = [part.max_abs for part in parts if part.max_abs is not None]
-    counts = {
-        field: sum(getattr(part, field) for part in parts)
-        for field in Numbers._fields
-        if field not in ("max_abs", "outside", "max_ulp", "unrounded")
-    }
-    return Numbers(
-        **counts,
-        max_abs=max(maxima, default=None),
-        outside=_known(sum, [part.outside for part in parts]),
-        max_ulp=_known(max, [part.max_ulp for part in parts]),
-        unrounded=_known(sum, [part.unrounded for part in parts]),
-    )
+    return Numbers(*map(_join, Numbers._fields, zip(*parts, strict=True)))
 
 
-def _known(how: Callable[[Sequence[int]], int], counts: Sequence[int | None]) -> int | None:
-    """``how`` over the counts that are known, None if none is."""
-    known = [count for count in counts if count is not None]
-    return how(known) if known else None
+def _join(field: str, found: Sequence[Any]) -> Any:
+    """One field of several: the largest of maxima, the sum of all else; None if it is known of none."""
+    known = [number for number in found if number is not None]
+    if not known:
+        return None
+    return max(known) if field.startswith("max_") else sum(known)
 
 
 class DiffEntry(NamedTuple):
