@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeGuard
+from typing import NamedTuple, TypeAlias, TypeGuard
 
 from ckpttool.elements.arrays import import_numpy
 from ckpttool.elements.sums import BLOCK_NUMEL, Sums, Tolerance
@@ -106,15 +106,12 @@ class Comparer:
         differing = {(task.pair, task.part) for task in tasks if task.a.dtype is not task.b.dtype}
         unknown = [task for task in tasks if task.a.dtype is task.b.dtype and task.a != task.b]
 
-        def start(readers: _Readers) -> _Work:
-            def work(task: _Task, first: int, count: int) -> None:
-                place = task.pair, task.part
-                if place not in differing and not readers.same_bytes(task, first, count):
-                    differing.add(place)
+        def work(readers: _Readers, task: _Task, first: int, count: int) -> None:
+            place = task.pair, task.part
+            if place not in differing and not readers.same_bytes(task, first, count):
+                differing.add(place)
 
-            return work
-
-        self._share(unknown, start)
+        self._share(unknown, work)
         return [task for task in tasks if (task.pair, task.part) in differing]
 
     def _measure(self, tasks: Sequence[_Task]) -> dict[int, Numbers]:
@@ -124,37 +121,31 @@ class Comparer:
         np = import_numpy("the size of differences", "ask for --headers")
         found: dict[int, dict[int, Numbers]] = {task.pair: {} for task in tasks}
 
-        def start(readers: _Readers) -> _Work:
-            sums = Sums(np, self._tolerance)
+        def work(readers: _Readers, task: _Task, first: int, count: int) -> None:
+            readers.sums = readers.sums or Sums(np, self._tolerance)
+            with np.errstate(all="ignore"):
+                found[task.pair][first] = readers.measure(task, first, count, readers.sums)
 
-            def work(task: _Task, first: int, count: int) -> None:
-                with np.errstate(all="ignore"):
-                    found[task.pair][first] = readers.measure(task, first, count, sums)
-
-            return work
-
-        self._share(tasks, start)
+        self._share(tasks, work)
         # In the order of the spans: the same sum whichever thread was first.
         return {
             pair: join_numbers([parts[first] for first in sorted(parts)]) for pair, parts in found.items()
         }
 
-    def _share(self, tasks: Sequence[_Task], start: Callable[[_Readers], _Work]) -> None:
-        """Let one or two threads work the spans of ``tasks`` off; each of them calls ``start`` once."""
+    def _share(self, tasks: Sequence[_Task], work: _Work) -> None:
+        """Let one or two threads work the spans of ``tasks`` off, each with readers of its own."""
         queue = deque((task, span) for task in tasks for span in _spans(task))
-        if not queue:
-            return
 
         def run() -> None:
             try:
-                with _Readers(*self._files) as readers:
-                    work = start(readers)
+                with TensorReader(self._files[0]) as reader_a, TensorReader(self._files[1]) as reader_b:
+                    readers = _Readers(reader_a, reader_b)
                     while queue:
                         try:
                             task, (first, count) = queue.popleft()
                         except IndexError:  # the other thread took the last one
                             return
-                        work(task, first, count)
+                        work(readers, task, first, count)
                         self._watch(count * task.a.dtype.bits // 8)
             finally:
                 queue.clear()  # what one thread raises ends the other soon
@@ -182,7 +173,7 @@ class _Task(NamedTuple):
     part: str = ""
 
 
-_Work: TypeAlias = Callable[[_Task, int, int], None]
+_Work: TypeAlias = "Callable[[_Readers, _Task, int, int], None]"
 """What is done with a span of a task: its first element and how many."""
 
 
@@ -272,21 +263,12 @@ def _spans(task: _Task) -> Iterator[tuple[int, int]]:
 
 
 class _Readers:
-    """The readers of one thread, one a side, and its buffers."""
+    """The readers of one thread, one a side, and its memory."""
 
-    def __init__(self, files_a: Files, files_b: Files) -> None:
-        self._a, self._b = TensorReader(files_a), TensorReader(files_b)
+    def __init__(self, a: TensorReader, b: TensorReader) -> None:
+        self._a, self._b = a, b
         self._buffers = bytearray(_BLOCK_NBYTES), bytearray(_BLOCK_NBYTES)
-        self._views = memoryview(self._buffers[0]), memoryview(self._buffers[1])
-
-    def __enter__(self) -> _Readers:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        try:
-            self._a.__exit__(*error)
-        finally:
-            self._b.__exit__(*error)
+        self.sums: Sums | None = None  # made when it is needed
 
     def same_bytes(self, task: _Task, start: int, count: int) -> bool:
         """Whether ``count`` elements from ``start`` on have the same bits on both sides."""
@@ -301,21 +283,16 @@ class _Readers:
         bits = a.dtype.bits
         if (start * bits | a.storage_offset * bits | b.storage_offset * bits) % 8:
             raise UnsupportedFeature(f"{a.dtype.name} that does not begin on a byte", path=a.storage.file)
-        left = (count * bits + 7) // 8
+        nbytes = (count * bits + 7) // 8
         from_a, from_b = ((info.storage_offset + start) * bits // 8 for info in (a, b))
-        (buffer_a, buffer_b), (view_a, view_b) = self._buffers, self._views
-        while left >= _BLOCK_NBYTES:
-            self._a.read_into(a.storage, from_a, view_a)
-            self._b.read_into(b.storage, from_b, view_b)
-            if buffer_a != buffer_b:  # one memcmp; memoryviews would be compared item by item
+        for at in range(0, nbytes, _BLOCK_NBYTES):
+            size = min(_BLOCK_NBYTES, nbytes - at)
+            read_a, read_b = self._buffers if size == _BLOCK_NBYTES else (bytearray(size), bytearray(size))
+            self._a.read_into(a.storage, from_a + at, memoryview(read_a))
+            self._b.read_into(b.storage, from_b + at, memoryview(read_b))
+            if read_a != read_b:  # one memcmp; memoryviews would be compared item by item
                 return False
-            from_a, from_b, left = from_a + _BLOCK_NBYTES, from_b + _BLOCK_NBYTES, left - _BLOCK_NBYTES
-        if not left:
-            return True
-        rest_a, rest_b = bytearray(left), bytearray(left)
-        self._a.read_into(a.storage, from_a, memoryview(rest_a))
-        self._b.read_into(b.storage, from_b, memoryview(rest_b))
-        return rest_a == rest_b
+        return True
 
     def measure(self, task: _Task, start: int, count: int, sums: Sums) -> Numbers:
         """Numbers of ``count`` elements from ``start`` on."""
