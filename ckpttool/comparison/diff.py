@@ -65,9 +65,13 @@ def diff_sides(
     left_out = list(scope.left_out)
     alignment = _align(a, b, scope, request, left_out)
     structure_only = request.structure_only or not _comparable(a, b)
-    compare = (
-        _Structure() if structure_only else _by_digest(a, b, files) or _Bytes(files, request.tolerance, watch)
-    )
+    compare: _Bytes | _Digests
+    if structure_only:
+        compare = _Digests(_no_digest, _no_digest)
+    elif a.has_bytes and b.has_bytes:
+        compare = _Bytes(files, request.tolerance, watch)
+    else:
+        compare = _Digests(_digest_of(a, files[0]), _digest_of(b, files[1]))
     pairs, only_a, only_b = list(alignment.pairs), list(alignment.only_a), list(alignment.only_b)
     outcomes = compare.outcomes(pairs)
     if request.align:
@@ -99,12 +103,7 @@ def _align(a: Side, b: Side, scope: Scope, request: Request, left_out: list[str]
         rule=request.rule,
         guess=request.align,
     )
-    if request.only is None:
-        return alignment
-    kept, unknown = _keep_only(alignment, request.only)
-    if unknown:
-        left_out.append(f"{unknown:,} entries of unknown kind, neither parameters nor buffers for sure")
-    return kept
+    return alignment if request.only is None else _keep_only(alignment, request.only, left_out)
 
 
 def total_nbytes(a: Side, b: Side) -> int:
@@ -140,23 +139,24 @@ def _is_non_persistent(row: Row) -> bool:
     return row.classification.kind is Kind.NON_PERSISTENT_BUFFER and row.classification.exact
 
 
-def _keep_only(alignment: Alignment, only: str) -> tuple[Alignment, int]:
-    """The part of ``alignment`` that is of one kind, and how many entries are of no known kind."""
-    unknown = 0
+def _keep_only(alignment: Alignment, only: str, left_out: list[str]) -> Alignment:
+    """The part of ``alignment`` that is of one kind."""
+    kinds: list[Kind] = []
 
-    def keep(*rows: Row) -> bool:
-        nonlocal unknown
-        kind = _better(rows)
-        unknown += kind is Kind.UNKNOWN
-        return kind is Kind.PARAMETER if only == "parameters" else is_buffer(kind)
+    def keep(*items: Placed) -> bool:
+        kinds.append(_better([item.row for item in items]))
+        return kinds[-1] is Kind.PARAMETER if only == "parameters" else is_buffer(kinds[-1])
 
     kept = Alignment(
-        tuple(pair for pair in alignment.pairs if keep(pair.a.row, pair.b.row)),
-        tuple(item for item in alignment.only_a if keep(item.row)),
-        tuple(item for item in alignment.only_b if keep(item.row)),
+        tuple(pair for pair in alignment.pairs if keep(pair.a, pair.b)),
+        tuple(filter(keep, alignment.only_a)),
+        tuple(filter(keep, alignment.only_b)),
         alignment.said,
     )
-    return kept, unknown
+    unknown = kinds.count(Kind.UNKNOWN)
+    if unknown:
+        left_out.append(f"{unknown:,} entries of unknown kind, neither parameters nor buffers for sure")
+    return kept
 
 
 def _better(rows: Sequence[Row]) -> Kind:
@@ -164,17 +164,7 @@ def _better(rows: Sequence[Row]) -> Kind:
     return min(rows, key=lambda row: _EVIDENCE[row.classification.basis]).classification.kind
 
 
-# ------------------------------------------------------------------------------------ three ways to compare
-
-
-class _Structure:
-    """Nothing but dtype and shape."""
-
-    def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
-        return [Outcome(None) for _ in pairs]
-
-    def contents(self, a: _Items, b: _Items, *, differing: bool = False) -> dict[int, Content]:
-        return {}
+# -------------------------------------------------------------------------------------- two ways to compare
 
 
 class _Bytes:
@@ -186,16 +176,14 @@ class _Bytes:
 
     def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
         outcomes = [Outcome(False)] * len(pairs)
-        tensors: list[tuple[Tensor, Tensor]] = []
-        places = []
+        tensors: dict[int, tuple[Tensor, Tensor]] = {}
         for place, pair in enumerate(pairs):
             a, b = pair.a.row.entry.value, pair.b.row.entry.value
             if a is None or b is None:
                 outcomes[place] = Outcome(None)
             elif a.shape == b.shape:
-                tensors.append((a, b))
-                places.append(place)
-        for place, outcome in zip(places, self._comparer.compare(tensors), strict=True):
+                tensors[place] = a, b
+        for place, outcome in zip(tensors, self._comparer.compare(list(tensors.values())), strict=True):
             outcomes[place] = outcome
         return outcomes
 
@@ -227,11 +215,8 @@ _Items = Sequence[Placed]
 _Digest = Callable[[Placed], "str | None"]
 
 
-def _by_digest(a: Side, b: Side, files: tuple[Files, Files]) -> _Digests | None:
-    """A comparison by digests if one side is a manifest."""
-    if a.has_bytes and b.has_bytes:
-        return None
-    return _Digests(_digest_of(a, files[0]), _digest_of(b, files[1]))
+def _no_digest(item: Placed) -> None:
+    """Nothing but dtype and shape is compared."""
 
 
 def _digest_of(side: Side, files: Files) -> _Digest:
@@ -253,7 +238,7 @@ def _digest_of(side: Side, files: Files) -> _Digest:
 
 
 def _find_renames(
-    compare: _Structure | _Bytes | _Digests,
+    compare: _Bytes | _Digests,
     pairs: list[Pair],
     outcomes: list[Outcome],
     only_a: list[Placed],
