@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ckpttool.comparison.sides import Placed
 from ckpttool.names.match import match_names
@@ -42,6 +42,10 @@ class Pair(NamedTuple):
     basis: NameBasis
 
 
+_Named: TypeAlias = tuple[Placed, Key]
+"""An item of A, and its name after ``--map``."""
+
+
 class Alignment(NamedTuple):
     """Every item of either side once: paired, or only on its side. ``said`` is for people."""
 
@@ -60,21 +64,16 @@ def align(
         CkptToolError: ``rule`` makes two names equal.
     """
     mapped = _map_names(a, rule)
-    there = {(item.root, item.name): item for item in b}
-    pairs: list[Pair] = []
-    rest: list[tuple[Placed, Key]] = []
-    for item, name in mapped:
-        found = there.pop((item.root, name), None)
-        if found is None:
-            rest.append((item, name))
-        else:
-            pairs.append(Pair(item, found, NameBasis.SAME_NAME if name == item.name else NameBasis.MAP))
+    pairs, rest, there = _meet(mapped, b, {})
     said: list[str] = []
     changed = sum(pair.basis is NameBasis.MAP for pair in pairs)
     if changed:
         said.append(f"--map renamed {changed:,} of A's names")
     if guess and rest and there:
-        pairs, rest, there = _match_prefixes(pairs, rest, there, mapped, b, said)
+        roots = {item.root for item, _ in rest} & {root for root, _ in there}
+        rules = _match_prefixes(mapped, b, roots, said)
+        if rules:
+            pairs, rest, there = _meet(mapped, b, rules)
     if guess and rest and there:
         _match_parts(pairs, rest, there, said)
     return Alignment(tuple(pairs), tuple(item for item, _ in rest), tuple(there.values()), tuple(said))
@@ -137,10 +136,10 @@ def find_cycles(pairs: Iterable[Pair]) -> list[Pair]:
     return found
 
 
-def _map_names(a: Sequence[Placed], rule: Rule | None) -> list[tuple[Placed, Key]]:
+def _map_names(a: Sequence[Placed], rule: Rule | None) -> list[_Named]:
     if rule is None:
         return [(item, item.name) for item in a]
-    mapped: list[tuple[Placed, Key]] = []
+    mapped: list[_Named] = []
     taken: dict[tuple[Root, Key], Key] = {}
     for item in a:
         name = rule(item.name) if isinstance(item.name, str) else item.name
@@ -154,49 +153,47 @@ def _map_names(a: Sequence[Placed], rule: Rule | None) -> list[tuple[Placed, Key
     return mapped
 
 
-def _match_prefixes(
-    pairs: list[Pair],
-    rest: list[tuple[Placed, Key]],
-    there: dict[tuple[Root, Key], Placed],
-    mapped: Sequence[tuple[Placed, Key]],
-    b: Sequence[Placed],
-    said: list[str],
-) -> tuple[list[Pair], list[tuple[Placed, Key]], dict[tuple[Root, Key], Placed]]:
-    """One rule for all names of a branch, if it brings more of them together than the plain names do."""
-    names_a: dict[Root, list[str]] = {}
-    names_b: dict[Root, list[str]] = {}
+def _meet(
+    mapped: Sequence[_Named], b: Sequence[Placed], rules: Mapping[Root, Mapping[str, str]]
+) -> tuple[list[Pair], list[_Named], dict[tuple[Root, Key], Placed]]:
+    """Pairs of equal names, after the rule of their branch if it has one, and what is left on either side."""
+    there = {(item.root, item.name): item for item in b}
+    pairs: list[Pair] = []
+    rest: list[_Named] = []
     for item, name in mapped:
-        if isinstance(name, str):
-            names_a.setdefault(item.root, []).append(name)
-    for item in b:
-        if isinstance(item.name, str):
-            names_b.setdefault(item.root, []).append(item.name)
+        new, basis = name, NameBasis.MAP
+        if item.root in rules and isinstance(name, str):
+            new, basis = rules[item.root][name], NameBasis.PREFIX
+        found = there.pop((item.root, new), None)
+        if found is None:
+            rest.append((item, name))
+        else:
+            pairs.append(Pair(item, found, NameBasis.SAME_NAME if new == item.name else basis))
+    return pairs, rest, there
+
+
+def _match_prefixes(
+    mapped: Sequence[_Named], b: Sequence[Placed], roots: Iterable[Root], said: list[str]
+) -> dict[Root, dict[str, str]]:
+    """By branch, one rule for all of its names that brings more together than the plain names do."""
+    names_a = _names_by_root((item.root, name) for item, name in mapped)
+    names_b = _names_by_root((item.root, item.name) for item in b)
     rules: dict[Root, dict[str, str]] = {}
-    for root in {item.root for item, _ in rest} & {root for root, _ in there}:
+    for root in roots:
         if root in names_a and root in names_b:
             match = match_names(names_a[root], names_b[root])
             if match.description:
                 rules[root] = match.to_model
                 said.append(_of_sides(match.description))
-    if not rules:
-        return pairs, rest, there
-    old = {id(pair.a): pair for pair in pairs if pair.a.root not in rules}
-    target = {(item.root, item.name): item for item in b}
-    pairs, rest = [], []
-    for item, name in mapped:
-        if item.root in rules and isinstance(name, str):
-            new = rules[item.root][name]
-            found = target.pop((item.root, new), None)
-            basis = NameBasis.SAME_NAME if new == item.name else NameBasis.PREFIX
-        else:
-            known = old.get(id(item))
-            found = target.pop((item.root, name), None)
-            basis = known.basis if known else NameBasis.SAME_NAME if name == item.name else NameBasis.MAP
-        if found is None:
-            rest.append((item, name))
-        else:
-            pairs.append(Pair(item, found, basis))
-    return pairs, rest, target
+    return rules
+
+
+def _names_by_root(names: Iterable[tuple[Root, Key]]) -> dict[Root, list[str]]:
+    found: dict[Root, list[str]] = {}
+    for root, name in names:
+        if isinstance(name, str):
+            found.setdefault(root, []).append(name)
+    return found
 
 
 def _of_sides(description: str) -> str:
@@ -207,7 +204,7 @@ def _of_sides(description: str) -> str:
 
 
 def _match_parts(
-    pairs: list[Pair], rest: list[tuple[Placed, Key]], there: dict[tuple[Root, Key], Placed], said: list[str]
+    pairs: list[Pair], rest: list[_Named], there: dict[tuple[Root, Key], Placed], said: list[str]
 ) -> None:
     """Take one part out of the names of the side that has it everywhere."""
     counts_a = _count_parts(name for _, name in rest)
@@ -234,7 +231,7 @@ def _match_parts(
 
 
 def _without_part(
-    rest: Sequence[tuple[Placed, Key]], there: Mapping[tuple[Root, Key], Placed], part: str, in_a: bool
+    rest: Sequence[_Named], there: Mapping[tuple[Root, Key], Placed], part: str, in_a: bool
 ) -> list[tuple[Placed, Placed]]:
     """Items that meet when ``part`` goes; none if two names become one."""
     shorter: dict[tuple[Root, Key], Placed] = {}
@@ -297,10 +294,10 @@ def _pair_nearest(group_a: list[Placed], group_b: list[Placed], *, same_kind: bo
 
 
 def _end(item: Placed, length: int) -> Hashable:
-    if not isinstance(item.name, str):
-        return None if not length else (item.name, length)
-    parts = item.name.rsplit(".", length) if length else []
-    return tuple(parts[-length:]) if length else None
+    if not length:
+        return None
+    name = item.name
+    return tuple(name.rsplit(".", length)[-length:]) if isinstance(name, str) else (name, length)
 
 
 def _ends(items: Sequence[Placed], length: int) -> dict[Hashable, list[Placed]]:
