@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ckpttool.inspection.summary import choose_weights_root, tally_rows
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.classify import classify
-from ckpttool.names.globs import Globs
+from ckpttool.names.globs import make_filter
 from ckpttool.values.checkpoint import Checkpoint, Key, Opaque, Root, Value
 from ckpttool.values.difference import Side
 from ckpttool.values.inspection import Inspection, Row
@@ -95,13 +95,8 @@ def select(items: Sequence[Placed], include: Sequence[str], exclude: Sequence[st
     """The items that some ``include`` glob (if any) and no ``exclude`` glob matches."""
     if not include and not exclude:
         return tuple(items)
-    included, excluded = Globs(include), Globs(exclude)
-    return tuple(
-        item
-        for item in items
-        if (not include or included.match(item.row.entry.root, item.row.entry.name))
-        and not excluded.match(item.row.entry.root, item.row.entry.name)
-    )
+    is_chosen = make_filter(include, exclude)
+    return tuple(item for item in items if is_chosen(*item.row.entry[:2]))
 
 
 def values_under(side: Side, base: Root, whole: bool) -> tuple[list[Value], list[Opaque]]:

@@ -11,7 +11,7 @@ from ckpttool.inspection.summary import choose_weights_root, group_tallies, summ
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.classify import classify
 from ckpttool.names.prefixes import find_prefixes
-from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Key, Root
+from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Root
 from ckpttool.values.inspection import Inspection, Row
 
 if TYPE_CHECKING:
@@ -84,13 +84,9 @@ def _matching(
     below = [position for position, entry in enumerate(entries) if entry.root[: len(above)] == above]
     if not include and not exclude:
         return below
-    from ckpttool.names.globs import Globs
+    from ckpttool.names.globs import make_filter
 
-    included, excluded = Globs(include), Globs(exclude)
-
-    def is_chosen(root: Root, name: Key) -> bool:
-        return (not included or included.match(root, name)) and not excluded.match(root, name)
-
+    is_chosen = make_filter(include, exclude)
     return [position for position in below if is_chosen(*entries[position][:2])]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import translate
 
 from ckpttool.values.checkpoint import Key, Root
@@ -41,3 +41,9 @@ class Globs:
             fits = self._pattern.match(".".join(map(str, root))) is not None
             known = self._branches[root] = fits or self.match_branch(root[:-1])
         return known
+
+
+def make_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[Root, Key], bool]:
+    """Whether some ``include`` glob, if there is any, and no ``exclude`` glob fits a leaf."""
+    included, excluded = Globs(include), Globs(exclude)
+    return lambda root, name: (not included or included.match(root, name)) and not excluded.match(root, name)
