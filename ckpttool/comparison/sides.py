@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -62,23 +63,17 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
         base_b = root_b if root_b is not None else _counterpart(b, root_a)
         return Scope(_under(a.rows, base_a), _under(b.rows, base_b), base_a, base_b, False, ())
     home_a, home_b = a.weights_root, b.weights_root
-    if home_a is None or home_b is None:
+    more_a, more_b = (any(row.entry.root != side.weights_root for row in side.rows) for side in (a, b))
+    alike = more_a == more_b
+    if home_a is None or home_b is None or (alike and home_a == home_b):
         return Scope(_under(a.rows, ()), _under(b.rows, ()), (), (), True, ())
-    more_a, more_b = ({row.entry.root for row in side.rows} - {side.weights_root} for side in (a, b))
-    if bool(more_a) == bool(more_b):
-        if home_a == home_b:
-            return Scope(_under(a.rows, ()), _under(b.rows, ()), (), (), True, ())
-        if not more_a:
-            return Scope(_at(a.rows, home_a), _at(b.rows, home_b), home_a, home_b, False, ())
+    if more_a and more_b:
         # Both have more than weights, at other places: only the weights' own place is moved.
-        moved = tuple(
-            Placed(home_b if item.root == home_a else item.root, item.name, item.row)
-            for item in _under(a.rows, ())
-        )
-        return Scope(moved, _under(b.rows, ()), (), (), True, ())
+        moved = [item._replace(root=home_b) if item.root == home_a else item for item in _under(a.rows, ())]
+        return Scope(tuple(moved), _under(b.rows, ()), (), (), True, ())
     # Where the weights stand at the same place, so do the values around them.
     base_a, base_b = ((), ()) if home_a == home_b else (home_a, home_b)
-    left = [*_outside(a, home_a, base_a, "A"), *_outside(b, home_b, base_b, "B")]
+    left = [] if alike else [*_outside(a, home_a, base_a, "A"), *_outside(b, home_b, base_b, "B")]
     return Scope(_at(a.rows, home_a), _at(b.rows, home_b), base_a, base_b, False, tuple(left))
 
 
@@ -99,19 +94,13 @@ def select(items: Sequence[Placed], include: Sequence[str], exclude: Sequence[st
     return tuple(item for item in items if is_chosen(*item.row.entry[:2]))
 
 
-def values_under(side: Side, base: Root, whole: bool) -> tuple[list[Value], list[Opaque]]:
+def values_under(side: Side, base: Root) -> tuple[list[Value], list[Opaque]]:
     """Plain values and objects that are compared, with roots relative to ``base``."""
-    checkpoint = side.checkpoint
-    depth = len(base)
-    if whole:
-        return list(checkpoint.values), list(checkpoint.opaque)
-    values = [
-        item._replace(root=item.root[depth:]) for item in checkpoint.values if item.root[:depth] == base
-    ]
-    objects = [
-        item._replace(root=item.root[depth:]) for item in checkpoint.opaque if item.root[:depth] == base
-    ]
-    return values, objects
+    checkpoint, depth = side.checkpoint, len(base)
+    return (
+        [item._replace(root=item.root[depth:]) for item in checkpoint.values if item.root[:depth] == base],
+        [item._replace(root=item.root[depth:]) for item in checkpoint.opaque if item.root[:depth] == base],
+    )
 
 
 def _counterpart(side: Side, other: Root | None) -> Root:
@@ -136,23 +125,13 @@ def _at(rows: Iterable[Row], root: Root) -> tuple[Placed, ...]:
 
 def _outside(side: Side, home: Root, base: Root, which: str) -> list[str]:
     """Tensors of ``side`` that are not in the mapping at ``home`` and values not below ``base``, in words."""
-    depth = len(base)
-    branches: dict[str, int] = {}
-    for row in side.rows:
-        root = row.entry.root
-        if root != home:
-            first = str(root[0])[:_MOST_SHOWN] if root else "top"
-            branches[first] = branches.get(first, 0) + 1
+    roots = [row.entry.root for row in side.rows if row.entry.root != home]
+    branches = Counter([str(root[0])[:_MOST_SHOWN] if root else "top" for root in roots])
     facts = [f"{plural(count, 'tensor')} of {name}" for name, count in list(branches.items())[:_MOST_NAMED]]
     if len(branches) > _MOST_NAMED:
         facts.append(f"{len(branches) - _MOST_NAMED:,} more branches")
-    values = sum(value.root[:depth] != base for value in side.checkpoint.values)
-    if values:
-        facts.append(f"{plural(values, 'value')} such as {_first_value(side, base)}")
-    return [f"only in {which}: {', '.join(facts)}"] if facts else []
-
-
-def _first_value(side: Side, base: Root) -> str:
     outside = [value for value in side.checkpoint.values if value.root[: len(base)] != base]
-    first = min(outside, key=lambda value: len(value.root))
-    return str(first.name)[:_MOST_SHOWN]
+    if outside:
+        first = min(outside, key=lambda value: len(value.root))
+        facts.append(f"{plural(len(outside), 'value')} such as {str(first.name)[:_MOST_SHOWN]}")
+    return [f"only in {which}: {', '.join(facts)}"] if facts else []

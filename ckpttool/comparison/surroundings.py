@@ -19,19 +19,18 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
     A side that has no value (no metadata) at all counts as one that cannot hold any.
     """
     said: list[str] = []
-    values: list[_Facts] = [
-        _plain_values(side, base, scope) for side, base in ((a, scope.base_a), (b, scope.base_b))
-    ]
-    versions: list[_Facts] = [_versions(side, base) for side, base in ((a, scope.base_a), (b, scope.base_b))]
-    metadata: list[_Facts] = [_metadata(side) for side in (a, b)]
+    sides = ((a, scope.base_a), (b, scope.base_b))
+    (values_a, opaque_a), (values_b, opaque_b) = (values_under(side, base) for side, base in sides)
+    values = [{(item.root, item.name): item.value for item in found} for found in (values_a, values_b)]
+    versions_a, versions_b = (_versions(side, base) for side, base in sides)
+    metadata = [_metadata(side) for side in (a, b)]
     changes = [
         *_changes("value", values, "plain values", said, same_layout=scope.whole and _same_layout(a, b)),
-        *_changed_versions(versions[0], versions[1], said),
+        *_changed_versions(versions_a, versions_b, said),
         *_changes("metadata", metadata, "entries of metadata", said),
     ]
     objects_a, objects_b = (
-        {(item.root, item.name): item.type_name for item in values_under(side, base, scope.whole)[1]}
-        for side, base in ((a, scope.base_a), (b, scope.base_b))
+        {(item.root, item.name): item.type_name for item in found} for found in (opaque_a, opaque_b)
     )
     if objects_a and objects_b:
         changes += _changes("object", (objects_a, objects_b), "", said)
@@ -64,10 +63,6 @@ def same_plain(a: Plain, b: Plain) -> bool:
 
 def _same_layout(a: Side, b: Side) -> bool:
     return a.weights_root == b.weights_root and a.weights_root != ()
-
-
-def _plain_values(side: Side, base: Root, scope: Scope) -> dict[tuple[Root, Key], Plain]:
-    return {(item.root, item.name): item.value for item in values_under(side, base, scope.whole)[0]}
 
 
 def _versions(side: Side, base: Root) -> dict[tuple[Root, Key], Plain]:
