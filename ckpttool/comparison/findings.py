@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ckpttool.values.checkpoint import Finding, Key, Root, is_buffer
+from ckpttool.values.checkpoint import Finding, Root, is_buffer
 from ckpttool.values.difference import SAME, DiffEntry, Side, Status
 from ckpttool.values.inspection import Row, is_rebuilt
 from ckpttool.values.words import first_few
@@ -117,16 +117,14 @@ def _non_persistent(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
 
 def _statistics(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
     """Running statistics that moved in a module whose own weights did not."""
-    modules: dict[tuple[Root, str], list[DiffEntry]] = {}
+    modules: dict[tuple[Root, str], tuple[list[DiffEntry], list[DiffEntry]]] = {}
     for entry in entries:
         if isinstance(entry.name, str) and entry.a is not None and entry.b is not None:
             path, _, leaf = entry.name.rpartition(".")
             if leaf in _STATISTICS or leaf in ("weight", "bias"):
-                modules.setdefault((entry.root, path), []).append(entry)
+                modules.setdefault((entry.root, path), ([], []))[leaf in _STATISTICS].append(entry)
     moved: list[DiffEntry] = []
-    for those in modules.values():
-        statistics = [entry for entry in those if _leaf(entry.name) in _STATISTICS]
-        weights = [entry for entry in those if _leaf(entry.name) not in _STATISTICS]
+    for weights, statistics in modules.values():
         if weights and all(entry.status in SAME for entry in weights):
             moved += [entry for entry in statistics if entry.status is Status.CHANGED][:1]
     why = "the module ran in train mode while it was frozen; call .eval() on it"
@@ -137,10 +135,6 @@ def _statistics(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
         f"running statistics moved while the module's own weights did not: {why}",
         f"modules have other running statistics and the same weights: {why}",
     )
-
-
-def _leaf(name: Key) -> str:
-    return str(name).rpartition(".")[2]
 
 
 def _nonfinite(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
