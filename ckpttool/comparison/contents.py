@@ -12,14 +12,13 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, TypeGuard
 
 from ckpttool.comparison.alignment import Content
-from ckpttool.comparison.sides import Placed
-from ckpttool.elements.digests import NamedDigest, claim_limit, digest_tensor
+from ckpttool.comparison.sides import Placed, digest_scope
+from ckpttool.elements.digests import NamedDigest, SetDigests, claim_limit, digest_set, digest_tensor
 from ckpttool.files.strides import segments
 from ckpttool.files.tensor_bytes import Files, TensorReader
 from ckpttool.values.checkpoint import CompositeTensor, StoredRun, Strided, Tensor, has_bytes, parts
 
 if TYPE_CHECKING:
-    from ckpttool.elements.digests import SetDigests
     from ckpttool.values.inspection import Inspection
 
 _CONSTANT = b"constant "
@@ -174,7 +173,4 @@ def digest_weights(
     Raises:
         CkptToolError: a file changed since its header was read, or is damaged.
     """
-    from ckpttool.comparison.sides import digest_scope
-    from ckpttool.elements.digests import digest_set
-
     return digest_set(digest_rows(digest_scope(inspection), files, watch))
