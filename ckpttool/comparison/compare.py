@@ -90,15 +90,14 @@ class Comparer:
             tasks += made
             outcomes.append(outcome)
         differing = self._find_differing(tasks)
-        numbers = self._measure([task for task in differing if not task.part])
+        for pair, found in self._measure([task for task in differing if not task.part]).items():
+            outcomes[pair] = Outcome(False, found)
         other: dict[int, list[str]] = {}
         for task in differing:
             if task.part:
                 other.setdefault(task.pair, []).append(task.part)
-        for pair, found in numbers.items():
-            outcomes[pair] = Outcome(False, found, outcomes[pair].note)
         for pair, names in other.items():
-            outcomes[pair] = outcomes[pair]._replace(equal=False, note=f"other {', '.join(names)}")
+            outcomes[pair] = Outcome(False, note=f"other {', '.join(names)}")
         return outcomes
 
     def _find_differing(self, tasks: Sequence[_Task]) -> list[_Task]:
