@@ -97,6 +97,8 @@ def iter_boxes(shape: tuple[int, ...], most: int) -> Iterator[tuple[tuple[int, .
         split -= 1
     rows = max(1, min(shape[split], most // inner))
     rest = len(shape) - split - 1
+    # Not itertools.product, which would make its ranges into tuples: an expanded dimension is as
+    # large as a file says.
     for index in range(math.prod(shape[:split])):
         outer: tuple[int, ...] = ()
         for size in reversed(shape[:split]):
@@ -140,9 +142,8 @@ def stored_view(info: Strided) -> Strided:
                 dims[-1] = (inner_size + (size - 1) * (step // inner_step), inner_step)
                 continue
         dims.append((size, step))
-    span = 1 + sum((size - 1) * step for size, step in dims)
-    if any(outer[1] <= _span(dims[:depth]) - 1 for depth, outer in enumerate(dims)):
-        dims = [(span, 1)]
+    if any(step < _span(dims[:depth]) for depth, (_, step) in enumerate(dims)):
+        dims = [(_span(dims), 1)]
     dims.reverse()
     return info._replace(shape=tuple(size for size, _ in dims), stride=tuple(step for _, step in dims))
 
@@ -153,28 +154,14 @@ def _span(dims: Iterable[tuple[int, int]]) -> int:
 
 def iter_blocks(dims: Sequence[tuple[int, int]], start: int, block: int) -> Iterator[Block]:
     """Cut a row-major walk over ``dims`` into blocks of at most ``block`` elements, lazily."""
-    split = len(dims) - 1
-    inner = 1
-    while split > 0 and inner * dims[split][0] <= block:
-        inner *= dims[split][0]
-        split -= 1
-    size, step = dims[split]
-    rows = max(1, min(size, block // inner))
-    packed: list[Dim] = []
-    out = 1
-    for inner_size, inner_step in reversed(dims[split + 1 :]):
-        packed.append(Dim(inner_size, inner_step, out))
-        out *= inner_size
-    # Not itertools.product, which would make its ranges into tuples: an expanded dimension is as
-    # large as a file says.
-    for index in range(math.prod(outer_size for outer_size, _ in dims[:split])):
-        origin = start
-        for outer_size, outer_step in reversed(dims[:split]):
-            index, position = divmod(index, outer_size)
-            origin += position * outer_step
-        for row in range(0, size, rows):
-            count = min(rows, size - row)
-            yield Block(origin + row * step, count * inner, [*packed, Dim(count, step, inner)])
+    for index, shape in iter_boxes(tuple(size for size, _ in dims), block):
+        packed: list[Dim] = []
+        numel = 1
+        for size, (_, step) in zip(reversed(shape), reversed(dims), strict=True):
+            if size > 1:
+                packed.append(Dim(size, step, numel))
+                numel *= size
+        yield Block(start + sum(at * step for at, (_, step) in zip(index, dims, strict=True)), numel, packed)
 
 
 def iter_windows(block: Block, window: int, gap: int) -> Iterator[Window]:
