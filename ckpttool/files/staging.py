@@ -60,7 +60,8 @@ def staged_file(target: str, nbytes: int) -> Iterator[int]:
         _release_signals(unmasked)  # one that came meanwhile raises here, where the file is removed
         os.ftruncate(fd, 0)
         _take_mode(fd, target)
-        reserve(fd, nbytes, target)
+        check_space(fd, nbytes, target)
+        os.ftruncate(fd, nbytes)  # its size before the first byte
         yield fd
         os.fsync(fd)
         os.rename(partial, target)
@@ -110,16 +111,6 @@ def staged_folder(target: str, names: Sequence[str], nbytes: int) -> Iterator[st
             _publish(partial, target.rstrip("/"), names)
         finally:
             _release_signals(unmasked)
-
-
-def reserve(fd: int, nbytes: int, target: str) -> None:
-    """Give the file its size before the first byte.
-
-    Raises:
-        NotEnoughSpace: there is not room for it.
-    """
-    check_space(fd, nbytes, target)
-    os.ftruncate(fd, nbytes)
 
 
 def check_space(where: str | int, nbytes: int, target: str) -> None:
