@@ -109,15 +109,14 @@ class Planned(NamedTuple):
     @property
     def leaves(self) -> list[Placed]:
         """The strided tensors that it is made of."""
-        found: list[Placed] = []
-        stack: list[Placed | PlacedComposite] = [self.value]
-        while stack:
-            value = stack.pop()
-            if isinstance(value, Placed):
-                found.append(value)
-            else:
-                stack.extend(part for _, part in reversed(value.parts))
-        return found
+        return _leaves_of(self.value)
+
+
+def _leaves_of(value: Placed | PlacedComposite) -> list[Placed]:
+    """Parts nest at most as deep as the reader lets rebuild calls nest (16)."""
+    if isinstance(value, Placed):
+        return [value]
+    return [leaf for _, part in value.parts for leaf in _leaves_of(part)]
 
 
 class Dropped(NamedTuple):
