@@ -8,11 +8,11 @@ storage that do not overlap are split, and only what is referenced is written.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ckpttool.files.strides import segments
-from ckpttool.values.checkpoint import Basis, Key, Root, Strided, TensorInfo, packed_stride, parts, views_of
+from ckpttool.values.checkpoint import Basis, Key, Root, Strided, TensorInfo, packed_stride, parts
 from ckpttool.values.conversion import Piece, Placed, PlacedComposite, Planned
 from ckpttool.values.dtypes import BY_NAME, DType
 from ckpttool.values.inspection import Row
@@ -89,11 +89,9 @@ class Placing:
     def share_all(self, wanted: Sequence[Wanted]) -> list[Placed]:
         """Pieces in the order of ``wanted``; what shares bytes in the source does so in them."""
         placed: dict[int, Placed] = {}
-        groups = _group(wanted)
-        for position in range(len(wanted)):
-            if position not in placed:
-                members = groups.get(position, [position])
-                placed.update(zip(members, self._place_group([wanted[m] for m in members]), strict=True))
+        for group in sorted(_group(wanted)):
+            places = self._place_group([wanted[position] for position in group])
+            placed.update(zip(group, places, strict=True))
         return [placed[position] for position in range(len(wanted))]
 
     def _place_group(self, members: list[Wanted]) -> list[Placed]:
@@ -141,7 +139,7 @@ def as_bytes(placed: Placed, placing: Placing) -> Placed:
 
 def overlapping(wanted: Sequence[Wanted]) -> list[list[int]]:
     """Positions of tensors that share bytes, as groups of two or more."""
-    return [group for group in _distinct(_group(wanted)) if len(group) > 1]
+    return [group for group in _group(wanted) if len(group) > 1]
 
 
 def _shared_span(members: list[Wanted]) -> tuple[int, int] | None:
@@ -154,36 +152,21 @@ def _shared_span(members: list[Wanted]) -> tuple[int, int] | None:
     return (start, end) if end - start <= _SPARSE_SPAN * sum(view.nbytes for view in views) else None
 
 
-def _group(wanted: Sequence[Wanted]) -> dict[int, list[int]]:
-    """Position -> positions of all whose spans overlap, itself included; by storage, then by span."""
+def _group(wanted: Sequence[Wanted]) -> list[list[int]]:
+    """Positions of tensors whose spans overlap, each position in one group; by storage, then by span."""
+    groups: list[list[int]] = []
     by_storage: dict[object, list[tuple[int, int, int]]] = {}
     for position, item in enumerate(wanted):
-        if item.span is not None:
-            storage, start, end = item.span
-            by_storage.setdefault(storage, []).append((start, end, position))
-    groups: dict[int, list[int]] = {}
+        span = item.span
+        if span is None:
+            groups.append([position])
+        else:
+            by_storage.setdefault(span[0], []).append((*span[1:], position))
     for spans in by_storage.values():
-        if len(spans) == 1:
-            continue
-        group: list[int] = []
         reached = -1
         for start, end, position in sorted(spans):
             if start >= reached:
-                group = []
-            group.append(position)
-            groups[position] = group
+                groups.append([])
+            groups[-1].append(position)
             reached = max(reached, end)
-    for group in _distinct(groups):
-        group.sort()
-    return groups
-
-
-def _distinct(groups: dict[int, list[int]]) -> Collection[list[int]]:
-    """Each group once: all of its members lead to the same list."""
-    return {id(group): group for group in groups.values()}.values()
-
-
-def is_without_bytes(info: Strided) -> bool:
-    """Whether a tensor has elements but no bytes: on the meta device."""
-    storages = [view.storage for view in views_of(info)]
-    return info.numel > 0 and any(ref is None or ref.location == "meta" for ref in storages)
+    return [sorted(group) for group in groups]

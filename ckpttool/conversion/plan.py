@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from ckpttool.conversion.containers import ContainerKind, load_container
 from ckpttool.conversion.items import describe_casts, list_casts, module_facts, name_items
-from ckpttool.conversion.placing import Item, is_without_bytes, overlapping
+from ckpttool.conversion.placing import Item, overlapping
 from ckpttool.conversion.selection import select
 from ckpttool.names.renames import make_rule
-from ckpttool.values.checkpoint import CompositeTensor, Tensor
+from ckpttool.values.checkpoint import CompositeTensor, Tensor, views_of
 from ckpttool.values.conversion import ConversionPlan, Options
 from ckpttool.values.errors import CkptToolError, UnsupportedFeature
 from ckpttool.values.inspection import Inspection
@@ -91,9 +91,12 @@ def _why_unwritable(item: Item, container: ContainerKind) -> str:
 
 
 def _has_no_bytes(value: Tensor | None) -> bool:
+    """Whether a tensor has elements but no bytes: on the meta device, of a lazy module."""
     if isinstance(value, CompositeTensor):
         return value.layout == "uninitialized"
-    return value is None or is_without_bytes(value)
+    storages = [view.storage for view in views_of(value)]
+    absent = any(ref is None or ref.location == "meta" for ref in storages)
+    return value is None or (absent and value.numel > 0)
 
 
 def _refuse_shared(items: Sequence[Item], path: str) -> None:
