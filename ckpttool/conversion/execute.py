@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from ckpttool.conversion.layout import FileLayout, Segment
 from ckpttool.files.local import Sources
 from ckpttool.files.staging import created_file, refuse_overwriting, staged_file, staged_folder
 from ckpttool.files.streams import BLOCK_NBYTES, Checker, Crc32, Stream, Writer, load_crc32, write_at
 from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.values.checkpoint import TensorInfo
 from ckpttool.values.conversion import (
     CastLoss,
     Conversion,
@@ -160,14 +161,12 @@ class _Run:
         self._effort = effort
         self._reader = reader
         self._crcs: dict[int, int] = {}
-        # What the digest of a piece is over besides bytes: the first tensor that is all of it.
-        self._wholes: dict[int, tuple[DType, tuple[int, ...]]] = {}
-        if effort.digests:
-            for tensor in plan.tensors:
-                whole = _whole_piece(tensor, plan.pieces)
-                if whole is not None:
-                    self._wholes.setdefault(whole, _meaning(tensor, plan.pieces[whole]))
-        self._piece_digests: dict[int, str] = {}
+        # By tensor: the piece that is all of it, and what its digest is over besides bytes.
+        self._wholes = (
+            [_whole_piece(tensor, plan.pieces) for tensor in plan.tensors] if effort.digests else []
+        )
+        self._meanings = dict(filter(None, reversed(self._wholes)))  # by piece, those of the first tensor
+        self._piece_digests: dict[tuple[int, _Meaning], str] = {}
         self.losses: dict[int, CastLoss] = {}
         self.digests: dict[int, str] = {}
 
@@ -216,22 +215,17 @@ class _Run:
             return
         from ckpttool.elements.digests import TensorDigest, digest_tensor
 
-        for position, tensor in enumerate(self._plan.tensors):
-            whole = _whole_piece(tensor, self._plan.pieces)
-            if whole is not None:
-                dtype, shape = meaning = _meaning(tensor, self._plan.pieces[whole])
-                known = self._piece_digests.get(whole) if self._wholes[whole] == meaning else None
-                if known is None and not self._plan.pieces[whole].nbytes:
-                    known = TensorDigest(dtype, shape).hexdigest()
-                if known is not None:
-                    self.digests[position] = known
-                    continue
-            if tensor.entry.value is not None:
+        for position, (tensor, whole) in enumerate(zip(self._plan.tensors, self._wholes, strict=True)):
+            if whole is not None and whole in self._piece_digests:
+                self.digests[position] = self._piece_digests[whole]
+            elif whole is not None and not self._plan.pieces[whole[0]].nbytes:
+                self.digests[position] = TensorDigest(*whole[1]).hexdigest()
+            elif tensor.entry.value is not None:
                 self.digests[position] = digest_tensor(self._reader, tensor.entry.value)
 
     def _write_piece(self, position: int, writer: Writer, crc32: Crc32 | None) -> None:
         """Send one piece into the file."""
-        piece, meaning = self._plan.pieces[position], self._wholes.get(position)
+        piece, meaning = self._plan.pieces[position], self._meanings.get(position)
         digester = None
         if meaning is not None:
             from ckpttool.elements.digests import TensorDigest
@@ -246,8 +240,8 @@ class _Run:
             advance(len(block))
         if crc32 is not None:
             self._crcs[position] = crc
-        if digester is not None:
-            self._piece_digests[position] = digester.hexdigest()
+        if digester is not None and meaning is not None:
+            self._piece_digests[position, meaning] = digester.hexdigest()
 
     def _check(self, segments: Iterable[Segment], checker: Checker) -> None:
         """Send the same stream against the file."""
@@ -295,24 +289,21 @@ class _Run:
             yield data
 
 
-def _meaning(tensor: Planned, piece: Piece) -> tuple[DType, tuple[int, ...]]:
-    """The dtype and shape that the elements have in any container, also where one holds them as bytes."""
-    info = tensor.entry.strided or piece.source
-    return piece.cast or info.dtype, info.shape
+_Meaning: TypeAlias = tuple[DType, tuple[int, ...]]
+"""The dtype and shape that elements have in any container, also where one holds them as bytes."""
 
 
-def _whole_piece(tensor: Planned, pieces: Sequence[Piece]) -> int | None:
+def _whole_piece(tensor: Planned, pieces: Sequence[Piece]) -> tuple[int, _Meaning] | None:
     """The piece whose bytes are exactly those of the tensor, packed; None for other views."""
     value = tensor.value
     if not isinstance(value, Placed) or value.conj or value.neg or value.storage_offset:
         return None
     piece = pieces[value.piece]
-    expected = 1
-    for size, stride in zip(reversed(value.shape), reversed(value.stride), strict=True):
-        if size > 1 and stride != expected:
-            return None
-        expected *= size
-    return value.piece if (expected * value.dtype.bits + 7) // 8 == piece.nbytes else None
+    view = TensorInfo(value.dtype, value.shape, value.stride, 0, None)
+    if not view.is_contiguous or view.nbytes != piece.nbytes:
+        return None
+    info = tensor.entry.strided or piece.source
+    return value.piece, (piece.cast or info.dtype, info.shape)
 
 
 def named_digests(conversion: Conversion) -> list[NamedDigest]:
@@ -320,18 +311,15 @@ def named_digests(conversion: Conversion) -> list[NamedDigest]:
     from ckpttool.elements.digests import NamedDigest
 
     plan = conversion.plan
-    found: dict[str, NamedDigest] = {}
-    digests = []
-    for position, tensor in enumerate(plan.tensors):
-        digest = conversion.digests.get(position)
-        if digest is None:
-            continue
+    digests: list[NamedDigest] = []
+    for position, digest in conversion.digests.items():
+        tensor = plan.tensors[position]
         value = tensor.entry.value
         dtype, shape = (None, None) if value is None else (value.dtype, value.shape)
         if isinstance(tensor.value, Placed):
             dtype = plan.pieces[tensor.value.piece].cast or dtype
-        item = NamedDigest(tensor.root, tensor.name, tensor.classification.kind, dtype, shape, digest)
-        digests.append(item)
-        found[str(tensor.name)] = item
+        kind = tensor.classification.kind
+        digests.append(NamedDigest(tensor.root, tensor.name, kind, dtype, shape, digest))
+    found = {str(item.name): item for item in digests}
     tied = plan.listed.items()
     return digests + [found[kept]._replace(name=alias) for alias, kept in tied if kept in found]
