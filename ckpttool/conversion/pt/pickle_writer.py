@@ -9,7 +9,7 @@ Equal input gives equal bytes: no identity, no hash order. Sources: ``torch/_uti
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.conversion.pt.key_literal import parse_key
@@ -169,11 +169,15 @@ class PickleWriter:
                 inner.setdefault(path[0], []).append((path[1], plain))
         for key, items in inner.items():
             self.write_text(key)
-            self.begin("dict")
-            for name, plain in items:
-                self.write_text(name)
-                self.write_plain(plain)
-            self.end("dict")
+            self._write_dict(items)
+
+    def _write_dict(self, items: Sequence[tuple[str, Plain]]) -> None:
+        """A dict of plain values."""
+        self.begin("dict")
+        for name, plain in items:
+            self.write_text(name)
+            self.write_plain(plain)
+        self.end("dict")
 
     # -- tensors --------------------------------------------------------------------------------
 
@@ -210,12 +214,8 @@ class PickleWriter:
         if untyped:
             self.write_dtype(placed.dtype.name)
         if placed.conj or placed.neg:
-            self.begin("dict")
-            for name, flag in (("conj", placed.conj), ("neg", placed.neg)):
-                if flag:
-                    self.write_text(name)
-                    self.write_plain(True)
-            self.end("dict")
+            flags = (("conj", placed.conj), ("neg", placed.neg))
+            self._write_dict([(name, flag) for name, flag in flags if flag])
         self._end_call()
 
     def _write_view(self, placed: Placed) -> None:
