@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import TypeAlias, Union
 
 from ckpttool.conversion.pt.pickle_writer import PickleWriter
-from ckpttool.values.checkpoint import Container, Key, ModuleExtras, Opaque, PlainList, Root, Value
-from ckpttool.values.conversion import WRITABLE_CONTAINERS, Planned
+from ckpttool.values.checkpoint import Key, Opaque, PlainList, Root, Value
+from ckpttool.values.conversion import WRITABLE_CONTAINERS, ConversionPlan, Planned
 from ckpttool.values.errors import MalformedCheckpoint
 
 Leaf: TypeAlias = Planned | Value | Opaque
@@ -28,12 +28,7 @@ class Branch:
 Node: TypeAlias = Union[Branch, Leaf]  # noqa: UP007 (a forward reference)
 
 
-def build_tree(
-    tensors: Sequence[Planned],
-    values: Sequence[Value],
-    objects: Sequence[Opaque],
-    containers: Sequence[Container],
-) -> Branch:
+def build_tree(plan: ConversionPlan) -> Branch:
     """One tree of everything. A mapping of tensors is an OrderedDict unless the source says otherwise.
 
     Raises:
@@ -41,7 +36,7 @@ def build_tree(
     """
     top = Branch((), "")
     known: dict[Root, Branch] = {(): top}
-    kinds = {container.path: container.type_name for container in containers}
+    kinds = {container.path: container.type_name for container in plan.containers}
 
     def branch_at(path: Root) -> Branch:
         found = known.get(path)
@@ -56,10 +51,10 @@ def build_tree(
             raise MalformedCheckpoint("two things stand at one path", name=".".join(map(str, (*root, name))))
         siblings[name] = node
 
-    leaves: list[Leaf] = [*values, *tensors, *objects]
+    leaves: list[Leaf] = [*plan.values, *plan.tensors, *plan.objects]
     for leaf in leaves:
         put(leaf.root, leaf.name, leaf)
-    for container in containers:  # those that are empty
+    for container in plan.containers:  # those that are empty
         branch_at(container.path)
     for path, branch in known.items():
         kind = kinds.get(path, "")
@@ -72,12 +67,7 @@ def build_tree(
     return top
 
 
-def write_tree(
-    pickle: PickleWriter,
-    top: Branch,
-    module_versions: Mapping[Root, Mapping[str, int | None]],
-    module_extras: Mapping[Root, Mapping[str, ModuleExtras]],
-) -> None:
+def write_tree(pickle: PickleWriter, top: Branch, plan: ConversionPlan) -> None:
     """Write ``top`` depth first over an explicit stack: how deep a file nests is its own choice."""
     bare = top.children.get("") if len(top.children) == 1 else None
     if isinstance(bare, Planned):
@@ -87,7 +77,7 @@ def write_tree(
 
     def enter(branch: Branch) -> None:
         # `_metadata` is an attribute, which a plain dict cannot have.
-        if branch.kind == "dict" and branch.path in module_versions:
+        if branch.kind == "dict" and branch.path in plan.module_versions:
             branch.kind = "OrderedDict"
         pickle.begin(branch.kind)
         stack.append((branch, _in_order(branch)))
@@ -105,9 +95,9 @@ def write_tree(
         else:
             stack.pop()
             pickle.end(branch.kind)
-            if branch.kind in _MAPPINGS and branch.path in module_versions:
-                extras = module_extras.get(branch.path, {})
-                pickle.write_module_metadata(module_versions[branch.path], extras)
+            if branch.kind in _MAPPINGS and branch.path in plan.module_versions:
+                extras = plan.module_extras.get(branch.path, {})
+                pickle.write_module_metadata(plan.module_versions[branch.path], extras)
 
 
 def _in_order(branch: Branch) -> Iterator[tuple[Key, Node | None]]:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from ckpttool.conversion.layout import Crcs, FileLayout, Segment
@@ -54,19 +55,15 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
         piece: StorageName(str(number), plan.pieces[piece].nbytes) for number, piece in enumerate(used)
     }
     pickle = PickleWriter(storages)
-    tree = build_tree(plan.tensors, plan.values, plan.objects, plan.containers)
-    write_tree(pickle, tree, plan.module_versions, plan.module_extras)
+    write_tree(pickle, build_tree(plan), plan)
     members: list[_Member] = []
     _append(members, "data.pkl", data=pickle.finish())
     _append(members, "byteorder", data=b"little")
     for piece, storage in storages.items():
         _append(members, f"data/{storage.key}", piece=piece, nbytes=storage.nbytes)
     _append(members, "version", data=_VERSION)
-
-    def with_crcs(crcs: Crcs) -> Iterable[Segment]:
-        return _iter_segments(members, crcs)
-
-    segments = list(_iter_segments(members, {}))
+    with_crcs = partial(_iter_segments, members)
+    segments = list(with_crcs({}))
     return FileLayout(name, segments[-1].offset + segments[-1].nbytes, segments, with_crcs)
 
 
