@@ -28,25 +28,20 @@ _OUTWEIGHS = 10  # without a telling name, the weights must be this many times t
 _MOST_PREFIXES = 2  # in a note
 _MOST_GROUPS = 24  # more branches than a screen holds are joined by their first key
 
+_COUNTED = """
+    tensors parameters persistent_buffers non_persistent_buffers extra_state optimizer_state unknown
+    parameter_numel buffer_numel
+    """.split()
+"""What a ``Tally`` counts under the names of ``Summary``."""
+
 
 class Tally:
     """Counts over the rows of one root. ``nbytes`` and ``*_numel`` leave tied entries out."""
 
-    __slots__ = (
-        *(
-            "tensors",
-            "parameters",
-            "persistent",
-            "non_persistent",
-            "extra_state",
-            "optimizer_state",
-            "unknown",
-        ),
-        *("nbytes", "parameter_numel", "buffer_numel", "module"),
-    )
+    __slots__ = (*_COUNTED, "nbytes", "module")
 
     def __init__(self) -> None:
-        self.tensors = self.parameters = self.persistent = self.non_persistent = 0
+        self.tensors = self.parameters = self.persistent_buffers = self.non_persistent_buffers = 0
         self.extra_state = self.optimizer_state = self.unknown = 0
         self.nbytes = self.parameter_numel = self.buffer_numel = 0
         self.module = False  # a pickled module, not a state_dict
@@ -59,7 +54,7 @@ class Tally:
     @property
     def is_state_dict(self) -> bool:
         """Whether something here belongs to a module."""
-        return bool(self.parameters or self.persistent or self.non_persistent or self.extra_state)
+        return any((self.parameters, self.persistent_buffers, self.non_persistent_buffers, self.extra_state))
 
 
 def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
@@ -89,14 +84,14 @@ def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
             tally.parameters += 1
             tally.parameter_numel += numel
         elif kind is persistent:
-            tally.persistent += 1
+            tally.persistent_buffers += 1
             tally.buffer_numel += numel
         elif kind is state:
             tally.optimizer_state += 1
         elif kind is unknown:
             tally.unknown += 1
         elif kind is non_persistent:
-            tally.non_persistent += 1
+            tally.non_persistent_buffers += 1
             tally.buffer_numel += numel
         else:
             tally.extra_state += 1
@@ -104,30 +99,19 @@ def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
 
 
 def summarize(
-    rows: Sequence[Row],
-    missing: Sequence[Row],
-    aliasing: Aliasing,
-    tallies: Mapping[Root, Tally] | None = None,
+    rows: Sequence[Row], missing: Sequence[Row], aliasing: Aliasing, tallies: Mapping[Root, Tally]
 ) -> Summary:
-    """Totals over ``rows``, whose storages ``aliasing`` counted; ``tallies`` if they are made already."""
+    """Totals over ``rows``, whose storages ``aliasing`` counted, as in ``tallies``."""
     total = Tally()
-    for tally in (tally_rows(rows) if tallies is None else tallies).values():
+    for tally in tallies.values():
         total.add(tally)
     dtypes: Counter[str] = Counter()
     for entry, _, _ in rows:
         if entry.value is not None and entry.value.dtype is not None:
             dtypes[entry.value.dtype.name] += 1
     return Summary(
-        tensors=total.tensors,
-        parameters=total.parameters,
-        persistent_buffers=total.persistent,
-        non_persistent_buffers=total.non_persistent,
-        extra_state=total.extra_state,
-        optimizer_state=total.optimizer_state,
-        unknown=total.unknown,
+        **{name: getattr(total, name) for name in _COUNTED},
         missing=len(missing),
-        parameter_numel=total.parameter_numel,
-        buffer_numel=total.buffer_numel,
         tensor_nbytes=total.nbytes,
         storage_nbytes=aliasing.storage_nbytes,
         dtypes=tuple(dtypes.most_common()),
@@ -154,8 +138,8 @@ def _count_bases(classifications: Sequence[Classification]) -> tuple[tuple[str, 
 def group_tallies(
     checkpoint: Checkpoint,
     tallies: Mapping[Root, Tally],
-    optimizers: Sequence[OptimizerMatch] = (),
-    prefixes: Mapping[Root, Sequence[Prefix]] | None = None,
+    optimizers: Sequence[OptimizerMatch],
+    prefixes: Mapping[Root, Sequence[Prefix]],
 ) -> tuple[Group, ...]:
     """The branches of the tree, in file order: one per optimizer and state_dict, the rest by first key."""
     matches = {match.root: match for match in optimizers}
@@ -173,10 +157,10 @@ def group_tallies(
             tally.tensors,
             tally.nbytes,
             tally.parameters,
-            tally.persistent + tally.non_persistent,
+            tally.persistent_buffers + tally.non_persistent_buffers,
             tally.unknown,
             tally.parameter_numel,
-            _note(role, classes.get(root, ""), matches.get(root), (prefixes or {}).get(root, ())),
+            _note(role, classes.get(root, ""), matches.get(root), prefixes.get(root, ())),
         )
         for (root, role), tally in merged.items()
     )
