@@ -8,7 +8,7 @@ may hold non-persistent buffers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ckpttool.findings.model import (
@@ -189,7 +189,8 @@ def _extra_names(checkpoint: Checkpoint, spec: ModelSpec, root: Root) -> list[st
 def _iter_missing(spec: ModelSpec, root: Root, met: set[str]) -> Iterator[Entry]:
     """Entries of the model whose names are not ``met``, without storage."""
     entries = spec.checkpoint.entries
-    first_names = [str((first or entry).name) for entry, first in zip(entries, _ties(spec), strict=True)]
+    ties = find_aliases(entries).tied_to
+    first_names = [str((first or entry).name) for entry, first in zip(entries, ties, strict=True)]
     in_file: dict[str, str] = {}  # first name of a tie -> one of its names that the file has
     for entry, first in zip(entries, first_names, strict=True):
         if str(entry.name) in met:
@@ -204,10 +205,6 @@ def _iter_missing(spec: ModelSpec, root: Root, met: set[str]) -> Iterator[Entry]
             note = f"tied to {tied_to}, which is in the file" if tied_to else "not in the file"
         declared = entry.declared._replace(presence=Presence.MISSING, note=note, tied_to=tied_to)
         yield entry._replace(root=root, value=without_storage(entry.value), declared=declared)
-
-
-def _ties(spec: ModelSpec) -> Sequence[Entry | None]:
-    return find_aliases(spec.checkpoint.entries).tied_to
 
 
 def without_storage(value: Tensor | None) -> Tensor | None:
