@@ -21,7 +21,6 @@ from ckpttool.values.inspection import Row, Summary
 if TYPE_CHECKING:
     import torch
 
-    from ckpttool.api.models import Model
     from ckpttool.elements.arrays import Array
     from ckpttool.elements.digests import SetDigests
     from ckpttool.render.tables import Line
@@ -266,8 +265,7 @@ def open(
     >>> checkpoint.entry("weight").shape  # (out_features, in_features)
     (4, 8)
     """
-    found = open_file(path, root=root, model=model, model_args=model_args or ())
-    return _shown(found)
+    return _shown(open_file(path, root=root, model=model, model_args=model_args or ()))
 
 
 def open_model(model: Model, *, model_args: Mapping[str, Any] | None = None) -> Checkpoint:

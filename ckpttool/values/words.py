@@ -42,8 +42,8 @@ def safe(text: str, limit: int | None = None) -> str:
     """
     if limit is not None and len(text) > limit:
         return f"{safe(text[:limit])}…({len(text)} chars)"
-    if text.isascii():
-        return text if text.isprintable() else re.sub(_SUSPECT, _escape, text)
+    if text.isascii() and text.isprintable():
+        return text
     return re.sub(_SUSPECT, _escape, text)
 
 
