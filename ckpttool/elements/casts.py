@@ -52,6 +52,11 @@ def cast_floats(data: memoryview, before: DType, after: DType) -> tuple[memoryvi
     return memoryview(packed), loss
 
 
+def round_numbers(np: Any, dtype: DType, numbers: Array) -> Array:
+    """Numbers as they are once they were cast to ``dtype``, in float32 or wider."""
+    return _narrow(np, dtype.name, numbers, np.empty(len(numbers), _CODES[dtype.name]), _BFLOAT16_NAN)
+
+
 def _widen(np: Any, name: str, values: Array) -> Array:
     """Elements as numbers: float64 stays, all else becomes float32."""
     if name == "bfloat16":

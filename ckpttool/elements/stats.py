@@ -299,10 +299,9 @@ def _summary(
     weights: Array | None,
 ) -> dict[str, Any]:
     """The fields of ``EntryStats`` that both accumulators share; ``weights`` None counts each once."""
-    whole = dtype.is_integral or dtype.kind in ("quantized", "bits")
     found: dict[str, Any] = {
-        "minimum": int(low) if whole else low,
-        "maximum": int(high) if whole else high,
+        "minimum": int(low) if dtype.is_whole else low,
+        "maximum": int(high) if dtype.is_whole else high,
         "mean": float(low) if low == high else mean,
         "std": 0.0 if low == high else math.sqrt(variance),
     }

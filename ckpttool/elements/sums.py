@@ -75,16 +75,13 @@ class Sums:
         if self._tolerance.is_asked:
             part = self._with_tolerance(part, chunk_a, chunk_b, a, b, distance)
         if self._narrow is not None:
-            part = part._replace(unrounded=self._unrounded(raw_a, raw_b))
+            part = part._replace(unrounded=self._unrounded(self._narrow, raw_a, raw_b))
         self._parts.append(part)
 
     def result(self) -> Numbers:
         """The numbers of everything since ``begin``."""
         joined = join_numbers(self._parts)
-        whole = all(
-            dtype.kind in ("int", "uint", "bool", "quantized", "bits") for dtype in (self._a, self._b)
-        )
-        if whole and joined.max_abs is not None:
+        if self._a.is_whole and self._b.is_whole and joined.max_abs is not None:
             joined = joined._replace(max_abs=int(joined.max_abs))
         return joined
 
@@ -171,11 +168,13 @@ class Sums:
             part = part._replace(max_ulp=furthest)
         return part._replace(outside=int(np.count_nonzero(~inside)))
 
-    def _unrounded(self, raw_a: Any, raw_b: Any) -> int:
+    def _unrounded(self, narrower: DType, raw_a: Any, raw_b: Any) -> int:
         """How many of the narrower side are not the wider side's, rounded to nearest."""
+        from ckpttool.elements.casts import round_numbers
+
         np = self._np
-        wide, narrow = (raw_a, raw_b) if self._narrow is self._b else (raw_b, raw_a)
-        rounded = _round_to(np, self._narrow, wide)
+        wide, narrow = (raw_a, raw_b) if narrower is self._b else (raw_b, raw_a)
+        rounded = round_numbers(np, narrower, wide)
         return int(np.count_nonzero((rounded != narrow) & ~(np.isnan(rounded) & np.isnan(narrow))))
 
 
@@ -188,18 +187,6 @@ def _narrower(a: DType, b: DType) -> DType | None:
     if not {a.name, b.name} <= CASTABLE:
         return None
     return a if a.bits < b.bits else b
-
-
-def _round_to(np: Any, dtype: DType | None, values: Any) -> Any:
-    """``values`` as torch casts them; float64 goes by way of float32 there."""
-    single = values.astype(np.float32)
-    if dtype is None or dtype.name == "float32":
-        return single
-    if dtype.name == "float16":
-        return single.astype(np.float16)
-    bits = single.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    return np.where(np.isnan(single), single, rounded.astype(np.uint32).view(np.float32))
 
 
 def _exact_distance(np: Any, a: Any, b: Any) -> Any:

@@ -37,9 +37,9 @@ class DType(NamedTuple):
         return self.kind == "float"
 
     @property
-    def is_integral(self) -> bool:
-        """True for integers and bool: types that take no gradient."""
-        return self.kind in ("int", "uint", "bool")
+    def is_whole(self) -> bool:
+        """True for types whose numbers are integers, as they are stored, and take no gradient."""
+        return self.kind not in ("float", "complex")
 
 
 _TABLE = (

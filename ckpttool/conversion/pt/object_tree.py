@@ -134,8 +134,7 @@ def _write_leaf(pickle: PickleWriter, leaf: Leaf | None) -> None:
     if isinstance(leaf, Planned):
         # What a file claims of integers, or what --as-bytes made of a parameter, torch would refuse to load.
         dtype = leaf.value.dtype
-        takes_grad = dtype is None or dtype.kind in ("float", "complex")
-        requires_grad = takes_grad and bool(leaf.entry.requires_grad)
+        requires_grad = bool(leaf.entry.requires_grad) and not (dtype and dtype.is_whole)
         pickle.write_tensor(leaf.value, requires_grad=requires_grad, parameter=leaf.is_parameter)
     elif isinstance(leaf, Opaque):
         pickle.write_dtype(leaf.summary)
