@@ -231,11 +231,11 @@ class Checkpoint(Opened, Shown):
 
     def _iter_lines(self, width: int) -> Iterator[Line]:
         from ckpttool.inspection.found import Found
-        from ckpttool.render.found import Listing
-        from ckpttool.render.views import view_of
+        from ckpttool.render.views import InspectListing, view_of
 
         found = Found(self.inspection)
-        return iter(view_of(found).lines(found, width, Listing(everything=self.root is not None)))
+        listing = InspectListing(everything=self.root is not None)
+        return iter(view_of(found).lines(found, width, listing))
 
 
 def open(

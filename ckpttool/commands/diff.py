@@ -97,13 +97,13 @@ def command(
     """
     from ckpttool.api.diff import diff
     from ckpttool.api.opened import open_sides
-    from ckpttool.render.diff_table import View
     from ckpttool.render.progress import Bar
+    from ckpttool.render.views import DiffListing
 
     kind = None if only is None else parse_choice(only, KINDS, "--only")
     if b is None and (root_a is None or root_b is None):
         raise typer.BadParameter("one file needs both --root-a and --root-b", param_hint="B")
-    view = View(show_all, _count(top, "--top"), _count(group_depth, "--group-depth"))
+    listing = DiffListing(show_all, _count(top, "--top"), _count(group_depth, "--group-depth"))
     tolerance = _number(atol, "--atol"), _number(rtol, "--rtol"), _count(ulp, "--ulp")
     side_a, side_b = open_sides(a, b if b is not None else a, model_arg or ())
     side_a, side_b = (
@@ -127,7 +127,7 @@ def command(
     if json or not quiet:
         from ckpttool.render.views import show
 
-        show(found, view, sys.stdout, sys.stderr, json=json)
+        show(found, listing, sys.stdout, sys.stderr, json=json)
     return int(not found.equal)
 
 

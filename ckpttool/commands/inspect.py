@@ -123,10 +123,9 @@ def command(
         )
         result = take_digest(opened, bar) if digest else found
     if json or not quiet:
-        from ckpttool.render.found import Listing
-        from ckpttool.render.views import show
+        from ckpttool.render.views import InspectListing, show
 
-        listing = Listing(flat, root is not None, sort, stats, show_globals)
+        listing = InspectListing(flat, root is not None, sort, stats, show_globals)
         show(result, listing, sys.stdout, sys.stderr, json=json)
     return int(found.fails_on(asked))
 

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ckpttool.names.fold import fold_rows
-from ckpttool.render.diff_table import COLUMNS, GROUP_COLUMNS, STATUS_STYLES, View, iter_group_rows, iter_rows
+from ckpttool.render.diff_table import COLUMNS, GROUP_COLUMNS, STATUS_STYLES, iter_group_rows, iter_rows
 from ckpttool.render.inspection import iter_findings
 from ckpttool.render.kinds import KIND_NOUNS
 from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, iter_table
+from ckpttool.render.views import DiffListing
 from ckpttool.values.checkpoint import UNCLASSIFIED, Kind, Root, is_buffer
 from ckpttool.values.difference import Diff, DiffEntry, Status, ValueChange
 from ckpttool.values.inspection import Row
@@ -30,7 +31,7 @@ _MOST_PLACES = 3  # named in the first line
 _COUNTED = (Status.CHANGED, Status.ADDED, Status.REMOVED, Status.RENAMED, Status.DTYPE, Status.SHAPE)
 
 
-def iter_diff(diff: Diff, width: int, view: View) -> Iterator[Line]:
+def iter_diff(diff: Diff, width: int, listing: DiffListing) -> Iterator[Line]:
     """Yield the answer, rows sorted by relative change, values, what was left out, findings."""
     title, *facts = _summary_spans(diff)
     for position, line in enumerate(fill(facts, width - len(title.text) - 1, indent=0)):
@@ -38,8 +39,8 @@ def iter_diff(diff: Diff, width: int, view: View) -> Iterator[Line]:
     if not facts:
         yield (title,)
     yield from _labelled("names aligned: ", diff.aligned, width)
-    listed, others = _listed(diff, view)
-    yield from block(_iter_table(listed, diff, view, width))
+    listed, others = _listed(diff, listing)
+    yield from block(_iter_table(listed, diff, listing, width))
     yield from block(_iter_others(others))
     yield from block(_iter_values(diff.values, width))
     yield from block(_labelled("not compared: ", diff.left_out, width))
@@ -146,15 +147,15 @@ def _places(entries: Sequence[DiffEntry]) -> list[str]:
 # ------------------------------------------------------------------------------------------- the tables
 
 
-def _listed(diff: Diff, view: View) -> tuple[list[DiffEntry], list[DiffEntry]]:
+def _listed(diff: Diff, listing: DiffListing) -> tuple[list[DiffEntry], list[DiffEntry]]:
     """Entries of the table, and those of other branches, which are summed up as ``inspect`` does it."""
     wanted = [
         entry
         for entry in diff.entries
-        if view.everything or view.group_depth is not None or entry.status is not Status.EQUAL
+        if listing.everything or listing.group_depth is not None or entry.status is not Status.EQUAL
     ]
     weights = [entry for entry in wanted if _is_weight(entry, diff)]
-    if view.everything or not weights:
+    if listing.everything or not weights:
         return wanted, []
     return weights, [entry for entry in diff.entries if not _is_weight(entry, diff)]
 
@@ -166,15 +167,15 @@ def _is_weight(entry: DiffEntry, diff: Diff) -> bool:
     )
 
 
-def _iter_table(entries: Sequence[DiffEntry], diff: Diff, view: View, width: int) -> Iterator[Line]:
+def _iter_table(entries: Sequence[DiffEntry], diff: Diff, listing: DiffListing, width: int) -> Iterator[Line]:
     base = _common_root(entries)
-    if view.group_depth is not None:
+    if listing.group_depth is not None:
         columns = GROUP_COLUMNS
-        rows = list(iter_group_rows(entries, view.group_depth, base=base, everything=view.everything))
+        rows = list(iter_group_rows(entries, listing.group_depth, base=base, everything=listing.everything))
     else:
         columns = COLUMNS
         rows = list(iter_rows(entries, base=base))
-    limit = view.top if view.top is not None else None if view.everything else _MOST_ROWS
+    limit = listing.top if listing.top is not None else None if listing.everything else _MOST_ROWS
     shown = rows if limit is None else rows[:limit]
     if shown:
         yield from iter_table(columns, shown, width)

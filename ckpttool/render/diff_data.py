@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ckpttool.render import views
-from ckpttool.render.diff_table import View, dtype_text, pair_text, sort_rank
+from ckpttool.render.diff_table import dtype_text, pair_text, sort_rank
 from ckpttool.render.fields import format_sizes, tensor_fields
 from ckpttool.render.inspection import iter_finding_lines
 from ckpttool.render.json import encode, place, plain_value
 from ckpttool.render.tables import Line
+from ckpttool.render.views import DiffListing, View
 from ckpttool.values.difference import SAME, Diff, DiffEntry, Numbers, Status
 from ckpttool.values.words import NAME_LIMIT, format_name, format_root, format_value, safe
 
@@ -38,11 +38,11 @@ PIPE_COLUMNS = (
 """Fields of a line, ``-`` where there is none; that of a value is ``value``, section, root, name, A, B."""
 
 
-def iter_pipe(diff: Diff, view: View) -> Iterator[str]:
+def iter_pipe(diff: Diff, listing: DiffListing) -> Iterator[str]:
     """Yield a line per entry that is not equal, in the order of the file; then one per value."""
-    rows = [entry for entry in diff.entries if view.everything or entry.status is not Status.EQUAL]
-    if view.top is not None:
-        rows = sorted(rows, key=lambda entry: sort_rank(entry.status, entry.numbers))[: view.top]
+    rows = [entry for entry in diff.entries if listing.everything or entry.status is not Status.EQUAL]
+    if listing.top is not None:
+        rows = sorted(rows, key=lambda entry: sort_rank(entry.status, entry.numbers))[: listing.top]
     for entry in rows:
         figures = [getattr(entry.numbers, name, None) for name in PIPE_COLUMNS[7:13]]
         old = entry.renamed_from
@@ -131,13 +131,13 @@ def _entry_object(entry: DiffEntry, structure_only: bool) -> dict[str, object]:
     return item
 
 
-def _lines(diff: Diff, width: int, view: View | None) -> Iterable[Line]:
+def _lines(diff: Diff, width: int, listing: DiffListing | None) -> Iterable[Line]:
     from ckpttool.render.diff import iter_diff
 
-    return iter_diff(diff, width, view or View())
+    return iter_diff(diff, width, listing or DiffListing())
 
 
-def _pipe(diff: Diff, view: View | None) -> tuple[Iterable[str], Iterable[str]]:
+def _pipe(diff: Diff, listing: DiffListing | None) -> tuple[Iterable[str], Iterable[str]]:
     from ckpttool.render.diff import summary_line
 
     def remarks() -> Iterator[str]:
@@ -146,7 +146,7 @@ def _pipe(diff: Diff, view: View | None) -> tuple[Iterable[str], Iterable[str]]:
         yield from (f"not compared: {safe(text)}\n" for text in diff.left_out)
         yield from iter_finding_lines(diff.findings)
 
-    return iter_pipe(diff, view or View()), remarks()
+    return iter_pipe(diff, listing or DiffListing()), remarks()
 
 
-DIFF = views.View(_lines, _pipe, diff_document)
+DIFF = View(_lines, _pipe, diff_document)

@@ -80,14 +80,6 @@ GROUP_COLUMNS = (
 )
 
 
-class View(NamedTuple):
-    """How a difference is listed: ``top`` rows at most, ``everything`` with what is equal too."""
-
-    everything: bool = False
-    top: int | None = None
-    group_depth: int | None = None
-
-
 class _Fold(NamedTuple):
     """Entries that share a line: they differ in indices only."""
 

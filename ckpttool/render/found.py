@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ckpttool.render.views import View
+from ckpttool.render.views import InspectListing, View
 
 if TYPE_CHECKING:
     from ckpttool.elements.digests import Digested
@@ -14,33 +14,18 @@ if TYPE_CHECKING:
     from ckpttool.render.tables import Line
 
 
-class Listing(NamedTuple):
-    """How an inspection is listed: the table's ``flat``, ``everything`` and ``sort``; with ``stats``.
-
-    ``show_globals``: what an unpickler would import instead.
-    """
-
-    flat: bool = False
-    everything: bool = False
-    sort: str = "file"
-    stats: bool = False
-    show_globals: bool = False
-
-
-def _lines(found: Found, width: int, options: Listing | None) -> Iterable[Line]:
+def _lines(found: Found, width: int, options: InspectListing | None) -> Iterable[Line]:
     from ckpttool.render.globals import iter_globals, weights_only_fact
     from ckpttool.render.inspection import iter_inspection
-    from ckpttool.render.inspection_table import Table
 
-    listing = options or Listing()
+    listing = options or InspectListing()
     inspection = found.inspection
     if found.picked:
         return _iter_picked(found, width)
     if listing.show_globals:
         return iter_globals(inspection.checkpoint, width)
     facts = [weights_only_fact(inspection.checkpoint), *_check_facts(found)]
-    table = Table(listing.flat, listing.everything, listing.sort)
-    return iter_inspection(inspection, width, table, facts, found.stats if listing.stats else None)
+    return iter_inspection(inspection, width, listing, facts, found.stats if listing.stats else None)
 
 
 def _iter_picked(found: Found, width: int) -> Iterable[Line]:
@@ -51,10 +36,10 @@ def _iter_picked(found: Found, width: int) -> Iterable[Line]:
     return iter_tensor(row, width, found.first_values, found.stats[0] if found.stats else ())
 
 
-def _pipe(found: Found, options: Listing | None) -> tuple[Iterable[str], Iterable[str]] | None:
+def _pipe(found: Found, options: InspectListing | None) -> tuple[Iterable[str], Iterable[str]] | None:
     from ckpttool.render.inspection import iter_finding_lines, iter_next_lines, iter_pipe
 
-    listing = options or Listing()
+    listing = options or InspectListing()
     inspection = found.inspection
     if found.picked:
         return None

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from ckpttool.findings.next_commands import next_commands
 from ckpttool.render.fields import entry_fields, format_sizes
 from ckpttool.render.inspection_head import iter_around, iter_head
-from ckpttool.render.inspection_table import Table, iter_missing, iter_rows, missing_facts
+from ckpttool.render.inspection_table import iter_missing, iter_rows, missing_facts
 from ckpttool.render.kinds import iter_legend
 from ckpttool.render.tables import Line, Span, block, cell_width, fill, hang, wrap
+from ckpttool.render.views import InspectListing
 from ckpttool.values.checkpoint import CompositeTensor, Finding, Root
 from ckpttool.values.inspection import Inspection
 from ckpttool.values.words import (
@@ -33,14 +34,14 @@ _MAX_MESSAGE = 2000  # characters of a sentence: it may quote what a file says
 def iter_inspection(
     inspection: Inspection,
     width: int,
-    table: Table,
+    listing: InspectListing,
     facts: Sequence[str] = (),
     stats: Sequence[Sequence[EntryStats]] | None = None,
 ) -> Iterator[Line]:
     """Yield what a person sees, findings last; ``facts`` end the first line, ``stats`` go with rows."""
     yield from iter_head(inspection, width, facts)
     yield from block(iter_around(inspection, width))
-    yield from block(iter_rows(inspection, table, width, stats))
+    yield from block(iter_rows(inspection, listing, width, stats))
     legend = (*iter_legend(inspection.summary.bases), *missing_facts(inspection))
     yield from block(fill(legend, width))
     yield from iter_missing(inspection, width, in_table=stats is None)

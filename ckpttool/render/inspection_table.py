@@ -25,6 +25,7 @@ from ckpttool.render.tables import (
     times,
 )
 from ckpttool.render.units import bar, join_facts
+from ckpttool.render.views import InspectListing
 from ckpttool.values.checkpoint import Basis, ChunkedTensor, CompositeTensor, Kind, Presence, Root
 from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import (
@@ -67,26 +68,18 @@ _MODEL_COLUMNS = (
 _NAME = 1  # index of the name among them
 
 
-class Table(NamedTuple):
-    """How entries are listed: ``flat`` all and unfolded, ``everything`` all; in order of ``sort``."""
-
-    flat: bool = False
-    everything: bool = False
-    sort: str = "file"
-
-
 def iter_rows(
     inspection: Inspection,
-    table: Table,
+    listing: InspectListing,
     width: int,
     stats: Sequence[Sequence[EntryStats]] | None = None,
 ) -> Iterator[Line]:
     """Yield the table, and what is left out of it; with ``stats``, the table of values instead."""
-    rows, hidden = _listed(inspection, table)
+    rows, hidden = _listed(inspection, listing)
     is_compared = stats is None and _is_compared(inspection)
     if is_compared:
         rows = (*rows, *(row for row in inspection.missing if _is_of_model(row)))
-    items = _arrange(rows, table, inspection.weights_root)
+    items = _arrange(rows, listing, inspection.weights_root)
     if stats is not None:
         by_entry = {id(row.entry): each for row, each in zip(inspection.rows, stats, strict=True)}
         yield from _iter_stats_rows(items, by_entry, width) if items else ()
@@ -111,10 +104,10 @@ def _group_of(root: Root, groups: set[Root]) -> Root | None:
     return next((root[:length] for length in range(len(root), -1, -1) if root[:length] in groups), None)
 
 
-def _listed(inspection: Inspection, table: Table) -> tuple[Sequence[Row], tuple[str, ...]]:
+def _listed(inspection: Inspection, listing: InspectListing) -> tuple[Sequence[Row], tuple[str, ...]]:
     """The rows of the table, and what to say of those left out."""
     rows, weights = inspection.rows, inspection.weights_root
-    if table.flat or table.everything or len(inspection.groups) <= 1:
+    if listing.flat or listing.everything or len(inspection.groups) <= 1:
         return rows, ()
     if weights is None:
         shown = [row for row in rows if row.classification.kind is not Kind.OPTIMIZER_STATE]
@@ -140,8 +133,8 @@ class _Item(NamedTuple):
     nbytes: int
 
 
-def _arrange(rows: Sequence[Row], table: Table, weights_root: Root | None) -> list[_Item]:
-    folded = [FoldedRow("", (row,), 1) for row in rows] if table.flat else fold_rows(rows)
+def _arrange(rows: Sequence[Row], listing: InspectListing, weights_root: Root | None) -> list[_Item]:
+    folded = [FoldedRow("", (row,), 1) for row in rows] if listing.flat else fold_rows(rows)
     roots = {row.entry.root for row in rows}
     with_root = len(roots) > 1 or (weights_root is None and roots != {()})
     items = [
@@ -152,9 +145,9 @@ def _arrange(rows: Sequence[Row], table: Table, weights_root: Root | None) -> li
         )
         for item in folded
     ]
-    if table.sort == "size":
+    if listing.sort == "size":
         items.sort(key=lambda item: -item.nbytes)
-    elif table.sort == "name":
+    elif listing.sort == "name":
         items.sort(key=lambda item: item.name)
     return items
 

@@ -22,6 +22,27 @@ class View(NamedTuple):
     document: Callable[[Any], dict[str, Any]]
 
 
+class InspectListing(NamedTuple):
+    """How an inspection is listed: ``flat`` all and unfolded, ``everything`` all; in order of ``sort``.
+
+    With ``stats``; ``show_globals``: what an unpickler would import instead.
+    """
+
+    flat: bool = False
+    everything: bool = False
+    sort: str = "file"
+    stats: bool = False
+    show_globals: bool = False
+
+
+class DiffListing(NamedTuple):
+    """How a difference is listed: ``top`` rows at most, ``everything`` with what is equal too."""
+
+    everything: bool = False
+    top: int | None = None
+    group_depth: int | None = None
+
+
 # The name of a result's type -> module and name of its view. Imported one by one: a pipe costs no tables.
 VIEWS: dict[str, tuple[str, str]] = {
     "Found": ("ckpttool.render.found", "FOUND"),

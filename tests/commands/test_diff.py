@@ -22,7 +22,7 @@ from ckpttool.api.opened import open_file
 from ckpttool.comparison.diff import Request, diff_sides
 from ckpttool.elements.sums import Tolerance
 from ckpttool.render.diff import iter_diff
-from ckpttool.render.diff_table import View
+from ckpttool.render.views import DiffListing
 from ckpttool.values.errors import MalformedCheckpoint
 from tools.terminal import run_on_terminal
 
@@ -349,16 +349,16 @@ def terminal(*arguments: object, width: int = 100) -> str:
 @pytest.mark.parametrize(
     ("name", "width", "view", "request_"),
     [
-        ("diff_100", 100, View(), Request()),
-        ("diff_80", 80, View(), Request()),
-        ("diff_all_120", 120, View(everything=True), Request()),
-        ("diff_groups_100", 100, View(group_depth=1), Request()),
-        ("diff_tolerance_100", 100, View(top=2), Request(tolerance=Tolerance(1e-3, 1e-2, 4))),
-        ("diff_headers_100", 100, View(), Request(structure_only=True)),
+        ("diff_100", 100, DiffListing(), Request()),
+        ("diff_80", 80, DiffListing(), Request()),
+        ("diff_all_120", 120, DiffListing(everything=True), Request()),
+        ("diff_groups_100", 100, DiffListing(group_depth=1), Request()),
+        ("diff_tolerance_100", 100, DiffListing(top=2), Request(tolerance=Tolerance(1e-3, 1e-2, 4))),
+        ("diff_headers_100", 100, DiffListing(), Request(structure_only=True)),
     ],
 )
 def test_golden(
-    name: str, width: int, view: View, request_: Request, pair: tuple[Path, Path], update_golden: bool
+    name: str, width: int, view: DiffListing, request_: Request, pair: tuple[Path, Path], update_golden: bool
 ) -> None:
     sides = [open_file(path).side._replace(label=path.name) for path in pair]
     lines = iter_diff(diff_sides(*sides, request_), width, view)

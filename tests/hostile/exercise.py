@@ -30,16 +30,15 @@ from ckpttool.formats.carried import expand
 from ckpttool.inspection.inspect import inspect_checkpoint
 from ckpttool.render.diff import iter_diff
 from ckpttool.render.diff_data import iter_pipe as iter_diff_pipe
-from ckpttool.render.diff_table import View
 from ckpttool.render.found import check_fact
 from ckpttool.render.globals import iter_globals, iter_globals_pipe, weights_only_fact
 from ckpttool.render.inspection import iter_finding_lines, iter_inspection, iter_pipe
-from ckpttool.render.inspection_table import Table
 from ckpttool.render.json import dump, inspect_document
 from ckpttool.render.stats import stats_fields
 from ckpttool.render.tables import Line
 from ckpttool.render.tensor import iter_tensor
 from ckpttool.render.textconv import iter_textconv
+from ckpttool.render.views import DiffListing, InspectListing
 from ckpttool.values.checkpoint import Checkpoint, TensorInfo, views_of
 from ckpttool.values.conversion import Options
 from ckpttool.values.errors import CkptToolError
@@ -123,8 +122,8 @@ def _show(inspection: Inspection) -> None:
     _check_text([document, *iter_pipe(inspection), *iter_finding_lines(inspection.findings)])
     _check_text([*iter_globals_pipe(checkpoint), *facts])
     _check_lines(iter_globals(checkpoint, 80))
-    _check_lines(iter_inspection(inspection, 100, Table(False, False, "file"), facts))
-    _check_lines(iter_inspection(inspection, 40, Table(True, True, "size"), facts))
+    _check_lines(iter_inspection(inspection, 100, InspectListing(False, False, "file"), facts))
+    _check_lines(iter_inspection(inspection, 40, InspectListing(True, True, "size"), facts))
     for row in inspection.rows[:_SHOWN_ROWS]:
         _check_lines(iter_tensor(row, 80, None, ()))
 
@@ -177,8 +176,8 @@ def _read_values(checkpoint: Checkpoint) -> None:
     except (CkptToolError, OSError):
         return
     assert diff.equal, [entry for entry in diff.entries if entry.status.value != "equal"]
-    _check_text(iter_diff_pipe(diff, View(True, None, None)))
-    _check_lines(iter_diff(diff, 80, View(True, None, None)))
+    _check_text(iter_diff_pipe(diff, DiffListing(True, None, None)))
+    _check_lines(iter_diff(diff, 80, DiffListing(True, None, None)))
 
 
 def _convert(checkpoint: Checkpoint, container: str, scratch: str) -> bool:

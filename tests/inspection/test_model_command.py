@@ -17,7 +17,7 @@ from ckpttool.inspection.apply_model import AS_DESIGNED
 from ckpttool.inspection.inspect import inspect_checkpoint
 from ckpttool.render.console import Screen
 from ckpttool.render.inspection import iter_inspection, iter_pipe
-from ckpttool.render.inspection_table import Table
+from ckpttool.render.views import InspectListing
 from ckpttool.torch_bridge.reference import describe_model
 
 # ---------------------------------------- the command line
@@ -70,7 +70,7 @@ def test_the_table_says_what_is_in_file_and_in_model(swin: Path, monkeypatch: py
     monkeypatch.chdir(swin.parent)
     spec = describe_model(sample_models.load("swin_window_attention").build(), SWIN)
     found = inspect_checkpoint(read_checkpoint(swin.name), model=spec)
-    lines = ["".join(span.text for span in line) for line in iter_inspection(found, 160, Table())]
+    lines = ["".join(span.text for span in line) for line in iter_inspection(found, 160, InspectListing())]
     stale = next(line for line in lines if "0.attn.relative_position_index" in line)
     mask = next(line for line in lines if "blocks.1.attn_mask" in line)
     assert stale.split()[-10:] == ["yes", "yes", "!", *STALE.split()]
@@ -80,7 +80,7 @@ def test_the_table_says_what_is_in_file_and_in_model(swin: Path, monkeypatch: py
     for width in (80, 100, 200):
         assert all(
             len("".join(span.text for span in line)) <= width
-            for line in iter_inspection(found, width, Table())
+            for line in iter_inspection(found, width, InspectListing())
         )
 
 

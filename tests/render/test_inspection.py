@@ -10,11 +10,11 @@ import pytest
 from ckpttool.elements.stats import EntryStats
 from ckpttool.render.globals import iter_globals, iter_globals_pipe
 from ckpttool.render.inspection import PIPE_COLUMNS, iter_findings, iter_inspection, iter_pipe
-from ckpttool.render.inspection_table import Table
 from ckpttool.render.kinds import iter_legend
 from ckpttool.render.stats import histogram, iter_stats_table, pool, stats_fields
 from ckpttool.render.tables import Line, cell_width
 from ckpttool.render.tensor import iter_tensor
+from ckpttool.render.views import InspectListing
 from ckpttool.values.checkpoint import Finding, GlobalRef, Kind
 from tests.support.inspections import inspection, missing, row, tensor, training
 
@@ -25,8 +25,8 @@ def texts(lines: Iterable[Line]) -> list[str]:
     return ["".join(span.text for span in line) for line in lines]
 
 
-def seen(value: object, width: int = 100, table: Table | None = None) -> list[str]:
-    return texts(iter_inspection(value, width, table or Table()))  # type: ignore[arg-type]
+def seen(value: object, width: int = 100, table: InspectListing | None = None) -> list[str]:
+    return texts(iter_inspection(value, width, table or InspectListing()))  # type: ignore[arg-type]
 
 
 def stats(name: str = "w", **fields: object) -> EntryStats:
@@ -40,8 +40,8 @@ def views_of(width: int) -> dict[str, list[str]]:
     item = stats(histogram=tuple(range(16)), histogram_numel=120, zero=3, nan=1)
     return {
         "training": seen(value, width),
-        "training_flat": seen(value, width, Table(flat=True)),
-        "training_by_size": seen(value, width, Table(sort="size")),
+        "training_flat": seen(value, width, InspectListing(flat=True)),
+        "training_by_size": seen(value, width, InspectListing(sort="size")),
         "globals": texts(iter_globals(value.checkpoint, width)),
         "tensor": texts(iter_tensor(value.rows[0], width, [0.5, float("nan"), -1e-9], [item])),
         "tensor_of_parts": texts(iter_tensor(packed, width, None, [])),
@@ -70,8 +70,8 @@ def test_golden_pipe(update_golden: bool) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
-@pytest.mark.parametrize("table", [Table(), Table(flat=True), Table(sort="size")])
-def test_no_line_is_wider_than_the_terminal(width: int, table: Table) -> None:
+@pytest.mark.parametrize("table", [InspectListing(), InspectListing(flat=True), InspectListing(sort="size")])
+def test_no_line_is_wider_than_the_terminal(width: int, table: InspectListing) -> None:
     assert [line for line in seen(training(), width, table) if cell_width(line) > width] == []
 
 
@@ -95,7 +95,7 @@ def test_table_and_pipe_and_summary_agree() -> None:
         sum(int(fields[6]) for fields in lines if fields[6] != "-" and fields[9] == "-")
         == value.summary.tensor_nbytes
     )
-    flat = [line for line in seen(value, 200, Table(flat=True)) if line.startswith("  parameter ")]
+    flat = [line for line in seen(value, 200, InspectListing(flat=True)) if line.startswith("  parameter ")]
     assert len(flat) == value.summary.parameters
 
 
@@ -104,7 +104,7 @@ def test_folding_hides_nothing() -> None:
     assert any("blocks.{0..5}.attn.q_proj.weight ×6" in line and "96.0 KiB" in line for line in lines)
     assert sum("exp_avg" in line for line in lines) == 0
     assert any("25 tensors of other branches not listed · --root optimizer" in line for line in lines)
-    assert sum("exp_avg" in line for line in seen(training(), 200, Table(flat=True))) == 25
+    assert sum("exp_avg" in line for line in seen(training(), 200, InspectListing(flat=True))) == 25
 
 
 def test_weights_at_the_top_do_not_bring_their_neighbours() -> None:
@@ -120,7 +120,7 @@ def test_weights_at_the_top_do_not_bring_their_neighbours() -> None:
 
 
 def test_sorted_by_size_the_largest_is_first() -> None:
-    lines = seen(training(), 200, Table(sort="size"))
+    lines = seen(training(), 200, InspectListing(sort="size"))
     first = next(line for line in lines if line.startswith("  parameter "))
     assert "embed.weight" in first or "head.weight" in first
 
@@ -195,8 +195,8 @@ def hostile() -> object:
     )
 
 
-@pytest.mark.parametrize("table", [Table(), Table(flat=True)])
-def test_hostile_names_leave_no_control_character(table: Table) -> None:
+@pytest.mark.parametrize("table", [InspectListing(), InspectListing(flat=True)])
+def test_hostile_names_leave_no_control_character(table: InspectListing) -> None:
     value = hostile()
     lines = seen(value, 100, table)
     lines += texts(iter_globals(value.checkpoint, 100))  # type: ignore[attr-defined]
