@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,17 +18,7 @@ from ckpttool.api.arguments import (
     parse_size,
     parse_target,
 )
-from ckpttool.commands.options import (
-    Json,
-    KindsModel,
-    Quiet,
-    Texts,
-    complete_choice,
-    model_arg_option,
-    panel,
-    parse,
-    parse_choice,
-)
+from ckpttool.commands import options
 from ckpttool.values.containers import CONTAINERS
 
 EXAMPLES = (
@@ -39,10 +28,10 @@ EXAMPLES = (
     "ckpttool convert base.pt shards/ --max-shard-size 40KiB",
 )
 
-_destination = panel("Destination")
-_selection = panel("Selection")
-_names = panel("Names")
-_tensors = panel("Tensors")
+_destination = options.panel("Destination")
+_selection = options.panel("Selection")
+_names = options.panel("Names")
+_tensors = options.panel("Tensors")
 
 
 def command(
@@ -58,7 +47,7 @@ def command(
             "--to",
             metavar="FORMAT",
             help="safetensors or pt; else DST's suffix says.",
-            autocompletion=complete_choice(*CONTAINERS),
+            autocompletion=options.complete_choice(*CONTAINERS),
         ),
     ] = None,
     max_shard_size: Annotated[
@@ -73,17 +62,19 @@ def command(
             "--prefer",
             metavar="ema",
             help="The averaged weights, if there are any.",
-            autocompletion=complete_choice("ema"),
+            autocompletion=options.complete_choice("ema"),
         ),
     ] = None,
     weights_only: Annotated[
         bool, _selection("--weights-only", help="The weights' tensors only: no epoch, no optimizer.")
     ] = False,
     keep: Annotated[
-        Texts, _selection("--keep", "--include", metavar="GLOB", help="Only such tensors. May be repeated.")
+        options.Texts,
+        _selection("--keep", "--include", metavar="GLOB", help="Only such tensors. May be repeated."),
     ] = None,
     drop: Annotated[
-        Texts, _selection("--drop", "--exclude", metavar="GLOB", help="Nothing so called. May be repeated.")
+        options.Texts,
+        _selection("--drop", "--exclude", metavar="GLOB", help="Nothing so called. May be repeated."),
     ] = None,
     drop_known_buffers: Annotated[
         bool, _selection("--drop-known-buffers", help="No buffers that today's libraries rebuild themselves.")
@@ -103,7 +94,8 @@ def command(
         str | None, _names("--add-prefix", metavar="PREFIX", help="Before every name.")
     ] = None,
     rename: Annotated[
-        Texts, _names("--rename", metavar="REGEX=>REPL", help="As re.sub does. May be repeated, in order.")
+        options.Texts,
+        _names("--rename", metavar="REGEX=>REPL", help="As re.sub does. May be repeated, in order."),
     ] = None,
     shared: Annotated[
         str,
@@ -111,7 +103,7 @@ def command(
             "--shared",
             metavar="HOW",
             help="Tied tensors: alias (kept once and listed), duplicate or fail.",
-            autocompletion=complete_choice(*SHARED_WAYS),
+            autocompletion=options.complete_choice(*SHARED_WAYS),
         ),
     ] = "alias",
     as_bytes: Annotated[
@@ -123,12 +115,14 @@ def command(
             "--dtype",
             metavar="DTYPE",
             help="Cast parameters: bf16, fp16, fp32, fp8_e4m3 …",
-            autocompletion=complete_choice(*DTYPES),
+            autocompletion=options.complete_choice(*DTYPES),
         ),
     ] = None,
-    keep_dtype: Annotated[Texts, _tensors("--keep-dtype", metavar="GLOB", help="Never cast these.")] = None,
+    keep_dtype: Annotated[
+        options.Texts, _tensors("--keep-dtype", metavar="GLOB", help="Never cast these.")
+    ] = None,
     metadata: Annotated[
-        Texts,
+        options.Texts,
         _destination("--metadata", metavar="KEY=VALUE", help="Into a safetensors header. May be repeated."),
     ] = None,
     manifest: Annotated[
@@ -138,10 +132,10 @@ def command(
     dry_run: Annotated[bool, _destination("--dry-run", help="Show the plan; write nothing.")] = False,
     force: Annotated[bool, _destination("--force", help="Replace DST if it is there.")] = False,
     no_check: Annotated[bool, _destination("--no-check", help="Do not read back what was written.")] = False,
-    model: KindsModel = None,
-    model_arg: Annotated[Texts, model_arg_option("Kinds")] = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    model: options.KindsModel = None,
+    model_arg: Annotated[options.Texts, options.model_arg_option("Kinds")] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Write a checkpoint in another container, with the same bytes wherever that is possible.
 
@@ -153,18 +147,18 @@ def command(
     from ckpttool.api.opened import open_file
     from ckpttool.render.progress import Bar
 
-    nbytes = None if max_shard_size is None else parse("--max-shard-size", parse_size, max_shard_size)
+    nbytes = None if max_shard_size is None else options.parse("--max-shard-size", parse_size, max_shard_size)
     where = "DST" if to is None else "--to"
-    container, _ = parse(where, parse_target, destination, to, sharded=nbytes is not None)
+    container, _ = options.parse(where, parse_target, destination, to, sharded=nbytes is not None)
     if prefer not in (None, "ema"):
         raise typer.BadParameter("only ema is known", param_hint="--prefer")
     if (model_arg or add_known_buffers) and model is None:
         raise typer.BadParameter("--model-arg and --add-known-buffers go with --model", param_hint="--model")
     if add_known_buffers and drop_known_buffers:
         raise typer.BadParameter("it contradicts --drop-known-buffers", param_hint="--add-known-buffers")
-    way = parse_choice(shared, SHARED_WAYS, "--shared")
+    way = options.parse_choice(shared, SHARED_WAYS, "--shared")
     if dtype is not None:
-        parse("--dtype", parse_dtype, dtype)
+        options.parse("--dtype", parse_dtype, dtype)
     pairs = dict(map(_parse_metadata, metadata or ()))
     opened = open_file(source, root=root, model=model, model_args=model_arg or ())
     with _signals_as_interrupts(), Bar(quiet=quiet) as bar:
@@ -195,10 +189,7 @@ def command(
             check=not no_check,
             progress=bar,
         )
-    if json or not quiet:
-        from ckpttool.render.views import show
-
-        show(conversion, None, sys.stdout, sys.stderr, json=json)
+    options.show(conversion, json=json, quiet=quiet)
     return 0
 
 
@@ -207,7 +198,7 @@ def _parse_metadata(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise typer.BadParameter(f"{text} is not KEY=VALUE", param_hint="--metadata")
-    return parse("--metadata", check_metadata, key, value)
+    return options.parse("--metadata", check_metadata, key, value)
 
 
 @contextmanager

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Annotated
 
 import typer
 
 from ckpttool.api.arguments import KINDS
-from ckpttool.commands.options import (
-    Json,
-    Quiet,
-    Texts,
-    complete_choice,
-    exclude_option,
-    include_option,
-    model_arg_option,
-    panel,
-    parse_choice,
-    parse_count,
-)
+from ckpttool.commands import options
 
 EXAMPLES = (
     "ckpttool diff swin.pt swin_ddp_compiled.pt",
@@ -28,9 +16,9 @@ EXAMPLES = (
     "ckpttool diff base.pt tuned.safetensors --only parameters --atol 0.01",
 )
 
-_compared = panel("What is compared")
-_names = panel("Names")
-_tolerance = panel("Tolerance")
+_compared = options.panel("What is compared")
+_names = options.panel("Names")
+_tolerance = options.panel("Tolerance")
 
 
 def command(
@@ -39,8 +27,8 @@ def command(
         str | None,
         typer.Argument(metavar="B", help="The other one; A again if --root-a and --root-b differ."),
     ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
     headers: Annotated[
         bool, _compared("--headers", help="Names, dtypes and shapes only: reads no tensor.")
     ] = False,
@@ -53,22 +41,23 @@ def command(
     root_b: Annotated[
         str | None, _compared("--root-b", metavar="KEY.PATH", help="The branch of B to compare.")
     ] = None,
-    include: Annotated[Texts, include_option("What is compared")] = None,
-    exclude: Annotated[Texts, exclude_option("What is compared")] = None,
+    include: Annotated[options.Texts, options.include_option("What is compared")] = None,
+    exclude: Annotated[options.Texts, options.exclude_option("What is compared")] = None,
     only: Annotated[
         str | None,
         _compared(
             "--only",
             metavar="KIND",
             help="Only parameters, or only buffers.",
-            autocompletion=complete_choice(*KINDS),
+            autocompletion=options.complete_choice(*KINDS),
         ),
     ] = None,
     no_align: Annotated[
         bool, _names("--no-align", help="Only equal names meet: no prefixes, no renames.")
     ] = False,
     map_: Annotated[
-        Texts, _names("--map", metavar="REGEX=>REPL", help="Rename A's names before. May be repeated.")
+        options.Texts,
+        _names("--map", metavar="REGEX=>REPL", help="Rename A's names before. May be repeated."),
     ] = None,
     atol: Annotated[
         str, _tolerance("--atol", metavar="X", help="Absolute difference that counts as none.")
@@ -87,7 +76,7 @@ def command(
     top: Annotated[
         str | None, typer.Option("--top", metavar="N", help="Only the N largest relative changes.")
     ] = None,
-    model_arg: Annotated[Texts, model_arg_option("Models")] = None,
+    model_arg: Annotated[options.Texts, options.model_arg_option("Models")] = None,
 ) -> int:
     """Compare two checkpoints of any formats: bytes first, then numbers where bytes differ.
 
@@ -100,7 +89,7 @@ def command(
     from ckpttool.render.progress import Bar
     from ckpttool.render.views import DiffListing
 
-    kind = None if only is None else parse_choice(only, KINDS, "--only")
+    kind = None if only is None else options.parse_choice(only, KINDS, "--only")
     if b is None and (root_a is None or root_b is None):
         raise typer.BadParameter("one file needs both --root-a and --root-b", param_hint="B")
     listing = DiffListing(show_all, _count(top, "--top"), _count(group_depth, "--group-depth"))
@@ -124,15 +113,12 @@ def command(
             headers=headers,
             progress=bar,
         )
-    if json or not quiet:
-        from ckpttool.render.views import show
-
-        show(found, listing, sys.stdout, sys.stderr, json=json)
+    options.show(found, listing, json=json, quiet=quiet)
     return int(not found.equal)
 
 
 def _count(text: str | None, option: str) -> int | None:
-    return None if text is None else parse_count(text, option)
+    return None if text is None else options.parse_count(text, option)
 
 
 def _number(text: str, option: str) -> float:

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ckpttool.api.arguments import FAIL_ON, FAIL_ON_VALUES
-from ckpttool.commands.options import (
-    Json,
-    KindsModel,
-    Quiet,
-    Texts,
-    complete_choice,
-    complete_list,
-    exclude_option,
-    include_option,
-    model_arg_option,
-    panel,
-    parse_choice,
-    parse_count,
-)
+from ckpttool.commands import options
 from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
@@ -35,9 +21,9 @@ EXAMPLES = (
     "ckpttool inspect batch_norms_legacy.pth --fail-on findings   # status 1",
 )
 
-_selection = panel("Selection")
-_checks = panel("Checks")
-_instead = panel("Instead of the table")
+_selection = options.panel("Selection")
+_checks = options.panel("Checks")
+_instead = options.panel("Instead of the table")
 
 _SORTS = ("file", "name", "size")
 
@@ -50,22 +36,22 @@ def command(
             help="A file, a folder of shards, or a model: package.module:factory, FILE.py:factory.",
         ),
     ],
-    json: Json = False,
-    quiet: Quiet = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
     flat: Annotated[bool, typer.Option("--flat", help="Every entry of every branch, unfolded.")] = False,
     root: Annotated[
         str | None,
         _selection("--root", metavar="KEY.PATH", help="One branch only, such as model.state_dict."),
     ] = None,
-    include: Annotated[Texts, include_option("Selection")] = None,
-    exclude: Annotated[Texts, exclude_option("Selection")] = None,
+    include: Annotated[options.Texts, options.include_option("Selection")] = None,
+    exclude: Annotated[options.Texts, options.exclude_option("Selection")] = None,
     sort: Annotated[
         str,
         typer.Option(
             "--sort",
             metavar="ORDER",
             help="Order of the table: file, name or size.",
-            autocompletion=complete_choice(*_SORTS),
+            autocompletion=options.complete_choice(*_SORTS),
         ),
     ] = "file",
     tensor: Annotated[
@@ -74,8 +60,8 @@ def command(
     values: Annotated[
         str, _selection("--values", metavar="N", help="How many values --tensor shows.")
     ] = "16",
-    model: KindsModel = None,
-    model_arg: Annotated[Texts, model_arg_option("Kinds")] = None,
+    model: options.KindsModel = None,
+    model_arg: Annotated[options.Texts, options.model_arg_option("Kinds")] = None,
     stats: Annotated[
         bool, _checks("--stats", help="Read the values: range, mean, zeros, NaN, infinities.")
     ] = False,
@@ -86,7 +72,7 @@ def command(
             metavar="WHAT,...",
             help="Exit 1 if there is any nan, inf, zero (a tensor of nothing else; these read the values), "
             "or findings.",
-            autocompletion=complete_list(*FAIL_ON),
+            autocompletion=options.complete_list(*FAIL_ON),
         ),
     ] = None,
     check: Annotated[
@@ -112,8 +98,11 @@ def command(
     from ckpttool.api.inspect import inspect
     from ckpttool.render.progress import Bar
 
-    sort = parse_choice(sort, _SORTS, "--sort")
-    asked, count = _parse_fail_on(fail_on), parse_count(values, "--values")
+    sort = options.parse_choice(sort, _SORTS, "--sort")
+    asked = [] if fail_on is None else fail_on.split(",")
+    for what in asked:
+        options.parse_choice(what, FAIL_ON, "--fail-on")
+    count = options.parse_count(values, "--values")
     reads_values = stats or any(what in FAIL_ON_VALUES for what in asked)
     reads_file = reads_values or check or show_globals
     opened = _open(path, model, model_arg or (), root, include or (), exclude or (), reads_file)
@@ -122,16 +111,12 @@ def command(
             opened, name=tensor, count=count, stats=reads_values, asked=asked, check=check, progress=bar
         )
         result = take_digest(opened, bar) if digest else found
-    if json or not quiet:
-        from ckpttool.render.views import InspectListing, show
+    if json or not quiet:  # a status costs no view
+        from ckpttool.render.views import InspectListing
 
         listing = InspectListing(flat, root is not None, sort, stats, show_globals)
-        show(result, listing, sys.stdout, sys.stderr, json=json)
+        options.show(result, listing, json=json, quiet=quiet)
     return int(found.fails_on(asked))
-
-
-def _parse_fail_on(text: str | None) -> tuple[str, ...]:
-    return () if text is None else tuple(parse_choice(what, FAIL_ON, "--fail-on") for what in text.split(","))
 
 
 def _open(

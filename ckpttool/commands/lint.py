@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import Annotated
 
 import typer
 
-from ckpttool.commands.options import Json, Quiet, Texts, model_arg_option, panel, parse
+from ckpttool.commands import options
 
 EXAMPLES = (
     "ckpttool lint swin.py:build --example-input 1,3,16,16",
     "ckpttool lint forgotten.py:build --prove   # status 1",
 )
 
-_model = panel("Model")
-_proof = panel("Proof")
+_model = options.panel("Model")
+_proof = options.panel("Proof")
 
 _SHAPE = re.compile(r"\(\)|[0-9]{1,9}(?:[,x×][0-9]{1,9})*")
 
@@ -26,9 +25,9 @@ def command(
         str,
         typer.Argument(metavar="M", help="package.module:factory or path/to/file.py:factory; its code runs."),
     ],
-    model_arg: Annotated[Texts, model_arg_option("Model")] = None,
+    model_arg: Annotated[options.Texts, options.model_arg_option("Model")] = None,
     example_input: Annotated[
-        Texts,
+        options.Texts,
         _model(
             "--example-input",
             metavar="SHAPE[:DTYPE]",
@@ -38,8 +37,8 @@ def command(
     prove: Annotated[
         bool, _proof("--prove", help="What happens to each tensor: trained, moved, saved, restored.")
     ] = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Find the traps of nn.Parameter and register_buffer in a model; no checkpoint is needed.
 
@@ -50,10 +49,7 @@ def command(
 
     inputs = [_parse_spec(text) for text in example_input or ()]
     report = lint(model, model_args=model_arg or (), example_inputs=inputs, prove=prove)
-    if json or not quiet:
-        from ckpttool.render.views import show
-
-        show(report, prove, sys.stdout, sys.stderr, json=json)
+    options.show(report, prove, json=json, quiet=quiet)
     return int(not report.ok)
 
 
@@ -65,4 +61,4 @@ def _parse_spec(text: str) -> tuple[tuple[int, ...], str]:
     if not _SHAPE.fullmatch(shape):
         raise typer.BadParameter(f"{text} is not SHAPE[:DTYPE], as 2,16:int64", param_hint="--example-input")
     sizes = () if shape == "()" else tuple(map(int, re.split("[,x×]", shape)))
-    return sizes, parse("--example-input", parse_input_dtype, name or "float32")
+    return sizes, options.parse("--example-input", parse_input_dtype, name or "float32")

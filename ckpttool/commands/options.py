@@ -1,7 +1,8 @@
-"""Options that several commands share, and the values of options that Typer leaves as text."""
+"""Options that several commands share, what they mean, and the values of those that Typer leaves as text."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
@@ -13,6 +14,14 @@ _MOST_DIGITS = 9
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")]
 Texts: TypeAlias = list[str] | None
+
+
+def show(result: object, options: object = None, *, json: bool, quiet: bool) -> None:
+    """Write a result as ``--json`` and ``--quiet`` say; ``options`` are its view's."""
+    if json or not quiet:
+        from ckpttool.render import views
+
+        views.show(result, options, sys.stdout, sys.stderr, json=json)
 
 
 def panel(head: str) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckpttool.commands.options import Json, Quiet, Texts, complete_list, model_arg_option, panel, parse_choice
+from ckpttool.commands import options
 from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
@@ -21,15 +21,15 @@ EXAMPLES = (
     "ckpttool verify swin.pt --model swin.py:build --load to-empty   # status 1",
 )
 
-_model = panel("Model")
-_loading = panel("Loading")
-_reference = panel("Reference")
+_model = options.panel("Model")
+_loading = options.panel("Loading")
+_reference = options.panel("Reference")
 
 
 def _complete_loads(incomplete: str) -> list[str]:
     from ckpttool.values.verification import LOADS
 
-    return complete_list(*LOADS)(incomplete)
+    return options.complete_list(*LOADS)(incomplete)
 
 
 def command(
@@ -42,22 +42,22 @@ def command(
             help="package.module:factory, path/to/file.py:factory, or hf (config.json). Its code runs.",
         ),
     ],
-    model_arg: Annotated[Texts, model_arg_option("Model")] = None,
+    model_arg: Annotated[options.Texts, options.model_arg_option("Model")] = None,
     root: Annotated[
         str | None,
         _loading("--root", metavar="KEY.PATH", help="The state_dict to load, such as model.state_dict."),
     ] = None,
     device: Annotated[
-        Texts,
+        options.Texts,
         _loading(
             "--device",
             metavar="D,...",
             help="cpu, cuda, cuda:1. Default: cpu, and cuda if any.",
-            autocompletion=complete_list("cpu", "cuda"),
+            autocompletion=options.complete_list("cpu", "cuda"),
         ),
     ] = None,
     load: Annotated[
-        Texts,
+        options.Texts,
         _loading(
             "--load",
             metavar="WAY,...",
@@ -76,8 +76,8 @@ def command(
         str | None,
         _reference("--write-reference", metavar="FILE", help="Keep fingerprints of rebuilt buffers."),
     ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Load a checkpoint into its model for real, and tell whether the loaded model is right.
 
@@ -87,7 +87,7 @@ def command(
     from ckpttool.api.opened import open_file
     from ckpttool.values.verification import LOADS
 
-    loads = [parse_choice(way, LOADS, "--load") for way in _split(load, "--load")]
+    loads = [options.parse_choice(way, LOADS, "--load") for way in _split(load, "--load")]
     if write_reference is not None and os.path.isdir(write_reference):
         raise CkptToolError("a folder, not a file to write", path=write_reference)
     opened = open_file(path, root=root)
@@ -116,10 +116,7 @@ def command(
 
             said = f"fingerprints of {plural(len(result.fingerprints), 'rebuilt buffer')}"
             sys.stderr.write(f"wrote {safe(write_reference)}: {said}\n")
-    if json or not quiet:
-        from ckpttool.render.views import show
-
-        show(result, root is None, sys.stdout, sys.stderr, json=json)
+    options.show(result, root is None, json=json, quiet=quiet)
     return int(not result.ok)
 
 
