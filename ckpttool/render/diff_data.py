@@ -18,23 +18,8 @@ DIFF_SCHEMA = "ckpttool/diff/1"
 
 _DOCUMENT_NAMES = {"changed": "changed_numel"}
 
-PIPE_COLUMNS = (
-    "status",
-    "kind",
-    "root",
-    "name",
-    "renamed_from",
-    "dtype",
-    "shape",
-    "numel",
-    "changed",
-    "max_abs",
-    "mean_abs",
-    "rel_l2",
-    "cosine",
-    "basis",
-    "note",
-)
+_FIGURES = ("numel", "changed", "max_abs", "mean_abs", "rel_l2", "cosine")
+PIPE_COLUMNS = (*"status kind root name renamed_from dtype shape".split(), *_FIGURES, "basis", "note")
 """Fields of a line, ``-`` where there is none; that of a value is ``value``, section, root, name, A, B."""
 
 
@@ -44,7 +29,7 @@ def iter_pipe(diff: Diff, listing: DiffListing) -> Iterator[str]:
     if listing.top is not None:
         rows = sorted(rows, key=lambda entry: sort_rank(entry.status, entry.numbers))[: listing.top]
     for entry in rows:
-        figures = [getattr(entry.numbers, name, None) for name in PIPE_COLUMNS[7:13]]
+        figures = [getattr(entry.numbers, name, None) for name in _FIGURES]
         old = entry.renamed_from
         fields = [
             entry.status.value,

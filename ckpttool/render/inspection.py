@@ -114,18 +114,7 @@ def _gravest_first(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: ranks.get(finding.severity, 0))
 
 
-PIPE_COLUMNS = (
-    "kind",
-    "presence",
-    "root",
-    "name",
-    "dtype",
-    "shape",
-    "nbytes",
-    "basis",
-    "location",
-    "tied_to",
-)
+PIPE_COLUMNS = tuple("kind presence root name dtype shape nbytes basis location tied_to".split())
 """Fields of a line, in this order, with a tab between; ``-`` where there is none. Only ever added to."""
 
 
