@@ -36,8 +36,6 @@ _STYLES = {
     "attribute": "error",
     "computed": "dim",
 }
-_PROOFS = ("requires_grad", "in_parameters", "in_state_dict")
-_SEEN = ("changed_by_forward", "changed_by_step", "moved", "restored")
 
 
 # -- for a person -----------------------------------------------------------------------------------
@@ -113,11 +111,7 @@ def _iter_proofs(report: LintReport, width: int) -> Iterator[Line]:
         Column("name", floor=16),
         Column("dtype", optional=2),
         Column("shape", right=True, optional=2),
-        Column("grad"),
-        Column("parameters()"),
-        Column("state_dict()"),
-        Column("forward"),
-        Column("step"),
+        *map(Column, ("grad", "parameters()", "state_dict()", "forward", "step")),
         Column(f"to {safe(report.device)}"),
         Column("restored"),
     )
@@ -145,18 +139,15 @@ def _iter_proofs(report: LintReport, width: int) -> Iterator[Line]:
 
 def _proof_row(entry: LintEntry, pattern: str, count: int) -> list[Cell]:
     style = _STYLES.get(entry.kind, "unknown")
-    proof = entry.proof
     tail = f" ×{format_count(count)}" if count > 1 else ""
-    cells = [
+    answers = (None,) * len(Proof._fields) if entry.proof is None else entry.proof
+    return [
         Cell(_KINDS.get(entry.kind, entry.kind), style),
         Cell(safe(pattern, NAME_LIMIT), tail=tail),
         Cell(entry.dtype or ""),
         Cell("" if entry.dtype is None else format_shape(entry.shape)),
+        *(_ANSWERS[answer] for answer in answers),
     ]
-    for field in (*_PROOFS, *_SEEN):
-        value = None if proof is None else getattr(proof, field)
-        cells.append(_ANSWERS[value])
-    return cells
 
 
 _ANSWERS = {True: Cell("yes", "good"), False: Cell("no"), None: Cell("—", "dim")}
