@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_NAMES
-from ckpttool.render.tables import Cell, Column, times
+from ckpttool.render.tables import Cell, Column, number_columns, times
 from ckpttool.render.units import bar, format_percent, join_facts
 from ckpttool.values.checkpoint import Basis, Classification, Kind, Root, Tensor, is_buffer
 from ckpttool.values.difference import DiffEntry, NameBasis, Numbers, Status, join_numbers
@@ -29,40 +29,31 @@ from ckpttool.values.words import (
 _BAR_CELLS = 6
 
 STATUS_STYLES = {
-    Status.EQUAL: "dim",
-    Status.WITHIN_TOLERANCE: "dim",
     Status.CHANGED: "warning",
-    Status.ADDED: "good",
-    Status.REMOVED: "error",
-    Status.RENAMED: "state",
     Status.DTYPE: "buffer",
     Status.SHAPE: "error",
+    Status.RENAMED: "state",
+    Status.REMOVED: "error",
+    Status.ADDED: "good",
+    Status.WITHIN_TOLERANCE: "dim",
+    Status.EQUAL: "dim",
 }
+"""In the order of a table."""
 
-_ORDER = (
-    Status.CHANGED,
-    Status.DTYPE,
-    Status.SHAPE,
-    Status.RENAMED,
-    Status.REMOVED,
-    Status.ADDED,
-    Status.WITHIN_TOLERANCE,
-    Status.EQUAL,
-)
-_RANKS = {status: rank for rank, status in enumerate(_ORDER)}
+_RANKS = {status: rank for rank, status in enumerate(STATUS_STYLES)}
 
 # Names that were brought together one by one; what a rule did to all of them is said once above.
 _GUESSED = (NameBasis.CONTENT, NameBasis.SUFFIX)
 _BASES = {NameBasis.CONTENT: "by content", NameBasis.SUFFIX: "by shape and ending"}
+
+_SIZE_COLUMNS = (Column("rel L2", right=True), Column(""), Column("max |Δ|", right=True))
 
 COLUMNS = (
     Column("status"),
     Column("kind", optional=2),
     Column("name", floor=20),
     Column("dtype", optional=2),
-    Column("rel L2", right=True),
-    Column(""),
-    Column("max |Δ|", right=True),
+    *_SIZE_COLUMNS,
     Column("changed", right=True, optional=1),
     Column("note", floor=24, prose=True),
 )
@@ -71,12 +62,8 @@ _GROUP_STATUSES = (Status.EQUAL, Status.CHANGED, Status.ADDED, Status.REMOVED)
 
 GROUP_COLUMNS = (
     Column("module", floor=20),
-    Column("tensors", right=True),
-    *(Column(status.value, right=True) for status in _GROUP_STATUSES),
-    Column("other", right=True),
-    Column("rel L2", right=True),
-    Column(""),
-    Column("max |Δ|", right=True),
+    *number_columns("tensors", *(status.value for status in _GROUP_STATUSES), "other"),
+    *_SIZE_COLUMNS,
 )
 
 

@@ -22,6 +22,7 @@ from ckpttool.render.tables import (
     column_width,
     fill,
     iter_table,
+    number_columns,
     times,
 )
 from ckpttool.render.units import bar, join_facts
@@ -48,8 +49,7 @@ _COLUMNS = (
     Column("kind"),
     Column("name", floor=20),
     Column("dtype"),
-    Column("shape", right=True),
-    Column("size", right=True),
+    *number_columns("shape", "size"),
     Column("", optional=2),
     Column("basis", optional=1),
     Column("note", floor=12, prose=True),

@@ -8,20 +8,14 @@ from typing import Any
 
 from ckpttool.elements.stats import EntryStats
 from ckpttool.render.fields import tensor_fields
-from ckpttool.render.tables import Cell, Column, Line, iter_table, times
+from ckpttool.render.tables import Cell, Column, Line, iter_table, number_columns, times
 from ckpttool.render.units import bar, format_percent
 from ckpttool.values.words import format_float, format_int, format_number, plural, safe
 
 COLUMNS = (
     Column("name", floor=20),
     Column("dtype", optional=2),
-    Column("min", right=True),
-    Column("max", right=True),
-    Column("mean", right=True),
-    Column("std", right=True),
-    Column("zero", right=True),
-    Column("NaN", right=True),
-    Column("inf", right=True),
+    *number_columns("min", "max", "mean", "std", "zero", "NaN", "inf"),
     Column("distribution", optional=1),
     Column("note", floor=12, prose=True),
 )

@@ -56,6 +56,11 @@ class Column(NamedTuple):
     prose: bool = False
 
 
+def number_columns(*titles: str) -> Iterator[Column]:
+    """Columns whose cells end where those above them do."""
+    return (Column(title, right=True) for title in titles)
+
+
 class Cell(NamedTuple):
     """A cell; ``tail`` stands behind the text and is never elided (``×24``)."""
 

@@ -9,7 +9,7 @@ from ckpttool.elements.stats import EntryStats
 from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_style
 from ckpttool.render.stats import iter_bins, iter_stats_details
-from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table, number_columns
 from ckpttool.render.units import join_facts
 from ckpttool.values.checkpoint import (
     Chunk,
@@ -118,12 +118,7 @@ def _exact_nbytes(nbytes: int) -> str:
 
 
 def _iter_parts(value: Tensor | None, width: int) -> Iterator[Line]:
-    columns = (
-        Column("part", floor=20),
-        Column("dtype"),
-        Column("shape", right=True),
-        Column("size", right=True),
-    )
+    columns = (Column("part", floor=20), Column("dtype"), *number_columns("shape", "size"))
     named: list[tuple[str, Tensor]] = []
     if isinstance(value, CompositeTensor):
         named = [(part.name, part.value) for part in value.parts]

@@ -7,7 +7,18 @@ from typing import Any, NamedTuple
 
 from ckpttool.names.fold import fold_rows
 from ckpttool.render.json import encode
-from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, hang, iter_table, times
+from ckpttool.render.tables import (
+    Cell,
+    Column,
+    Line,
+    Span,
+    block,
+    fill,
+    hang,
+    iter_table,
+    number_columns,
+    times,
+)
 from ckpttool.render.units import format_percent, join_facts
 from ckpttool.render.views import View
 from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
@@ -193,11 +204,7 @@ def _title(problem: Problem) -> str:
 _COLUMNS = (
     Column("device"),
     Column("load"),
-    Column("matched", right=True),
-    Column("missing", right=True),
-    Column("unexpected", right=True),
-    Column("lossy", right=True),
-    Column("not restored", right=True),
+    *number_columns("matched", "missing", "unexpected", "lossy", "not restored"),
     Column("", floor=9),
 )
 
