@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
-from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_name, kind_style
+from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS, basis_name, kind_style
 from ckpttool.render.tables import (
     DOTS,
     Cell,
@@ -262,7 +262,7 @@ def _tensor_cells(item: _Item) -> tuple[Cell, ...]:
     row = item.folded.rows[0]
     classification, value = row.classification, row.entry.value
     return (
-        Cell(kind_name(classification), kind_style(classification)),
+        Cell(KIND_NAMES[classification.kind], kind_style(classification)),
         Cell(item.name, "", times(item.folded.count)),
         Cell(dtype_name(value) if value is not None else ""),
         Cell(format_shape(value.shape) if value is not None else ""),

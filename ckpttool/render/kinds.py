@@ -8,31 +8,18 @@ from ckpttool.render.tables import Span
 from ckpttool.values.checkpoint import EXACT_BASES, Basis, Classification, Kind, Presence
 from ckpttool.values.words import format_count, plural
 
-KIND_NAMES = {
-    Kind.PARAMETER: "parameter",
-    Kind.PERSISTENT_BUFFER: "buffer",
-    Kind.NON_PERSISTENT_BUFFER: "non-persistent",
-    Kind.EXTRA_STATE: "extra state",
-    Kind.OPTIMIZER_STATE: "optimizer state",
-    Kind.UNKNOWN: "unknown",
+# A kind -> its name in a table, its noun in a sentence, its style.
+_KINDS: dict[str, tuple[str, str, str]] = {
+    Kind.PARAMETER: ("parameter", "parameter", "parameter"),
+    Kind.PERSISTENT_BUFFER: ("buffer", "buffer", "buffer"),
+    Kind.NON_PERSISTENT_BUFFER: ("non-persistent", "non-persistent buffer", "missing"),
+    Kind.EXTRA_STATE: ("extra state", "extra state entry", "state"),
+    Kind.OPTIMIZER_STATE: ("optimizer state", "optimizer state entry", "state"),
+    Kind.UNKNOWN: ("unknown", "unknown entry", "unknown"),
 }
-
-KIND_NOUNS = {
-    **KIND_NAMES,
-    Kind.NON_PERSISTENT_BUFFER: "non-persistent buffer",
-    Kind.EXTRA_STATE: "extra state entry",
-    Kind.OPTIMIZER_STATE: "optimizer state entry",
-    Kind.UNKNOWN: "unknown entry",
-}
-
-_KIND_STYLES = {
-    Kind.PARAMETER: "parameter",
-    Kind.PERSISTENT_BUFFER: "buffer",
-    Kind.NON_PERSISTENT_BUFFER: "missing",
-    Kind.EXTRA_STATE: "state",
-    Kind.OPTIMIZER_STATE: "state",
-    Kind.UNKNOWN: "unknown",
-}
+KIND_NAMES = {kind: name for kind, (name, _, _) in _KINDS.items()}
+KIND_NOUNS = {kind: noun for kind, (_, noun, _) in _KINDS.items()}
+KIND_STYLES = {kind: style for kind, (_, _, style) in _KINDS.items()}
 
 _BASIS_PHRASES = {
     Basis.MODULE: "by the module",
@@ -50,14 +37,9 @@ _BASIS_PHRASES = {
 }
 
 
-def kind_name(classification: Classification) -> str:
-    """Return the kind in a word."""
-    return KIND_NAMES[classification.kind]
-
-
 def kind_style(classification: Classification) -> str:
     """Return the style of a kind."""
-    return "warning" if classification.presence is Presence.UNEXPECTED else _KIND_STYLES[classification.kind]
+    return "warning" if classification.presence is Presence.UNEXPECTED else KIND_STYLES[classification.kind]
 
 
 def basis_name(basis: Basis) -> str:
@@ -74,10 +56,10 @@ def iter_legend(bases: Iterable[tuple[str, str, int]]) -> Iterator[Span]:
     for kind_value, basis_value, entries in bases:
         counts.setdefault(Kind(kind_value), {})[Basis(basis_value)] = entries
     unknown = sum(counts.pop(Kind.UNKNOWN, {}).values())
-    for kind in KIND_NOUNS:
+    for kind in Kind:
         if kind in counts and kind is not Kind.OPTIMIZER_STATE:
-            yield Span(_kind_phrase(kind, counts[kind]), _KIND_STYLES[kind])
-    yield Span(f"{format_count(unknown)} unknown", _KIND_STYLES[Kind.UNKNOWN] if unknown else "dim")
+            yield Span(_kind_phrase(kind, counts[kind]), KIND_STYLES[kind])
+    yield Span(f"{format_count(unknown)} unknown", KIND_STYLES[Kind.UNKNOWN] if unknown else "dim")
 
 
 def _kind_phrase(kind: Kind, counts: dict[Basis, int]) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from ckpttool.names.fold import fold_rows
-from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS
+from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS, KIND_STYLES
 from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, hang, iter_table
 from ckpttool.render.views import View
 from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
@@ -22,20 +22,8 @@ _MAX_NAMES = 3  # of one finding, folded, before the rest is counted
 _INDENT = 10  # of a sentence below its code
 _DIGITS = re.compile(r"\d+")
 
-_KINDS = {kind.value: name for kind, name in KIND_NAMES.items()}
-_NOUNS = {
-    **{kind.value: noun for kind, noun in KIND_NOUNS.items()},
-    "persistent_buffer": "persistent buffer",
-    "attribute": "unregistered tensor",
-}
-_STYLES = {
-    "parameter": "parameter",
-    "persistent_buffer": "buffer",
-    "non_persistent_buffer": "missing",
-    "extra_state": "state",
-    "attribute": "error",
-    "computed": "dim",
-}
+_NOUNS = {**KIND_NOUNS, "persistent_buffer": "persistent buffer", "attribute": "unregistered tensor"}
+_STYLES = {**KIND_STYLES, "attribute": "error", "computed": "dim"}
 
 
 # -- for a person -----------------------------------------------------------------------------------
@@ -142,7 +130,7 @@ def _proof_row(entry: LintEntry, pattern: str, count: int) -> list[Cell]:
     tail = f" ×{format_count(count)}" if count > 1 else ""
     answers = (None,) * len(Proof._fields) if entry.proof is None else entry.proof
     return [
-        Cell(_KINDS.get(entry.kind, entry.kind), style),
+        Cell(KIND_NAMES.get(entry.kind, entry.kind), style),
         Cell(safe(pattern, NAME_LIMIT), tail=tail),
         Cell(entry.dtype or ""),
         Cell("" if entry.dtype is None else format_shape(entry.shape)),
