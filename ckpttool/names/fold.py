@@ -14,7 +14,7 @@ from itertools import product
 from math import prod
 from typing import NamedTuple, TypeAlias
 
-from ckpttool.values.checkpoint import CompositeTensor, Key, Root
+from ckpttool.values.checkpoint import UNCLASSIFIED, CompositeTensor, Entry, Key, Root
 from ckpttool.values.inspection import Row
 
 _MAX_AXES = 6  # names that vary in more places than this are not folded; real ones vary in 3
@@ -71,6 +71,11 @@ def fold_rows(rows: Sequence[Row]) -> list[FoldedRow]:
                 found += _fold_group(alike, rows)
     found.sort(key=lambda item: item[0])
     return [folded for _, folded in found]
+
+
+def fold_names(names: Iterable[str]) -> list[FoldedRow]:
+    """Fold names alone, as those of rows that agree in all else."""
+    return fold_rows([Row(Entry((), name, None), UNCLASSIFIED) for name in names])
 
 
 def _split_keys(keys: Root) -> tuple[object, _Indices]:

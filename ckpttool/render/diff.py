@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ckpttool.names.fold import fold_rows
+from ckpttool.names.fold import fold_names
 from ckpttool.render.diff_table import COLUMNS, GROUP_COLUMNS, STATUS_STYLES, iter_group_rows, iter_rows
 from ckpttool.render.inspection import iter_findings
 from ckpttool.render.kinds import KIND_NOUNS
 from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, iter_table
 from ckpttool.render.views import DiffListing
-from ckpttool.values.checkpoint import UNCLASSIFIED, Kind, Root, is_buffer
+from ckpttool.values.checkpoint import Kind, Root, is_buffer
 from ckpttool.values.difference import Diff, DiffEntry, Status, ValueChange
-from ckpttool.values.inspection import Row
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
@@ -40,7 +39,7 @@ def iter_diff(diff: Diff, width: int, listing: DiffListing) -> Iterator[Line]:
         yield (title,)
     yield from _labelled("names aligned: ", diff.aligned, width)
     listed, others = _listed(diff, listing)
-    yield from block(_iter_table(listed, diff, listing, width))
+    yield from block(_iter_table(listed, listing, width))
     yield from block(_iter_others(others))
     yield from block(_iter_values(diff.values, width))
     yield from block(_labelled("not compared: ", diff.left_out, width))
@@ -134,14 +133,12 @@ def _facts(entries: Sequence[DiffEntry], total: int) -> str:
 
 def _places(entries: Sequence[DiffEntry]) -> list[str]:
     """Modules that the entries stand in, down to the first index, runs of indices joined."""
-    modules: dict[str, Row] = {}
+    modules = []
     for entry in entries:
         parts = str(entry.name).split(".")
         depth = next((place for place, part in enumerate(parts) if part.isdigit()), 0) + 1
-        path = ".".join(parts[:depth])
-        shown = entry.either._replace(root=(), name=f"{path}.x", value=None)
-        modules.setdefault(path, Row(shown, UNCLASSIFIED))
-    return [safe(folded.pattern.removesuffix(".x"), 60) for folded in fold_rows(list(modules.values()))]
+        modules.append(".".join([*parts[:depth], "x"]))
+    return [safe(folded.pattern.removesuffix(".x"), 60) for folded in fold_names(dict.fromkeys(modules))]
 
 
 # ------------------------------------------------------------------------------------------- the tables
@@ -167,7 +164,7 @@ def _is_weight(entry: DiffEntry, diff: Diff) -> bool:
     )
 
 
-def _iter_table(entries: Sequence[DiffEntry], diff: Diff, listing: DiffListing, width: int) -> Iterator[Line]:
+def _iter_table(entries: Sequence[DiffEntry], listing: DiffListing, width: int) -> Iterator[Line]:
     base = _common_root(entries)
     if listing.group_depth is not None:
         columns = GROUP_COLUMNS

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from ckpttool.names.fold import fold_rows
+from ckpttool.names.fold import FoldedRow, fold_names
 from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS, KIND_STYLES
 from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, hang, iter_table
 from ckpttool.render.views import View
-from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
-from ckpttool.values.inspection import Row
 from ckpttool.values.lint import LintEntry, LintFinding, LintReport, Proof
 from ckpttool.values.words import NAME_LIMIT, format_count, format_shape, plural, safe
 
@@ -61,7 +59,7 @@ def _iter_head(report: LintReport, width: int) -> Iterator[Line]:
 
 def _iter_finding(group: Sequence[LintFinding], width: int) -> Iterator[Line]:
     first = group[0]
-    names = _fold_names([finding.name for finding in group])
+    names = [folded.pattern for folded in fold_names(finding.name for finding in group)]
     shown = ", ".join(safe(name, NAME_LIMIT) for name in names[:_MAX_NAMES] if name) or "the model"
     more = f" and {format_count(len(names) - _MAX_NAMES)} more" if len(names) > _MAX_NAMES else ""
     times = f" ×{format_count(len(group))}" if len(group) > 1 else ""
@@ -81,18 +79,6 @@ def _alike(findings: Sequence[LintFinding]) -> list[list[LintFinding]]:
     return list(groups.values())
 
 
-def _fold_names(names: Sequence[str]) -> list[str]:
-    """``layers.{0..3}.cos`` for names that differ in indices."""
-    return [pattern for pattern, _, _ in _folded(names)]
-
-
-def _folded(names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(pattern, how many, position of the first) per folded name, in order."""
-    rows = [Row(Entry((), name, None), UNCLASSIFIED) for name in names]
-    positions = {id(row): position for position, row in enumerate(rows)}
-    return [(fold.pattern, fold.count, positions[id(fold.rows[0])]) for fold in fold_rows(rows)]
-
-
 def _iter_proofs(report: LintReport, width: int) -> Iterator[Line]:
     columns = (
         Column("kind"),
@@ -103,14 +89,14 @@ def _iter_proofs(report: LintReport, width: int) -> Iterator[Line]:
         Column(f"to {safe(report.device)}"),
         Column("restored"),
     )
-    alike: dict[tuple[object, ...], list[int]] = {}
+    alike: dict[tuple[object, ...], dict[str, int]] = {}
     for position, entry in enumerate(report.entries):
-        alike.setdefault(entry[1:], []).append(position)
+        alike.setdefault(entry[1:], {})[entry.name] = position
     rows: list[tuple[int, list[Cell]]] = []
     for positions in alike.values():
-        for pattern, count, first in _folded([report.entries[position].name for position in positions]):
-            position = positions[first]
-            rows.append((position, _proof_row(report.entries[position], pattern, count)))
+        for folded in fold_names(positions):
+            position = positions[str(folded.rows[0].entry.name)]
+            rows.append((position, _proof_row(report.entries[position], folded)))
     rows.sort(key=lambda row: row[0])
     yield from iter_table(columns, [cells for _, cells in rows], width)
     step = f"the step changed it (SGD, {safe(report.loss)})" if report.loss else "no step was made"
@@ -125,13 +111,13 @@ def _iter_proofs(report: LintReport, width: int) -> Iterator[Line]:
     yield from fill([Span(text, "dim") for text in legend], width)
 
 
-def _proof_row(entry: LintEntry, pattern: str, count: int) -> list[Cell]:
+def _proof_row(entry: LintEntry, folded: FoldedRow) -> list[Cell]:
     style = _STYLES.get(entry.kind, "unknown")
-    tail = f" ×{format_count(count)}" if count > 1 else ""
+    tail = f" ×{format_count(folded.count)}" if folded.count > 1 else ""
     answers = (None,) * len(Proof._fields) if entry.proof is None else entry.proof
     return [
         Cell(KIND_NAMES.get(entry.kind, entry.kind), style),
-        Cell(safe(pattern, NAME_LIMIT), tail=tail),
+        Cell(safe(folded.pattern, NAME_LIMIT), tail=tail),
         Cell(entry.dtype or ""),
         Cell("" if entry.dtype is None else format_shape(entry.shape)),
         *(_ANSWERS[answer] for answer in answers),
