@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ckpttool.names.fold import fold_rows
+from ckpttool.names.fold import fold_names
 from ckpttool.render.json import encode
 from ckpttool.render.tables import (
     Cell,
@@ -21,8 +21,6 @@ from ckpttool.render.tables import (
 )
 from ckpttool.render.units import format_percent, join_facts
 from ckpttool.render.views import View
-from ckpttool.values.checkpoint import UNCLASSIFIED, Entry
-from ckpttool.values.inspection import Row
 from ckpttool.values.verification import Plan, Run, Verification
 from ckpttool.values.words import (
     NAME_LIMIT,
@@ -49,10 +47,10 @@ class Item(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A list of a run: its field in the document, what it means, and whether it is a fault."""
+    """A list of a run: its field in the document, what it means, and its items."""
 
     field: str
-    title: str  # "{n}" stands for the number of entries
+    title: str
     items: tuple[Item, ...]
 
 
@@ -75,23 +73,29 @@ def problems(run: Run) -> list[Problem]:
     lost = [item for item in run.missing if item.becomes != "tied"]
     tied = [item.name for item in run.missing if item.becomes == "tied"]
     shapes = [(item.name, *map(format_shape, item[1:])) for item in run.mismatched]
-    restored = "{n} not restored" + _although(run)
-    found: list[tuple[str, str, Iterable[Iterable[str]]]] = [
-        ("missing", "{n} missing from the file", [(item.name, _BECOMES[item.becomes]) for item in lost]),
-        ("unexpected", "{n} in the file that the model does not have", _named(run.unexpected)),
-        ("mismatched", "{n} of another shape", shapes),
-        ("unfilled", "{n} that nothing filled" + _THOUGH, _named(run.unfilled)),
-        ("wrong", "{n} not equal to the file", run.wrong),
-        ("lossy", "{n} changed by a silent cast", _lossy_items(run)),
-        ("not_restored", restored, [(item.name, item.holds, item.expected) for item in run.not_restored]),
-        ("untied", "{n} broken: these no longer share memory", _named(map(" = ".join, run.untied))),
-        ("unmoved", "{n} left behind", _named(run.unmoved)),
-        ("errors", "{n} from load_state_dict", [("", text) for text in run.errors]),
-        ("tied", "{n} missing, but filled through a tie", _named(tied)),
-        ("uncompared", "{n} that could not be compared by bytes", _named(run.uncompared)),
+    is_silent = not (run.missing or run.unexpected or run.mismatched or run.errors)
+    restored = "not restored" + (_THOUGH if is_silent else "")
+    buffers = [(item.name, item.holds, item.expected) for item in run.not_restored]
+    found: list[tuple[str, str, str, Iterable[Iterable[str]]]] = [
+        ("missing", "entry", "missing from the file", [(item.name, _BECOMES[item.becomes]) for item in lost]),
+        ("unexpected", "entry", "in the file that the model does not have", _named(run.unexpected)),
+        ("mismatched", "entry", "of another shape", shapes),
+        ("unfilled", "entry", "that nothing filled" + _THOUGH, _named(run.unfilled)),
+        ("wrong", "entry", "not equal to the file", run.wrong),
+        ("lossy", "entry", "changed by a silent cast", _lossy_items(run)),
+        ("not_restored", "non-persistent buffer", restored, buffers),
+        ("untied", "tie", "broken: these no longer share memory", _named(map(" = ".join, run.untied))),
+        ("unmoved", "tensor", "left behind", _named(run.unmoved)),
+        ("errors", "message", "from load_state_dict", [("", text) for text in run.errors]),
+        ("tied", "entry", "missing, but filled through a tie", _named(tied)),
+        ("uncompared", "entry", "that could not be compared by bytes", _named(run.uncompared)),
     ]
-    lists = (Problem(field, title, tuple(Item(*item) for item in items)) for field, title, items in found)
-    return [problem for problem in lists if problem.items]
+    lists = [(field, noun, what, tuple(Item(*row) for row in rows)) for field, noun, what, rows in found]
+    return [
+        Problem(field, f"{plural(len(items), noun)} {what}", items)
+        for field, noun, what, items in lists
+        if items
+    ]
 
 
 _THOUGH = ', though strict=True says "All keys matched"'
@@ -102,12 +106,6 @@ _BECOMES = {
     "unknown": "would stay as it is",
     "tied": "filled through a tie",
 }
-_NOUNS = {
-    "not_restored": "non-persistent buffer",
-    "untied": "tie",
-    "unmoved": "tensor",
-    "errors": "message",
-}
 _MINOR = frozenset({"tied", "uncompared"})  # worth a line, and no fault
 
 
@@ -115,19 +113,10 @@ def _named(names: Iterable[str]) -> Iterable[tuple[str]]:
     return [(name,) for name in names]
 
 
-def _although(run: Run) -> str:
-    silent = not (run.missing or run.unexpected or run.mismatched or run.errors)
-    return _THOUGH if silent else ""
-
-
 def _lossy_items(run: Run) -> Iterator[Item]:
-    for loss in run.lossy:
-        more = f" ({format_count(loss.changed_numel)} values)" if loss.changed_numel > 1 else ""
-        yield Item(
-            loss.name,
-            f"{loss.model_dtype} {loss.loaded_value}",
-            f"{loss.file_dtype} {loss.file_value}{more}",
-        )
+    for name, file_dtype, model_dtype, changed, _, before, after in run.lossy:
+        more = f" ({format_count(changed)} values)" if changed > 1 else ""
+        yield Item(name, f"{model_dtype} {after}", f"{file_dtype} {before}{more}")
 
 
 # -- on a terminal ----------------------------------------------------------------------------------
@@ -145,12 +134,11 @@ def iter_verification(result: Verification, width: int, *, root_found: bool = Fa
     yield from fill([Span(fact, "dim") for fact in facts], width, indent=0)
     yield ()
     yield from _iter_runs(result.runs, width)
-    for problem, runs in _gather(result):
+    for problem, runs in _gather(result).items():
         yield ()
         grave = "error" if any(run.decides for run in runs) else "warning"
         style = "info" if problem.field in _MINOR else grave
-        where = f"{_where(runs)}: {_title(problem)}"
-        yield from _iter_problem(where, problem.items, style, width)
+        yield from _iter_problem(f"{_where(runs)}: {problem.title}", problem.items, style, width)
     if result.changed_reference:
         yield ()
         items = tuple(Item(item.name, item.holds, item.expected) for item in result.changed_reference)
@@ -164,8 +152,8 @@ def iter_verification(result: Verification, width: int, *, root_found: bool = Fa
 def answer(result: Verification) -> list[Span]:
     """The pieces of the first line."""
     deciding = [run for run in result.runs if run.decides]
-    devices = ", ".join(dict.fromkeys(run.device for run in deciding))
     if result.ok:
+        devices = ", ".join(dict.fromkeys(run.device for run in deciding))
         facts = [Span(f"loads and is right on {devices}", "good")]
         buffers = plural(result.persistent_buffers, "persistent buffer")
         facts.append(Span(f"{plural(result.parameters, 'parameter')}, {buffers} {_how_equal(deciding)}"))
@@ -176,11 +164,10 @@ def answer(result: Verification) -> list[Span]:
             facts.append(Span(f"not with {', '.join(dict.fromkeys(warned))}", "warning"))
         return facts
     bad = [run for run in deciding if not run.ok]
-    facts = [
-        Span(f"wrong{' on ' + ', '.join(dict.fromkeys(run.device for run in bad)) if bad else ''}", "error")
-    ]
+    devices = ", ".join(dict.fromkeys(run.device for run in bad))
+    facts = [Span(f"wrong on {devices}" if bad else "wrong", "error")]
     for run in bad[:1]:
-        facts += [Span(_title(problem)) for problem in problems(run) if problem.field not in _MINOR]
+        facts += [Span(problem.title) for problem in problems(run) if problem.field not in _MINOR]
         if run.note and not problems(run):
             facts.append(Span(safe(run.note, NAME_LIMIT)))
         if run.total and run.matched < run.total:
@@ -195,10 +182,6 @@ def answer(result: Verification) -> list[Span]:
 def _how_equal(deciding: Sequence[Run]) -> str:
     cast = max((len(run.cast) + len(run.lossy) for run in deciding), default=0)
     return f"loaded, {format_count(cast)} of them cast" if cast else "equal by bytes"
-
-
-def _title(problem: Problem) -> str:
-    return problem.title.replace("{n}", plural(len(problem.items), _NOUNS.get(problem.field, "entry")))
 
 
 _COLUMNS = (
@@ -236,14 +219,13 @@ def _verdict_cell(run: Run) -> Cell:
 _BRIEF = {"not_restored": "garbage", "untied": "untied", "unmoved": "left behind", "unfilled": "unfilled"}
 
 
-def _gather(result: Verification) -> Iterator[tuple[Problem, tuple[Run, ...]]]:
+def _gather(result: Verification) -> dict[Problem, list[Run]]:
     """Each problem once, with all the runs that have exactly this one; deciding runs first."""
     found: dict[Problem, list[Run]] = {}
     for run in sorted(result.runs, key=lambda run: not run.decides):
         for problem in problems(run):
             found.setdefault(problem, []).append(run)
-    for problem, runs in found.items():
-        yield problem, tuple(runs)
+    return found
 
 
 def _where(runs: Sequence[Run]) -> str:
@@ -271,7 +253,7 @@ def _fold(items: Sequence[Item]) -> list[Sequence[Cell]]:
         alike.setdefault(item[1:], []).append(item.name)
     rows: list[Sequence[Cell]] = []
     for (found, expected), names in alike.items():
-        for folded in fold_rows([Row(Entry((), name, None), UNCLASSIFIED) for name in names]):
+        for folded in fold_names(names):
             rows.append(
                 (
                     Cell(safe(folded.pattern, NAME_LIMIT), "", times(folded.count)),
@@ -343,34 +325,23 @@ def iter_suggestion_lines(result: Verification) -> Iterator[str]:
 VERIFY_SCHEMA = "ckpttool/verify/1"
 
 
+_FIELDS = """
+path model class root mapping allow_cast parameters persistent_buffers rebuilt random changed_reference notes
+runs suggestions
+""".split()
+"""Those of the document, as ``docs/json.md`` has them."""
+
+
 def verify_document(result: Verification) -> dict[str, object]:
     """Return the document of one verification."""
-    return {
-        "schema": VERIFY_SCHEMA,
-        "ok": result.ok,
-        "path": result.path,
-        "model": result.model,
-        "class": result.class_name,
-        "root": encode(result.root),
-        "mapping": result.mapping,
-        "allow_cast": result.allow_cast,
-        "parameters": result.parameters,
-        "persistent_buffers": result.persistent_buffers,
-        "rebuilt": list(result.rebuilt),
-        "random": list(result.random),
-        "changed_reference": encode(result.changed_reference),
-        "notes": list(result.notes),
-        "runs": [_run_object(run) for run in result.runs],
-        "suggestions": list(result.suggestions),
-    }
+    known = encode(result._replace(runs=tuple(map(_rounded, result.runs))))
+    known["class"] = result.class_name
+    return {"schema": VERIFY_SCHEMA, "ok": result.ok, **{name: known[name] for name in _FIELDS}}
 
 
-def _run_object(run: Run) -> dict[str, Any]:
-    fields: dict[str, Any] = encode(run)
-    fields["seconds"] = round(run.seconds, 6)
-    if run.gb_per_second is not None:
-        fields["gb_per_second"] = round(run.gb_per_second, 3)
-    return fields
+def _rounded(run: Run) -> Run:
+    speed = None if run.gb_per_second is None else round(run.gb_per_second, 3)
+    return run._replace(seconds=round(run.seconds, 6), gb_per_second=speed)
 
 
 VERIFICATION = View(
