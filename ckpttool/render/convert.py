@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 from ckpttool.formats.carried import PREFIX
 from ckpttool.render.json import encode
@@ -15,7 +16,6 @@ from ckpttool.values.conversion import CastLoss, Conversion, Dropped
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_float,
-    format_key,
     format_nbytes,
     format_path,
     format_root,
@@ -27,6 +27,7 @@ CONVERT_SCHEMA = "ckpttool/convert/1"
 
 _LABEL = 9  # width of the words on the left
 _MOST_SHOWN = 6  # of one kind on a terminal; a pipe gets all
+_MEMORY = "at most 64 MiB"
 
 
 # ---------------------------------------------------------------------------------------------------- text
@@ -42,9 +43,7 @@ def iter_conversion(conversion: Conversion) -> Iterator[Line]:
 
 def iter_conversion_pipe(conversion: Conversion) -> Iterator[str]:
     """The same with nothing left out: a word, a tab, a fact."""
-    yield (
-        f"converted\t{_headline(conversion)}\n" if conversion.written else f"plan\t{_headline(conversion)}\n"
-    )
+    yield f"{'converted' if conversion.written else 'plan'}\t{_headline(conversion)}\n"
     for label, text, _ in _iter_facts(conversion, full=True):
         yield f"{label}\t{text}\n"
 
@@ -52,85 +51,67 @@ def iter_conversion_pipe(conversion: Conversion) -> Iterator[str]:
 def _headline(conversion: Conversion) -> str:
     plan = conversion.plan
     count = len(plan.tensors) + len(plan.listed)
-    arrow = f"{safe(plan.source.path, NAME_LIMIT)} → {safe(conversion.destination, NAME_LIMIT)}"
     shards = sum(not file.path.endswith(".json") for file in conversion.files)
     nbytes = sum(file.nbytes for file in conversion.files)
-    size = format_nbytes(nbytes)
+    size, outcome = format_nbytes(nbytes), "nothing written"
     if conversion.written:
         seconds = max(conversion.seconds, 1e-6)
         took = f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
         size = f"{size} in {took} ({format_nbytes(int(nbytes / seconds))}/s)"
-    return join_facts(
-        (
-            arrow,
-            plural(count, "tensor"),
-            size,
-            plural(shards, "shard") if shards > 1 else "",
-            ("checked" if conversion.checked else "not checked") if conversion.written else "nothing written",
-        )
-    )
+        outcome = "checked" if conversion.checked else "not checked"
+    arrow = _arrow(plan.source.path, conversion.destination)
+    split = plural(shards, "shard") if shards > 1 else ""
+    return join_facts((arrow, plural(count, "tensor"), size, split, outcome))
+
+
+def _arrow(before: str, after: str) -> str:
+    return f"{safe(before, NAME_LIMIT)} → {safe(after, NAME_LIMIT)}"
 
 
 def _iter_facts(conversion: Conversion, *, full: bool) -> Iterator[tuple[str, str, str]]:
     """(label, text, style) of every further line."""
     plan = conversion.plan
     if plan.root is not None:
-        root = format_root(plan.root) or "the top level"
-        yield (
-            "kept",
-            f"{root} (found by itself; --root to choose)" if plan.root_found and plan.root else root,
-            "",
-        )
+        how = " (found by itself; --root to choose)" if plan.root_found and plan.root else ""
+        yield "kept", f"{format_root(plan.root) or 'the top level'}{how}", ""
     yield "bytes", _methods(conversion), ""
-    yield from _capped(
-        "aliased",
-        [f"{safe(a, NAME_LIMIT)} → {safe(k, NAME_LIMIT)} (tied)" for a, k in plan.aliases.items()],
-        full,
-    )
-    yield from _capped(
-        "renamed", [f"{safe(a, NAME_LIMIT)} → {safe(b, NAME_LIMIT)}" for a, b in plan.renamed.items()], full
-    )
+    yield from _capped("aliased", [f"{_arrow(*names)} (tied)" for names in plan.aliases.items()], full)
+    yield from _capped("renamed", [_arrow(*names) for names in plan.renamed.items()], full)
     for cast in plan.casts if full else plan.casts[:0]:
         loss = _loss_text(conversion.losses.get(cast.piece))
         yield "cast", f"{safe(cast.name, NAME_LIMIT)} {cast.before.name} → {cast.after.name}{loss}", ""
     if plan.casts and conversion.losses:
-        total = CastLoss()
-        for loss_of_one in conversion.losses.values():
-            total = total.joined(loss_of_one)
+        total = reduce(CastLoss.joined, conversion.losses.values())
         style = "warning" if total.overflow else ""
         yield "cast", f"{plural(len(plan.casts), 'tensor')}{_loss_text(total)}", style
-    carried = _carried(conversion)
-    if carried:
+    if carried := _carried(conversion):
         yield "metadata", carried, ""
     dropped = _dropped_lines(plan.dropped, full=full)
     yield from _capped("dropped", dropped, full, "warning" if plan.lost else "")
     for note in plan.notes:
         yield "note", safe(note), ""
     if not conversion.written:
-        yield (
-            "needs",
-            f"{format_nbytes(sum(f.nbytes for f in conversion.files))} of disk, {_MEMORY} of memory",
-            "",
-        )
-
-
-_MEMORY = "at most 64 MiB"
+        nbytes = sum(file.nbytes for file in conversion.files)
+        yield "needs", f"{format_nbytes(nbytes)} of disk, {_MEMORY} of memory", ""
 
 
 def _methods(conversion: Conversion) -> str:
     """How many bytes are copied, gathered, cast."""
-    counts: Counter[str] = Counter()
-    for piece in conversion.plan.pieces:
-        counts[piece.method] += piece.nbytes
+    counts = _nbytes_by_method(conversion)
     words = {
         "copied": "copied as they are",
         "gathered": "gathered (strided, compressed or big-endian)",
         "cast": "cast",
     }
-    return (
-        ", ".join(f"{format_nbytes(counts[how])} {text}" for how, text in words.items() if counts[how])
-        or "none"
-    )
+    facts = [f"{format_nbytes(counts[how])} {text}" for how, text in words.items() if counts[how]]
+    return ", ".join(facts) or "none"
+
+
+def _nbytes_by_method(conversion: Conversion) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for piece in conversion.plan.pieces:
+        counts[piece.method] += piece.nbytes
+    return counts
 
 
 def _capped(label: str, lines: Sequence[str], full: bool, style: str = "") -> Iterator[tuple[str, str, str]]:
@@ -154,13 +135,9 @@ def _loss_text(loss: CastLoss | None) -> str:
 def _carried(conversion: Conversion) -> str:
     """What of the surroundings goes along."""
     plan = conversion.plan
-    branches: Counter[str] = Counter()
-    for value in plan.values:
-        branches[format_key((*value.root, value.name)[0]).removeprefix(".")] += 1
-    nested = {format_key(value.root[0]).removeprefix(".") for value in plan.values if value.root}
-    names = [
-        f"{name} ({plural(count, 'value')})" if name in nested else name for name, count in branches.items()
-    ]
+    branches = Counter(format_root((*value.root, value.name)[:1]) for value in plan.values)
+    nested = {format_root(value.root[:1]) for value in plan.values if value.root}
+    names = [f"{name} ({plural(n, 'value')})" if name in nested else name for name, n in branches.items()]
     facts = names[:_MOST_SHOWN]
     if len(names) > len(facts):
         facts.append(f"{len(names) - len(facts):,} more")
@@ -202,9 +179,7 @@ def _size(nbytes: int, what: str) -> str:
 def convert_document(conversion: Conversion) -> dict[str, object]:
     """Return the document of ``convert``."""
     plan = conversion.plan
-    counts: Counter[str] = Counter()
-    for piece in plan.pieces:
-        counts[piece.method] += piece.nbytes
+    counts = _nbytes_by_method(conversion)
     return {
         "schema": CONVERT_SCHEMA,
         "source": plan.source.path,
