@@ -27,6 +27,7 @@ _MOST_ROWS = 100  # of a table on a screen, unless --all or --top say otherwise
 _MOST_VALUES = 12
 _MOST_PLACES = 3  # named in the first line
 
+_VALUE_COLUMNS = (Column(""), Column("", floor=20), Column("", floor=20))
 _COUNTED = (Status.CHANGED, Status.ADDED, Status.REMOVED, Status.RENAMED, Status.DTYPE, Status.SHAPE)
 
 
@@ -35,8 +36,6 @@ def iter_diff(diff: Diff, width: int, listing: DiffListing) -> Iterator[Line]:
     title, *facts = _summary_spans(diff)
     for position, line in enumerate(fill(facts, width - len(title.text) - 1, indent=0)):
         yield (title if not position else Span(" " * len(title.text)), Span(" "), *line)
-    if not facts:
-        yield (title,)
     yield from _labelled("names aligned: ", diff.aligned, width)
     listed, others = _listed(diff, listing)
     yield from block(_iter_table(listed, listing, width))
@@ -83,10 +82,8 @@ def _summary_spans(diff: Diff) -> Iterator[Span]:
     for status in _COUNTED:
         those = [entry for entry in diff.entries if entry.status is status]
         if those:
-            yield Span(
-                f"{_word(status, those)} {format_count(len(those))}{_facts(those, total)}",
-                STATUS_STYLES[status],
-            )
+            said = f"{_word(status, those)} {format_count(len(those))}{_facts(those, total)}"
+            yield Span(said, STATUS_STYLES[status])
         elif status in _COUNTED[:3]:
             yield Span(f"{status.value} 0", "dim")
     if diff.values:
@@ -146,11 +143,8 @@ def _places(entries: Sequence[DiffEntry]) -> list[str]:
 
 def _listed(diff: Diff, listing: DiffListing) -> tuple[list[DiffEntry], list[DiffEntry]]:
     """Entries of the table, and those of other branches, which are summed up as ``inspect`` does it."""
-    wanted = [
-        entry
-        for entry in diff.entries
-        if listing.everything or listing.group_depth is not None or entry.status is not Status.EQUAL
-    ]
+    all_of_them = listing.everything or listing.group_depth is not None
+    wanted = [entry for entry in diff.entries if all_of_them or entry.status is not Status.EQUAL]
     weights = [entry for entry in wanted if _is_weight(entry, diff)]
     if listing.everything or not weights:
         return wanted, []
@@ -197,11 +191,9 @@ def _iter_others(entries: Sequence[DiffEntry]) -> Iterator[Line]:
             if counts[status]
         ]
         name = format_root(root) or "(top)"
-        yield (
-            Span(f"  {name}", "state"),
-            Span(f"  {plural(sum(counts.values()), 'tensor')}: {', '.join(facts)}"),
-            Span(f"  --root {name} or --all lists them" if root else "  --all lists them", "dim"),
-        )
+        said = f"  {plural(sum(counts.values()), 'tensor')}: {', '.join(facts)}"
+        how = f"  --root {name} or --all lists them" if root else "  --all lists them"
+        yield Span(f"  {name}", "state"), Span(said), Span(how, "dim")
 
 
 def _iter_values(values: Sequence[ValueChange], width: int) -> Iterator[Line]:
@@ -210,16 +202,10 @@ def _iter_values(values: Sequence[ValueChange], width: int) -> Iterator[Line]:
         before = "" if change.status is Status.ADDED else format_value(change.a, 40)
         after = "" if change.status is Status.REMOVED else format_value(change.b, 40)
         text = f"{before} → {after}" if before and after else f"{change.status.value}: {before or after}"
-        cells.append(
-            (
-                Cell(change.section, "dim"),
-                Cell(format_path(change.root, change.name) or "(top)"),
-                Cell(text, STATUS_STYLES[change.status] if change.status is not Status.CHANGED else ""),
-            )
-        )
+        path = format_path(change.root, change.name) or "(top)"
+        style = STATUS_STYLES[change.status] if change.status is not Status.CHANGED else ""
+        cells.append((Cell(change.section, "dim"), Cell(path), Cell(text, style)))
     if cells:
-        yield from iter_table(
-            (Column(""), Column("", floor=20), Column("", floor=20)), cells, width, head=False
-        )
+        yield from iter_table(_VALUE_COLUMNS, cells, width, head=False)
     if len(values) > _MOST_VALUES:
         yield (Span(f"  … {format_count(len(values) - _MOST_VALUES)} more: --json lists all", "dim"),)

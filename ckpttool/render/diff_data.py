@@ -38,7 +38,7 @@ def iter_pipe(diff: Diff, listing: DiffListing) -> Iterator[str]:
             format_name(entry.name, None),
             "-" if old is None else format_name(old[1], None),
             dtype_text(entry).replace(" ", "") or "-",
-            _pipe_shape(entry),
+            pair_text(entry, lambda value: format_sizes(value.shape), "→"),
             *("-" if figure is None else repr(figure) for figure in figures),
             entry.basis.value or "-",
             safe(entry.note) or "-",
@@ -49,18 +49,8 @@ def iter_pipe(diff: Diff, listing: DiffListing) -> Iterator[str]:
             "-" if change.status is gone else format_value(value, NAME_LIMIT)
             for gone, value in ((Status.ADDED, change.a), (Status.REMOVED, change.b))
         ]
-        fields = [
-            "value",
-            change.section,
-            format_root(change.root) or "-",
-            format_name(change.name, None) or "-",
-            *sides,
-        ]
-        yield "\t".join(fields) + "\n"
-
-
-def _pipe_shape(entry: DiffEntry) -> str:
-    return pair_text(entry, lambda value: format_sizes(value.shape), "→")
+        root, name = format_root(change.root) or "-", format_name(change.name, None) or "-"
+        yield "\t".join(["value", change.section, root, name, *sides]) + "\n"
 
 
 def diff_document(diff: Diff) -> dict[str, object]:

@@ -23,6 +23,7 @@ COLUMNS = (
 PIPE_COLUMNS = ("numel", "min", "max", "mean", "std", "zero", "nan", "posinf", "neginf")
 """Fields that ``--stats`` adds to a line in a pipe; ``-`` for a tensor that is made of others."""
 
+_COUNTS = ("numel", "zero", "nan", "posinf", "neginf")
 _DOCUMENT_NAMES = {"minimum": "min", "maximum": "max"}
 
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -47,16 +48,12 @@ def pool(stats: Sequence[EntryStats]) -> EntryStats:
     return EntryStats(
         stats[0].entry,
         stats[0].part,
-        sum(item.numel for item in stats),
-        min((item.minimum for item in stats if item.minimum is not None), default=None),
-        max((item.maximum for item in stats if item.maximum is not None), default=None),
-        mean if finite else None,
-        math.sqrt(squares / finite) if finite else None,
-        sum(item.zero for item in stats),
-        sum(item.nan for item in stats),
-        sum(item.posinf for item in stats),
-        sum(item.neginf for item in stats),
+        minimum=min((item.minimum for item in stats if item.minimum is not None), default=None),
+        maximum=max((item.maximum for item in stats if item.maximum is not None), default=None),
+        mean=mean if finite else None,
+        std=math.sqrt(squares / finite) if finite else None,
         note=stats[0].note if len({item.note for item in stats}) == 1 else "",
+        **{field: sum(getattr(item, field) for item in stats) for field in _COUNTS},
     )
 
 
@@ -68,16 +65,12 @@ def iter_stats_table(rows: Sequence[tuple[str, int, EntryStats]], width: int) ->
 def _cells(name: str, count: int, stats: EntryStats) -> tuple[Cell, ...]:
     dtype, *_ = tensor_fields(stats.entry.value)
     shown = f"{name} ({safe(stats.part, 60)})" if stats.part else name
+    zero = format_percent(stats.zero, stats.numel) if stats.zero else ""
     return (
         Cell(shown, "", times(count)),
         Cell(dtype or ""),
-        Cell(_number(stats.minimum)),
-        Cell(_number(stats.maximum)),
-        Cell(_number(stats.mean)),
-        Cell(_number(stats.std)),
-        Cell(
-            format_percent(stats.zero, stats.numel) if stats.zero else "", "warning" if stats.all_zero else ""
-        ),
+        *(Cell(_number(number)) for number in (stats.minimum, stats.maximum, stats.mean, stats.std)),
+        Cell(zero, "warning" if stats.all_zero else ""),
         Cell(_share(stats.nan, stats.numel), "error"),
         Cell(_share(stats.inf, stats.numel), "" if stats.is_mask else "error"),
         Cell(histogram(stats.histogram), "parameter"),
@@ -110,14 +103,8 @@ def iter_stats_details(stats: EntryStats) -> Iterator[tuple[str, str]]:
         yield "range", f"{format_number(stats.minimum)} to {format_number(stats.maximum)}"
     if stats.mean is not None and stats.std is not None:
         yield "mean, std", f"{format_float(stats.mean)}, {format_float(stats.std)}"
-    for word, count in (
-        ("zero", stats.zero),
-        ("NaN", stats.nan),
-        ("+inf", stats.posinf),
-        ("-inf", stats.neginf),
-    ):
-        if count:
-            yield word, _share(count, stats.numel)
+    counts = {"zero": stats.zero, "NaN": stats.nan, "+inf": stats.posinf, "-inf": stats.neginf}
+    yield from ((word, _share(count, stats.numel)) for word, count in counts.items() if count)
 
 
 def iter_bins(stats: EntryStats) -> Iterator[tuple[str, str, str]]:
@@ -135,13 +122,9 @@ def stats_fields(stats: Sequence[EntryStats]) -> list[str]:
     if len(stats) != 1 or stats[0].part:
         return ["-"] * len(PIPE_COLUMNS)
     item = stats[0]
-    ranges = [item.minimum, item.maximum, item.mean, item.std]
-    counts = [item.zero, item.nan, item.posinf, item.neginf]
-    return [
-        str(item.numel),
-        *("-" if number is None else repr(number) for number in ranges),
-        *map(str, counts),
-    ]
+    ranges = (item.minimum, item.maximum, item.mean, item.std)
+    counts = (item.zero, item.nan, item.posinf, item.neginf)
+    return ["-" if number is None else repr(number) for number in (item.numel, *ranges, *counts)]
 
 
 def stats_object(stats: EntryStats) -> dict[str, Any]:
