@@ -205,7 +205,6 @@ def _iter_values(values: Sequence[ValueChange], width: int) -> Iterator[Line]:
         path = format_path(change.root, change.name) or "(top)"
         style = STATUS_STYLES[change.status] if change.status is not Status.CHANGED else ""
         cells.append((Cell(change.section, "dim"), Cell(path), Cell(text, style)))
-    if cells:
-        yield from iter_table(_VALUE_COLUMNS, cells, width, head=False)
+    yield from iter_table(_VALUE_COLUMNS, cells, width, head=False)
     if len(values) > _MOST_VALUES:
         yield (Span(f"  … {format_count(len(values) - _MOST_VALUES)} more: --json lists all", "dim"),)

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
-from ckpttool.values.checkpoint import Key, Root
+from ckpttool.values.checkpoint import Root
 from ckpttool.values.inspection import Inspection, ModelFacts
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
-    format_key,
     format_nbytes,
     format_root,
     format_value,
@@ -28,28 +27,25 @@ def iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Itera
     checkpoint, summary = inspection.checkpoint, inspection.summary
     layout = f" ({safe(checkpoint.layout, NAME_LIMIT)})" if checkpoint.layout else ""
     files = f" in {plural(len(checkpoint.files), 'file')}" if len(checkpoint.files) > 1 else ""
-    first = [
-        Span(safe(inspection.title, NAME_LIMIT), "title"),
-        Span(f"{safe(checkpoint.format).replace('_', ' ')}{layout}"),
-    ]
-    if checkpoint.files:
-        first.append(Span(f"{format_nbytes(checkpoint.file_nbytes)}{files}"))
     locations = [name for name, _ in summary.locations if name]
-    if locations:
-        first.append(Span(f"saved on {_some(locations, ', ')}"))
-    first += [Span(fact) for fact in facts if fact]
-    yield from fill(first, width, indent=0)
-    buffers = summary.persistent_buffers + summary.non_persistent_buffers
-    second = [
-        Span(_count_facts(summary.parameter_numel, buffers, summary.unknown)),
-        Span(f"{format_nbytes(summary.tensor_nbytes)} of tensors"),
+    first = [
+        f"{safe(checkpoint.format).replace('_', ' ')}{layout}",
+        f"{format_nbytes(checkpoint.file_nbytes)}{files}" if checkpoint.files else "",
+        f"saved on {_some(locations)}" if locations else "",
+        *facts,
     ]
-    if summary.storage_nbytes != summary.tensor_nbytes:
-        second.append(Span(f"{format_nbytes(summary.storage_nbytes)} of storages"))
-    if summary.dtypes:
-        dtypes = [f"{name} {format_count(count)}" for name, count in summary.dtypes]
-        second.append(Span(summary.dtypes[0][0] if len(dtypes) == 1 else _some(dtypes, ", ")))
-    yield from fill([span for span in second if span.text], width, indent=0)
+    title = Span(safe(inspection.title, NAME_LIMIT), "title")
+    yield from fill([title, *_spans(first)], width, indent=0)
+    buffers = summary.persistent_buffers + summary.non_persistent_buffers
+    dtypes = [f"{name} {format_count(count)}" for name, count in summary.dtypes]
+    has_gaps = summary.storage_nbytes != summary.tensor_nbytes
+    second = [
+        _count_facts(summary.parameter_numel, buffers, summary.unknown),
+        f"{format_nbytes(summary.tensor_nbytes)} of tensors",
+        f"{format_nbytes(summary.storage_nbytes)} of storages" if has_gaps else "",
+        summary.dtypes[0][0] if len(dtypes) == 1 else _some(dtypes),
+    ]
+    yield from fill(_spans(second), width, indent=0)
     if inspection.model is not None:
         yield from fill(_model_facts(inspection.model), width, indent=0)
 
@@ -67,9 +63,13 @@ def _model_facts(model: ModelFacts) -> list[Span]:
     ]
 
 
-def _some(texts: Sequence[str], separator: str) -> str:
-    shown = separator.join([safe(text, 40) for text in texts[:_MAX_FACTS]])
-    return shown if len(texts) <= _MAX_FACTS else f"{shown}{separator}… ({len(texts)})"
+def _spans(texts: Sequence[str]) -> list[Span]:
+    return [Span(text) for text in texts if text]
+
+
+def _some(texts: Sequence[str]) -> str:
+    shown = ", ".join([safe(text, 40) for text in texts[:_MAX_FACTS]])
+    return shown if len(texts) <= _MAX_FACTS else f"{shown}, … ({len(texts)})"
 
 
 def iter_around(inspection: Inspection, width: int) -> Iterator[Line]:
@@ -83,8 +83,7 @@ def iter_around(inspection: Inspection, width: int) -> Iterator[Line]:
 def _iter_metadata(inspection: Inspection, width: int) -> Iterator[Line]:
     metadata = inspection.checkpoint.metadata
     pieces = [Span("metadata:", "dim")] if metadata else []
-    for key, text in list(metadata.items())[:_MAX_FACTS]:
-        pieces.append(Span(f"{safe(key, 40)} {safe(text, 60)}"))
+    pieces += [Span(f"{safe(key, 40)} {safe(text, 60)}") for key, text in list(metadata.items())[:_MAX_FACTS]]
     if len(metadata) > _MAX_FACTS:
         pieces.append(Span(f"… {len(metadata) - _MAX_FACTS} more: --json", "dim"))
     yield from fill(pieces, width, separator="  ")
@@ -112,29 +111,26 @@ def _iter_groups(inspection: Inspection, width: int) -> Iterator[Line]:
         note = safe(group.note, NAME_LIMIT)
         if group.role == "optimizer":
             what, note = note, ""
-        rows.append(
-            (
-                Cell(format_root(group.root) or "(top)", "title" if is_weights else ""),
-                Cell(plural(group.tensors, "tensor")),
-                Cell(format_nbytes(group.nbytes)),
-                Cell(what),
-                Cell("← weights" if is_weights else "", "good"),
-                Cell(note, "dim"),
-            )
+        cells = (
+            Cell(format_root(group.root) or "(top)", "title" if is_weights else ""),
+            Cell(plural(group.tensors, "tensor")),
+            Cell(format_nbytes(group.nbytes)),
+            Cell(what),
+            Cell("← weights" if is_weights else "", "good"),
+            Cell(note, "dim"),
         )
+        rows.append(cells)
     return iter_table(_GROUP_COLUMNS, rows, width, head=False)
 
 
 def _count_facts(parameter_numel: int, buffers: int, unknown: int) -> str:
     """Return ``412,525 parameters + 2 buffers``, zeros left out."""
-    facts = []
-    if parameter_numel:
-        facts.append(plural(parameter_numel, "parameter"))
-    if buffers:
-        facts.append(plural(buffers, "buffer"))
-    if unknown:
-        facts.append(f"{format_count(unknown)} unknown")
-    return " + ".join(facts)
+    facts = (
+        plural(parameter_numel, "parameter") if parameter_numel else "",
+        plural(buffers, "buffer") if buffers else "",
+        f"{format_count(unknown)} unknown" if unknown else "",
+    )
+    return " + ".join(filter(None, facts))
 
 
 def _iter_values(inspection: Inspection, width: int) -> Iterator[Line]:
@@ -142,10 +138,11 @@ def _iter_values(inspection: Inspection, width: int) -> Iterator[Line]:
     checkpoint = inspection.checkpoint
     groups = {group.root for group in inspection.groups}
     types = {container.path: container.type_name for container in checkpoint.containers}
-    top = [f"{_bare(item.name)} {format_value(item.value)}" for item in checkpoint.values if not item.root]
-    top += [f"{_bare(item.name)}: {safe(item.type_name, 60)}" for item in checkpoint.opaque if not item.root]
+    values, opaque = checkpoint.values, checkpoint.opaque
+    top = [f"{format_root((item.name,))} {format_value(item.value)}" for item in values if not item.root]
+    top += [f"{format_root((item.name,))}: {safe(item.type_name, 60)}" for item in opaque if not item.root]
     pieces = list(map(Span, top))
-    roots = [item.root for item in checkpoint.values] + [item.root for item in checkpoint.opaque]
+    roots = [item.root for item in values] + [item.root for item in opaque]
     branches = Counter(_branch(root, groups) for root in roots if root)
     for branch, count in branches.items():
         if branch in groups:
@@ -161,12 +158,8 @@ def _iter_values(inspection: Inspection, width: int) -> Iterator[Line]:
 
 def _branch(root: Root, groups: set[Root]) -> Root:
     """The group that ``root`` lies in, else its first key; below a parent of groups, its first two."""
-    for length in range(len(root) + 1):
-        if root[:length] in groups and length:
+    for length in range(1, len(root) + 1):
+        if root[:length] in groups:
             return root[:length]
     is_parent = any(group[:1] == root[:1] for group in groups)
     return root[:2] if is_parent else root[:1]
-
-
-def _bare(key: Key) -> str:
-    return format_key(key).removeprefix(".")
