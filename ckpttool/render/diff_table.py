@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
+from ckpttool.render.inspection_table import folded_name
 from ckpttool.render.kinds import KIND_NAMES
 from ckpttool.render.tables import Cell, Column, number_columns, times
 from ckpttool.render.units import bar, format_percent, join_facts
@@ -20,7 +21,6 @@ from ckpttool.values.words import (
     format_count,
     format_name,
     format_number,
-    format_path,
     format_shape,
     plural,
     safe,
@@ -170,12 +170,9 @@ def _fold(entries: Iterable[DiffEntry], depth: int) -> Iterator[_Fold]:
 
 
 def _fold_name(folded: FoldedRow, entry: DiffEntry) -> str:
-    if folded.count == 1:
-        name = format_path(folded.rows[0].entry.root, folded.rows[0].entry.name)
-        old = entry.renamed_from if entry.basis in _GUESSED else None
-        return name if old is None else f"{format_name(old[1])} → {name}"
-    root, pattern = safe(folded.root_pattern, NAME_LIMIT), safe(folded.pattern, NAME_LIMIT)
-    return f"{root}.{pattern}" if root else pattern
+    name = folded_name(folded, with_root=True)
+    old = entry.renamed_from if entry.basis in _GUESSED else None  # of one entry: these are not folded
+    return name if old is None else f"{format_name(old[1])} → {name}"
 
 
 def _largest(folds: Iterable[_Fold]) -> float:

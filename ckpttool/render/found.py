@@ -70,19 +70,14 @@ def check_fact(report: CheckReport) -> str:
     """Return ``checksums: 519 members verified (4.6 MiB), 2 have none``, what is wrong first."""
     from ckpttool.values.words import format_count, format_nbytes, plural
 
-    facts = []
-    if report.bad:
-        facts.append(f"{format_count(len(report.bad))} wrong")
-    if report.verified:
-        members = plural(report.verified, "member")
-        facts.append(f"{members} verified ({format_nbytes(report.verified_nbytes)})")
-    if report.not_recorded:
-        facts.append(f"{plural(report.not_recorded, 'member')} without")
-    if report.files_without_checksums:
-        facts.append(
-            f"{plural(len(report.files_without_checksums), 'file')} of a format without; sizes add up"
-        )
-    return f"checksums: {', '.join(facts) or 'none'}"
+    verified, wrong, files = report.verified, len(report.bad), len(report.files_without_checksums)
+    counted = (
+        (wrong, f"{format_count(wrong)} wrong"),
+        (verified, f"{plural(verified, 'member')} verified ({format_nbytes(report.verified_nbytes)})"),
+        (report.not_recorded, f"{plural(report.not_recorded, 'member')} without"),
+        (files, f"{plural(files, 'file')} of a format without; sizes add up"),
+    )
+    return f"checksums: {', '.join(fact for count, fact in counted if count) or 'none'}"
 
 
 def _document(found: Found) -> dict[str, Any]:

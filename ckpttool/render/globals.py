@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from ckpttool.findings.globals import GlobalVerdict, Verdict
@@ -10,8 +11,7 @@ from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.values.checkpoint import Checkpoint
 from ckpttool.values.words import NAME_LIMIT, format_count, plural, safe
 
-_STYLES = {Verdict.ALLOWED: "good", Verdict.UNKNOWN: "warning", Verdict.DANGEROUS: "error"}
-_ORDER = (Verdict.DANGEROUS, Verdict.UNKNOWN, Verdict.ALLOWED)
+_STYLES = {Verdict.DANGEROUS: "error", Verdict.UNKNOWN: "warning", Verdict.ALLOWED: "good"}
 _COLUMNS = (
     Column("verdict"),
     Column("global", floor=24),
@@ -42,12 +42,12 @@ def iter_globals(checkpoint: Checkpoint, width: int) -> Iterator[Line]:
     if not verdicts:
         yield (Span("nothing would be imported: there is no pickle in it"),)
         return
-    counts = {verdict: sum(item.verdict is verdict for item in verdicts) for verdict in _ORDER}
+    counts = Counter(item.verdict for item in verdicts)
     head = [Span(plural(len(verdicts), "global"), "title")]
     head += [
-        Span(f"{format_count(count)} {verdict.value}", _STYLES[verdict])
-        for verdict, count in counts.items()
-        if count
+        Span(f"{format_count(counts[verdict])} {verdict.value}", style)
+        for verdict, style in _STYLES.items()
+        if counts[verdict]
     ]
     yield from fill(head, width, indent=0)
     for fact in iter_facts(checkpoint):

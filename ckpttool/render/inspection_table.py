@@ -140,7 +140,7 @@ def _arrange(rows: Sequence[Row], listing: InspectListing, weights_root: Root | 
     items = [
         _Item(
             item,
-            _folded_name(item, with_root),
+            folded_name(item, with_root),
             sum([row.entry.value.nbytes for row in item.rows if row.entry.value is not None]),
         )
         for item in folded
@@ -217,7 +217,8 @@ def _named(branch: _Branch, level: int) -> tuple[Cell, ...]:
     return (*branch.cells[:_NAME], name, *branch.cells[_NAME + 1 :])
 
 
-def _folded_name(item: FoldedRow, with_root: bool) -> str:
+def folded_name(item: FoldedRow, with_root: bool) -> str:
+    """Return how a line is called: the name of its row, or the pattern of all of its rows."""
     entry = item.rows[0].entry
     if item.count == 1:
         return format_path(entry.root, entry.name) if with_root else format_name(entry.name)
@@ -338,7 +339,7 @@ def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:
     with_root = len({row.entry.root for row in rows}) > 1
     cells = [
         (
-            Cell(_folded_name(item, with_root), "", times(item.count)),
+            Cell(folded_name(item, with_root), "", times(item.count)),
             Cell(basis_name(item.rows[0].classification.basis), "dim"),
             Cell(safe(item.rows[0].classification.note, NAME_LIMIT), "dim"),
         )

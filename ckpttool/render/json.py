@@ -68,6 +68,7 @@ def inspect_document(
 ) -> dict[str, object]:
     """Return the document of ``inspect``; ``extra`` are further fields of the row at a position."""
     checkpoint = inspection.checkpoint
+    loads, why = weights_only_verdict(checkpoint)
     return {
         "schema": INSPECT_SCHEMA,
         "path": checkpoint.path,
@@ -87,18 +88,13 @@ def inspect_document(
             for item in checkpoint.opaque
         ],
         "metadata": dict(checkpoint.metadata),
-        "weights_only": _weights_only(checkpoint),
+        "weights_only": {"loads": loads, "why": why},
         "plain_load": _plain_load(checkpoint),
         "globals": [_global_object(item) for item in checkpoint.globals],
         "findings": encode(inspection.findings),
         "next": [{"command": item.command, "why": item.why} for item in next_commands(inspection)],
         **({} if inspection.model is None else {"model": inspection.model._asdict()}),
     }
-
-
-def _weights_only(checkpoint: Checkpoint) -> dict[str, object]:
-    loads, why = weights_only_verdict(checkpoint)
-    return {"loads": loads, "why": why}
 
 
 def _plain_load(checkpoint: Checkpoint) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from ckpttool.names.fold import FoldedRow, fold_names
@@ -31,27 +32,23 @@ def iter_report(report: LintReport, width: int) -> Iterator[Line]:
     """Yield the verdict, the table of proofs if there are any, findings, and what was not checked."""
     yield from _iter_head(report, width)
     if any(entry.proof is not None for entry in report.entries):
-        yield ()
-        yield from _iter_proofs(report, width)
+        yield from block(_iter_proofs(report, width))
     for group in _alike(report.findings):
-        yield ()
-        yield from _iter_finding(group, width)
+        yield from block(_iter_finding(group, width))
     notes = (safe(note, _MAX_MESSAGE) for note in report.notes)
     yield from block(line for note in notes for line in hang(Span("  · ", "info"), note, width, under=""))
 
 
 def _iter_head(report: LintReport, width: int) -> Iterator[Line]:
-    counts = {severity: sum(f.severity == severity for f in report.findings) for severity in _SEVERITIES}
+    counts = Counter(finding.severity for finding in report.findings)
     found = [
-        Span(plural(count, "note" if severity == "info" else severity), severity)
-        for severity, count in counts.items()
-        if count
+        Span(plural(counts[severity], "note" if severity == "info" else severity), severity)
+        for severity in _SEVERITIES
+        if counts[severity]
     ]
     if report.ok:
         found.insert(0, Span("no trap found", "good"))
-    kinds: dict[str, int] = {}
-    for entry in report.entries:
-        kinds[entry.kind] = kinds.get(entry.kind, 0) + 1
+    kinds = Counter(entry.kind for entry in report.entries)
     tensors = ", ".join(plural(n, _NOUNS.get(kind, f"{kind} tensor")) for kind, n in kinds.items())
     facts = [Span(safe(report.class_name, NAME_LIMIT), "title"), Span(tensors or "no tensors")]
     yield from fill([*found, *facts], width, indent=0)

@@ -9,7 +9,7 @@ from ckpttool.elements.stats import EntryStats
 from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_NOUNS, basis_name, kind_style
 from ckpttool.render.stats import iter_bins, iter_stats_details
-from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table, number_columns
+from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, iter_table, number_columns
 from ckpttool.render.units import join_facts
 from ckpttool.values.checkpoint import (
     Chunk,
@@ -85,12 +85,10 @@ def _tensor_facts(value: Tensor) -> list[tuple[str, str]]:
         facts += _storage_facts(value.storage)
     elif isinstance(value, ChunkedTensor):
         files = {view.storage.file for view in views_of(value) if view.storage is not None}
-        where = f"{plural(len(value.chunks), 'chunk')} in {plural(len(files), 'file')}"
-        facts.append(("made of", where))
+        facts.append(("made of", f"{plural(len(value.chunks), 'chunk')} in {plural(len(files), 'file')}"))
     else:
-        facts.append(
-            ("made of", f"{safe(value.layout, NAME_LIMIT)}, rebuilt by {safe(value.type_name, NAME_LIMIT)}")
-        )
+        made_by = safe(value.type_name, NAME_LIMIT)
+        facts.append(("made of", f"{safe(value.layout, NAME_LIMIT)}, rebuilt by {made_by}"))
         facts += [(safe(name, 40), format_value(detail)) for name, detail in value.details]
     return facts
 
@@ -112,9 +110,8 @@ def _storage_facts(storage: StorageRef | None) -> list[tuple[str, str]]:
 
 
 def _exact_nbytes(nbytes: int) -> str:
-    return (
-        format_nbytes(nbytes) if nbytes < 1024 else f"{format_nbytes(nbytes)} ({format_count(nbytes)} bytes)"
-    )
+    text = format_nbytes(nbytes)
+    return text if nbytes < 1024 else f"{text} ({format_count(nbytes)} bytes)"
 
 
 def _iter_parts(value: Tensor | None, width: int) -> Iterator[Line]:
@@ -126,16 +123,10 @@ def _iter_parts(value: Tensor | None, width: int) -> Iterator[Line]:
         named = [(_place(chunk), chunk.value) for chunk in value.chunks]
     rows = []
     for name, part in named:
-        cells = (
-            safe(name, NAME_LIMIT),
-            dtype_name(part),
-            format_shape(part.shape),
-            format_nbytes(part.nbytes),
-        )
-        rows.append(tuple(map(Cell, cells)))
+        texts = safe(name, NAME_LIMIT), dtype_name(part), format_shape(part.shape), format_nbytes(part.nbytes)
+        rows.append(tuple(map(Cell, texts)))
     if rows:
-        yield ()
-        yield from iter_table(columns, rows, width)
+        yield from block(iter_table(columns, rows, width))
 
 
 def _place(chunk: Chunk) -> str:

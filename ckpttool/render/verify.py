@@ -132,18 +132,16 @@ def iter_verification(result: Verification, width: int, *, root_found: bool = Fa
     if result.mapping:
         facts.append(safe(result.mapping, NAME_LIMIT))
     yield from fill([Span(fact, "dim") for fact in facts], width, indent=0)
-    yield ()
-    yield from _iter_runs(result.runs, width)
+    yield from block(_iter_runs(result.runs, width))
     for problem, runs in _gather(result).items():
-        yield ()
         grave = "error" if any(run.decides for run in runs) else "warning"
         style = "info" if problem.field in _MINOR else grave
-        yield from _iter_problem(f"{_where(runs)}: {problem.title}", problem.items, style, width)
+        title = f"{_where(runs)}: {problem.title}"
+        yield from block(_iter_problem(title, problem.items, style, width))
     if result.changed_reference:
-        yield ()
         items = tuple(Item(item.name, item.holds, item.expected) for item in result.changed_reference)
         title = f"{plural(len(items), 'rebuilt buffer')} not as in the reference: the configuration changed"
-        yield from _iter_problem(title, items, "error", width)
+        yield from block(_iter_problem(title, items, "error", width))
     remarks = [*result.notes, *_random(result), *_run_notes(result.runs)]
     for mark, style, sentences in (("·", "info", remarks), ("→", "good", result.suggestions)):
         yield from block(line for text in sentences for line in _iter_sentence(mark, style, text, width))
