@@ -89,8 +89,6 @@ def _describe(number: signal.Signals, check_files: Callable[[], None]) -> CkptTo
     if number == signal.SIGBUS:
         check_files()
         return CkptToolError("a page of a mapped file could not be read (SIGBUS): is a disk or memory full?")
-    if number in _CRASHES:
-        return CkptToolError(f"the process that ran the model crashed ({number.name})")
-    if number == signal.SIGKILL:
-        return CkptToolError("the process that ran the model was killed (SIGKILL): out of memory?")
-    return CkptToolError(f"the process that ran the model was killed ({number.name})")
+    how = "crashed" if number in _CRASHES else "was killed"
+    why = ": out of memory?" if number == signal.SIGKILL else ""
+    return CkptToolError(f"the process that ran the model {how} ({number.name}){why}")

@@ -43,8 +43,7 @@ STATUS_STYLES = {
 _RANKS = {status: rank for rank, status in enumerate(STATUS_STYLES)}
 
 # Names that were brought together one by one; what a rule did to all of them is said once above.
-_GUESSED = (NameBasis.CONTENT, NameBasis.SUFFIX)
-_BASES = {NameBasis.CONTENT: "by content", NameBasis.SUFFIX: "by shape and ending"}
+_GUESSED = {NameBasis.CONTENT: "by content", NameBasis.SUFFIX: "by shape and ending"}
 
 _SIZE_COLUMNS = (Column("rel L2", right=True), Column(""), Column("max |Δ|", right=True))
 
@@ -114,16 +113,11 @@ def iter_group_rows(
     largest = _largest(folds)
     for fold in folds:
         counts = Counter([entry.status for entry in fold.entries])
-        shown = [counts[status] for status in _GROUP_STATUSES]
-        total = len(fold.entries)
+        shown = [(counts.pop(status, 0), STATUS_STYLES[status]) for status in _GROUP_STATUSES]
         yield (
             Cell(fold.name),
-            Cell(format_count(total)),
-            *(
-                Cell(format_count(count) if count else "", STATUS_STYLES[status])
-                for status, count in zip(_GROUP_STATUSES, shown, strict=True)
-            ),
-            Cell(format_count(total - sum(shown)) if total > sum(shown) else ""),
+            Cell(format_count(len(fold.entries))),
+            *(Cell(format_count(n) if n else "", style) for n, style in (*shown, (counts.total(), ""))),
             *_size_cells(fold, largest),
         )
 
@@ -212,9 +206,7 @@ def _size_cells(fold: _Fold, largest: float) -> tuple[Cell, Cell, Cell]:
 def _note(fold: _Fold) -> str:
     entry, numbers = fold.entries[0], fold.numbers
     texts = {Status.SHAPE: shape_text, Status.DTYPE: dtype_text}  # also where their column has no room
-    facts = [texts[entry.status](entry)] if entry.status in texts else []
-    if entry.basis in _GUESSED:
-        facts.append(_BASES[entry.basis])
+    facts = [texts[entry.status](entry) if entry.status in texts else "", _GUESSED.get(entry.basis, "")]
     if numbers is not None:
         facts += [
             f"{format_count(count)} {what}"
@@ -229,6 +221,4 @@ def _note(fold: _Fold) -> str:
         ]
         if numbers.max_ulp is not None:
             facts.append(f"max {plural(numbers.max_ulp, 'ulp')}")
-    if entry.note:
-        facts.append(safe(entry.note, NAME_LIMIT))
-    return join_facts(facts)
+    return join_facts((*facts, safe(entry.note, NAME_LIMIT)))

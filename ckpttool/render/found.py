@@ -9,7 +9,7 @@ from ckpttool.render.views import InspectListing, View
 
 if TYPE_CHECKING:
     from ckpttool.elements.digests import Digested
-    from ckpttool.files.checksums import CheckReport, CheckResult
+    from ckpttool.files.checksums import CheckReport
     from ckpttool.inspection.found import Found
     from ckpttool.render.tables import Line
 
@@ -97,20 +97,16 @@ def _document(found: Found) -> dict[str, Any]:
     return document
 
 
-def _check_object(report: CheckReport) -> dict[str, object]:
-    from ckpttool.render.json import encode
-
-    bad = [_bad_object(result) for result in report.bad]
-    counted = encode(report._replace(bad=()))
-    return {"ok": report.ok, "conclusive": report.conclusive, **counted, "bad": bad}
-
-
-def _bad_object(result: CheckResult) -> dict[str, object]:
+def _check_object(report: CheckReport) -> dict[str, Any]:
     from ckpttool.render.json import encode, place
 
-    fields: dict[str, object] = encode(result._replace(entries=()))
-    del fields["nbytes"]
-    return {**fields, "entries": [place(entry.root, entry.name) for entry in result.entries]}
+    document = {"ok": report.ok, "conclusive": report.conclusive, **encode(report._replace(bad=()))}
+    for result in report.bad:
+        fields = encode(result._replace(entries=()))
+        del fields["nbytes"]
+        fields["entries"] = [place(entry.root, entry.name) for entry in result.entries]
+        document["bad"].append(fields)
+    return document
 
 
 FOUND = View(_lines, _pipe, _document)

@@ -133,16 +133,16 @@ def iter_findings_pipe(report: LintReport) -> Iterator[str]:
         yield "\t".join([safe(field) or "-" for field in finding]) + "\n"
 
 
+_WORDS = {True: "yes", False: "no", None: "-"}
+
+
 def iter_proofs_pipe(report: LintReport) -> Iterator[str]:
     """Yield ``kind, name, dtype, shape`` and the seven columns of the proof per entry, with tabs between."""
     for entry in report.entries:
         shape = "-" if entry.shape is None else "x".join(map(str, entry.shape)) or "()"
-        fields = [entry.kind, safe(entry.name), entry.dtype or "-", shape, *_answers(entry.proof)]
+        answers = [_WORDS[answer] for answer in entry.proof or ()]
+        fields = [entry.kind, safe(entry.name), entry.dtype or "-", shape, *answers]
         yield "\t".join(fields) + "\n"
-
-
-def _answers(proof: Proof | None) -> Iterable[str]:
-    return () if proof is None else ["-" if value is None else "yes" if value else "no" for value in proof]
 
 
 def iter_finding_lines(report: LintReport) -> Iterator[str]:

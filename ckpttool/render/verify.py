@@ -252,13 +252,10 @@ def _fold(items: Sequence[Item]) -> list[Sequence[Cell]]:
     rows: list[Sequence[Cell]] = []
     for (found, expected), names in alike.items():
         for folded in fold_names(names):
-            rows.append(
-                (
-                    Cell(safe(folded.pattern, NAME_LIMIT), "", times(folded.count)),
-                    Cell(safe(found, NAME_LIMIT), "dim" if expected else ""),
-                    Cell(f"expected {safe(expected, NAME_LIMIT)}" if expected else "", "dim"),
-                )
-            )
+            name = Cell(safe(folded.pattern, NAME_LIMIT), "", times(folded.count))
+            holds = Cell(safe(found, NAME_LIMIT), "dim" if expected else "")
+            should = Cell(f"expected {safe(expected, NAME_LIMIT)}" if expected else "", "dim")
+            rows.append((name, holds, should))
     return rows
 
 
