@@ -107,14 +107,15 @@ def iter_stats_details(stats: EntryStats) -> Iterator[tuple[str, str]]:
     yield from ((word, _share(count, stats.numel)) for word, count in counts.items() if count)
 
 
-def iter_bins(stats: EntryStats) -> Iterator[tuple[str, str, str]]:
-    """Yield each bin of the histogram: where it begins, a bar, and its count."""
+def iter_bins(stats: EntryStats) -> Iterator[tuple[Cell, Cell, Cell]]:
+    """Yield a row per bin of the histogram: where it begins, a bar, and its count."""
     if not stats.histogram or stats.minimum is None or stats.maximum is None:
         return
     step = stats.maximum / len(stats.histogram) - stats.minimum / len(stats.histogram)
     highest = max(stats.histogram)
     for index, count in enumerate(stats.histogram):
-        yield f"{stats.minimum + index * step:.4g}", bar(count / highest, 24), f"{count:,}"
+        start, drawn = f"{stats.minimum + index * step:.4g}", bar(count / highest, 24)
+        yield Cell(start, "dim"), Cell(drawn, "parameter"), Cell(f"{count:,}")
 
 
 def stats_fields(stats: Sequence[EntryStats]) -> list[str]:

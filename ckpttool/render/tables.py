@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+_INDENT = 2  # blanks before a row
 _GAPS = (3, 2)  # blanks between two columns: where there is room, and where there is not
 
 DOTS = re.compile(r"\.(?![^{}]*\})")  # those between parts, not those of an index range {0..3}
@@ -151,7 +152,12 @@ TableRow = Sequence[Cell] | Heading
 
 
 def iter_table(
-    columns: Sequence[Column], rows: Sequence[TableRow], width: int, *, indent: int = 2, head: bool = True
+    columns: Sequence[Column],
+    rows: Sequence[TableRow],
+    width: int,
+    *,
+    indent: int = _INDENT,
+    head: bool = True,
 ) -> Iterator[Line]:
     """Yield the head, a rule and a line per row, at most ``width`` cells wide where the numbers allow it.
 
@@ -172,22 +178,16 @@ def iter_table(
             yield RowLine(_join(row, columns, layout, indent), shown, cells)
 
 
-def column_width(
-    columns: Sequence[Column], rows: Sequence[TableRow], width: int, column: int, *, indent: int = 2
-) -> int:
+def column_width(columns: Sequence[Column], rows: Sequence[TableRow], width: int, column: int) -> int:
     """Return the cells that ``column`` would get in this table."""
-    return _fit(columns, _natural_widths(columns, rows, True), width - indent).widths.get(column, 0)
+    return _fit(columns, _natural_widths(columns, rows, True), width - _INDENT).widths.get(column, 0)
 
 
 def _natural_widths(columns: Sequence[Column], rows: Sequence[TableRow], head: bool) -> list[int]:
     cells = [row for row in rows if not isinstance(row, Heading)]
     widths = [max((row[index].width for row in cells), default=0) for index in range(len(columns))]
-    if not head:
-        return widths
-    return [
-        max(size, cell_width(column.title)) if size else 0
-        for size, column in zip(widths, columns, strict=True)
-    ]
+    titles = [cell_width(column.title) if head else 0 for column in columns]
+    return [max(size, title) if size else 0 for size, title in zip(widths, titles, strict=True)]
 
 
 class _Layout(NamedTuple):

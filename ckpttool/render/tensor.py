@@ -141,11 +141,7 @@ def _iter_stats(stats: EntryStats, width: int) -> Iterator[Line]:
         yield (Span("  "), Span(safe(stats.part, NAME_LIMIT), "title"))
     rows = [(Cell(word, "dim"), Cell(text)) for word, text in iter_stats_details(stats)]
     yield from iter_table(_FACTS, rows, width, head=False)
-    bins = [
-        (Cell(start, "dim"), Cell(drawn, "parameter"), Cell(count))
-        for start, drawn, count in iter_bins(stats)
-    ]
-    yield from iter_table(_BINS, bins, width, head=False)
+    yield from iter_table(_BINS, list(iter_bins(stats)), width, head=False)
 
 
 def format_element(value: Number) -> str:
