@@ -140,6 +140,7 @@ _CONVERSIONS = {
     "tied": _Option("keeps ties once, and listed"),
     "overlapping-views": _Option("writes views apart"),
     "storage-bloat": _Option("leaves unused bytes behind"),
+    "legacy-unreadable": _Option("writes a file that loads"),
     "legacy-layout": _Option("can be mapped, and takes 64 MiB of memory to write"),
     "safetensors-no-format": _Option('writes "format": "pt"'),
     "unknown-to-safetensors": _Option("keeps such tensors as bytes", lambda _: ("--as-bytes",)),

@@ -14,7 +14,7 @@ from ckpttool.findings import bytes as of_bytes
 from ckpttool.findings import names as of_names
 from ckpttool.findings.globals import Verdict
 from ckpttool.findings.text import Evidence, about, short_name
-from ckpttool.findings.weights_only import plain_load, plain_load_fact, weights_only_verdict
+from ckpttool.findings.weights_only import legacy_obstacle, plain_load, plain_load_fact, weights_only_verdict
 from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence, Root
 from ckpttool.values.inspection import container_bases
 from ckpttool.values.words import cut, nbytes_of, plural, some
@@ -40,8 +40,12 @@ def _globals(evidence: Evidence) -> Iterator[Finding]:
     if dangerous:
         fact = f"{dangerous}; see every global with `ckpttool inspect --globals`"
         yield Finding("dangerous-globals", "error", "", fact)
+    obstacle = legacy_obstacle(evidence.checkpoint)
+    if obstacle:
+        fact = f"torch.load fails, weights_only or not: it cannot read {obstacle}; the bytes are all here"
+        yield Finding("legacy-unreadable", "error", "", fact)
     loads, reason = weights_only_verdict(evidence.checkpoint)
-    if loads is False:
+    if loads is False and reason != obstacle:
         fact = f"torch.load(weights_only=True) refuses it because of {reason}"
         yield Finding("weights-only-refuses", "warning", "", fact + (f"; {unknown}" if unknown else ""))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ckpttool.findings.globals import GlobalVerdict, Verdict, judge_global
 from ckpttool.pickles.nodes import ON_OBJECT
-from ckpttool.values.checkpoint import Basis, Checkpoint
+from ckpttool.values.checkpoint import Basis, Checkpoint, parts
 from ckpttool.values.words import cut, some
 
 _REFUSED_OPCODES = {
@@ -69,6 +69,8 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
         return False, some(refused, _name)
     if checkpoint.format == "pickle":
         return False, "torch.load reads no bare pickle"
+    if obstacle := legacy_obstacle(checkpoint):
+        return False, obstacle
     opcodes = [_REFUSED_OPCODES[op] for op in sorted(checkpoint.rare_opcodes) if op in _REFUSED_OPCODES]
     if opcodes:
         return False, f"opcode{'s' * (len(opcodes) > 1)} {some(opcodes)}, which it does not know"
@@ -76,6 +78,26 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
     if changes:
         return False, f"{some(changes)} on an object, where it takes a list or a dict"
     return True, ""
+
+
+def legacy_obstacle(checkpoint: Checkpoint) -> str:
+    """What torch.save puts into a file before 1.6 that no torch.load takes out again; "" where there is none.
+
+    ``_legacy_load`` asks an untyped storage for its dtype, which it has not, and rebuilds tensors before
+    their bytes are read: a nested one from what was in memory.
+    """
+    if checkpoint.format != "torch_legacy":
+        return ""
+    names = {ref.name for ref in checkpoint.globals}
+    if "UntypedStorage" in names:
+        found = {
+            part.dtype.name
+            for entry in checkpoint.entries
+            for _, part in parts(entry.value)
+            if part.dtype.storage is None
+        }
+        return f"{some(sorted(found)) or 'an untyped storage'} in the layout before torch 1.6"
+    return "a nested tensor in the layout before torch 1.6" if "_rebuild_nested_tensor" in names else ""
 
 
 def plain_load(checkpoint: Checkpoint) -> PlainLoad:
