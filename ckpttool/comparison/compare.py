@@ -189,7 +189,8 @@ def _tasks_of(a: Tensor, b: Tensor, index: int) -> tuple[list[_Task], Outcome]:
     if not (isinstance(a, CompositeTensor) and isinstance(b, CompositeTensor)):
         return [], Outcome(False, note="one is made of parts, the other is not")
     parts_a, parts_b = dict(parts(a)), dict(parts(b))
-    if a._replace(parts=()) != b._replace(parts=()) or parts_a.keys() != parts_b.keys():
+    bare = [item._replace(parts=(), coalesced=None) for item in (a, b)]
+    if bare[0] != bare[1] or parts_a.keys() != parts_b.keys():
         return [], Outcome(False, note=f"{a.layout} and {b.layout} of other parts or details")
     tasks = []
     for name, part in parts_a.items():

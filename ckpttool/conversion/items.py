@@ -157,4 +157,4 @@ def compose(value: Tensor | None, supply: Iterator[Placed]) -> Placed | PlacedCo
     if not isinstance(value, CompositeTensor):
         return next(supply)
     placed = tuple((part.name, compose(part.value, supply)) for part in value.parts)
-    return PlacedComposite(value.layout, value.type_name, value.dtype, value.shape, placed, value.details)
+    return PlacedComposite(*value[:4], placed, *value[5:])

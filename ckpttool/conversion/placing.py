@@ -3,7 +3,8 @@
 safetensors knows packed tensors only: each has a piece of its own. A ``.pt`` knows views: tensors that
 are the same view stay tied, views that overlap keep their overlap, and a dense tensor in another order
 (transposed, channels_last, expanded) keeps its strides, which also makes it a plain copy. Views of one
-storage that do not overlap are split, and only what is referenced is written.
+storage that do not overlap are split, and only what is referenced is written. A storage of elements that
+share a byte (quint4x2) stays whole: torch pads its rows, and counts offsets in it in bytes.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class Placing:
         """Places of tensors whose spans meet, in the order given."""
         views = [item.view for item in members]
         distinct = dict(zip(views, members, strict=True))
-        shared = _shared_span(list(distinct.values())) if len(distinct) > 1 else None
+        several = len(distinct) > 1 or members[0].info.dtype.bits % 8
+        shared = _shared_span(list(distinct.values())) if several else None
         if shared is not None:
             return self._share_span(members, *shared)
         places = {view: self._place_alone(item) for view, item in distinct.items()}
@@ -122,12 +124,13 @@ class Placing:
     def _share_span(self, members: list[Wanted], start: int, end: int) -> list[Placed]:
         """One piece of the bytes from ``start`` to ``end`` of the storage, and views of it."""
         views = [item.info.chunks[0].value for item in members]
-        info = views[0]
-        item = info.dtype.nbytes
-        whole = TensorInfo(info.dtype, ((end - start) // item,), (1,), start // item, info.storage)
-        placed = self.pack(Wanted(whole))
+        (dtype, *others), storage = {view.dtype for view in views}, views[0].storage
+        if others or dtype.bits % 8:
+            dtype = BY_NAME["uint8"]
+        whole = TensorInfo(dtype, ((end - start) // dtype.nbytes,), (1,), start // dtype.nbytes, storage)
+        piece = self.pack(Wanted(whole)).piece
         return [
-            Placed(placed.piece, v.dtype, v.shape, v.stride, v.storage_offset - start // item, v.conj, v.neg)
+            Placed(piece, v.dtype, v.shape, v.stride, v.storage_offset - start // v.dtype.nbytes, *v[5:])
             for v in views
         ]
 
@@ -143,12 +146,22 @@ def overlapping(wanted: Sequence[Wanted]) -> list[list[int]]:
 
 
 def _shared_span(members: list[Wanted]) -> tuple[int, int] | None:
-    """Start and end of the bytes that one storage can hold for all: one dtype, whole bytes, no cast."""
+    """Start and end of the bytes that one storage should hold for all, uncast and of what it can hold.
+
+    That is one dtype, or several of those whose storage torch calls untyped (float8, uint16; uint8 as well).
+    """
     views = [item.info for item in members if isinstance(item.info, TensorInfo) and item.cast is None]
-    dtype = members[0].info.dtype
-    if len(views) < len(members) or dtype.bits % 8 or any(view.dtype is not dtype for view in views):
+    dtypes, storage = {item.info.dtype for item in members}, members[0].info.chunks[0].value.storage
+    widest = max(dtype.nbytes for dtype in dtypes)
+    untyped = all(dtype.storage is None or dtype.name == "uint8" for dtype in dtypes)
+    if len(views) < len(members) or storage is None or (len(dtypes) > 1 and not untyped):
         return None
+    if len(dtypes) > 1 and storage.big_endian and widest > 1:
+        return None  # as many byte orders as widths
+    if any(dtype.bits % 8 for dtype in dtypes):
+        return 0, storage.nbytes
     start, end = min(view.byte_span[0] for view in views), max(view.byte_span[1] for view in views)
+    start -= start % widest
     return (start, end) if end - start <= _SPARSE_SPAN * sum(view.nbytes for view in views) else None
 
 

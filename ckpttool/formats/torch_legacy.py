@@ -2,9 +2,10 @@
 
 - MUST be five pickles end to end: the magic number 0x1950a86a20f9469cfc6c, protocol 1001, sys_info,
   the object, the list of storage keys; then, per key in that order, an int64 (little-endian) number
-  of ELEMENTS and the elements. Nothing is aligned.
+  of ELEMENTS and the elements. Nothing is aligned. The number MUST be that of the object's pickle.
 - The size of an element stands only in the object's pickle (the storage class), so offsets come from
-  walking all storages in order; a key that no tensor names cannot be stepped over.
+  walking all storages in order; a key that no tensor names cannot be stepped over. Of elements that
+  share a byte (quint4x2) the bytes are counted.
 - Very old files give a storage as a view of another: the persistent id's sixth item.
 - Data is little-endian whatever sys_info says: ``THPStorage_writeFileRaw`` swaps on big-endian
   machines and torch.load ignores sys_info.
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from ckpttool.files.source import ByteSource, RangeSource
 from ckpttool.formats.base import Limits, Look
-from ckpttool.formats.pickled.arguments import StorageClaim, element_type, parse_storage_id
+from ckpttool.formats.pickled.arguments import StorageClaim, parse_storage_id
 from ckpttool.formats.pickled.globals import list_globals, merge_globals
 from ckpttool.formats.pickled.objects import assemble, read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
@@ -161,9 +162,17 @@ def _walk_storages(
             raise _cut(source, key, 8, position)
         numel = int.from_bytes(source.read_at(position, 8), "little", signed=True)
         position += 8
-        nbytes = numel * element_type(claim).bits // 8
+        nbytes = numel * claim.unit_nbytes
         if numel < 0 or key in storages:
             raise MalformedCheckpoint("a storage of negative size, or twice", name=key)
+        if numel != claim.whole_numel:
+            raise MalformedCheckpoint(
+                "a storage of another size than its pickle says",
+                name=key,
+                byte_offset=source.base + position - 8,
+                expected=f"{claim.whole_numel} elements",
+                actual=numel,
+            )
         if position + nbytes > source.size:
             raise _cut(source, key, nbytes, position)
         storages[key] = StorageRef(source.name, key, source.base + position, nbytes, claim.location)

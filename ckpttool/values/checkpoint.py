@@ -205,6 +205,7 @@ class CompositeTensor(NamedTuple):
     shape: tuple[int, ...] | None
     parts: tuple[Part, ...]
     details: tuple[tuple[str, Plain], ...] = ()
+    coalesced: bool | None = None  # of sparse_coo; no part of what it means, so digests leave it out
 
     @property
     def numel(self) -> int:

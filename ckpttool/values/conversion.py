@@ -94,6 +94,7 @@ class PlacedComposite(NamedTuple):
     shape: tuple[int, ...] | None
     parts: tuple[tuple[str, Placed | PlacedComposite], ...]
     details: tuple[tuple[str, Plain], ...]
+    coalesced: bool | None = None
 
 
 class Planned(NamedTuple):

@@ -226,9 +226,9 @@ class PickleWriter:
         self.write_plain(placed.stride)
 
     def _write_storage(self, placed: Placed) -> None:
-        """The persistent id ``("storage", class, key, "cpu", numel)``; untyped, it counts bytes."""
+        """The persistent id ``("storage", class, key, "cpu", numel)``; untyped or packed, it counts bytes."""
         dtype, name = placed.dtype, self._storages[placed.piece]
-        memo = ("storage", name.key)
+        memo = ("storage", name.key, dtype.storage)
         if self._recall(memo):
             self._out += b"Q"
             return
@@ -240,13 +240,13 @@ class PickleWriter:
             self._write_global("torch", dtype.storage)
         self.write_text(name.key)
         self.write_text("cpu")
-        self.write_int(name.nbytes if dtype.storage is None else name.nbytes * 8 // dtype.bits)
+        self.write_int(name.nbytes if dtype.storage is None else name.nbytes // dtype.nbytes)
         self.end("tuple")
         self._memoize(memo)
         self._out += b"Q"  # BINPERSID
 
     def _write_sparse(self, value: PlacedComposite) -> None:
-        """``_rebuild_sparse_tensor(layout, (…parts, size))``; torch finds out itself if COO is coalesced."""
+        """``_rebuild_sparse_tensor(layout, (…parts, size))``, and whether COO is coalesced, if known."""
         self._begin_call("torch._utils", "_rebuild_sparse_tensor")
         self._begin_call("torch.serialization", "_get_layout")
         self.write_text(f"torch.{value.layout}")
@@ -255,6 +255,8 @@ class PickleWriter:
         for _, part in value.parts:
             self._write_tensor(part, False)
         self.write_plain(value.shape or ())
+        if value.coalesced is not None:
+            self.write_plain(value.coalesced)
         self.end("tuple")
         self._end_call()
 

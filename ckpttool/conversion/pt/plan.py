@@ -28,7 +28,8 @@ def place(plan: ConversionPlan, items: Sequence[Item], root: Root) -> Conversion
     leaves = [leaf for item in items for leaf in item.leaves]
     placing = Placing()
     apart = plan.options.shared == "duplicate"
-    supply = iter([placing.pack(leaf) for leaf in leaves] if apart else placing.share_all(leaves))
+    groups = [[leaf] for leaf in leaves] if apart else [leaves]
+    supply = (placed for group in groups for placed in placing.share_all(group))
     tensors = []
     first_at: dict[Placed, str] = {}
     aliases: dict[str, str] = {}

@@ -19,18 +19,28 @@ _STORAGE_MODULES = frozenset(("torch", "torch.storage", "torch.cuda"))
 
 
 class StorageClaim(NamedTuple):
-    """What a persistent id says of a storage. ``dtype`` None: untyped, ``numel`` counts bytes."""
+    """What a persistent id says of a storage.
+
+    Counts are in units of ``torch._utils._element_size``: bytes for an untyped storage, and for packed
+    elements, of which several share a byte. ``dtype`` None: untyped.
+    """
 
     key: str
     dtype: DType | None
     numel: int
     location: str
-    view_offset: int = 0  # elements; only in legacy files, where a storage may view another
+    view_offset: int = 0  # only in legacy files, where a storage may view another
+    whole_numel: int = 0  # of the storage that it views
+
+    @property
+    def unit_nbytes(self) -> int:
+        """Bytes of what is counted."""
+        return 1 if self.dtype is None else self.dtype.nbytes
 
     @property
     def nbytes(self) -> int:
         """Bytes claimed (exact integers: cannot wrap)."""
-        return self.numel if self.dtype is None else (self.numel * self.dtype.bits + 7) // 8
+        return self.numel * self.unit_nbytes
 
 
 def parse_storage_id(pid: Node) -> StorageClaim:
@@ -52,13 +62,13 @@ def parse_storage_id(pid: Node) -> StorageClaim:
         raise MalformedCheckpoint("a storage's persistent id has parts of the wrong type")
     if not isinstance(cls, Global) or cls.module not in _STORAGE_MODULES:
         raise MalformedCheckpoint("a storage's persistent id does not name a storage class", name=key)
-    view_offset = 0
+    view_offset, whole = 0, numel
     if len(pid) == 6 and pid[5] is not None:
         view_offset, numel = _parse_view(pid[5], key)
     dtype = BY_STORAGE_CLASS.get(cls.name)
     if dtype is None and cls.name != "UntypedStorage":
         raise MalformedCheckpoint("unknown storage class", name=key, actual=cls.full_name)
-    return StorageClaim(key, dtype, numel, location, view_offset)
+    return StorageClaim(key, dtype, numel, location, view_offset, whole)
 
 
 def _parse_view(view: Node, key: str) -> tuple[int, int]:

@@ -149,8 +149,7 @@ class TensorReader:
         if first is not claim and element_type(first) != element_type(claim):
             raise MalformedCheckpoint("a storage is given two types", name=claim.key)
         ref = self.resolve(claim)
-        itembits = claim.dtype.bits if claim.dtype else 8
-        nbytes = (claim.view_offset * itembits + 7) // 8 + claim.nbytes
+        nbytes = claim.view_offset * claim.unit_nbytes + claim.nbytes
         if nbytes > ref.nbytes:
             what, needed = "a storage is smaller than its pickle says", f"{nbytes} bytes"
             raise MalformedCheckpoint(what, name=claim.key, expected=needed, actual=ref.nbytes)
@@ -273,7 +272,7 @@ class TensorReader:
         return PlainList(numbers)
 
     def sparse(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
-        """``_rebuild_sparse_tensor(layout, data)``: COO (indices, values, size) or compressed."""
+        """``_rebuild_sparse_tensor(layout, data)``: COO (indices, values, size[, flag]) or compressed."""
         layout = layout_name(args[0])
         data = args[1]
         if type(data) is not tuple or len(data) < 3:
@@ -286,7 +285,9 @@ class TensorReader:
         size = data[len(names)]
         parts = self.named_parts(names, data, depth)
         dtype = parts[-1].value.dtype
-        return StoredTensor(CompositeTensor(layout, "torch.Tensor", dtype, read_sizes(size), parts))
+        coalesced = read_flag(data[3]) if layout == "sparse_coo" and len(data) > 3 else None
+        whole = CompositeTensor(layout, "torch.Tensor", dtype, read_sizes(size), parts, coalesced=coalesced)
+        return StoredTensor(whole)
 
     def nested(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_nested_tensor(buffer, sizes, strides, storage_offsets)``."""
