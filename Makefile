@@ -2,6 +2,8 @@
 # make test     the fast tests
 # make check    format, lint, types, layers, and every test but cuda, real and fuzz
 # make anywhere the fast tests in fresh clones, each in other surroundings: two hours
+# make mutants  small faults put into the sources one by one: do the tests see them? see docs/releasing.md; hours
+# make coverage the branches that the tests take
 # make fuzz     long random search for a file that breaks a reader
 # make fuzz-atheris FUZZ_SECONDS=3600   the same by coverage, with atheris in an environment of its own
 # make docs     the pages as a site, in build/site
@@ -28,7 +30,7 @@ DEMO := build/demo
 PYTEST := $(BIN)/python -m pytest -n auto
 
 .DEFAULT_GOAL := test
-.PHONY: venv demo test check anywhere format lint types layers fuzz fuzz-atheris bench docs pictures \
+.PHONY: venv demo test check anywhere mutants coverage format lint types layers fuzz fuzz-atheris bench docs pictures \
     compat scanners dist audit sbom clean
 
 venv: $(STAMP)
@@ -67,6 +69,16 @@ check: format lint types layers
 # Some of the surroundings only: make anywhere ANYWHERE_ARGS="'other user' 'umask 077'"
 anywhere: venv
 	$(BIN)/python -m tools.anywhere $(ANYWHERE_ARGS)
+
+# The same 200 faults in each run, or those of some modules: make mutants MUTANTS_ARGS="--sample 200 formats.validate"
+mutants: venv
+	$(BIN)/python -m tools.mutants $(MUTANTS_ARGS)
+
+# Processes that tests start are measured too.
+coverage: venv
+	$(BIN)/python -m coverage run -m pytest -m "not cuda and not real and not fuzz" $(PYTEST_ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 format: venv
 	$(BIN)/ruff format --check .
