@@ -1,0 +1,100 @@
+"""What stands around the tensors comes back as it was; what is about other files stays behind."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ckpttool.cli import main
+from tests.conversion.test_round_trip import state_dicts, ties
+from tests.support.converting import convert
+from tests.support.sharded import two_shards
+
+mappings = st.sampled_from([dict, OrderedDict])
+leaves = st.sampled_from(["tensor", "tensor", 3, "text", [1, 2], (1.5, None)])
+
+
+@st.composite
+def nested(draw: Any, depth: int = 3) -> Any:
+    """Mappings of both kinds with tensors, values or both in them; none is empty."""
+    made = draw(mappings)()
+    for number in range(draw(st.integers(1, 3))):
+        inner = draw(st.booleans()) and depth > 0
+        leaf = draw(nested(depth - 1)) if inner else draw(leaves)
+        made[f"k{number}"] = torch.tensor([float(number)]) if leaf == "tensor" else leaf
+    return made
+
+
+def kinds_of(value: Any) -> Any:
+    """The types of all mappings, and plain values."""
+    if isinstance(value, dict):
+        return type(value).__name__, {key: kinds_of(inner) for key, inner in value.items()}
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+def has_tensor(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(has_tensor, value.values()))
+    return isinstance(value, torch.Tensor)
+
+
+@settings(max_examples=60)
+@given(nested().filter(has_tensor))
+def test_each_mapping_comes_back_as_what_it_was(tmp_path_factory: pytest.TempPathFactory, made: Any) -> None:
+    folder = tmp_path_factory.mktemp("mappings")
+    torch.save(made, folder / "a.pt")
+    convert(folder / "a.pt", folder / "b.safetensors", "--root", "")
+    convert(folder / "b.safetensors", folder / "c.pt")
+    assert kinds_of(torch.load(folder / "c.pt", weights_only=True)) == kinds_of(made)
+
+
+@settings(max_examples=40)
+@given(state_dicts())
+def test_ties_are_listed_for_a_pt_as_well(tmp_path_factory: pytest.TempPathFactory, state: Any) -> None:
+    folder = tmp_path_factory.mktemp("aliases")
+    torch.save(state, folder / "a.pt")
+    loaded = torch.load(folder / "a.pt", weights_only=True)
+    for name, options in (("b.pt", ()), ("c.safetensors", ()), ("d.pt", ("--shared", "duplicate"))):
+        target = folder / name
+        report = folder / f"{name}.json"
+        with report.open("w") as file, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdout", file)
+            assert main(["convert", str(folder / "a.pt"), str(target), "--json", *options]) == 0
+        expected = {} if options else dict(ties(loaded))
+        assert json.loads(report.read_text("utf-8"))["aliases"] == expected
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        found: dict[str, str] = file.metadata()
+    return {key: text for key, text in found.items() if not key.startswith("ckpttool.")}
+
+
+def test_the_total_of_an_index_is_about_its_shards_and_one_of_a_file_is_its_own(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors", {"total_size": "mine", "x": "y"})
+    convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert metadata(tmp_path / "b.safetensors") == {"total_size": "mine", "x": "y", "format": "pt"}
+    convert(two_shards(tmp_path), tmp_path / "c.safetensors")
+    assert metadata(tmp_path / "c.safetensors") == {"format": "pt"}
+    convert(tmp_path / "a.safetensors", tmp_path / "shards", "--max-shard-size", "1B", "--to", "safetensors")
+    convert(tmp_path / "shards", tmp_path / "d.safetensors")
+    assert metadata(tmp_path / "d.safetensors")["x"] == "y"
+
+
+def test_a_pt_names_the_strings_that_it_has_no_place_for(tmp_path: Path, capsys: Any) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors", {"total_size": "8", "x": "y", "format": "pt"})
+    assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.pt"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [item["name"] for item in document["dropped"]] == ["x"]
+    arguments = [str(tmp_path / "a.safetensors"), str(tmp_path / "c.pt"), "--metadata", "k=v"]
+    assert main(["convert", *arguments]) == 2
+    assert "--metadata needs a safetensors destination" in capsys.readouterr().err
