@@ -15,16 +15,14 @@ import importlib.util
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from ckpttool.torch_bridge.door import ask, foreign_code, is_a, what_it_raised
 from ckpttool.values.errors import ModelImportFailed
-
-_TRACE_FRAMES = 3
 
 
 class ModelSource(NamedTuple):
@@ -42,7 +40,7 @@ class ModelSource(NamedTuple):
         """
         with foreign_code(f"building {self.text} on {device}", self.text), seeded(seed), torch.device(device):
             built = self.factory(**self.arguments)
-        if not isinstance(built, nn.Module):
+        if not is_a(built, nn.Module):
             hint = "name a class or function that returns a module: --model FILE.py:build"
             what = f"{self.text} gives a {type(built).__name__}, not an nn.Module"
             raise ModelImportFailed(what, hint=hint)
@@ -54,7 +52,7 @@ class ModelSource(NamedTuple):
             return self.build(device="meta"), ""
         except ModelImportFailed as error:
             module = self.build(device="cpu")  # raises for good if this fails as well
-            why = "" if error.__cause__ is None else _what_it_raised(error.__cause__)
+            why = "" if error.__cause__ is None else what_it_raised(error.__cause__)
             return module, f"built on cpu: its constructor does not run on meta ({why})"
 
 
@@ -92,13 +90,12 @@ def take_factory(factory: Any, arguments: Sequence[str] | Mapping[str, Any] = ()
     Raises:
         ModelImportFailed: it is a module already, or nothing to call.
     """
-    where, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
-    text = f"{where}:{name}" if where and name else type(factory).__qualname__
+    text = ask(lambda: f"{factory.__module__}:{factory.__qualname__}", type(factory).__qualname__)
     return _make_source(text, factory, parse_arguments(arguments))
 
 
 def _make_source(text: str, factory: Any, arguments: dict[str, Any]) -> ModelSource:
-    if isinstance(factory, nn.Module):
+    if is_a(factory, nn.Module):
         what = f"{text} is a module that exists already, and it must be built anew more than once"
         raise ModelImportFailed(what, hint="name the function or class that makes it")
     if not callable(factory):
@@ -201,64 +198,6 @@ def _hf_factory(checkpoint_path: str | None) -> Callable[..., Any]:
         return transformers.AutoModel.from_config(config, trust_remote_code=False)
 
     return build
-
-
-@contextlib.contextmanager
-def foreign_code(doing: str, text: str) -> Iterator[None]:
-    """Run the user's code: stdout to stderr, and whatever it raises into one error.
-
-    Raises:
-        ModelImportFailed: the code inside raises anything.
-    """
-    try:
-        with _stdout_on_stderr():
-            yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit and whatever else the user's code may raise
-        raise ModelImportFailed(
-            f"{doing} fails: {_what_it_raised(error)}",
-            trace=_own_trace(error),
-            hint="try it in Python first; --model-arg key=value passes arguments",
-        ) from error
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The beginning of what ``error`` says, its line breaks as blanks."""
-    return " ".join(str(error).split())[:limit]
-
-
-def _what_it_raised(error: BaseException) -> str:
-    said = one_line(error, 200)
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-@contextlib.contextmanager
-def _stdout_on_stderr() -> Iterator[None]:
-    """Send what is printed inside to stderr: by Python, by C code and by child processes."""
-    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # one of the two is closed: nothing to keep apart
-            kept = os.dup(1)
-            stack.callback(os.close, kept)
-            os.dup2(2, 1)
-            stack.callback(os.dup2, kept, 1)
-        yield
-
-
-def _own_trace(error: BaseException) -> str:
-    """The last frames of the user's code, then where it ended; none of ours."""
-    ours = os.path.dirname(__file__)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if os.path.dirname(frame.filename) != ours and "importlib" not in frame.filename
-    ]
-    own = [frame for frame in frames if "site-packages" not in frame.filename][-_TRACE_FRAMES:]
-    if not own:
-        own = frames[-_TRACE_FRAMES:]
-    elif frames[-1] is not own[-1]:
-        own = [*own[1 - _TRACE_FRAMES :], frames[-1]]
-    return "".join(traceback.format_list(own)).rstrip("\n")
 
 
 @contextlib.contextmanager

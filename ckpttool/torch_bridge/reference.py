@@ -9,15 +9,16 @@ mapped to state_dict keys by object identity through ``state_dict(keep_vars=True
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
-from ckpttool.torch_bridge.model import ModelSource, foreign_code
-from ckpttool.torch_bridge.tensors import is_strided, type_name
+from ckpttool.torch_bridge.door import ask, foreign_code, is_a, looking_into
+from ckpttool.torch_bridge.model import ModelSource
+from ckpttool.torch_bridge.tensors import is_lazy, is_strided, is_tensor, type_name
 from ckpttool.values.checkpoint import (
     Basis,
     Checkpoint,
@@ -67,9 +68,29 @@ class Registered(NamedTuple):
         return self.held
 
 
+def iter_modules(model: nn.Module, *, every_path: bool = False) -> Iterator[tuple[str, nn.Module]]:
+    """Every module with its path, in torch's order: once, or under each of its paths.
+
+    By the modules' own dicts: an override of ``named_modules``, or a ``__hash__`` that a dataclass took away,
+    has no say. A module within itself is not entered again.
+    """
+    seen: set[int] = set()
+    stack: list[tuple[str, nn.Module, frozenset[int]]] = [("", model, frozenset())]
+    while stack:
+        path, module, above = stack.pop()
+        if id(module) in (above if every_path else seen):
+            continue
+        seen.add(id(module))
+        yield path, module
+        inside = above | {id(module)}
+        for name, child in reversed(list(module._modules.items())):
+            if is_a(child, nn.Module):
+                stack.append((join(path, name), child, inside))
+
+
 def iter_registered(module: nn.Module) -> Iterator[Registered]:
     """Every parameter and buffer slot, shared modules under each of their paths, None included."""
-    for path, child in module.named_modules(remove_duplicate=False):
+    for path, child in iter_modules(module, every_path=True):
         for name, parameter in child._parameters.items():
             yield Registered(path, name, Kind.PARAMETER, parameter)
         for name, buffer in child._buffers.items():
@@ -80,7 +101,7 @@ def iter_registered(module: nn.Module) -> Iterator[Registered]:
 
 def iter_filled(module: nn.Module) -> Iterator[Registered]:
     """The slots that hold a tensor."""
-    return (slot for slot in iter_registered(module) if slot.held is not None)
+    return (slot for slot in iter_registered(module) if is_tensor(slot.held))
 
 
 def slots_by(key: Callable[[Registered], T], slots: Iterable[Registered]) -> dict[T, list[Registered]]:
@@ -98,20 +119,32 @@ def is_extra_state(key: object) -> bool:
 
 def class_name(module: nn.Module) -> str:
     """``package.module.Class``."""
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+    return f"{module_name(type(module))}.{type(module).__qualname__}"
 
 
-def named_state(module: nn.Module) -> dict[str, Any]:
+def module_name(kind: type) -> str:
+    """Where a class was defined; "?" where that is no text."""
+    name = kind.__module__
+    return name if is_a(name, str) else "?"
+
+
+def named_state(module: nn.Module, text: str = "the model") -> dict[str, Any]:
     """``state_dict(keep_vars=True)``: the module's own tensor objects under the keys of a file.
 
     A ``state_dict`` of the user's own that takes no such argument gives detached ones.
+
+    Raises:
+        ModelImportFailed: hooks or overrides of the user's model raise, or give no mapping.
     """
-    state: dict[str, Any]
-    try:
-        state = module.state_dict(keep_vars=True)
-    except TypeError:
-        state = module.state_dict()
-    return state
+    state: Any
+    with foreign_code(f"taking the state_dict of {text}", text):
+        try:
+            state = module.state_dict(keep_vars=True)
+        except TypeError:
+            state = module.state_dict()
+    if not issubclass(type(state), Mapping):
+        raise ModelImportFailed(f"state_dict() of {text} gives a {type(state).__name__}, not a mapping")
+    return state  # type: ignore[no-any-return]
 
 
 def non_persistent_names(module: nn.Module, state: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
@@ -126,9 +159,9 @@ def non_persistent_names(module: nn.Module, state: dict[str, Any] | None = None)
     state = named_state(module) if state is None else state
     keys: dict[object, list[str]] = {}
     try:
-        with foreign_code("taking the state_dict", "the model"), _all_persistent(module):
+        with _all_persistent(module):
             for key, value in named_state(module).items():
-                if key not in state and isinstance(value, torch.Tensor):
+                if key not in state and is_tensor(value):
                     keys.setdefault(_view(value), []).append(key)
     except ModelImportFailed:  # a hook that does not expect these keys
         keys = {}
@@ -142,7 +175,7 @@ def non_persistent_names(module: nn.Module, state: dict[str, Any] | None = None)
 @contextlib.contextmanager
 def _all_persistent(module: nn.Module) -> Iterator[None]:
     """Every buffer is persistent inside; afterwards all is as it was."""
-    kept = [(child, child._non_persistent_buffers_set) for child in module.modules()]
+    kept = [(child, child._non_persistent_buffers_set) for _, child in iter_modules(module)]
     try:
         for child, _ in kept:
             child._non_persistent_buffers_set = set()
@@ -156,15 +189,18 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
     """The spec of a built module; ``text`` is how the user named it.
 
     Raises:
-        ModelImportFailed: a hook or an override of the model's own raises.
+        ModelImportFailed: a hook, an override or an object of the model's own raises.
         UnsupportedFeature: a dtype that has no entry in the dtype table.
     """
-    with foreign_code(f"taking the state_dict of {text}", text):
-        state = named_state(module)
-        registered = tuple(iter_registered(module))
-        transient = non_persistent_names(module, state)
-        custom_load = tuple(iter_custom_load(module.named_modules()))
-    filled = [slot for slot in registered if slot.held is not None]
+    with looking_into(text):
+        return _describe_model(module, text, note)
+
+
+def _describe_model(module: nn.Module, text: str, note: str) -> ModelSpec:
+    state = named_state(module, text)
+    registered = tuple(iter_registered(module))
+    transient = non_persistent_names(module, state)
+    filled = [slot for slot in registered if is_tensor(slot.held)]
     by_id = slots_by(lambda slot: id(slot.tensor), filled)
     by_view = slots_by(lambda slot: _view(slot.tensor), filled)  # a state_dict may hold detached ones
     seen: dict[int, tuple[int, torch.UntypedStorage]] = {}
@@ -172,7 +208,7 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
     for key, value in state.items():
         slots = by_id.get(id(value), [])
         requires_grad = None
-        if isinstance(value, torch.Tensor):
+        if is_tensor(value):
             slots = slots or by_view.get(_view(value), [])
             requires_grad = value.requires_grad
         entries.append(Entry((), key, _describe(value, seen), requires_grad, _classify(key, slots)))
@@ -197,7 +233,7 @@ def describe_model(module: nn.Module, text: str, note: str = "") -> ModelSpec:
         note,
         tuple(slot.full_name for slot in registered if slot.held is None),
         tuple(name for name, value in state.items() if is_lazy(value)),
-        custom_load,
+        tuple(iter_custom_load(iter_modules(module))),
     )
 
 
@@ -237,7 +273,7 @@ def _describe(value: Any, seen: dict[int, tuple[int, torch.UntypedStorage]]) -> 
     Raises:
         UnsupportedFeature: a dtype that is newer than the dtype table.
     """
-    if not isinstance(value, torch.Tensor):
+    if not is_tensor(value):
         return None
     subclass = type(value).__name__
     if is_lazy(value):
@@ -274,7 +310,7 @@ def iter_custom_load(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Custo
     What else torch ships, such as observers and parametrizations, renames keys as anybody's code does.
     """
     for path, child in modules:
-        methods = [name for name in _METHODS if not _is_of_torch_nn(getattr(type(child), name))]
+        methods = [name for name in _METHODS if not _is_of_torch_nn(getattr(type(child), name, None))]
         hooks = [
             said
             for attribute, said in _HOOKS.items()
@@ -287,8 +323,8 @@ def iter_custom_load(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Custo
 def _is_of_torch_nn(function: Any) -> bool:
     """Whether torch wrote it for a layer of its own: batch norm tells old files, lazy layers find shapes."""
     for attribute in ("hook", "func", "__func__"):  # torch wraps hooks, and binds modules to them
-        function = getattr(function, attribute, function)
-    return str(getattr(function, "__module__", "")).startswith("torch.nn.modules.")
+        function = ask(partial(getattr, function, attribute), function)
+    return ask(lambda: str(function.__module__), "").startswith("torch.nn.modules.")
 
 
 def save_buffers(source: ModelSource, names: Collection[str], path: str) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias, TypeGuard
 
 import torch
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from ckpttool.elements.casts import judge_cast
 from ckpttool.files.local import check_path
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.torch_bridge.model import one_line
+from ckpttool.torch_bridge.door import ask, is_a, one_line
 from ckpttool.values.checkpoint import (
     Checkpoint,
     ChunkedTensor,
@@ -157,9 +157,14 @@ def type_name(kind: torch.dtype | torch.layout) -> str:
 
 def is_strided(tensor: torch.Tensor) -> bool:
     """Whether the tensor is a view of one storage: not sparse, nested or a subclass around other tensors."""
-    # What has __tensor_flatten__ holds its data in inner tensors (DTensor, quantised weights).
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return False
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        return True
+    # What has __tensor_flatten__ holds its data in inner tensors (DTensor, quantised weights); other wrappers
+    # (_make_wrapper_subclass) have no storage either, and say so when they are asked for its address.
     wraps = hasattr(type(tensor), "__tensor_flatten__")
-    return tensor.layout is torch.strided and not tensor.is_nested and not wraps
+    return not wraps and ask(lambda: tensor.untyped_storage().data_ptr(), None) is not None
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
@@ -167,9 +172,24 @@ def is_plain(tensor: torch.Tensor) -> bool:
     return is_strided(tensor) and not tensor.is_quantized
 
 
+def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
+    """Whether it is one by its type: what nn.Parameter asks an object for, and mocks answer, is not asked."""
+    return is_a(value, torch.Tensor)
+
+
+def is_lazy(value: object) -> bool:
+    """Whether it is the parameter or buffer of a lazy module that has not seen an input."""
+    return is_a(value, UninitializedTensorMixin)
+
+
+def is_parameter(tensor: torch.Tensor) -> bool:
+    """What ``isinstance`` says, which asks a tensor for ``_is_param``."""
+    return ask(lambda: isinstance(tensor, torch.nn.Parameter), False)
+
+
 def has_values(value: object) -> TypeGuard[torch.Tensor]:
     """Whether it is a plain tensor that is on this machine, be it without elements."""
-    return isinstance(value, torch.Tensor) and not is_lazy(value) and not value.is_meta and is_plain(value)
+    return is_tensor(value) and not is_lazy(value) and not value.is_meta and is_plain(value)
 
 
 def has_bytes(value: object) -> TypeGuard[torch.Tensor]:

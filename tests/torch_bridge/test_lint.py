@@ -368,7 +368,7 @@ def test_a_state_dict_that_raises_is_an_error() -> None:
             raise RuntimeError("gather first")
 
     with pytest.raises(
-        ModelImportFailed, match=r"state_dict\(\) of here:build fails: RuntimeError: gather first"
+        ModelImportFailed, match=r"taking the state_dict of here:build fails: RuntimeError: gather first"
     ):
         lint(Raises)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -204,11 +205,18 @@ def test_a_file_that_failed_can_be_mended_and_tried_again(tmp_path: Path) -> Non
 
 
 def test_an_interrupt_is_not_the_users_error() -> None:
-    def factory() -> nn.Module:
-        raise KeyboardInterrupt
+    def pressed() -> nn.Module:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
 
     with pytest.raises(KeyboardInterrupt):
-        ModelSource("m", factory, {}).build()
+        ModelSource("m", pressed, {}).build()
+
+    def raised() -> nn.Module:
+        raise KeyboardInterrupt
+
+    with pytest.raises(ModelImportFailed, match=r"fails: KeyboardInterrupt$"):
+        ModelSource("m", raised, {}).build()
 
 
 # ---------------------------------------- on the command line

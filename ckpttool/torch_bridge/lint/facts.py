@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ckpttool.torch_bridge.door import is_a
 from ckpttool.torch_bridge.lint import probes
 from ckpttool.torch_bridge.lint.scan import Stray, iter_strays
 from ckpttool.torch_bridge.model import ModelSource
-from ckpttool.torch_bridge.reference import Registered, iter_registered, named_state
+from ckpttool.torch_bridge.reference import Registered, iter_modules, iter_registered, named_state
+from ckpttool.torch_bridge.tensors import is_tensor
 from ckpttool.values.errors import UnsupportedFeature
 
 
@@ -43,7 +45,7 @@ class Facts(NamedTuple):
 
     def iter_filled(self) -> Iterator[Registered]:
         """Slots that hold a tensor."""
-        return (slot for slot in self.slots if slot.held is not None)
+        return (slot for slot in self.slots if is_tensor(slot.held))
 
 
 def gather(source: ModelSource, example: probes.Example | None) -> Facts:
@@ -54,17 +56,17 @@ def gather(source: ModelSource, example: probes.Example | None) -> Facts:
         UnsupportedFeature: it is TorchScript, whose modules cannot be looked into.
     """
     model = source.build()
-    if isinstance(model, torch.jit.ScriptModule):
+    if is_a(model, torch.jit.ScriptModule):
         raise UnsupportedFeature(f"{source.text} gives a TorchScript module")
     builds = probes.compare_builds(source, model)
-    probes.state_keys(source, model)
-    modules = dict(model.named_modules())
+    state = named_state(model, source.text)
+    modules = dict(iter_modules(model))
     return Facts(
         model=model,
         modules=modules,
         slots=tuple(slot for slot in iter_registered(model) if slot.path in modules),
         strays=tuple(iter_strays(model)),
-        state=named_state(model),
+        state=state,
         builds=builds,
         cast=probes.transfer(source, ".double()", lambda fresh: fresh.double()),
         moved=probes.transfer(source, ".to('meta')", lambda fresh: fresh.to("meta")),

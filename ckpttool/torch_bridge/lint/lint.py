@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch.nn.parameter import is_lazy
 
+from ckpttool.torch_bridge.door import looking_into
 from ckpttool.torch_bridge.lint.facts import Facts, gather, move_for_proof
 from ckpttool.torch_bridge.lint.probes import Example
 from ckpttool.torch_bridge.lint.prove import prove, state_names, take_step
@@ -15,7 +15,7 @@ from ckpttool.torch_bridge.lint.rules import RULES
 from ckpttool.torch_bridge.lint.scan import stray_tensors
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import class_name, is_extra_state, iter_filled
-from ckpttool.torch_bridge.tensors import type_name
+from ckpttool.torch_bridge.tensors import is_lazy, is_tensor, type_name
 from ckpttool.values.checkpoint import Kind
 from ckpttool.values.lint import LintEntry, LintFinding, LintReport, Proof
 
@@ -30,7 +30,7 @@ def lint_model(source: ModelSource, example: Example | None = None, *, proved: b
         ModelImportFailed: it cannot be built, its state_dict() raises, or its forward does.
         UnsupportedFeature: it is TorchScript, whose modules cannot be looked into.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), looking_into(source.text):
         warnings.simplefilter("ignore")  # every build would repeat those of the user's code
         facts = gather(source, example)
         findings = tuple(
@@ -109,7 +109,7 @@ def _entry(name: str, kind: str, value: object, proofs: Mapping[str, Proof]) -> 
     if proof is None and proofs:
         # Made by get_extra_state or a hook when it is saved: there is no tensor to follow.
         proof = Proof(None, False, True, None, None, None, None)
-    if not isinstance(value, torch.Tensor):
+    if not is_tensor(value):
         return LintEntry(name, kind, None, None, proof)
     shape = None if is_lazy(value) else tuple(value.shape)
     return LintEntry(name, kind, type_name(value.dtype), shape, proof)

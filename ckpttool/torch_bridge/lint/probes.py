@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ckpttool.torch_bridge.door import foreign_code
 from ckpttool.torch_bridge.lint.scan import iter_tensors, stray_tensors
-from ckpttool.torch_bridge.model import ModelSource, foreign_code, seeded
+from ckpttool.torch_bridge.model import ModelSource, seeded
 from ckpttool.torch_bridge.reference import iter_filled, iter_registered
-from ckpttool.torch_bridge.tensors import NamedTensors, has_bytes, same_bytes
+from ckpttool.torch_bridge.tensors import NamedTensors, has_bytes, is_lazy, same_bytes
 from ckpttool.values.checkpoint import Kind
 from ckpttool.values.errors import ModelImportFailed
 
@@ -45,7 +45,7 @@ def state_keys(source: ModelSource, model: nn.Module) -> tuple[str, ...]:
     Raises:
         ModelImportFailed: hooks or overrides of the user's model raise.
     """
-    with foreign_code(f"state_dict() of {source.text}", source.text):
+    with foreign_code(f"taking the state_dict of {source.text}", source.text):
         return tuple(model.state_dict())
 
 

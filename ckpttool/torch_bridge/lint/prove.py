@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
+from ckpttool.torch_bridge.door import ask
 from ckpttool.torch_bridge.lint import probes
 from ckpttool.torch_bridge.lint.facts import Facts
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import iter_filled
-from ckpttool.torch_bridge.tensors import NamedTensors
+from ckpttool.torch_bridge.tensors import NamedTensors, is_lazy
 from ckpttool.values.lint import Proof
 
 
@@ -47,9 +47,12 @@ def take_step(source: ModelSource, example: probes.Example | None) -> Step:
         before = probes.snapshot(probes.all_tensors(source.build()))
         model, _, output = probes.forward_model(source, example)
     ran = example is not None
-    parameters = [parameter for parameter in model.parameters() if not bool(is_lazy(parameter))]
+    held, refused = probes.attempt("parameters()", source.text, lambda: list(model.parameters()))
+    parameters = [parameter for parameter in held or () if not bool(is_lazy(parameter))]
     stepping = probes.snapshot(probes.all_tensors(model))
     not_made = Step(ran, "", before, stepping, stepping)
+    if refused is not None:
+        return not_made._replace(note=f"no step: {refused.what}")
     if not parameters:
         return not_made._replace(note="no step: parameters() is empty, and SGD refuses that")
     loss, text = probes.weigh(output), "forward of the example input"
@@ -74,12 +77,12 @@ def _real_sum(parameter: nn.Parameter) -> torch.Tensor:
 
 def prove(facts: Facts, step: Step, moved: probes.Transfer, device: str) -> dict[str, Proof]:
     """One proof per tensor by its name; ``moved`` is the move to ``device``."""
-    in_parameters = {id(parameter) for parameter in facts.model.parameters()}
+    parameters: set[int] = ask(lambda: set(map(id, facts.model.parameters())), set())
     keys, restored = state_names(facts), facts.reload.restored or {}
     return {
         name: Proof(
             requires_grad=tensor.requires_grad,
-            in_parameters=id(tensor) in in_parameters,
+            in_parameters=id(tensor) in parameters,
             in_state_dict=name in keys,
             changed_by_forward=_differs(step.before, step.stepping, name) if step.ran else None,
             changed_by_step=_differs(step.stepping, step.after, name),

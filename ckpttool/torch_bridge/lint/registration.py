@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
+from ckpttool.torch_bridge.door import is_a
 from ckpttool.torch_bridge.lint.facts import Facts, Hit
 from ckpttool.torch_bridge.lint.scan import Stray, is_stock
 from ckpttool.torch_bridge.reference import iter_filled, slots_by
-from ckpttool.torch_bridge.tensors import type_name
+from ckpttool.torch_bridge.tensors import is_lazy, is_parameter, is_tensor, type_name
 from ckpttool.values.checkpoint import Kind
 
 _ASSIGN = "assign it to the module itself"
@@ -21,7 +21,7 @@ _REGISTER = 'self.register_buffer("{}", ..., persistent=False) for a constant, p
 def find_plain_tensors(facts: Facts) -> Iterator[Hit]:
     """Tensors in attributes that neither ``.to`` nor ``.double`` reaches."""
     for stray, tensor in _unregistered(facts):
-        if isinstance(tensor, nn.Parameter) or _has_history(tensor):
+        if is_parameter(tensor) or _has_history(tensor):
             continue
         effects = _left_behind(facts, stray.name, tensor)
         if effects:
@@ -31,7 +31,7 @@ def find_plain_tensors(facts: Facts) -> Iterator[Hit]:
 def find_plain_parameters(facts: Facts) -> Iterator[Hit]:
     """Parameters that no module registered."""
     for stray, tensor in _unregistered(facts):
-        if isinstance(tensor, nn.Parameter):
+        if is_parameter(tensor):
             message = "Parameter that no module registered: not in parameters(), so not trained, not saved"
             fix = _ASSIGN if stray.direct else "use nn.ParameterList or ParameterDict"
             yield Hit(stray.name, message, fix)
@@ -40,7 +40,7 @@ def find_plain_parameters(facts: Facts) -> Iterator[Hit]:
 def find_plain_modules(facts: Facts) -> Iterator[Hit]:
     """Modules with tensors that no module registered."""
     for stray in facts.strays:
-        if not isinstance(stray.value, nn.Module):
+        if not is_a(stray.value, nn.Module):
             continue
         slots = list(iter_filled(stray.value))
         if slots:
@@ -55,7 +55,7 @@ def find_plain_modules(facts: Facts) -> Iterator[Hit]:
 def find_tensors_with_history(facts: Facts) -> Iterator[Hit]:
     """``nn.Parameter(...).half()`` and the like: results of operations are plain tensors."""
     for stray, tensor in _unregistered(facts):
-        if not isinstance(tensor, nn.Parameter) and _has_history(tensor):
+        if not is_parameter(tensor) and _has_history(tensor):
             how = f"the result of {tensor.grad_fn.name()}" if tensor.grad_fn is not None else "requires_grad"
             message = f"plain tensor with a gradient ({how}), not a Parameter: not trained, not saved"
             yield Hit(stray.name, message, "convert first, then wrap: nn.Parameter(tensor.half())")
@@ -64,7 +64,7 @@ def find_tensors_with_history(facts: Facts) -> Iterator[Hit]:
 def find_parameters_as_buffers(facts: Facts) -> Iterator[Hit]:
     """``register_buffer`` with an nn.Parameter, which torch accepts."""
     for slot in facts.iter_filled():
-        if slot.kind is not Kind.PARAMETER and isinstance(slot.tensor, nn.Parameter):
+        if slot.kind is not Kind.PARAMETER and is_parameter(slot.tensor):
             message = "nn.Parameter in a buffer: isinstance says Parameter, parameters() leaves it out"
             fix = "assign the Parameter to train it, else register .detach().clone()"
             yield Hit(slot.full_name, message, fix)
@@ -115,7 +115,7 @@ def _unregistered(facts: Facts) -> Iterator[tuple[Stray, torch.Tensor]]:
     """Tensors in plain attributes that are neither computed nor aliases of registered ones."""
     for stray in facts.strays:
         known = stray.computed or stray.registered or stray.name in facts.moved.aliases
-        if isinstance(stray.value, torch.Tensor) and not known:
+        if is_tensor(stray.value) and not known:
             yield stray, stray.value
 
 

@@ -8,9 +8,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
+from ckpttool.torch_bridge.door import is_a
 from ckpttool.torch_bridge.lint.facts import Facts, Hit
 from ckpttool.torch_bridge.lint.probes import storage_of
-from ckpttool.torch_bridge.reference import Registered, iter_filled, slots_by
+from ckpttool.torch_bridge.reference import Registered, iter_filled, iter_modules, slots_by
 from ckpttool.torch_bridge.tensors import byte_view, has_bytes
 from ckpttool.values.checkpoint import Kind
 
@@ -96,7 +97,7 @@ def find_non_contiguous(facts: Facts) -> Iterator[Hit]:
 def find_batch_norms_without_statistics(facts: Facts) -> Iterator[Hit]:
     """Batch norms with ``track_running_stats=False``."""
     for path, module in facts.modules.items():
-        if isinstance(module, _BatchNorm) and module._buffers.get("running_mean") is None:
+        if is_a(module, _BatchNorm) and module._buffers.get("running_mean") is None:
             message = "batch norm without running statistics: eval() uses those of the batch, too, and files "
             message += "of its twin with statistics have unexpected keys"
             yield Hit(path, message, "track_running_stats=True, unless batch statistics are meant")
@@ -105,7 +106,7 @@ def find_batch_norms_without_statistics(facts: Facts) -> Iterator[Hit]:
 def find_averaged_buffers(facts: Facts) -> Iterator[Hit]:
     """``AveragedModel`` with ``use_buffers=False`` around a model that has persistent buffers."""
     for path, module in facts.modules.items():
-        if isinstance(module, AveragedModel) and not module.use_buffers:
+        if is_a(module, AveragedModel) and not module.use_buffers:
             count = sum(slot.kind is Kind.PERSISTENT_BUFFER for slot in iter_filled(module.module))
             if count:
                 message = f"averages parameters only: the {count} buffers in it stay as they were copied"
@@ -139,7 +140,7 @@ def find_shared_modules(facts: Facts) -> Iterator[Hit]:
     """A module with tensors under several paths; its children go without saying."""
     first = {id(module): path for path, module in facts.modules.items()}
     reported: list[str] = []
-    for path, module in facts.model.named_modules(remove_duplicate=False):
+    for path, module in iter_modules(facts.model, every_path=True):
         original = first[id(module)]
         if path == original or any(path.startswith(f"{known}.") for known in reported):
             continue

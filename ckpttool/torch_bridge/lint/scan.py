@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -19,12 +20,19 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ckpttool.torch_bridge.reference import iter_filled, join
+from ckpttool.torch_bridge.door import ask, is_a, until_it_raises
+from ckpttool.torch_bridge.reference import iter_filled, iter_modules, join, module_name
+from ckpttool.torch_bridge.tensors import is_tensor
+from ckpttool.values.words import format_int
 
 _OWN = frozenset(vars(nn.Module()))  # _parameters, _buffers, _modules, the hooks, training
 _MAX_DEPTH = 8  # of containers within one attribute
 _MAX_KEY = 40  # characters of a dict's key in a name
-_CONTAINERS = (list, tuple, deque, set, frozenset, Mapping, SimpleNamespace)
+_MAX_FOREIGN = 100_000  # items that the mappings of one attribute may give: their code may never end
+_SEQUENCES: tuple[Any, ...] = (tuple, list, deque, set, frozenset)
+# What an object really holds, whatever its class makes of `__dict__`.
+_ATTRIBUTES: Any = vars(nn.Module)["__dict__"]
+_FIELDS: Any = vars(SimpleNamespace)["__dict__"]
 
 
 class Stray(NamedTuple):
@@ -46,9 +54,9 @@ def iter_strays(model: nn.Module) -> Iterator[Stray]:
 
     A registered *tensor* in a list is yielded: it is an alias, which may go stale.
     """
-    modules = {id(module) for module in model.modules()}
+    modules = {id(module) for _, module in iter_modules(model)}
     registered = {id(slot.tensor) for slot in iter_filled(model)}
-    for path, module in model.named_modules():
+    for path, module in iter_modules(model):
         computed = computed_names(module)
         for attribute, held in _attributes(module):
             for name, value in _walk(join(path, attribute), held):
@@ -60,83 +68,114 @@ def stray_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every tensor in a plain attribute by name, and those of modules that nobody registered."""
     found: dict[str, torch.Tensor] = {}
     for stray in iter_strays(model):
-        if isinstance(stray.value, torch.Tensor):
+        if is_tensor(stray.value):
             found[stray.name] = stray.value
-        else:
+        elif is_a(stray.value, nn.Module):
             found.update((f"{stray.name}.{slot.full_name}", slot.tensor) for slot in iter_filled(stray.value))
     return found
 
 
 def iter_tensors(value: object) -> Iterator[torch.Tensor]:
     """Every tensor in what a forward returned."""
-    return (item for _, item in _walk("", value) if isinstance(item, torch.Tensor))
+    return (item for _, item in _walk("", value) if is_tensor(item))
 
 
 def computed_names(module: nn.Module) -> set[str]:
     """Attributes that ``weight_norm``, ``spectral_norm`` (old style) or ``prune`` compute on each forward."""
     names = set()
     for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm | SpectralNorm):
+        if is_a(hook, WeightNorm) or is_a(hook, SpectralNorm):
             names.add(hook.name)
-        elif isinstance(hook, BasePruningMethod):
+        elif is_a(hook, BasePruningMethod):
             names.add(hook._tensor_name)
     return names
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
-    for name, value in list(vars(module).items()):
-        if name not in _OWN:
-            yield name, value
+    held = {name: value for name, value in _ATTRIBUTES.__get__(module).items() if is_a(name, str)}
+    yield from ((name, value) for name, value in held.items() if name not in _OWN)
     # Tensors of the class are shared by all its objects, and follow none of them.
     for base in type(module).__mro__:
         if not is_stock(base) and base is not object:
             for name, value in vars(base).items():
-                if isinstance(value, torch.Tensor | list | tuple | dict) and name not in vars(module):
+                if is_a(value, (torch.Tensor, list, tuple, dict)) and name not in held:
                     yield name, value
 
 
 def is_stock(kind: type) -> bool:
     """Whether torch itself defines the class."""
-    return kind.__module__.partition(".")[0] == "torch"
+    return module_name(kind).partition(".")[0] == "torch"
 
 
 def _walk(name: str, value: object) -> Iterator[tuple[str, Any]]:
-    """Tensors and modules in nested containers, each container once, in order."""
+    """Tensors and modules in nested containers, each container once, in order.
+
+    Containers of Python are read as such, whatever a subclass makes of ``len`` or ``iter``; of other
+    mappings and dataclasses is taken what they give before they raise.
+    """
     stack = [(name, value, 0)]
-    seen: set[int] = set()
+    seen: dict[int, object] = {}  # held, so that what a foreign one makes anew takes no address twice
+    foreign = iter(range(_MAX_FOREIGN))
     while stack:
         name, item, depth = stack.pop()
-        if isinstance(item, torch.Tensor | nn.Module):
+        if is_a(item, nn.Module) or (is_tensor(item) and ask(partial(_answers, item), False)):
             yield name, item
-        elif depth < _MAX_DEPTH and id(item) not in seen and _is_container(item):
-            seen.add(id(item))
-            inner = [(name + step, child, depth + 1) for step, child in _children(item) if _may_hold(child)]
+        elif depth < _MAX_DEPTH and id(item) not in seen:
+            seen[id(item)] = item
+            children = until_it_raises(partial(_children, item, foreign))
+            inner = [(name + step, child, depth + 1) for step, child in children]
             stack.extend(reversed(inner))
 
 
+def _answers(tensor: torch.Tensor) -> bool:
+    """Whether a tensor tells what is asked of each; it may be of a class whose properties raise."""
+    asked = (tensor.shape, tensor.dtype, tensor.device, tensor.layout, tensor.is_meta, tensor.grad_fn)
+    return len(asked) > 0
+
+
+def _children(item: Any, foreign: Iterator[int]) -> Iterator[tuple[str, object]]:
+    """What may lead to a tensor, and how Python reaches it."""
+    kind = type(item)
+    if issubclass(kind, dict):
+        return ((f"[{_key_text(key)}]", child) for key, child in list(dict.items(item)) if _may_hold(child))
+    if issubclass(kind, SimpleNamespace):
+        return ((f".{field}", child) for field, child in list(_FIELDS.__get__(item).items()))
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+        return ((f".{name}", ask(partial(getattr, item, name), None)) for name in names)
+    for base in _SEQUENCES:
+        if issubclass(kind, base):
+            fields = dict(enumerate(_field_names(kind)))
+            items = enumerate(list(base.__iter__(item)))
+            return (
+                (f".{fields[index]}" if index in fields else f"[{index}]", child)
+                for index, child in items
+                if _may_hold(child)
+            )
+    if issubclass(kind, Mapping):
+        given = zip(foreign, item.items(), strict=False)
+        return ((f"[{_key_text(key)}]", child) for _, (key, child) in given if _may_hold(child))
+    return iter(())
+
+
+def _field_names(kind: Any) -> Sequence[str]:
+    """Of a named tuple."""
+    return ask(lambda: [str(name) for name in kind._fields], [])
+
+
 def _may_hold(item: object) -> bool:
-    return isinstance(item, torch.Tensor | nn.Module) or _is_container(item)
-
-
-def _is_container(item: object) -> bool:
-    return isinstance(item, _CONTAINERS) or (dataclasses.is_dataclass(item) and not isinstance(item, type))
-
-
-def _children(item: Any) -> Iterable[tuple[str, object]]:
-    if isinstance(item, Mapping):
-        return [(f"[{_key_text(key)}]", child) for key, child in list(item.items())]
-    if isinstance(item, SimpleNamespace):
-        return [(f".{field}", child) for field, child in vars(item).items()]
-    if dataclasses.is_dataclass(item):
-        fields = [field.name for field in dataclasses.fields(item)]
-        return [(f".{field}", getattr(item, field, None)) for field in fields]
-    if isinstance(item, tuple) and hasattr(item, "_fields"):
-        return [(f".{field}", child) for field, child in zip(item._fields, item, strict=False)]
-    return [(f"[{index}]", child) for index, child in enumerate(list(item))]
+    """Whether it is no number or text, of which a list may hold millions."""
+    return type(item) not in (int, float, str, bytes, bool, complex, type(None))
 
 
 def _key_text(key: object) -> str:
-    if isinstance(key, str | int | float | bool):
+    text = type(key).__name__
+    if type(key) is bool:
         text = repr(key)
-        return text if len(text) <= _MAX_KEY else f"{text[:_MAX_KEY]}…"
-    return type(key).__name__
+    elif is_a(key, str):
+        text = str.__repr__(key)
+    elif is_a(key, int):
+        text = format_int(int.__index__(key))
+    elif is_a(key, float):
+        text = float.__repr__(key)
+    return text if len(text) <= _MAX_KEY else f"{text[:_MAX_KEY]}…"

@@ -12,9 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
 
-from ckpttool.torch_bridge.tensors import NamedTensors, byte_view, is_plain, same_bytes, type_name, wide_views
+from ckpttool.torch_bridge.tensors import (
+    NamedTensors,
+    byte_view,
+    is_lazy,
+    is_plain,
+    same_bytes,
+    type_name,
+    wide_views,
+)
 from ckpttool.torch_bridge.verify.builds import Poison
 from ckpttool.torch_bridge.verify.casts import find_loss
 from ckpttool.values.verification import Lossy

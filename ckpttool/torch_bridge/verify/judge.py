@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from ckpttool.torch_bridge.reference import named_state, non_persistent_names
-from ckpttool.torch_bridge.tensors import NamedTensors, is_plain, same_bytes, type_name
+from ckpttool.torch_bridge.tensors import NamedTensors, is_lazy, is_plain, is_tensor, same_bytes, type_name
 from ckpttool.torch_bridge.verify import placement
 from ckpttool.torch_bridge.verify.against_file import Comparison
 from ckpttool.torch_bridge.verify.builds import Builds, Poison
@@ -47,9 +46,7 @@ class Judge:
 
     def judge(self, module: nn.Module, outcome: LoadOutcome, poison: Poison, device: str, load: str) -> Run:
         """Compare what the module holds with the file and with normal builds."""
-        loaded = {
-            name: value for name, value in named_state(module).items() if isinstance(value, torch.Tensor)
-        }
+        loaded = {name: value for name, value in named_state(module).items() if is_tensor(value)}
         bad_shape = {item.name for item in outcome.mismatched}
         shared = [name for name in loaded if name in self.in_file and name not in bad_shape]
         comparison = Comparison(loaded, self.state, poison, device)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import sys
 import tempfile
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from ckpttool.torch_bridge.model import one_line
+from ckpttool.torch_bridge.door import foreign_streams, one_line, pass_on, text_of, what_it_raised
+from ckpttool.torch_bridge.tensors import is_tensor
 from ckpttool.torch_bridge.verify.builds import Poison
 from ckpttool.values.verification import Mismatched
 
@@ -74,8 +72,9 @@ def load_strict(module: nn.Module, state: Mapping[str, Any], *, assign: bool = F
     try:
         with foreign_streams():
             module.load_state_dict(fresh, strict=True, assign=assign)
-    except Exception as error:  # noqa: BLE001  hooks and overrides of the user's model may raise anything
-        message = str(error) or type(error).__name__
+    except BaseException as error:  # noqa: BLE001  hooks and overrides of the user's model may raise anything
+        pass_on(error)
+        message = text_of(error) or type(error).__name__
         lists = (heard[-1].missing_keys, heard[-1].unexpected_keys) if heard else ((), ())
         return parse_load_error(message, *map(tuple, lists))
     finally:
@@ -112,14 +111,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.replace(",", " ").split())
 
 
-@contextlib.contextmanager
-def foreign_streams() -> Iterator[None]:
-    """The user's code prints to stderr; its warnings are not this tool's."""
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def with_metadata(state: dict[str, Any], versions: Mapping[str, Mapping[str, Any]]) -> OrderedDict[str, Any]:
     """A state_dict as torch.load gives it: with ``_metadata``, on which loading depends (batch norm)."""
     ordered: OrderedDict[str, Any] = OrderedDict(state)
@@ -142,8 +133,9 @@ def round_trip(held: list[nn.Module], build: Callable[[int], nn.Module], nbytes:
             return Loaded(None, LoadOutcome(other=(said,)))
         try:
             return _through_both(held, build, Path(folder))
-        except Exception as error:  # noqa: BLE001  savers and loaders raise what they like
-            return Loaded(None, LoadOutcome(other=(f"{type(error).__name__}: {one_line(error)}",)))
+        except BaseException as error:  # noqa: BLE001  savers and loaders raise what they like
+            pass_on(error)
+            return Loaded(None, LoadOutcome(other=(what_it_raised(error),)))
 
 
 def _through_both(held: list[nn.Module], build: Callable[[int], nn.Module], folder: Path) -> Loaded:
@@ -159,7 +151,7 @@ def _through_both(held: list[nn.Module], build: Callable[[int], nn.Module], fold
     os.unlink(first)
     if not outcome.ok:
         return Loaded(again, outcome)
-    plain = [key for key, value in again.state_dict().items() if not isinstance(value, torch.Tensor)]
+    plain = [key for key, value in again.state_dict().items() if not is_tensor(value)]
     if plain:
         return Loaded(again, outcome, f"as .pt only: safetensors holds no {', '.join(plain[:3])}")
     with foreign_streams():

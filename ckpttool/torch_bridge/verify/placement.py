@@ -9,7 +9,7 @@ from torch import nn
 
 from ckpttool.torch_bridge.lint.scan import iter_strays
 from ckpttool.torch_bridge.reference import iter_filled
-from ckpttool.torch_bridge.tensors import NamedTensors, has_values, is_plain
+from ckpttool.torch_bridge.tensors import NamedTensors, has_values, is_plain, is_tensor
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.verification import NORMAL_BUILDS
 
@@ -47,7 +47,7 @@ def left_on_meta(module: nn.Module) -> list[str]:
 def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors in plain attributes, in lists and dicts too, that are not registered anywhere."""
     for stray in iter_strays(module):
-        if isinstance(stray.value, torch.Tensor) and not (stray.computed or stray.registered):
+        if is_tensor(stray.value) and not (stray.computed or stray.registered):
             yield stray.name, stray.value
 
 

@@ -20,12 +20,14 @@ import torch
 from torch import nn
 
 from ckpttool.files.local import check_path
-from ckpttool.torch_bridge.model import ModelSource, one_line
+from ckpttool.torch_bridge.door import foreign_code, foreign_streams, looking_into, one_line, pass_on
+from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import describe_model, iter_filled, named_state, non_persistent_names
+from ckpttool.torch_bridge.tensors import is_tensor
 from ckpttool.torch_bridge.verify.builds import Builds, Poison
 from ckpttool.torch_bridge.verify.fingerprints import compare_fingerprints
 from ckpttool.torch_bridge.verify.judge import Judge
-from ckpttool.torch_bridge.verify.loading import Loaded, LoadOutcome, foreign_streams, load_strict, round_trip
+from ckpttool.torch_bridge.verify.loading import Loaded, LoadOutcome, load_strict, round_trip
 from ckpttool.torch_bridge.verify.stored_state import StoredState
 from ckpttool.torch_bridge.verify.suggestions import suggest
 from ckpttool.values.checkpoint import Checkpoint, Kind, Root
@@ -64,6 +66,19 @@ def verify(
         CkptToolError: the file's tensors cannot be read as torch tensors, or a file changed meanwhile.
     """
     devices = choose_devices(options.devices)
+    with looking_into(source.text):
+        return _verify(checkpoint, root, source, options, devices, progress, announce)
+
+
+def _verify(
+    checkpoint: Checkpoint,
+    root: Root,
+    source: ModelSource,
+    options: VerifyOptions,
+    devices: Sequence[str],
+    progress: Progress,
+    announce: Callable[[Plan], None],
+) -> Verification:
     module, note = source.build_light()
     spec = describe_model(module, source.text, note)
     del module
@@ -218,7 +233,7 @@ class _Session:
         module = self.source.build(device="meta")
         if load == "assign":
             return self._load_assign(device, module)
-        with foreign_streams():
+        with foreign_code(f".to_empty({device})", self.source.text):
             module.to_empty(device=device)
         poison = self._poison({**named_state(module), **non_persistent_names(module)})
         return Loaded(module, self._load_strict(module), poison=poison)
@@ -255,7 +270,7 @@ class _Session:
     def _poison(self, tensors: Mapping[str, object]) -> Poison:
         poison = Poison()
         for name, tensor in tensors.items():
-            if isinstance(tensor, torch.Tensor):
+            if is_tensor(tensor):
                 poison.fill(name, tensor, self.state.get(name))
         return poison
 
@@ -287,6 +302,7 @@ def _move(module: nn.Module, device: str) -> str:
     try:
         with foreign_streams():
             module.to(device)
-    except Exception as error:  # noqa: BLE001  the user's _apply, or the device's memory
+    except BaseException as error:  # noqa: BLE001  the user's _apply, or the device's memory
+        pass_on(error)
         return f".to({device}) fails: {one_line(error)}"
     return ""
