@@ -135,16 +135,40 @@ def _public_callables(module: Any, wanted: str) -> list[str]:
     names = [
         name
         for name, value in vars(module).items()
-        if callable(value) and not isinstance(value, nn.Module) and not name.startswith("_")
+        if callable(value) and not is_a(value, nn.Module) and not name.startswith("_")
     ]
     own = getattr(module, "__name__", None)
-    names.sort(key=lambda name: (getattr(vars(module)[name], "__module__", None) != own, name))
+    names.sort(key=lambda name: (ask(lambda: vars(module)[name].__module__ != own, True) is not False, name))
     close = difflib.get_close_matches(wanted, names)
     return [*close, *(name for name in names if name not in close)]
 
 
 def _import_file(path: str) -> Any:
-    """Import a Python file under its own name, with its folder importable as for ``python FILE``."""
+    """Import a Python file: as a module of the package around it, or alone, as ``python FILE`` would."""
+    root, name = _package_of(path)
+    if root:
+        for place, folder in ((0, root), (len(sys.path), os.path.dirname(os.path.abspath(path)))):
+            if folder not in sys.path:
+                sys.path.insert(place, folder)
+        found = importlib.util.find_spec(name)
+        # Another package of this name may be imported already.
+        if found is not None and found.origin is not None and os.path.samefile(found.origin, path):
+            return importlib.import_module(name)
+    return _import_alone(path)
+
+
+def _package_of(path: str) -> tuple[str, str]:
+    """The folder above the outermost package around a file, "" without one; and the module's full name."""
+    folder, file = os.path.split(os.path.abspath(path))
+    parts: list[str] = []
+    while os.path.isfile(os.path.join(folder, "__init__.py")) and os.path.basename(folder).isidentifier():
+        folder, package = os.path.split(folder)
+        parts.insert(0, package)
+    stem = os.path.splitext(file)[0]
+    return (folder, ".".join([*parts, stem] if stem != "__init__" else parts)) if parts else ("", stem)
+
+
+def _import_alone(path: str) -> Any:
     name = os.path.splitext(os.path.basename(path))[0]
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) != path:
         name = f"_{name}_of_the_user"  # a file called inspect.py must not become the standard library's

@@ -319,3 +319,73 @@ def test_hf_needs_config_json_beside_the_checkpoint(tmp_path: Path) -> None:
         read_model("hf", checkpoint_path=str(tmp_path / "model.pt"))
     with pytest.raises(ModelImportFailed, match="needs a checkpoint"):
         read_model("hf")
+
+
+def package(folder: Path, name: str = "net") -> Path:
+    """A package whose module imports a sibling, its parent and the package by name; returns the module."""
+    inner = folder / name / "inner"
+    inner.mkdir(parents=True)
+    (folder / name / "__init__.py").write_text("SIZE = 3\n")
+    (inner / "__init__.py").write_text("")
+    (inner / "layers.py").write_text("from torch import nn\nLayer = nn.Linear\n")
+    (inner / "whole.py").write_text(
+        f"from .layers import Layer\nfrom .. import SIZE\nimport {name}.inner.layers as again\n"
+        "def build():\n    assert again.Layer is Layer\n    return Layer(SIZE, 2)\n"
+    )
+    return inner / "whole.py"
+
+
+ALONE = "from torch import nn\ndef build():\n    return nn.Linear(1, 1)\n"
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_file_inside_a_package_is_imported_as_a_module_of_it(
+    tmp_path: Path, relative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"net_{relative}"
+    path = package(tmp_path / "src", name)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(path.parent)
+    source = import_model(f"{path.name if relative else path}:build")
+    assert source.factory.__module__ == f"{name}.inner.whole"
+    assert source.build().weight.shape == (2, 3)
+    assert str(tmp_path / "src") in sys.path
+
+
+def test_the_init_file_of_a_package_is_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "netpack").mkdir()
+    (tmp_path / "netpack" / "__init__.py").write_text("from .part import build\n")
+    (tmp_path / "netpack" / "part.py").write_text(ALONE)
+    assert import_model(f"{tmp_path}/netpack/__init__.py:build").factory.__module__ == "netpack.part"
+
+
+@pytest.mark.parametrize("folder", ["v1.2", "my-models"])
+def test_a_folder_that_cannot_be_named_in_an_import_is_no_package(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "__init__.py").write_text("raise RuntimeError('not to be run')\n")
+    (tmp_path / folder / f"alone_{len(folder)}.py").write_text(ALONE)
+    source = import_model(f"{tmp_path / folder}/alone_{len(folder)}.py:build")
+    assert source.factory.__module__ == f"alone_{len(folder)}"
+
+
+def test_a_package_of_a_name_that_is_taken_is_imported_as_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "__init__.py").write_text("")
+    (tmp_path / "json" / "decoder.py").write_text(ALONE)
+    assert isinstance(import_model(f"{tmp_path}/json/decoder.py:build").build(), torch.nn.Linear)
+
+
+@pytest.mark.parametrize("name", ["four_ways_to_register", "conv_buffers"])
+def test_the_sample_models_are_linted_by_their_files(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    command = [sys.executable, "-m", "ckpttool", "lint", f"sample_models/{name}.py:build", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    assert json.loads(done.stdout)["class"].startswith(f"sample_models.{name}.")
