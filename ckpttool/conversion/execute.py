@@ -1,7 +1,7 @@
 """Executes a ``ConversionPlan``: streams every byte to its place, checks what was written, renames.
 
 The output of a file is one stream in order of offset through one buffer: headers, padding and
-tensors, small ones together, in writes of 1 MiB. Bytes that lie in the source as they will in the
+tensors, small ones together, in blocks of 512 KiB. Bytes that lie in the source as they will in the
 destination go straight from ``preadv`` into that buffer; CRC-32 and digest are taken while they are in
 the cache. Gathered tensors come in chunks from ``TensorReader``, cast ones through a ``Caster``.
 

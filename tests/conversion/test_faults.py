@@ -115,7 +115,7 @@ def environment() -> dict[str, str]:
 # What the kernel calls what `os` calls otherwise.
 KERNEL_NAMES = {
     "openat": "open", "pread64": "pread", "preadv2": "preadv", "pwrite64": "pwrite", "pwritev2": "pwritev",
-    "fadvise64": "posix_fadvise", "fallocate": "posix_fallocate", "renameat": "rename", "renameat2": "rename",
+    "fadvise64": "posix_fadvise", "renameat": "rename", "renameat2": "rename",
 }  # fmt: skip
 COMPARED = ("open", "pread", "preadv", "pwrite", "fsync", "ftruncate", "rename", "flock", "close")
 RETRIED = ("pread", "preadv", "pwrite", "fsync", "ftruncate", "open", "flock")

@@ -49,10 +49,11 @@ _WRITES = frozenset({"pwrite", "pwritev", "write", "writev"})
 _COPIES = frozenset({"copy_file_range", "sendfile", "splice"})  # one that fails may be done by other means
 _SYNCS = frozenset({"fsync", "fdatasync"})
 _NAMES = frozenset({"open", "rename", "replace", "link", "mkdir", "rmdir", "unlink", "remove"})
-ROOM = _WRITES | _COPIES | _SYNCS | {"ftruncate", "posix_fallocate", "mkdir"}
+_BLOCKS = {"ioctl"}  # how staging asks for them
+ROOM = _WRITES | _COPIES | _SYNCS | _BLOCKS | {"ftruncate", "mkdir"}
 # A failure of any of these must be told.
-_TELLING = _READS | _WRITES | _SYNCS | {"ftruncate", "rename", "replace", "mkdir", "open"}
-CHANGES = _WRITES | _COPIES | _SYNCS | _NAMES | {"ftruncate", "posix_fallocate", "fchmod"}
+_TELLING = _READS | _WRITES | _SYNCS | _BLOCKS | {"ftruncate", "rename", "replace", "mkdir", "open"}
+CHANGES = _WRITES | _COPIES | _SYNCS | _NAMES | _BLOCKS | {"ftruncate", "fchmod"}
 _ERROR = re.compile(r"error: [^\n]+\n(hint:  [^\n]+\n)?")
 
 
@@ -79,6 +80,7 @@ class Injector:
             if inspect.isbuiltin(real) and name not in _NO_FILE_CALLS and getattr(os, name, None) is real:
                 setattr(os, name, self._wrap(name, real))
         fcntl.flock = self._wrap("flock", fcntl.flock)
+        fcntl.ioctl = self._wrap("ioctl", fcntl.ioctl)
 
     def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -152,8 +154,12 @@ def kinds_of(call: str) -> Iterator[str]:
         yield "SIGTERM, after"
     if call in ROOM:
         yield "ENOSPC"
-    if call in _WRITES | {"posix_fallocate"}:
+    if call in _WRITES | _BLOCKS:
         yield "EDQUOT"
+    if call in _BLOCKS:
+        yield "EINTR"
+        yield "EOPNOTSUPP"
+        yield "ENOTTY"
     if call in _NAMES:
         yield "EROFS"
     if call in _READS | _WRITES | _COPIES:
@@ -275,13 +281,15 @@ def _judge_words(fault: Fault, status: int, said: str, places: tuple[str, ...]) 
             return ""
         # Before the first byte is written, and after the last, a signal ends the process as it always does.
         return "" if status == -signal.Signals[what] else f"ends with {status}: {said}"
-    if what in ("short", "EINTR", "ENOLCK"):
+    if what in ("short", "EINTR", "ENOLCK", "EOPNOTSUPP", "ENOTTY"):
         return "" if status == 0 and not said else f"ends with {status}: {said}"
     if status == 0:
         return f"{fault.call} fails and nothing is said" if fault.call in _TELLING else said
     if status != 2 or not _ERROR.fullmatch(said):
         return f"ends with {status}: {said}"
     expected = {"end of file": "", "EWOULDBLOCK": "another ckpttool"}
+    if fault.call in _BLOCKS:  # a full disk is told as one that was found too small before
+        expected["ENOSPC"] = "not enough space: needs"
     reason = expected.get(what, os.strerror(getattr(errno, what, 0)).lower())
     # os.path takes a stat that fails for a name that is not there, and what follows is said instead.
     if reason not in said and fault.call not in ("stat", "lstat"):
