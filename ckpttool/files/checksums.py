@@ -15,18 +15,15 @@ without a word. What can be known depends on the container:
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
 from ckpttool.files.local import Sources
+from ckpttool.files.streams import BLOCK_NBYTES, Crc32, load_crc32
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import Checkpoint, Entry, Record, views_of
 from ckpttool.values.errors import MalformedCheckpoint
-
-# Still in the L2 cache when the checksum runs over it.
-_CHUNK_NBYTES = 1 << 20
 
 
 class Status(Enum):
@@ -87,11 +84,11 @@ def iter_checks(checkpoint: Checkpoint, sources: Sources | None = None) -> Itera
     Raises:
         MalformedCheckpoint: a file changed since its header was read.
     """
-    misplaced = _misplaced(checkpoint)
+    misplaced, crc32 = _misplaced(checkpoint), load_crc32()
     with TensorReader(sources or checkpoint.files) as reader:
         for record in checkpoint.records:
             message = misplaced.get((record.file, record.name), "")
-            result = _bad(record, message) if message else _check_record(reader, record)
+            result = _bad(record, message) if message else _check_record(reader, record, crc32)
             if not result.ok:
                 result = result._replace(entries=_entries_in(checkpoint, record))
             yield result
@@ -130,14 +127,14 @@ def check(checkpoint: Checkpoint) -> CheckReport:
     return summarize(iter_checks(checkpoint))
 
 
-def _check_record(reader: TensorReader, record: Record) -> CheckResult:
+def _check_record(reader: TensorReader, record: Record, crc32: Crc32) -> CheckResult:
     """Hold one member against its checksum, or at least against its size."""
     if record.crc32 is None and record.compressed_nbytes is None:
         return CheckResult(record.name, record.file, record.nbytes, Status.NOT_RECORDED)
     actual = 0
     try:
-        for chunk in reader.iter_record_chunks(record, chunk_nbytes=_CHUNK_NBYTES):
-            actual = zlib.crc32(chunk, actual)
+        for chunk in reader.iter_record_chunks(record, chunk_nbytes=BLOCK_NBYTES):
+            actual = crc32(chunk, actual)
     except MalformedCheckpoint as error:
         if error.name is None:  # the file, not the member: it changed or shrank
             raise
