@@ -77,7 +77,7 @@ def convert(
         drop: globs; nothing so called.
         drop_known_buffers: no buffers that today's libraries rebuild themselves.
         add_known_buffers: also the buffers that only the model of ``source`` has.
-        non_persistent: of a pickled module also what its state_dict leaves out.
+        non_persistent: of a pickled module or an exported program also what its state_dict leaves out.
         shared: what becomes of tied tensors: kept once and listed, written apart, or refused.
         as_bytes: keep as raw bytes what the format has no dtype for.
         strip_prefix: off the names; ``"auto"`` is what wrappers put there.

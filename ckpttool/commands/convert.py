@@ -84,7 +84,8 @@ def command(
         _selection("--add-known-buffers", help="Also the buffers that only --model has, for older code."),
     ] = False,
     non_persistent: Annotated[
-        bool, _selection("--non-persistent", help="Of a pickled module also what its state_dict leaves out.")
+        bool,
+        _selection("--non-persistent", help="Of a module or program also what its state_dict leaves out."),
     ] = False,
     strip_prefix: Annotated[
         str | None,

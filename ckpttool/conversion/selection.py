@@ -105,11 +105,11 @@ def _select_rows(inspection: Inspection, options: Options, selection: Selection,
             reason = "not among --keep"
         elif options.drop_known_buffers and is_rebuilt(row):
             reason = "--drop-known-buffers"
-        elif entry.root in modules and not options.non_persistent:
-            # What follows is in the pickled module, and its state_dict() would leave it out.
+        elif not options.non_persistent:
+            # What follows is in a pickled module or an exported program, and no state_dict() would have it.
             if entry.declared.kind is Kind.NON_PERSISTENT_BUFFER:
                 reason, asked = "non-persistent buffer: --non-persistent keeps it", False
-            elif entry.declared.basis is Basis.NONE:
+            elif entry.root in modules and entry.declared.basis is Basis.NONE:
                 reason, asked = "plain attribute of a module: --non-persistent keeps it", False
         if reason:
             selection.dropped.append(dropped_tensor(entry.root, entry.name, entry.value, reason, asked))
