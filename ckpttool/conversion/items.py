@@ -22,6 +22,7 @@ from ckpttool.values.conversion import Cast, Options, Piece, Placed, PlacedCompo
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Row
+from ckpttool.values.words import cut, plural, some
 
 _WORDS = {
     Kind.PERSISTENT_BUFFER: "buffers",
@@ -131,6 +132,18 @@ def describe_casts(items: Sequence[Item], dtype: DType) -> list[str]:
         notes.append(f"dtype kept: {kept}")
 
     return notes
+
+
+def describe_classes(items: Sequence[Item]) -> list[str]:
+    """Say of which tensors the class stays behind, with what attributes it has."""
+    by_class: dict[str, list[str]] = {}
+    for item in items:
+        if item.row.entry.subclass:
+            by_class.setdefault(item.row.entry.subclass, []).append(str(item.name))
+    return [
+        f"without the class {cut(cls)} and its attributes: {plural(len(names), 'tensor')} ({some(names)})"
+        for cls, names in by_class.items()
+    ]
 
 
 def list_casts(tensors: Sequence[Planned], pieces: Sequence[Piece]) -> list[Cast]:

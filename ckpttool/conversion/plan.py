@@ -6,14 +6,15 @@ bytes, or the destination has no type for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ckpttool.conversion.containers import ContainerKind, load_container
-from ckpttool.conversion.items import describe_casts, list_casts, module_facts, name_items
+from ckpttool.conversion.items import describe_casts, describe_classes, list_casts, module_facts, name_items
 from ckpttool.conversion.placing import Item, overlapping
 from ckpttool.conversion.selection import select
 from ckpttool.names.renames import make_rule
 from ckpttool.values.checkpoint import CompositeTensor, Tensor, views_of
+from ckpttool.values.containers import CONTAINERS
 from ckpttool.values.conversion import ConversionPlan, Options
 from ckpttool.values.errors import CkptToolError, UnsupportedFeature
 from ckpttool.values.inspection import Inspection
@@ -52,6 +53,7 @@ def plan_conversion(inspection: Inspection, options: Options) -> ConversionPlan:
     )
     plan = container.place(plan, items, (selection.root or ())[base:])
     casts = describe_casts(items, options.dtype) if options.dtype is not None else []
+    casts += describe_classes(items)
     return plan._replace(casts=tuple(list_casts(plan.tensors, plan.pieces)), notes=(*plan.notes, *casts))
 
 
@@ -65,18 +67,33 @@ def _refuse_unwritable(items: Sequence[Item], options: Options, container: Conta
             hint="--drop GLOB leaves them out",
         )
     reasons: dict[str, list[str]] = {}
+    layouts: set[str] = set()  # "" stands for plain tensors
     for item in items:
-        if isinstance(item.row.entry.value, CompositeTensor) or not options.as_bytes:
+        value = item.row.entry.value
+        if isinstance(value, CompositeTensor) or not options.as_bytes:
             reason = _why_unwritable(item, container)
             if reason:
                 reasons.setdefault(reason, []).append(str(item.name))
+                layouts.add(value.layout if isinstance(value, CompositeTensor) else "")
     if reasons:
         what = "; ".join(f"{some(names, repr)}: {reason}" for reason, names in reasons.items())
-        raise UnsupportedFeature(
-            f"{container.title} cannot hold {what}",
-            path=path,
-            hint="--as-bytes keeps plain tensors as U8 and notes the dtype; --drop GLOB leaves them out",
+        hint = "; ".join((*_ways_out(layouts), "--drop GLOB leaves them out"))
+        raise UnsupportedFeature(f"{container.title} cannot hold {what}", path=path, hint=hint)
+
+
+def _ways_out(layouts: set[str]) -> Iterator[str]:
+    """What helps with tensors of these layouts, "" for plain ones, that a container cannot hold."""
+    if "" in layouts:
+        yield "--as-bytes keeps plain tensors as U8 and notes the dtype"
+    if "subclass" in layouts:
+        yield (
+            "only their class puts the parts together: if you trust the file, load it, take plain tensors "
+            "(full_tensor() of a DTensor, dequantize() of torchao's) and save those"
         )
+    made_of_parts = layouts - {"", "subclass"}
+    containers = [load_container(name) for name in CONTAINERS] if made_of_parts else []
+    what = f"{some(sorted(made_of_parts))} tensors"
+    yield from (f"{other.title} can hold {what}" for other in containers if made_of_parts <= other.layouts)
 
 
 def _why_unwritable(item: Item, container: ContainerKind) -> str:

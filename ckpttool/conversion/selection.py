@@ -6,7 +6,18 @@ from typing import NamedTuple
 
 from ckpttool.conversion.containers import ContainerKind
 from ckpttool.names.globs import Globs
-from ckpttool.values.checkpoint import Basis, Container, Key, Kind, OddKey, Opaque, Root, Tensor, Value
+from ckpttool.values.checkpoint import (
+    Basis,
+    CompositeTensor,
+    Container,
+    Key,
+    Kind,
+    OddKey,
+    Opaque,
+    Root,
+    Tensor,
+    Value,
+)
 from ckpttool.values.conversion import Dropped, Options
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection, Row, is_rebuilt
@@ -113,8 +124,13 @@ def _select_rows(inspection: Inspection, options: Options, selection: Selection,
                 reason, asked = "plain attribute of a module: --non-persistent keeps it", False
         if reason:
             selection.dropped.append(dropped_tensor(entry.root, entry.name, entry.value, reason, asked))
-        else:
-            selection.rows.append(row)
+            continue
+        if isinstance(entry.value, CompositeTensor) and (plain := entry.value.plain) is not None:
+            where, reason = (*entry.root, entry.name), f"attribute of {entry.value.type_name}"
+            for name, value in entry.value.parts[1:]:
+                selection.dropped.append(dropped_tensor(where, name, value, reason, asked=False))
+            row = row._replace(entry=entry._replace(value=plain, subclass=entry.value.type_name))
+        selection.rows.append(row)
 
 
 def _module_roots(inspection: Inspection) -> set[Root]:

@@ -65,7 +65,7 @@ def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
     pickled = Basis.PICKLED_MODULE
     for entry, classification, tied_to in rows:
         kind, basis = classification[0], classification[1]
-        root, _, value, _, declared = entry
+        root, _, value, _, declared, _ = entry
         tally = tallies.get(root)
         if tally is None:
             tally = tallies[root] = Tally()

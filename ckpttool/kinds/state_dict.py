@@ -68,7 +68,7 @@ def _apply_pickled_parameters(entries: Sequence[Entry], found: list[Classificati
 
 
 def _read_facts(entry: Entry) -> _Facts:
-    _, key, value, _, declared = entry
+    _, key, value, _, declared, _ = entry
     dtype = None if value is None else value.dtype
     shape = None if value is None else value.shape
     return (

@@ -108,7 +108,7 @@ def _partition(members: list[_Member], rows: Sequence[Row]) -> Iterable[list[_Me
 def _agreeing(row: Row) -> tuple[object, ...]:
     entry, classification, tied_to = row
     value = entry.value
-    agreeing: tuple[object, ...] = classification[:3]
+    agreeing: tuple[object, ...] = (*classification[:3], entry.subclass)
     if value is not None:
         agreeing += value[:2]  # dtype and shape, or layout and type of a composite
     if isinstance(value, CompositeTensor):

@@ -45,7 +45,7 @@ def entry_fields(row: Row) -> EntryFields:
 
 def row_fields(row: Row) -> tuple[Any, ...]:
     """Return the values of ``entry_fields`` without their names, for who names them otherwise."""
-    (root, name, value, requires_grad, _), what, tied_to = row
+    (root, name, value, requires_grad, *_), what, tied_to = row
     kind, basis, presence, note = what[:4]
     tied = None if tied_to is None else (tied_to.root, tied_to.name)
     return root, name, kind, presence, basis, what.exact, note, *tensor_fields(value), requires_grad, tied

@@ -283,6 +283,8 @@ def _note(item: FoldedRow, *, compared: bool = False) -> str:
     facts = ["unexpected"] if is_odd else []
     if row.tied_to is not None:
         facts.append(f"tied to {format_path((), row.tied_to.name)}" if item.count == 1 else "tied")
+    if row.entry.subclass:
+        facts.append(f"class {safe(row.entry.subclass, 40)}")
     if isinstance(value, CompositeTensor):
         parts = ", ".join(safe(part.name, 40) for part in value.parts[:4])
         facts.append(f"{safe(value.layout, 40)}: {parts}" if parts else safe(value.layout, 40))

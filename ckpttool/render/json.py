@@ -131,6 +131,8 @@ def _row_objects(rows: Sequence[Row], extra: Mapping[int, Mapping[str, object]])
         fields["kind"], fields["presence"], fields["basis"] = kind.value, presence.value, basis.value
         if row.tied_to is not None:
             fields["tied_to"] = place(row.tied_to.root, row.tied_to.name)
+        if row.entry.subclass:
+            fields["subclass"] = encode(row.entry.subclass)
         if made_of := _made_of(row.entry.value):
             last = {name: fields.pop(name) for name in ("requires_grad", "tied_to")}
             fields |= made_of | last

@@ -52,6 +52,8 @@ def iter_tensor(
     facts.append(("evidence", evidence + ("" if classification.exact else " (inferred)")))
     if entry.requires_grad is not None:
         facts.append(("requires_grad", str(entry.requires_grad)))
+    if entry.subclass:
+        facts.append(("class", safe(entry.subclass, NAME_LIMIT)))
     if tied_to is not None:
         facts.append(("tied to", format_path(tied_to.root, tied_to.name)))
     if entry.value is not None:

@@ -191,6 +191,9 @@ class Part(NamedTuple):
     value: Tensor
 
 
+PLAIN_PART = "data"  # no attribute: `tensor.data = …` sets the tensor itself
+
+
 class CompositeTensor(NamedTuple):
     """A tensor that is rebuilt from parts: quantized, sparse, nested, wrapper subclass, DTensor.
 
@@ -206,6 +209,12 @@ class CompositeTensor(NamedTuple):
     parts: tuple[Part, ...]
     details: tuple[tuple[str, Plain], ...] = ()
     coalesced: bool | None = None  # of sparse_coo; no part of what it means, so digests leave it out
+
+    @property
+    def plain(self) -> Tensor | None:
+        """The tensor in a class of its own of which the other parts are attributes, else None."""
+        whole = self.layout == "subclass" and self.parts and self.parts[0].name == PLAIN_PART
+        return self.parts[0].value if whole else None
 
     @property
     def numel(self) -> int:
@@ -342,7 +351,8 @@ class Entry(NamedTuple):
 
     ``root`` is the tuple of container keys above the mapping that holds it; ``name`` is the key
     in that mapping (in a pickled module: the dotted name that its state_dict would use).
-    ``declared`` is what the file itself says about the kind; analysis refines it.
+    ``declared`` is what the file itself says about the kind; analysis refines it. ``subclass`` is the class
+    that the pickle puts around a tensor which is whole without it.
     """
 
     root: Root
@@ -350,6 +360,7 @@ class Entry(NamedTuple):
     value: Tensor | None
     requires_grad: bool | None = None
     declared: Classification = UNCLASSIFIED
+    subclass: str = ""
 
     @property
     def tensor(self) -> TensorInfo | None:

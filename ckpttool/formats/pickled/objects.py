@@ -328,7 +328,7 @@ class _Walk:
         """One registered tensor; None (``register_buffer(name, None)``) makes no entry in a state_dict."""
         stored = self.tensors.read(node) if isinstance(node, Call) else None
         if stored is not None:
-            self.entries.append(Entry(root, name, stored.tensor, stored.requires_grad, kind))
+            self.entries.append(Entry(root, name, stored.tensor, stored.requires_grad, kind, stored.subclass))
         elif node is not None and described:
             self.opaque.append(Opaque(root, name, type_name(node), summarize(node)))
         elif isinstance(node, Call) and isinstance(node.function, Global):
@@ -353,7 +353,8 @@ class _Walk:
     def add_tensor(self, root: Root, name: Key | None, stored: StoredTensor) -> None:
         """A tensor leaf."""
         declared = _PARAMETER if stored.is_parameter else _UNDECLARED
-        self.entries.append(Entry(root, _leaf(name), stored.tensor, stored.requires_grad, declared))
+        tensor, requires_grad, _, subclass = stored
+        self.entries.append(Entry(root, _leaf(name), tensor, requires_grad, declared, subclass))
 
     def add_value(self, root: Root, name: Key, node: Node, plain: Plain, size: int) -> None:
         """A plain leaf; of one that many names share, the later ones say so once it becomes much."""

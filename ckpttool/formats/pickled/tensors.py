@@ -23,8 +23,17 @@ from ckpttool.formats.pickled.arguments import (
     read_ints,
     read_sizes,
 )
-from ckpttool.pickles.nodes import Call, Global, Node, PersistentId, iter_items
-from ckpttool.values.checkpoint import CompositeTensor, Part, Plain, PlainList, StorageRef, Tensor, TensorInfo
+from ckpttool.pickles.nodes import Call, DictNode, Global, Node, PersistentId, iter_items
+from ckpttool.values.checkpoint import (
+    PLAIN_PART,
+    CompositeTensor,
+    Part,
+    Plain,
+    PlainList,
+    StorageRef,
+    Tensor,
+    TensorInfo,
+)
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
@@ -42,11 +51,12 @@ NestedResolver = Callable[[bytes], tuple[StorageRef, DType]]
 
 
 class StoredTensor(NamedTuple):
-    """A tensor with what its rebuild call says about gradients and its being a Parameter."""
+    """A tensor with what its rebuild call says about gradients, its being a Parameter and its class."""
 
     tensor: Tensor
     requires_grad: bool | None = None
     is_parameter: bool = False
+    subclass: str = ""  # around a tensor that is whole without it
 
 
 class TensorReader:
@@ -60,6 +70,7 @@ class TensorReader:
         self.dims = 0  # of all tensors so far
         self.parts = 0  # tensors inside tensors so far
         self.numbers = 0  # scales and zero points in lists so far
+        self.barren: set[int] = set()  # containers of subclasses' attributes that hold no tensor, by id
 
     def read(self, call: Call, depth: int = 0) -> StoredTensor | None:
         """The tensor that ``call`` would rebuild, or None if it is some other call.
@@ -130,10 +141,14 @@ class TensorReader:
         shape, strides = read_sizes(size), read_ints(stride)
         if len(shape) != len(strides):
             raise malformed("tensor", f"{len(shape)} sizes but {len(strides)} strides")
-        self.dims += 2 * len(shape)
+        self.count_dims(2 * len(shape))
+        return shape, strides
+
+    def count_dims(self, count: int) -> None:
+        """Spend what is left for sizes, strides and attributes of all tensors."""
+        self.dims += count
         if self.dims > _MAX_ALL_DIMS:
             raise LimitExceeded("number of dimensions of all tensors", limit=_MAX_ALL_DIMS)
-        return shape, strides
 
     def storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:
         """Where a storage argument lies; the container's size of it bounds the claim."""
@@ -179,7 +194,7 @@ class TensorReader:
         """``_rebuild_parameter(data, requires_grad, hooks)``; also ``_with_state`` and ``Parameter``."""
         data = self.inner(args[0], depth)
         requires_grad = args[1] if len(args) > 1 else True
-        return StoredTensor(data.tensor, read_flag(requires_grad), is_parameter=True)
+        return data._replace(requires_grad=read_flag(requires_grad), is_parameter=True)
 
     def from_cpu(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)``."""
@@ -195,7 +210,8 @@ class TensorReader:
     def from_type(self, args: tuple[Node, ...], depth: int) -> StoredTensor | None:
         """``_rebuild_from_type(_v2)(func, type, args, state)``: a subclass, or a tensor with attributes.
 
-        None if ``func`` is not one of those here: what it would do is not known.
+        None if ``func`` is not one of those here: what it would do is not known. A plain tensor stays one;
+        with tensors among its attributes it is the first part of a composite.
         """
         function, cls, inner_args, state = args[0], args[1], args[2], args[3]  # IndexError: see read
         if not isinstance(function, Global) or not isinstance(cls, Global):
@@ -207,23 +223,48 @@ class TensorReader:
             return inner
         if cls.full_name == "torch.nn.parameter.Parameter":
             return inner._replace(is_parameter=True)
+        own = state[0] if type(state) is tuple and state else state  # with slots, if not a dict
+        if any(
+            key == "_is_param" and value is True
+            for key, value in iter_items(dict_items(own))
+            if type(key) is str
+        ):
+            inner = inner._replace(is_parameter=True)  # what nn.Parameter makes of a class of its own
+        attributes = tuple(self.state_parts(state, depth))
         if isinstance(inner.tensor, CompositeTensor) and inner.tensor.layout == "subclass":
-            parts, outer = inner.tensor.parts, inner.tensor
+            outer = inner.tensor._replace(type_name=cls.full_name, parts=inner.tensor.parts + attributes)
+        elif attributes:
+            parts = (Part(PLAIN_PART, inner.tensor), *attributes)
+            outer = CompositeTensor("subclass", cls.full_name, inner.tensor.dtype, inner.tensor.shape, parts)
         else:
-            parts = (Part("data", inner.tensor),)
-            outer = CompositeTensor("subclass", cls.full_name, inner.tensor.dtype, inner.tensor.shape, ())
-        parts += tuple(self.state_parts(state, depth))
-        return inner._replace(tensor=outer._replace(type_name=cls.full_name, parts=parts))
+            return inner._replace(subclass=cls.full_name)
+        return inner._replace(tensor=outer)
 
     def state_parts(self, state: Node, depth: int) -> list[Part]:
-        """Tensors among the attributes of a subclass's state: ``dict`` or ``(dict, slots)``."""
+        """Tensors in a subclass's state, ``dict`` or ``(dict, slots)``, and in the containers in it."""
         parts = []
-        for half in state if type(state) is tuple else (state,):
-            for key, value in iter_items(dict_items(half)):
-                if isinstance(value, Call):
-                    stored = self.read(value, depth + 1)
-                    if stored is not None:
-                        parts.append(Part(str(key)[:256], stored.tensor))
+        stack = [("", half) for half in reversed(state if type(state) is tuple else (state,))]
+        entered: set[int] = set()
+        while stack:
+            path, node = stack.pop()
+            stored = self.read(node, depth + 1) if isinstance(node, Call) else None
+            if stored is not None:
+                parts.append(Part(path, stored.tensor))
+            elif id(node) not in entered and id(node) not in self.barren:
+                entered.add(id(node))
+                is_list = isinstance(node, (list, tuple))
+                items: list[tuple[Node, Node]] = [
+                    *(enumerate(node) if is_list else iter_items(dict_items(node)))
+                ]
+                self.count_dims(len(items))
+                prefix = f"{path}." if path else ""
+                stack.extend(
+                    (f"{prefix}{key}"[:256], child)
+                    for key, child in reversed(items)
+                    if isinstance(child, (Call, DictNode, list, tuple))
+                )
+        if not parts:  # many tensors often share one state
+            self.barren |= entered
         return parts
 
     def wrapper(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
@@ -340,6 +381,8 @@ _REBUILDS: dict[tuple[str, str], _Rebuild] = {
     ("torch._tensor", "_rebuild_from_type_v2"): TensorReader.from_type,
     # The module's name until torch 1.8.
     ("torch.tensor", "_rebuild_from_type"): TensorReader.from_type,
+    # fastai's own before torch 2.0, of the same arguments.
+    ("fastai.torch_core", "_rebuild_from_type"): TensorReader.from_type,
 }
 
 TENSOR_GLOBALS = frozenset(_REBUILDS)
