@@ -142,10 +142,11 @@ def is_same_family(name: str, family: str) -> bool:
 def find_leftovers(listing: Listing, names: Sequence[str]) -> list[str]:
     """Files of the checkpoint that ``names`` are (its index, a shard, the whole) that are not among them."""
     families = {unit.family for unit in find_units(Listing(listing.path, tuple(names), ()))}
+    written = set(names)
     return [
         name
         for name in listing.files
-        if name not in names
+        if name not in written
         and any(
             name == family or family_of_index(name) == family or is_same_family(name, family)
             for family in families

@@ -158,13 +158,16 @@ def _to_text(value: object) -> str:
 
 def _refuse_missing(files: tuple[str, ...], folder: str, path: str) -> None:
     """Look for every shard before the first is read."""
-    missing = [file for file in files if not Path(resolve_member(folder, file, path)).exists()]
+    missing: list[str] = []
+    present: list[str] = []
+    for file in files:
+        member = resolve_member(folder, file, path)
+        (present if Path(member).exists() else missing).append(file)
     if missing:
         import shlex
 
         shards = "shard" if len(files) == 1 else "shards"
-        present = [f"{folder}/{file}" for file in files if file not in missing]
-        one = shlex.join(["ckpttool", "inspect", *present[:1]])
+        one = shlex.join(["ckpttool", "inspect", *(f"{folder}/{file}" for file in present[:1])])
         raise MalformedCheckpoint(
             f"{len(missing)} of {len(files)} {shards} missing: {shorten_list(missing)}",
             path=path,
