@@ -129,6 +129,7 @@ class Sums:
         inf_a, inf_b = (
             np.isinf(side).any(axis=1) & ~nan for side, nan in zip(rows, (nan_a, nan_b), strict=True)
         )
+        other = ((rows[0] != rows[1]) & (np.isinf(rows[0]) | np.isinf(rows[1]))).any(axis=1)
         kept_a, kept_b = rows[0][finite].ravel(), rows[1][finite].ravel()
         delta = kept_a - kept_b
         part = self._finite_sums(kept_a, kept_b, delta)
@@ -139,6 +140,7 @@ class Sums:
             nan_gone=int(np.count_nonzero(nan_a & ~nan_b)),
             inf_appeared=int(np.count_nonzero(inf_b & ~inf_a)),
             inf_gone=int(np.count_nonzero(inf_a & ~inf_b)),
+            inf_flipped=int(np.count_nonzero(inf_a & inf_b & other)),
         )
 
     def _with_tolerance(

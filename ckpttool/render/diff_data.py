@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ckpttool.render.diff_table import dtype_text, pair_text, sort_rank
+from ckpttool.render.diff_table import dtype_text, pair_text, shown_sizes, sort_rank
 from ckpttool.render.fields import format_sizes, tensor_fields
 from ckpttool.render.inspection import iter_finding_lines
 from ckpttool.render.json import encode, place, plain_value
@@ -29,7 +29,9 @@ def iter_pipe(diff: Diff, listing: DiffListing) -> Iterator[str]:
     if listing.top is not None:
         rows = sorted(rows, key=lambda entry: sort_rank(entry.status, entry.numbers))[: listing.top]
     for entry in rows:
-        figures = [getattr(entry.numbers, name, None) for name in _FIGURES]
+        rel_l2, max_abs = shown_sizes(entry.numbers)
+        sizes = {"rel_l2": rel_l2, "max_abs": max_abs}
+        figures = [sizes.get(name, getattr(entry.numbers, name, None)) for name in _FIGURES]
         old = entry.renamed_from
         fields = [
             entry.status.value,
@@ -97,7 +99,7 @@ def _entry_object(entry: DiffEntry, structure_only: bool) -> dict[str, object]:
         item[f"dtype_{which}"], item[f"shape_{which}"] = dtype, None if shape is None else list(shape)
     if numbers is not None:
         names = ("max_abs", "rel_l2", "changed", "numel", "mean_abs", "cosine", "nan_appeared", "nan_gone")
-        for name in (*names, "inf_appeared", "inf_gone"):
+        for name in (*names, "inf_appeared", "inf_gone", "inf_flipped"):
             item[_DOCUMENT_NAMES.get(name, name)] = plain_value(getattr(numbers, name))
         for name in ("outside", "max_ulp", "unrounded"):
             if getattr(numbers, name) is not None:

@@ -75,15 +75,23 @@ class _Fold(NamedTuple):
 
     @property
     def rel_l2(self) -> float | None:
-        return self.numbers.rel_l2 if self.numbers is not None else None
+        return shown_sizes(self.numbers)[0]
 
 
-def sort_rank(status: Status, numbers: Numbers | None) -> tuple[int, float]:
-    """Order of rows: by status, then the largest relative change first."""
-    rel = numbers.rel_l2 if numbers is not None else None
+def shown_sizes(numbers: Numbers | None) -> tuple[float | None, float | int | None]:
+    """Relative change and largest difference as people read them: of all elements, NaN if one became NaN."""
+    if numbers is None:
+        return None, None
+    return (numbers.rel_l2, numbers.max_abs) if numbers.beyond is None else (numbers.beyond, numbers.beyond)
+
+
+def sort_rank(status: Status, numbers: Numbers | None) -> tuple[bool, int, float]:
+    """Order of rows: what became NaN, then by status, then the largest relative change first."""
+    rel = shown_sizes(numbers)[0]
     if rel is None:  # numbers without a norm: nothing finite is left, the gravest of all
-        return _RANKS[status], 0.0 if numbers is None else -math.inf
-    return _RANKS[status], -rel
+        rel = 0.0 if numbers is None else math.inf
+    became_nan = math.isnan(rel)
+    return not became_nan, _RANKS[status], 0.0 if became_nan else -rel
 
 
 def iter_rows(entries: Iterable[DiffEntry], *, base: Root) -> Iterator[tuple[Cell, ...]]:
@@ -193,8 +201,7 @@ def _cells(fold: _Fold, largest: float) -> tuple[Cell, ...]:
 
 def _size_cells(fold: _Fold, largest: float) -> tuple[Cell, Cell, Cell]:
     """Relative change as a number and as a bar, and the largest absolute one."""
-    rel = fold.rel_l2
-    max_abs = fold.numbers.max_abs if fold.numbers is not None else None
+    rel, max_abs = shown_sizes(fold.numbers)
     drawn = "" if not rel else bar(rel / largest if largest and math.isfinite(rel) else 1.0, _BAR_CELLS)
     return (
         Cell("" if rel is None else f"{rel:.1e}"),
@@ -215,6 +222,7 @@ def _note(fold: _Fold) -> str:
                 (numbers.nan_gone, "NaN gone"),
                 (numbers.inf_appeared, "became inf"),
                 (numbers.inf_gone, "inf gone"),
+                (numbers.inf_flipped, "inf of the other sign"),
                 (numbers.outside, "outside tolerance"),
             )
             if count

@@ -66,7 +66,8 @@ class Numbers(NamedTuple):
 
     ``changed`` counts those whose bits differ, across dtypes those whose values do. Norms, means
     and maxima are over elements that are finite on both sides; ``max_abs`` is an exact int for
-    integers. ``appeared`` and ``gone`` are seen from the second side. ``outside`` counts elements
+    integers. ``appeared`` and ``gone`` are seen from the second side; ``inf_flipped`` counts infinities
+    that changed their sign. ``outside`` counts elements
     beyond the tolerance, ``max_ulp`` is the largest distance in representable values, and
     ``unrounded`` counts elements that are not the other side's rounded to the narrower dtype; None
     where that was not asked for or means nothing.
@@ -88,6 +89,7 @@ class Numbers(NamedTuple):
     outside: int | None = None
     max_ulp: int | None = None
     unrounded: int | None = None
+    inf_flipped: int = 0
 
     @property
     def mean_abs(self) -> float | None:
@@ -102,6 +104,16 @@ class Numbers(NamedTuple):
         if not self.delta_squares:
             return 0.0
         return math.sqrt(self.delta_squares) / math.sqrt(self.a_squares) if self.a_squares else math.inf
+
+    @property
+    def beyond(self) -> float | None:
+        """NaN or inf where an element's difference is that, so that no finite number is its size; else None.
+
+        NaN beside NaN, and an infinity beside the same one, are no difference.
+        """
+        if self.nan_appeared or self.nan_gone:
+            return math.nan
+        return math.inf if self.inf_appeared or self.inf_gone or self.inf_flipped else None
 
     @property
     def cosine(self) -> float | None:
