@@ -162,5 +162,7 @@ def find_packed(evidence: Evidence) -> Iterator[Finding]:
         )
         or (entry.value is not None and entry.value.dtype is not None and entry.value.dtype.packed > 1)
     ]
-    fact = "of a packed or quantized weight: parameter counts are of stored elements, not of weights"
+    counted = "the first line counts the weights that they stand for"
+    stored = "parameter counts are of stored elements, not of weights"
+    fact = f"of a packed or quantized weight: {counted if evidence.quantized else stored}"
     yield from about("packed-weights", "info", packed, fact)

@@ -100,6 +100,22 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
     yield from about(CARRIED, "info", carried, fact)
 
 
+def _quantized(evidence: Evidence) -> Iterator[Finding]:
+    """Members that a quantised module lacks by its scheme, or has beside them."""
+    for scheme, member, missing, sure, paths in evidence.quantized.faults if evidence.quantized else ():
+        who = f"{plural(len(paths), f'{scheme} module')} ({some(paths, cut)})"
+        verb = ("is" if missing else "holds") if len(paths) == 1 else ("are" if missing else "hold")
+        if missing:
+            why = "such a module cannot be loaded or computed" if sure else "all others of the file have one"
+            fact, code = f"{verb} without {member}: {why}", "quantized-incomplete"
+        else:
+            fact, code = (
+                f"{verb} {member} as well, which the scheme does not use",
+                "quantized-extra",
+            )
+        yield Finding(code, "error" if missing and sure else "warning", paths[0], f"{who} {fact}")
+
+
 def _extra_state(evidence: Evidence) -> Iterator[Finding]:
     tensors = [entry for entry, (kind, *_), _ in evidence.rows if kind is Kind.EXTRA_STATE]
     fact = "extra state: strict loading into a model whose modules have none calls it unexpected"
@@ -162,6 +178,7 @@ _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _dtypes,
     _carried,
     of_names.find_packed,
+    _quantized,
     _extra_state,
     of_names.find_parametrized,
     of_bytes.find_devices,

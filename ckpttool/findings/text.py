@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.kinds.aliases import Aliasing
+from ckpttool.kinds.quantized import Survey
 from ckpttool.names.prefixes import Prefix
 from ckpttool.values.checkpoint import Checkpoint, Entry, Finding, Root
 from ckpttool.values.inspection import Group, Row, Summary
@@ -23,6 +24,7 @@ class Evidence(NamedTuple):
     aliasing: Aliasing
     prefixes: Mapping[Root, Sequence[Prefix]]
     names: str  # of all rows, one a line: searched at once before rows are looked at one by one
+    quantized: Survey | None = None  # of the weights
 
     def mentions(self, *texts: str) -> bool:
         """Whether any of ``texts`` stands in any name."""

@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 
 from ckpttool.findings.rules import CARRIED, find_all
 from ckpttool.findings.text import Evidence
-from ckpttool.inspection.summary import choose_weights_root, group_tallies, summarize, tally_rows, title_of
+from ckpttool.inspection.summary import (
+    choose_weights_root,
+    count_weights,
+    group_tallies,
+    summarize,
+    tally_rows,
+    title_of,
+)
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.classify import classify
+from ckpttool.kinds.quantized import survey_quantized
 from ckpttool.names.prefixes import find_prefixes
 from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Root
 from ckpttool.values.inspection import Inspection, Row
@@ -63,7 +71,9 @@ def inspect_checkpoint(
     groups = group_tallies(checkpoint, tallies, kinds.optimizers, prefixes)
     summary = summarize(rows, missing_rows, aliasing, tallies)
     text = "\n".join([str(entry.name) for entry in entries])
-    evidence = Evidence(checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text)
+    weighed = [entry for entry in entries if weights_root is None or entry.root == weights_root]
+    survey = survey_quantized(weighed, text)
+    evidence = Evidence(checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text, survey)
     return Inspection(
         checkpoint,
         title_of(checkpoint, groups, weights_root, rows, summary),
@@ -74,6 +84,7 @@ def inspect_checkpoint(
         summary,
         (*checkpoint.findings, *(applied.findings if applied is not None else ()), *find_all(evidence)),
         None if applied is None else applied.facts,
+        count_weights(rows, tallies, weights_root, survey),
     )
 
 

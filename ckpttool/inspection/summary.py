@@ -6,12 +6,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from ckpttool.kinds.aliases import Aliasing
 from ckpttool.kinds.optimizer import OptimizerMatch
+from ckpttool.kinds.quantized import Survey
 from ckpttool.names.prefixes import Prefix
 from ckpttool.values.checkpoint import Basis, Checkpoint, Classification, Key, Kind, Root, TensorInfo
-from ckpttool.values.inspection import Group, Row, Summary, container_bases
+from ckpttool.values.inspection import Copy, Group, Row, Summary, Weights, container_bases
 
 _WEIGHTS_KEYS = frozenset(
     """
@@ -21,11 +23,12 @@ _WEIGHTS_KEYS = frozenset(
 )
 """Keys that training scripts put a model's state_dict under."""
 
-_EMA_WORDS = frozenset(("ema", "swa", "averaged", "shadow"))
+_EMA_WORDS = frozenset("ema swa averaged average averaging avg polyak shadow".split())
 _WORD = re.compile("[a-z]+")
 _PROGRESS_KEYS = frozenset(("epoch", "global_step", "step", "iteration", "iter", "best_acc1", "it"))
 _OUTWEIGHS = 10  # without a telling name, the weights must be this many times the next candidate
 _MOST_PREFIXES = 2  # in a note
+_MOST_COMPARED = 16  # branches that are held against the weights, name by name
 _MOST_GROUPS = 24  # more branches than a screen holds are joined by their first key
 
 _COUNTED = """
@@ -38,12 +41,13 @@ _COUNTED = """
 class Tally:
     """Counts over the rows of one root. ``nbytes`` and ``*_numel`` leave tied entries out."""
 
-    __slots__ = (*_COUNTED, "nbytes", "module")
+    __slots__ = (*_COUNTED, "unknown_numel", "tied_parameters", "nbytes", "module")
 
     def __init__(self) -> None:
         self.tensors = self.parameters = self.persistent_buffers = self.non_persistent_buffers = 0
         self.extra_state = self.optimizer_state = self.unknown = 0
-        self.nbytes = self.parameter_numel = self.buffer_numel = 0
+        self.nbytes = self.parameter_numel = self.buffer_numel = self.unknown_numel = 0
+        self.tied_parameters = 0
         self.module = False  # a pickled module, not a state_dict
 
     def add(self, other: Tally) -> None:
@@ -83,6 +87,8 @@ def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
         if kind is parameter:
             tally.parameters += 1
             tally.parameter_numel += numel
+            if tied_to is not None:
+                tally.tied_parameters += 1
         elif kind is persistent:
             tally.persistent_buffers += 1
             tally.buffer_numel += numel
@@ -90,6 +96,7 @@ def tally_rows(rows: Iterable[Row]) -> dict[Root, Tally]:
             tally.optimizer_state += 1
         elif kind is unknown:
             tally.unknown += 1
+            tally.unknown_numel += numel
         elif kind is non_persistent:
             tally.non_persistent_buffers += 1
             tally.buffer_numel += numel
@@ -225,6 +232,77 @@ def choose_weights_root(checkpoint: Checkpoint, tallies: Mapping[Root, Tally]) -
     if len(ranked) > 1 and candidates[ranked[0]] < _OUTWEIGHS * candidates[ranked[1]]:
         return None
     return ranked[0]
+
+
+def count_weights(
+    rows: Sequence[Row], tallies: Mapping[Root, Tally], weights_root: Root | None, survey: Survey | None
+) -> Weights:
+    """Count the branch of the weights, or where it is not clear all branches but averaged copies."""
+    if weights_root is not None:
+        counted = {weights_root}
+    else:
+        counted = {root for root, tally in tallies.items() if _place(root, tally, {})[1] != "ema"}
+    total = Tally()
+    for root in counted & tallies.keys():
+        total.add(tallies[root])
+    weights = Weights(
+        total.parameters,
+        total.tied_parameters,
+        total.parameter_numel,
+        total.persistent_buffers + total.non_persistent_buffers,
+        total.buffer_numel,
+        total.unknown,
+        total.parameter_numel,
+        total.parameter_numel + total.buffer_numel + total.unknown_numel,
+        _find_copies(rows, tallies, counted),
+    )
+    if survey is None:
+        return weights
+    others = sum(
+        row.entry.value.numel
+        for row in rows
+        if row.entry.root in counted
+        and row.classification.kind is Kind.PARAMETER
+        and row.tied_to is None
+        and row.entry.value is not None
+        and id(row.entry) not in survey.entries
+    )
+    return weights._replace(weights_numel=survey.weights + others, quantized=survey.quantizations)
+
+
+def _find_copies(
+    rows: Sequence[Row], tallies: Mapping[Root, Tally], counted: AbstractSet[Root]
+) -> tuple[Copy, ...]:
+    """Branches that are called averaged, and those of the same names and shapes as the one that counts."""
+    averaged = [
+        root
+        for root, tally in tallies.items()
+        if root not in counted and tally.is_state_dict and _place(root, tally, {})[1] == "ema"
+    ]
+    alike: list[Root] = []
+    if len(counted) == 1:
+        (home,) = counted
+        count = tallies[home].parameters if home in tallies else 0
+        alike = [
+            root
+            for root, tally in tallies.items()
+            if count and root != home and root not in averaged and tally.parameters == count
+        ]
+        if alike:
+            forms = {root: _form(rows, root) for root in (home, *alike[:_MOST_COMPARED])}
+            alike = [root for root in alike[:_MOST_COMPARED] if forms[root] == forms[home]]
+    return tuple([Copy(root, root in averaged) for root in tallies if root in averaged or root in alike])
+
+
+def _form(rows: Sequence[Row], root: Root) -> frozenset[tuple[Key, object]]:
+    """Names and shapes of the parameters of one branch."""
+    return frozenset(
+        (row.entry.name, row.entry.value.shape)
+        for row in rows
+        if row.entry.root == root
+        and row.classification.kind is Kind.PARAMETER
+        and row.entry.value is not None
+    )
 
 
 def _names_weights(root: Root) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.values.checkpoint import Root
-from ckpttool.values.inspection import Inspection, ModelFacts
+from ckpttool.values.inspection import Copy, Inspection, ModelFacts, Quantization, Weights
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
+    format_magnitude,
     format_nbytes,
     format_root,
     format_value,
@@ -19,6 +20,8 @@ from ckpttool.values.words import (
 )
 
 _MAX_FACTS = 6  # dtypes or devices named in one line
+_MAX_COPIES = 2  # of the weights, named in one line
+_MAX_SCHEMES = 3  # of quantised weights, the same
 _MAX_REASON = 400  # characters of why a model was not built on meta
 
 
@@ -36,11 +39,10 @@ def iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Itera
     ]
     title = Span(safe(inspection.title, NAME_LIMIT), "title")
     yield from fill([title, *_spans(first)], width, indent=0)
-    buffers = summary.persistent_buffers + summary.non_persistent_buffers
     dtypes = [f"{name} {format_count(count)}" for name, count in summary.dtypes]
     has_gaps = summary.storage_nbytes != summary.tensor_nbytes
     second = [
-        _count_facts(summary.parameter_numel, buffers, summary.unknown),
+        *_weight_facts(inspection.weights),
         f"{format_nbytes(summary.tensor_nbytes)} of tensors",
         f"{format_nbytes(summary.storage_nbytes)} of storages" if has_gaps else "",
         summary.dtypes[0][0] if len(dtypes) == 1 else _some(dtypes),
@@ -107,7 +109,12 @@ def _iter_groups(inspection: Inspection, width: int) -> Iterator[Line]:
     rows = []
     for group in inspection.groups:
         is_weights = group.root == inspection.weights_root
-        what = _count_facts(group.parameter_numel, group.buffers, group.unknown)
+        counts = (
+            plural(group.parameter_numel, "parameter") if group.parameter_numel else "",
+            plural(group.buffers, "buffer") if group.buffers else "",
+            f"{format_count(group.unknown)} unknown" if group.unknown else "",
+        )
+        what = " · ".join(filter(None, counts))
         note = safe(group.note, NAME_LIMIT)
         if group.role == "optimizer":
             what, note = note, ""
@@ -123,14 +130,51 @@ def _iter_groups(inspection: Inspection, width: int) -> Iterator[Line]:
     return iter_table(_GROUP_COLUMNS, rows, width, head=False)
 
 
-def _count_facts(parameter_numel: int, buffers: int, unknown: int) -> str:
-    """Return ``412,525 parameters + 2 buffers``, zeros left out."""
-    facts = (
-        plural(parameter_numel, "parameter") if parameter_numel else "",
-        plural(buffers, "buffer") if buffers else "",
-        f"{format_count(unknown)} unknown" if unknown else "",
+def _weight_facts(weights: Weights) -> Iterator[str]:
+    """Yield what there is of weights, what they are quantised by, and where copies of them are."""
+    copies = "".join([f" + {_copy_text(copy)}" for copy in weights.copies[:_MAX_COPIES]])
+    if len(weights.copies) > _MAX_COPIES:
+        copies += f" + {format_count(len(weights.copies) - _MAX_COPIES)} more"
+    first, *more = _count_facts(weights)
+    if weights.quantized:
+        first, more = f"{format_magnitude(weights.weights_numel)} weights", []
+        shown = weights.quantized[:_MAX_SCHEMES]
+        more.append(
+            " + ".join(map(quantization_text, shown)) + (" + …" if shown != weights.quantized else "")
+        )
+        more.append(f"{format_magnitude(weights.stored_numel, about='')} stored elements")
+    yield f"{first}{copies}" if first else copies.removeprefix(" + ")
+    yield from more
+
+
+def _copy_text(copy: Copy) -> str:
+    what = "averaged copy" if copy.averaged else "copy of the same names and shapes"
+    return f"{what} under {format_root(copy.root) or '(top)'}"
+
+
+def quantization_text(item: Quantization) -> str:
+    """Return ``GPTQ 4-bit, group 128``."""
+    bits = f" {item.bits}-bit" if item.bits and not item.scheme[-1].isdigit() else ""
+    by = "block" if item.scheme == "bitsandbytes" else "group"
+    group = f", {by} {item.group}" if item.group is not None else ""
+    return f"{item.scheme}{bits}{group}{f', {item.detail}' if item.detail else ''}"
+
+
+def _count_facts(counts: Weights) -> tuple[str, str, str]:
+    """Return ``412,525 parameters in 28 tensors``, ``2 buffers (82,688 elements)``, ``1 unknown``.
+
+    Nothing is said of what there is none of.
+    """
+    tied = f", {format_count(counts.tied_parameters)} of them tied" if counts.tied_parameters else ""
+    tensors = f"{plural(counts.parameters, 'tensor')}{tied}"
+    if counts.parameter_numel:
+        tensors = f"{plural(counts.parameter_numel, 'parameter')} in {tensors}"
+    elements = f" ({plural(counts.buffer_numel, 'element')})" if counts.buffer_numel else ""
+    return (
+        tensors if counts.parameters else "",
+        f"{plural(counts.buffers, 'buffer')}{elements}" if counts.buffers else "",
+        f"{format_count(counts.unknown)} unknown" if counts.unknown else "",
     )
-    return " + ".join(filter(None, facts))
 
 
 def _iter_values(inspection: Inspection, width: int) -> Iterator[Line]:

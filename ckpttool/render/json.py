@@ -80,6 +80,7 @@ def inspect_document(
         "weights_root": encode(inspection.weights_root),
         "ordered": checkpoint.ordered,
         "summary": _summary(inspection),
+        "weights": encode(inspection.weights),
         "groups": encode(inspection.groups),
         "entries": _row_objects((*inspection.rows, *inspection.missing), extra or {}),
         "values": encode(checkpoint.values),

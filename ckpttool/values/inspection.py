@@ -80,6 +80,47 @@ class Summary(NamedTuple):
     bases: tuple[tuple[str, str, int], ...]  # kind, basis, entries
 
 
+class Quantization(NamedTuple):
+    """Weights that are stored in one quantised form: ``weights`` of ``bits`` each, in ``modules`` modules.
+
+    ``group`` weights share a scale, None where that is not a fixed number; ``detail`` says more in words.
+    """
+
+    scheme: str
+    bits: int
+    group: int | None
+    detail: str
+    modules: int
+    weights: int
+
+
+class Copy(NamedTuple):
+    """A branch that holds the weights once more; ``averaged``: its name says EMA, SWA or the like."""
+
+    root: Root
+    averaged: bool
+
+
+class Weights(NamedTuple):
+    """What the weights count: those of one branch where it is clear which, else of all but averaged copies.
+
+    ``parameters``, ``buffers`` (both persistences) and ``unknown`` are entries, ``tied_parameters`` those of
+    the parameters that are an earlier one under another name; ``*_numel`` counts elements, tied ones once.
+    ``weights_numel`` counts parameters and what quantised weights stand for, ``stored_numel`` all elements.
+    """
+
+    parameters: int = 0
+    tied_parameters: int = 0
+    parameter_numel: int = 0
+    buffers: int = 0
+    buffer_numel: int = 0
+    unknown: int = 0
+    weights_numel: int = 0
+    stored_numel: int = 0
+    copies: tuple[Copy, ...] = ()
+    quantized: tuple[Quantization, ...] = ()
+
+
 class ModelFacts(NamedTuple):
     """The live model that kinds were read from.
 
@@ -113,6 +154,7 @@ class Inspection(NamedTuple):
     summary: Summary
     findings: tuple[Finding, ...]
     model: ModelFacts | None = None  # where kinds come from a live model
+    weights: Weights = Weights()
 
     @property
     def ok(self) -> bool:

@@ -70,6 +70,17 @@ def format_count(value: int) -> str:
     return f"{value:,}" if value.bit_length() <= _INT_BITS else format_int(value)
 
 
+def format_magnitude(value: int, about: str = "about ") -> str:
+    """Return ``about 6.74 B`` for a large count, all digits of one below a million."""
+    for power, unit in ((12, "T"), (9, "B"), (6, "M")):
+        if value >= 10**power:
+            # In hundredths, rounded: an int may be beyond what a float holds.
+            scaled = (value + 5 * 10 ** (power - 3)) // 10 ** (power - 2)
+            digits = f"{scaled / 100:.3g}" if scaled < 99_950 else format_count(scaled // 100)
+            return f"{about}{digits} {unit}"
+    return format_count(value)
+
+
 def plural(count: int, noun: str, many: str = "") -> str:
     """Return ``1 tensor`` or ``2 entries``; ``many`` is the plural of what is more than one noun."""
     if count != 1:

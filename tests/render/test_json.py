@@ -45,6 +45,7 @@ TOP = {
     "weights_root": MAYBE_LIST,
     "ordered": bool,
     "summary": dict,
+    "weights": dict,
     "groups": list,
     "entries": list,
     "values": list,

@@ -27,7 +27,7 @@ from ckpttool.values.checkpoint import (
     Value,
 )
 from ckpttool.values.dtypes import BY_NAME
-from ckpttool.values.inspection import Group, Inspection, Row, Summary
+from ckpttool.values.inspection import Group, Inspection, Row, Summary, Weights
 
 PATH = "run/last.ckpt"
 
@@ -119,6 +119,7 @@ def inspection(
 ) -> Inspection:
     """An inspection of ``rows``; further keywords are fields of its checkpoint."""
     rows, absent = tuple(rows), tuple(absent)
+    counts = summary(rows, absent)
     fields: dict[str, object] = {
         "path": PATH,
         "format": "torch zip",
@@ -134,8 +135,16 @@ def inspection(
         absent,
         groups,
         weights_root,
-        summary(rows, absent),
+        counts,
         findings,
+        weights=Weights(
+            counts.parameters,
+            sum(item.classification.kind is Kind.PARAMETER and item.tied_to is not None for item in rows),
+            counts.parameter_numel,
+            counts.persistent_buffers + counts.non_persistent_buffers,
+            counts.buffer_numel,
+            counts.unknown,
+        ),
     )
 
 
