@@ -1,9 +1,9 @@
 """The kind of every entry of a checkpoint, from the file alone, with the evidence for it.
 
-The ladder, strongest first: what the reader declares (a pickled module, TorchScript, an exported
-program, ``_rebuild_parameter``), the optimizer, the module versions of ``_metadata``, the order
-of registration, names and siblings, dtypes. How strong each rule is was measured over some 3,000
-architectures, see docs/kinds.md. What no evidence decides stays unknown.
+``Basis`` is the ladder, strongest first. What is said beside a state_dict (``evidence``, ``optimizer``) is
+given to the rules that judge its modules (``module_rules.LADDER``), and then entries help each other
+(``corroborate``). How strong each rule is was measured, see docs/kinds.md. What no evidence decides
+stays unknown.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.kinds.aliases import find_aliases
-from ckpttool.kinds.corroborate import apply_optimizers, is_final, share_between_copies, share_between_ties
+from ckpttool.kinds.corroborate import (
+    leave_out_of_optimizers,
+    match_optimizers,
+    share_between_copies,
+    share_between_ties,
+)
+from ckpttool.kinds.evidence import STRENGTH, is_final, read_pickled_modules, read_pickled_parameters
 from ckpttool.kinds.known_names import load_name_table
 from ckpttool.kinds.optimizer import OptimizerMatch, find_groups, read_optimizers, split_state_root
 from ckpttool.kinds.state_dict import judge_state_dict
@@ -56,16 +62,22 @@ def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = No
     found: list[Classification] = [entry.declared for entry in entries]
     states: dict[Root, list[Entry]] = {}
     weights: dict[Root, list[int]] = {}
+    given = read_pickled_modules(entries, by_root)
     for root, indices in by_root.items():
         if groups and split_state_root(root, groups) is not None:
             states[root] = [entries[index] for index in indices]
             _mark_optimizer_state(indices, found)
         elif len(by_root) == 1 or _is_state_dict(checkpoint, root, indices):
             weights[root] = indices
-            _judge_weights(checkpoint, root, indices, deepspeed.get(root), found)
-    matches = apply_optimizers(read_optimizers(groups, states), entries, weights, tied_to, found)
+            _judge_weights(checkpoint, root, indices, given, deepspeed.get(root), found)
+    matches, named = match_optimizers(read_optimizers(groups, states), entries, weights, tied_to, found)
+    # Judged again, for what an optimizer names says more of its neighbours.
+    given.update((at, said) for at, said in named.items() if _strength(found[at]) < _strength(said))
+    for trained in [root for root in weights if any(match.weights_root == root for match in matches)]:
+        _judge_weights(checkpoint, trained, weights[trained], given, deepspeed.get(trained), found)
     share_between_copies(entries, list(weights.values()), found)
     share_between_ties(entries, tied_to, found)
+    leave_out_of_optimizers(matches, entries, weights, tied_to, found)
     return Kinds(tuple(found), _find_missing(checkpoint, weights), matches)
 
 
@@ -94,19 +106,38 @@ def _judge_weights(
     checkpoint: Checkpoint,
     root: Root,
     indices: Sequence[int],
+    given: Mapping[int, Classification],
     buffers: Collection[object] | None,
     found: list[Classification],
 ) -> None:
-    """Classify one state_dict; ``buffers`` are the names that DeepSpeed gives as such, if it does."""
+    """Classify one state_dict.
+
+    ``given`` is what is said elsewhere, by index; ``buffers`` are the names that DeepSpeed gives as such.
+    """
     entries = [checkpoint.entries[index] for index in indices]
+    known = [
+        entry.declared if is_final(entry) else given.get(index, _declared(entry))
+        for index, entry in zip(indices, entries, strict=True)
+    ]
     versions = checkpoint.module_versions.get(root, {})
-    judged = judge_state_dict(entries, versions, checkpoint.ordered)
-    for index, entry, classification in zip(indices, entries, judged, strict=True):
-        if buffers is not None and not is_final(entry):
-            kind = Kind.PERSISTENT_BUFFER if entry.name in buffers else Kind.PARAMETER
-            note = "DeepSpeed buffer_names"
-            classification = classification._replace(kind=kind, basis=Basis.METADATA, note=note)
-        found[index] = classification
+    judged = judge_state_dict(entries, known, versions, checkpoint.ordered)
+    if buffers is not None:
+        for at, (entry, said) in enumerate(zip(entries, judged, strict=True)):
+            if not is_final(entry) and _strength(said) <= STRENGTH[Basis.METADATA]:
+                kind = Kind.PERSISTENT_BUFFER if entry.name in buffers else Kind.PARAMETER
+                judged[at] = said._replace(kind=kind, basis=Basis.METADATA, note="DeepSpeed buffer_names")
+    for at, said in read_pickled_parameters(entries, judged, versions, checkpoint.ordered).items():
+        judged[at] = said
+    for index, said in zip(indices, judged, strict=True):
+        found[index] = said
+
+
+def _strength(said: Classification) -> int:
+    return STRENGTH[said.basis]
+
+
+def _declared(entry: Entry) -> Classification | None:
+    return None if entry.declared is UNCLASSIFIED or entry.declared == UNCLASSIFIED else entry.declared
 
 
 def _deepspeed_buffers(checkpoint: Checkpoint) -> dict[Root, frozenset[object]]:

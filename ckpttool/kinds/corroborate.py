@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ckpttool.kinds.evidence import STRENGTH, is_final
+from ckpttool.kinds.known_names import load_name_table
 from ckpttool.kinds.optimizer import Optimizer, OptimizerMatch, match_names, match_order
+from ckpttool.names.prefixes import strip_wrappers
 from ckpttool.values.checkpoint import (
     EXACT_BASES,
-    UNCLASSIFIED,
     Basis,
     Classification,
     Entry,
@@ -19,27 +22,19 @@ from ckpttool.values.checkpoint import (
 _MOST_COMPARED = 16
 """Optimizers that are matched, and state_dicts that each is laid against: a GAN has two, and copies."""
 
-_STRENGTH = {basis: -rank for rank, basis in enumerate(Basis)}
 _MEMBER_KINDS = frozenset({Kind.PARAMETER, Kind.PERSISTENT_BUFFER, Kind.UNKNOWN})
 
 
-def is_final(entry: Entry) -> bool:
-    """Whether the reader said what the entry is, or that it is nothing registered: no rule may say otherwise.
-
-    ``_rebuild_parameter`` alone is not that strong, for a buffer may be pickled as a Parameter.
-    """
-    return entry.declared != UNCLASSIFIED and entry.declared.basis is not Basis.PICKLED_PARAMETER
-
-
-def apply_optimizers(
+def match_optimizers(
     optimizers: Sequence[Optimizer],
     entries: Sequence[Entry],
     weights: Mapping[Root, Sequence[int]],
     tied_to: Sequence[Entry | None],
-    found: list[Classification],
-) -> tuple[OptimizerMatch, ...]:
-    """Find the state_dict that each of ``optimizers`` goes with, and mark in ``found`` what it names."""
+    found: Sequence[Classification],
+) -> tuple[tuple[OptimizerMatch, ...], dict[int, Classification]]:
+    """Find the state_dict that each of ``optimizers`` goes with, and what it says of its entries."""
     matches = []
+    said: dict[int, Classification] = {}
     for rank, optimizer in enumerate(optimizers):
         best = OptimizerMatch(optimizer.root, optimizer.class_name, optimizer.parameters)
         named: list[int] = []
@@ -49,15 +44,59 @@ def apply_optimizers(
                 named = mapped
                 best = best._replace(weights_root=root, mapped=len(mapped), by=by)
         note = f"{optimizer.class_name or 'optimizer'}, by {best.by}"
-        for index in named:
-            if not is_final(entries[index]):
-                found[index] = Classification(Kind.PARAMETER, Basis.OPTIMIZER, note=note)
-        if best.weights_root is not None and len(named) == optimizer.parameters:
-            for index in weights[best.weights_root]:
-                if found[index].kind is Kind.UNKNOWN and not is_final(entries[index]):
-                    found[index] = found[index]._replace(note="not in the optimizer: a buffer, or frozen")
+        known = Classification(Kind.PARAMETER, Basis.OPTIMIZER, note=note)
+        said.update((index, known) for index in named if not is_final(entries[index]))
         matches.append(best)
-    return tuple(matches)
+    return tuple(matches), said
+
+
+def leave_out_of_optimizers(
+    matches: Sequence[OptimizerMatch],
+    entries: Sequence[Entry],
+    weights: Mapping[Root, Sequence[int]],
+    tied_to: Sequence[Entry | None],
+    found: list[Classification],
+) -> None:
+    """What only a weak name calls a parameter is none where the optimizers hold as many as are sure.
+
+    It is a buffer, or was frozen: unknown, in copies of the weights as well. An optimizer that names nothing
+    (SGD without momentum has no states) can only be that of the one state_dict.
+    """
+    members: Counter[Root] = Counter()
+    named: set[Root] = set()
+    for match in matches:
+        root = match.weights_root if match.mapped or len(weights) != 1 else next(iter(weights))
+        if root is not None:
+            members[root] += match.parameters
+            if match.mapped == match.parameters:
+                named.add(root)
+    left_out: set[tuple[Key, object]] = set()
+    for root, count in members.items():
+        sure = [index for index in weights[root] if tied_to[index] is None and is_sure(found[index])]
+        if len(sure) == count:
+            left_out |= {_identity(entries[index]) for index in weights[root] if _is_weak(found[index])}
+    for root, indices in weights.items() if left_out or named else ():
+        for index in indices:
+            if is_final(entries[index]):
+                continue
+            if _is_weak(found[index]) and _identity(entries[index]) in left_out:
+                found[index] = Classification(Kind.UNKNOWN, Basis.NONE)
+            if found[index].kind is Kind.UNKNOWN and (root in named or _identity(entries[index]) in left_out):
+                found[index] = found[index]._replace(note="not in the optimizer: a buffer, or frozen")
+
+
+def is_sure(said: Classification) -> bool:
+    """Whether this is a parameter by more than a name, or by one that torch.nn itself gives."""
+    return said.kind is Kind.PARAMETER and not _is_weak(said)
+
+
+def _is_weak(said: Classification) -> bool:
+    return said.kind is Kind.PARAMETER and said.basis is Basis.NAME and said != load_name_table().of_torch
+
+
+def _identity(entry: Entry) -> tuple[Key, object]:
+    """What an entry and its copies have in common: the bare model's name, and the shape."""
+    return strip_wrappers(entry.name) if isinstance(entry.name, str) else entry.name, _shape(entry)
 
 
 def _match_root(
@@ -72,18 +111,21 @@ def _match_root(
         by_name = match_names(optimizer, {entries[index].name: index for index in indices})
         if by_name:
             return by_name, "names"
-    # parameters() gives a tied parameter once; buffers are left out: first those that any rule
-    # knows, and if that leaves too few, only those whose dtype takes no gradient.
+    # parameters() gives a tied parameter once; buffers are left out: those that any rule knows, or all
+    # but the sure parameters if these are as many as the optimizer has, or only what takes no gradient.
     single = [index for index in indices if tied_to[index] is None]
+    sure = [index for index in single if is_sure(found[index])]
+    best: list[int] = []
     for candidates in (
         [index for index in single if found[index].kind is not Kind.PERSISTENT_BUFFER],
+        sure if len(sure) == optimizer.parameters else [],
         [index for index in single if found[index].basis is not Basis.DTYPE],
     ):
-        if len(candidates) >= optimizer.parameters:
+        if len(best) < optimizer.parameters <= len(candidates):
             positions = match_order(optimizer, [_shape(entries[index]) for index in candidates])
-            if positions:
-                return [candidates[position] for position in positions], "order"
-    return [], ""
+            if len(positions) > len(best):
+                best = [candidates[position] for position in positions]
+    return best, "order" if best else ""
 
 
 def share_between_copies(
@@ -96,14 +138,15 @@ def share_between_copies(
     if len(copies) < 2:
         return
     best: dict[tuple[Key, object], int] = {}
+    keys: dict[int, tuple[Key, object]] = {}
     for indices in copies:
         for index in indices:
-            key = (entries[index].name, _shape(entries[index]))
+            key = keys[index] = _identity(entries[index])
             known = best.get(key)
             if known is None or _strength(found[index]) > _strength(found[known]):
                 best[key] = index
     for indices in copies:
-        others = [best[entries[index].name, _shape(entries[index])] for index in indices]
+        others = [best[keys[index]] for index in indices]
         stronger = [
             (index, other)
             for index, other in zip(indices, others, strict=True)
@@ -141,7 +184,7 @@ def _borrow(own: Classification, other: Classification, note: str) -> Classifica
         return own
     if own.kind not in _MEMBER_KINDS or other.kind not in _MEMBER_KINDS:
         return own
-    basis = Basis.SIBLING if other.basis in EXACT_BASES else other.basis
+    basis = Basis.COPY if other.basis in EXACT_BASES else other.basis
     return Classification(other.kind, basis, note=note, rebuilt_since=other.rebuilt_since)
 
 
@@ -150,4 +193,4 @@ def _shape(entry: Entry) -> tuple[int, ...] | None:
 
 
 def _strength(classification: Classification) -> int:
-    return _STRENGTH[classification.basis]
+    return STRENGTH[classification.basis]

@@ -16,8 +16,8 @@ class Rule(NamedTuple):
     ``names`` are separated by spaces; ``a`` is the last part of a name, ``m.a`` also wants it in a module
     whose name is m (its last part that is not a number). Trailing digits do not count where the name as it
     stands is not listed: gamma_1 is gamma. With a ``shape`` the names hold for it only, and then before all
-    others. ``endings`` of the last part are tried after all names; the longest wins. ``sure``: no library
-    seen has it as the other kind, so it may decide the order rule for neighbours. ``note`` is shown to
+    others. ``endings`` of the last part are tried after all names, but not of a name that begins with ``_``;
+    the longest wins. ``note`` is shown to
     people: where the name is from and, where that changed, in which versions. ``rebuilt``: newer code, as
     the note says since when, still builds the buffer and leaves it out of files.
     """
@@ -26,7 +26,6 @@ class Rule(NamedTuple):
     names: str = ""
     endings: str = ""
     shape: str = ""
-    sure: bool = False
     rebuilt: bool = False
 
 
@@ -92,20 +91,16 @@ PARAMETERS = (
 # ------------------------------------------------------------------------------------------- buffers
 
 BUFFERS = (
-    Rule(
-        "torch.nn norms, AveragedModel", "running_mean running_var num_batches_tracked n_averaged", sure=True
-    ),
+    Rule("torch.nn norms, AveragedModel", "running_mean running_var num_batches_tracked n_averaged"),
     Rule("torch.nn losses and criteria", "pos_weight empty_weight class_weight class_weights"),
     Rule(
         "torch.ao observers and fake quantization",
         "min_val max_val histogram fake_quant_enabled observer_enabled zero_point zero_points",
-        sure=True,
     ),
     Rule("GPTQ and AWQ linears (a parameter in serving engines)", "qweight qzeros scales g_idx"),
     Rule(
         "rotary positions; mostly not saved (transformers since 4.32)",
         "inv_freq original_inv_freq freqs_cis freqs_cos freqs_sin cos_cached sin_cached",
-        sure=True,
         rebuilt=True,
     ),
     Rule(
@@ -113,13 +108,11 @@ BUFFERS = (
         """
         position_ids token_type_ids masked_bias causal_mask attention_bias_idxs relative_position_index
         """,
-        sure=True,
         rebuilt=True,
     ),
     Rule(
         "timm, transformers: index tables and masks of windows; not saved since timm 0.9",
         "attn_mask relative_coords_table rel_pos_indices rel_indices",
-        sure=True,
         rebuilt=True,
     ),
     Rule(
@@ -133,9 +126,8 @@ BUFFERS = (
         """
         cluster_size cluster_usage embed_avg embed_sum inited initted initialized ema_cluster_size ema_w
         """,
-        sure=True,
     ),
-    Rule("clipped linears of gemma vision", "input_min input_max output_min output_max", sure=True),
+    Rule("clipped linears of gemma vision", "input_min input_max output_min output_max"),
     Rule(
         "transformers: ibert",
         "x_min x_max act_scaling_factor fc_scaling_factor LayerNorm.shift",
@@ -156,14 +148,13 @@ BUFFERS = (
         posterior_variance posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2
         posterior_mean_coef
         """,
-        sure=True,
     ),
     Rule("decay of linear attention", "slope_rate query_decay key_decay diagonal_decay slopes"),
     Rule(
         "a fixed filter or window: anti-aliased vocoders, torchaudio",
         "upsample.filter lowpass.filter dct_mat fb window",
     ),
-    Rule("an average of the weights (EMA)", "decay num_updates", sure=True),
+    Rule("an average of the weights (EMA)", "decay num_updates"),
     Rule("segment anything: fixed random positions", "positional_encoding_gaussian_matrix"),
     Rule("transformers: detection heads", "num_points_scale n_points_scale pos_idx_to_embed attn_mask_probs"),
     Rule("rotary positions; of more dimensions they are learnt", "freqs", shape="n"),
@@ -171,7 +162,6 @@ BUFFERS = (
         "causal mask: gpt2 before transformers 4.30, nanoGPT",
         "bias mask tril causal_mask",
         shape="1 x 1 x n x n",
-        sure=True,
     ),
     Rule(
         "segment anything: a fixed Fourier matrix (a parameter in sam itself)",

@@ -1,15 +1,18 @@
 """The kinds of one module's own entries, judged together: what stands beside what, and in which order.
 
 A module is judged by its signature (names, dtypes, dimensions, version) and never by where it
-stands, so that a network of a thousand equal blocks costs one judgement.
+stands, so that a network of a thousand equal blocks costs one judgement. ``LADDER`` is the table of
+docs/kinds.md: each rule sees what the stronger ones found, and speaks of what they left open.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeAlias
 
-from ckpttool.kinds.known_names import Verdict, load_name_table
-from ckpttool.values.checkpoint import UNCLASSIFIED, Basis, Classification, Kind
+from ckpttool.kinds.known_names import EMPTY, NARROW, load_name_table
+from ckpttool.values.checkpoint import Basis, Classification, Kind
 from ckpttool.values.dtypes import BY_NAME
 
 PARAMETER = Kind.PARAMETER
@@ -20,135 +23,152 @@ BATCH_NORM_VERSION = 2
 
 
 class Leaf(NamedTuple):
-    """One entry as the rules see it. ``name`` is its last part, ``dtype`` torch's name or ""."""
+    """One entry as the rules see it. ``name`` is its last part, ``dtype`` torch's name or "".
+
+    ``given`` is what stronger evidence than a module's own entries says: the reader's word, a copy, the
+    optimizer.
+    """
 
     name: str
     dtype: str
     shape: int  # see known_names.shape_code
-    declared: Classification | None
+    given: Classification | None
 
 
 class Signature(NamedTuple):
     """All that a judgement depends on.
 
     ``module`` is the last part of the module's path that is not a number; ``version`` is None
-    where the file says nothing about the module.
+    where the file says nothing about the module. ``even``: weight, bias, running_mean and running_var are
+    all there, and of one shape.
     """
 
     module: str
     parametrization: bool
     version: int | None
+    even: bool
     leaves: tuple[Leaf, ...]
 
 
 class Context(NamedTuple):
     """What the whole state_dict says to each of its modules.
 
-    ``ordered``: entries stand as they were registered. ``frozen_without_counter``: a batch norm
-    without num_batches_tracked is a frozen one, because the file is too young to lack it otherwise.
+    ``ordered``: entries stand as they were registered. ``young``: no older than num_batches_tracked.
+    ``own_norms``: some norm has statistics of another shape than its weight, and no counter: whoever wrote
+    it writes norms by hand, and what looks like a frozen batch norm may be one of them.
     """
 
     ordered: bool
-    frozen_without_counter: bool
+    young: bool
+    own_norms: bool
+
+
+Found: TypeAlias = Mapping[int, Classification]
+Said: TypeAlias = Iterable[tuple[int, Classification]]
+Rule: TypeAlias = Callable[[Signature, Context, Found], Said]
+_ByName: TypeAlias = dict[str, Classification]
 
 
 def judge_module(signature: Signature, context: Context) -> tuple[Classification, ...]:
-    """The classification of each leaf: declared, then structure, then order, names and dtypes."""
-    structure = _judge_structure(signature, context)
-    verdicts = [
-        structure.get(leaf.name) or _judge_alone(leaf, signature.module)
-        if leaf.declared is None
-        else Verdict(leaf.declared, True)
-        for leaf in signature.leaves
-    ]
-    if context.ordered:
-        _apply_order(signature.leaves, verdicts)
-    return tuple(verdict.classification for verdict in verdicts)
+    """The classification of each leaf: that of the strongest rule which has one."""
+    found: dict[int, Classification] = {}
+    for rule in LADDER:
+        if len(found) == len(signature.leaves):
+            break
+        for index, said in list(rule(signature, context, found)):
+            found.setdefault(index, said)
+    return tuple(found[index] for index in range(len(signature.leaves)))
 
 
-# -------------------------------------------------------------------------------------------------- structure
+def _given(signature: Signature, context: Context, found: Found) -> Said:
+    return ((index, leaf.given) for index, leaf in enumerate(signature.leaves) if leaf.given is not None)
 
 
-def _judge_structure(signature: Signature, context: Context) -> dict[str, Verdict]:
-    """Verdicts by name from what stands beside what and from the module's version."""
-    names = {leaf.name for leaf in signature.leaves}
-    found: dict[str, Verdict] = {}
-    if "running_mean" in names and "running_var" in names:
-        found.update(_judge_batch_norm(names, signature.version, context))
-    if signature.parametrization:
-        found.update(_judge_parametrization(names))
-    for name in names:
-        stem, _, role = name.rpartition("_")
-        if role == "g" and f"{stem}_v" in names and f"{stem}_orig" not in names:
-            found[name] = found[f"{stem}_v"] = _sibling(PARAMETER, "weight norm: _g with _v")
-        elif role == "orig" and f"{stem}_u" in names:
-            found[name] = _sibling(PARAMETER, "spectral norm: _orig with _u")
-            found[f"{stem}_u"] = found[f"{stem}_v"] = _sibling(BUFFER, "spectral norm: _u, _v with _orig")
-        elif role == "orig" and f"{stem}_mask" in names:
-            found[name] = _sibling(PARAMETER, "pruning: _orig with _mask")
-            found[f"{stem}_mask"] = _sibling(BUFFER, "pruning: _mask with _orig")
-    if "scale" in names and "zero_point" in names:
-        found["scale"] = found["zero_point"] = _sibling(BUFFER, "quantization: scale with zero_point")
-    if "mean" in names and "std" in names:
-        found["mean"] = found["std"] = _sibling(BUFFER, "input normalization: mean with std")
-    if "embed" in names and not names.isdisjoint(("cluster_size", "cluster_usage")):
-        found["embed"] = _sibling(BUFFER, "codebook: embed with cluster_size")
-    return found
+def _where(signature: Signature, said: _ByName) -> Said:
+    return ((index, said[leaf.name]) for index, leaf in enumerate(signature.leaves) if leaf.name in said)
 
 
-def _verdict(kind: Kind, basis: Basis, note: str, sure: bool = False) -> Verdict:
-    return Verdict(Classification(kind, basis, note=note), sure)
+def _claim(kind: Kind, basis: Basis, note: str) -> Classification:
+    return Classification(kind, basis, note=note)
 
 
-def _sibling(kind: Kind, note: str) -> Verdict:
-    return _verdict(kind, Basis.SIBLING, note, True)
+# --------------------------------------------------------------------------------------- versions, siblings
+
+_TRUE_NORM = _claim(PARAMETER, Basis.METADATA, "batch norm: module version 2")
+_COUNTED_NORM = _claim(PARAMETER, Basis.SIBLING, "batch norm: beside num_batches_tracked")
+_FROZEN_NORM = _claim(BUFFER, Basis.METADATA, "frozen batch norm: module version 1, no counter")
+_FROZEN_IN_NEW = _claim(BUFFER, Basis.SIBLING, "frozen batch norm: no num_batches_tracked")
+_FROZEN_OR_OLD = _claim(Kind.UNKNOWN, Basis.NONE, "frozen batch norm, or a file older than torch 0.4.1")
 
 
-def _judge_batch_norm(names: set[str], version: int | None, context: Context) -> dict[str, Verdict]:
+def _by_version(signature: Signature, context: Context, found: Found) -> Said:
     """Weight and bias of a module with running statistics: learnt, or frozen in buffers.
 
     A frozen batch norm is a plain module (version 1) without a counter, and registers all four
     tensors as buffers; a true one has version 2, and a counter since torch 0.4.1.
     """
-    if version is not None and version >= BATCH_NORM_VERSION:
-        verdict = _verdict(PARAMETER, Basis.METADATA, "batch norm: module version 2", True)
-    elif "num_batches_tracked" in names:
-        verdict = _sibling(PARAMETER, "batch norm: beside num_batches_tracked")
-    elif version is not None:
-        note = "frozen batch norm: module version 1, no counter"
-        verdict = _verdict(BUFFER, Basis.METADATA, note, True)
-    elif context.frozen_without_counter:
-        verdict = _sibling(BUFFER, "frozen batch norm: no num_batches_tracked")
-    else:
-        verdict = _verdict(Kind.UNKNOWN, Basis.NONE, "frozen batch norm, or a file older than torch 0.4.1")
-    return {name: verdict for name in ("weight", "bias") if name in names}
+    names = {leaf.name for leaf in signature.leaves}
+    if signature.version is None or not {"running_mean", "running_var"} <= names:
+        return ()
+    if signature.version >= BATCH_NORM_VERSION:
+        return _where(signature, dict.fromkeys(("weight", "bias"), _TRUE_NORM))
+    if signature.even and "num_batches_tracked" not in names and not context.own_norms:
+        return _where(signature, dict.fromkeys(("weight", "bias"), _FROZEN_NORM))
+    return ()
 
 
-def _judge_parametrization(names: set[str]) -> dict[str, Verdict]:
+def _by_siblings(signature: Signature, context: Context, found: Found) -> Said:
+    """Verdicts from what stands beside what."""
+    names = {leaf.name for leaf in signature.leaves}
+    said: _ByName = {}
+    if signature.parametrization:
+        said.update(_judge_parametrization(names))
+    if {"running_mean", "running_var"} <= names:
+        if "num_batches_tracked" in names:
+            said.update(dict.fromkeys(("weight", "bias"), _COUNTED_NORM))
+        elif signature.version is None and signature.even and context.young and not context.own_norms:
+            said.update(dict.fromkeys(("weight", "bias"), _FROZEN_IN_NEW))
+    for name in names:
+        stem, _, role = name.rpartition("_")
+        if role == "g" and f"{stem}_v" in names and f"{stem}_orig" not in names:
+            said[name] = said[f"{stem}_v"] = _sibling(PARAMETER, "weight norm: _g with _v")
+        elif role == "orig" and f"{stem}_u" in names:
+            said[name] = _sibling(PARAMETER, "spectral norm: _orig with _u")
+            said[f"{stem}_u"] = said[f"{stem}_v"] = _sibling(BUFFER, "spectral norm: _u, _v with _orig")
+        elif role == "orig" and f"{stem}_mask" in names:
+            said[name] = _sibling(PARAMETER, "pruning: _orig with _mask")
+            said[f"{stem}_mask"] = _sibling(BUFFER, "pruning: _mask with _orig")
+    for group, beside, note in _TOGETHER:
+        if group <= names and (not beside or not beside.isdisjoint(names)):
+            said.update(dict.fromkeys(group, _sibling(BUFFER, note)))
+    return _where(signature, said)
+
+
+_TOGETHER: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
+    # Names that are buffers where all stand in one module, with one of the second set if there is one.
+    (frozenset({"scale", "zero_point"}), frozenset(), "quantization: scale with zero_point"),
+    (frozenset({"mean", "std"}), frozenset(), "input normalization: mean with std"),
+    (frozenset({"embed"}), frozenset({"cluster_size", "cluster_usage"}), "codebook: embed with cluster_size"),
+    (frozenset({"scale"}), frozenset({"inv_freq"}), "rotary positions that decay: scale with inv_freq"),
+)
+
+
+def _sibling(kind: Kind, note: str) -> Classification:
+    return _claim(kind, Basis.SIBLING, note)
+
+
+def _judge_parametrization(names: set[str]) -> _ByName:
     """Entries under ``parametrizations.NAME``: what is trained is called original."""
-    found = {}
+    said = {}
     for name in names:
         if name.rstrip("0123456789") == "original":
-            found[name] = _verdict(PARAMETER, Basis.NAME, "torch.nn.utils.parametrize: original")
+            said[name] = _sibling(PARAMETER, "torch.nn.utils.parametrize: original")
         elif name in ("_u", "_v", "base"):
-            note = "torch.nn.utils.parametrizations: spectral norm, orthogonal"
-            found[name] = _verdict(BUFFER, Basis.NAME, note, True)
-    return found
+            said[name] = _sibling(BUFFER, "torch.nn.utils.parametrizations: spectral norm, orthogonal")
+    return said
 
 
-# ---------------------------------------------------------------------------------------------- names, dtypes
-
-
-def _judge_alone(leaf: Leaf, module: str) -> Verdict:
-    """What a leaf says by itself: its name, checked against its dtype and shape."""
-    if leaf.name == "_extra_state":  # _EXTRA_STATE_KEY_SUFFIX in torch/nn/modules/module.py
-        return _verdict(Kind.EXTRA_STATE, Basis.NAME, "torch.nn: get_extra_state")
-    known = load_name_table().find(leaf.name, module, leaf.shape)
-    by_dtype = _judge_dtype(leaf)
-    if known is not None and (by_dtype is None or known.classification.kind is not PARAMETER):
-        return known
-    return by_dtype or Verdict(UNCLASSIFIED)
-
+# -------------------------------------------------------------------------------------- dtypes, order, shapes
 
 _NEVER_LEARNT = frozenset({"int64", "bool"})
 _PACKED = frozenset(
@@ -156,40 +176,87 @@ _PACKED = frozenset(
     for dtype in BY_NAME.values()
     if dtype.kind in ("int", "uint", "quantized", "bits") and dtype.name not in _NEVER_LEARNT
 )
-_BY_INTEGER = _verdict(BUFFER, Basis.DTYPE, "an integer takes no gradient", True)
-_WEAK_INTEGER = _BY_INTEGER._replace(sure=False)
-_QUANTIZED = _verdict(Kind.UNKNOWN, Basis.NONE, "a packed quantized parameter, or an integer buffer")
+_BY_INTEGER = _claim(BUFFER, Basis.DTYPE, "an integer takes no gradient")
+_ONE_INTEGER = _claim(BUFFER, Basis.SHAPE, "a single integer")
+_NO_ELEMENTS = _claim(BUFFER, Basis.SHAPE, "no elements, so nothing to train")
+_QUANTIZED = _claim(Kind.UNKNOWN, Basis.NONE, "a packed quantized parameter, or an integer buffer")
+_UNKNOWN = Classification(Kind.UNKNOWN, Basis.NONE)
 
 
-def _judge_dtype(leaf: Leaf) -> Verdict | None:
-    """Integers are buffers, but for small ones of some size: those may be quantized parameters."""
-    if leaf.dtype in _NEVER_LEARNT:
-        return _BY_INTEGER
-    if leaf.dtype in _PACKED:
-        return _WEAK_INTEGER if leaf.shape == 0 else _QUANTIZED
-    return None
+def _known(leaf: Leaf, module: str, otherwise: Classification) -> Classification:
+    """What the table says, if it is no less than that this is a buffer, else ``otherwise``."""
+    known = load_name_table().find(leaf.name, module, leaf.shape)
+    return known if known is not None and known.kind not in (PARAMETER, Kind.UNKNOWN) else otherwise
 
 
-# ------------------------------------------------------------------------------------------------------ order
+def _by_dtype(signature: Signature, context: Context, found: Found) -> Said:
+    """``int64`` and ``bool`` are buffers. A name that says so too says more, and is what is named."""
+    for index, leaf in enumerate(signature.leaves):
+        if leaf.dtype in _NEVER_LEARNT:
+            yield index, _known(leaf, signature.module, _BY_INTEGER)
 
 
-def _apply_order(leaves: tuple[Leaf, ...], verdicts: list[Verdict]) -> None:
-    """Within a module every parameter precedes every buffer (``Module._save_to_state_dict``).
+def _by_order(signature: Signature, context: Context, found: Found) -> Said:
+    """Within a module every parameter precedes every buffer (``Module._save_to_state_dict``)."""
+    if not context.ordered or not found:
+        return
+    first_buffer = min((at for at, said in found.items() if said.kind is BUFFER), default=None)
+    last_parameter = max((at for at, said in found.items() if said.kind is PARAMETER), default=None)
+    if first_buffer is not None and last_parameter is not None and first_buffer < last_parameter:
+        return  # one of the two is wrong; neither may judge a third
+    for index in range(len(signature.leaves)):
+        if first_buffer is not None and index > first_buffer:
+            note = f"after the buffer {signature.leaves[first_buffer].name}"
+            yield index, _claim(BUFFER, Basis.ORDER, note)
+        elif last_parameter is not None and index < last_parameter:
+            note = f"before the parameter {signature.leaves[last_parameter].name}"
+            yield index, _claim(PARAMETER, Basis.ORDER, note)
 
-    What is sure judges all others; then names that are right nearly always judge those that say nothing.
+
+def _by_shape(signature: Signature, context: Context, found: Found) -> Said:
+    """What has no elements is a placeholder; one narrow integer is a counter, more may be packed weights.
+
+    A weight of torch.nn that is without elements in one dimension only is of a layer of width 0.
     """
-    for judged_by_sure, gives_way in ((True, (PARAMETER, BUFFER, Kind.UNKNOWN)), (False, (Kind.UNKNOWN,))):
-        kinds = [found.kind if sure or not judged_by_sure else None for found, sure in verdicts]
-        first_buffer = kinds.index(BUFFER) if BUFFER in kinds else len(kinds)
-        last_parameter = len(kinds) - 1 - kinds[::-1].index(PARAMETER) if PARAMETER in kinds else -1
-        if first_buffer < last_parameter:
-            return  # one of the two is wrong; neither may judge a third
-        for index, (found, sure) in enumerate(verdicts):
-            if sure or found.kind not in gives_way:
-                continue
-            if index > first_buffer and found.kind is not BUFFER:
-                note = f"after the buffer {leaves[first_buffer].name}"
-                verdicts[index] = _verdict(BUFFER, Basis.ORDER, note, True)
-            elif index < last_parameter and found.kind is not PARAMETER:
-                note = f"before the parameter {leaves[last_parameter].name}"
-                verdicts[index] = _verdict(PARAMETER, Basis.ORDER, note, True)
+    table = load_name_table()
+    for index, leaf in enumerate(signature.leaves):
+        if leaf.shape == EMPTY or (
+            leaf.shape == NARROW and table.find(leaf.name, signature.module, NARROW) != table.of_torch
+        ):
+            yield index, _known(leaf, signature.module, _NO_ELEMENTS)
+        elif leaf.shape == 0 and leaf.dtype in _PACKED:
+            yield index, _known(leaf, signature.module, _ONE_INTEGER)
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+_LOSS = re.compile(r"(?:^|_)(?:loss|losses|criterion|cross_?entropy|nll|bce)(?:_|$)|(?:Loss|Entropy)$")
+_CLASS_WEIGHTS = _claim(BUFFER, Basis.NAME, "weights of classes, in a loss")
+
+
+def _by_name(signature: Signature, context: Context, found: Found) -> Said:
+    """The table of names; unknown where it says nothing, or what another fact contradicts."""
+    table = load_name_table()
+    names = {leaf.name for leaf in signature.leaves}
+    # Only what no rule above could place: without a version, and without a counter in any file.
+    unsure = (
+        signature.even
+        and signature.version is None
+        and not context.own_norms
+        and "num_batches_tracked" not in names
+    )
+    in_loss = "bias" not in names and _LOSS.search(signature.module)
+    for index, leaf in enumerate(signature.leaves):
+        known = table.find(leaf.name, signature.module, leaf.shape) or _UNKNOWN
+        if leaf.dtype in _PACKED and known.kind in (PARAMETER, Kind.UNKNOWN):
+            yield index, _QUANTIZED
+        elif unsure and leaf.name in ("weight", "bias"):
+            yield index, _FROZEN_OR_OLD
+        elif leaf.name == "weight" and leaf.shape == 1 and in_loss:
+            yield index, _CLASS_WEIGHTS
+        else:
+            yield index, known
+
+
+LADDER: tuple[Rule, ...] = (_given, _by_version, _by_siblings, _by_dtype, _by_order, _by_shape, _by_name)
+"""The rules that judge a module, strongest first. ``Basis`` has the same order."""

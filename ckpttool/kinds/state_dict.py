@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ckpttool.kinds.known_names import shape_code
 from ckpttool.kinds.module_rules import Context, Leaf, Signature, judge_module
-from ckpttool.values.checkpoint import UNCLASSIFIED, Basis, Classification, Entry, Kind
+from ckpttool.values.checkpoint import UNCLASSIFIED, Basis, Classification, Entry, Key, Kind
 
 _DEEPEST_MODULE = 64
 _DEEPEST_NUMBERS = 8
@@ -20,66 +20,77 @@ _Facts: TypeAlias = tuple[str, str, int, Classification | None]
 
 
 def judge_state_dict(
-    entries: Sequence[Entry], versions: Mapping[str, int | None], ordered: bool
+    entries: Sequence[Entry],
+    given: Sequence[Classification | None],
+    versions: Mapping[str, int | None],
+    ordered: bool,
 ) -> list[Classification]:
     """Classify ``entries``, all of one state_dict and in its order.
 
-    ``versions`` are its ``_metadata``; ``ordered`` is that of the checkpoint.
+    ``given`` is what stronger evidence says of each; ``versions`` are the ``_metadata``; ``ordered`` is
+    that of the checkpoint.
     """
-    facts = [_read_facts(entry) for entry in entries]
-    modules, together = _group_by_module(entries)
+    facts = [_read_facts(entry, known) for entry, known in zip(entries, given, strict=True)]
+    modules, together = group_by_module(entries)
     in_order = ordered and together and _looks_registered(modules, facts)
-    context = Context(in_order, _is_young(facts, ordered))
+    even, own_norms = _read_norms(entries, facts)
+    context = Context(in_order, _is_young(facts, ordered), own_norms)
     found = [UNCLASSIFIED] * len(entries)
-    judged: dict[tuple[str, bool, int | None, tuple[_Facts, ...]], tuple[Classification, ...]] = {}
+    judged: dict[tuple[str, bool, int | None, bool, tuple[_Facts, ...]], tuple[Classification, ...]] = {}
     for path, positions in modules.items():
         name, in_parametrization = _module_name(path)
         leaves = tuple([facts[position] for position in positions])
-        signature = (name, in_parametrization, versions.get(path), leaves)
+        signature = (name, in_parametrization, versions.get(path), path in even, leaves)
         classifications = judged.get(signature)
         if classifications is None:
-            parsed = Signature(*signature[:3], tuple(map(Leaf._make, leaves)))
+            parsed = Signature(*signature[:4], tuple(map(Leaf._make, leaves)))
             classifications = judged[signature] = judge_module(parsed, context)
         for position, classification in zip(positions, classifications, strict=True):
             found[position] = classification
-    _apply_pickled_parameters(entries, found)
     return found
 
 
-def _apply_pickled_parameters(entries: Sequence[Entry], found: list[Classification]) -> None:
-    """In a file of ``state_dict(keep_vars=True)`` what is not pickled as a Parameter is a buffer.
-
-    A dict to which somebody added one Parameter is not such a file: nearly all that looks like a
-    parameter must have been pickled as one.
-    """
-    declared = [entry.declared.basis is Basis.PICKLED_PARAMETER for entry in entries]
-    if not any(declared):
-        return
-    weaker = (Basis.NAME, Basis.SIBLING, Basis.DTYPE, Basis.NONE)
-    others = [position for position, is_declared in enumerate(declared) if not is_declared]
-    parameters = [position for position in others if found[position].kind is Kind.PARAMETER]
-    if len(parameters) * 10 > sum(declared) or any(found[p].basis not in weaker for p in parameters):
-        return
-    for position in others:
-        is_open = found[position].kind in (Kind.UNKNOWN, Kind.PARAMETER)
-        if is_open and entries[position].declared == UNCLASSIFIED:
-            note = "not pickled as a Parameter, as others here are"
-            found[position] = Classification(Kind.PERSISTENT_BUFFER, Basis.PICKLED_PARAMETER, note=note)
+_EXTRA_STATE = Classification(Kind.EXTRA_STATE, Basis.NAME, note="torch.nn: get_extra_state")
 
 
-def _read_facts(entry: Entry) -> _Facts:
-    _, key, value, _, declared, _ = entry
+def _read_facts(entry: Entry, given: Classification | None) -> _Facts:
+    _, key, value, _, _, _ = entry
     dtype = None if value is None else value.dtype
     shape = None if value is None else value.shape
-    return (
-        key[key.rfind(".") + 1 :] if isinstance(key, str) else "",
-        "" if dtype is None else dtype.name,
-        -1 if shape is None else shape_code(shape),
-        None if declared is UNCLASSIFIED or declared == UNCLASSIFIED else declared,
-    )
+    name = key[key.rfind(".") + 1 :] if isinstance(key, str) else ""
+    if name == "_extra_state" and given is None:  # _EXTRA_STATE_KEY_SUFFIX in torch/nn/modules/module.py
+        given = _EXTRA_STATE
+    return (name, "" if dtype is None else dtype.name, -1 if shape is None else shape_code(shape), given)
 
 
-def _group_by_module(entries: Sequence[Entry]) -> tuple[dict[str, list[int]], bool]:
+def _read_norms(entries: Sequence[Entry], facts: Sequence[_Facts]) -> tuple[set[str], bool]:
+    """Modules with weight, bias, running_mean, running_var of one shape; whether some norm is its own.
+
+    It is one where it has no counter, and a weight or bias of another shape than its statistics.
+    """
+    even: set[str] = set()
+    own = False
+    shapes: dict[Key, object] = {}
+    for entry, fact in zip(entries, facts, strict=True):
+        if fact[0] != "running_mean":
+            continue
+        shapes = shapes or {other.name: _shape(other) for other in entries}
+        path = str(entry.name)[: -len("running_mean")]
+        mean, var, weight, bias = (
+            shapes.get(f"{path}{name}") for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        if mean == var == weight == bias:
+            even.add(path[:-1])
+        elif weight is not None and f"{path}num_batches_tracked" not in shapes:
+            own = own or weight != var or bias not in (None, weight)
+    return even, own
+
+
+def _shape(entry: Entry) -> tuple[int, ...] | None:
+    return None if entry.value is None else entry.value.shape
+
+
+def group_by_module(entries: Sequence[Entry]) -> tuple[dict[str, list[int]], bool]:
     """Positions of each module's own entries, and whether they stand together, as state_dict leaves them."""
     modules: dict[str, list[int]] = {}
     together = True
@@ -108,16 +119,21 @@ def _module_name(path: str) -> tuple[str, bool]:
     return parts[-1], len(parts) > 1 and parts[-2].endswith("parametrizations")
 
 
-def _looks_registered(modules: Mapping[str, Sequence[int]], facts: Sequence[_Facts]) -> bool:
-    """Whether the order may be that of registration: nothing shows that a tool sorted the names.
+def stands_as_written(entries: Sequence[Entry]) -> bool:
+    """Whether ``entries`` may stand as ``state_dict`` wrote them, or as a tool sorted them, by name.
 
-    A sorted file stands out: a parent's own entry follows its children's, ``running_mean`` stands
-    before the ``weight`` of the same batch norm, ``bias`` before ``weight``; or, where no module
-    has two such names, all names ascend.
+    What was put in by hand follows all the rest: the entries of a module are torn apart, or its own
+    follow its children's.
     """
+    modules, together = group_by_module(entries)
+    names = [str(entry.name) for entry in entries]
+    return (together and _parents_first(modules)) or all(a <= b for a, b in itertools.pairwise(names))
+
+
+def _parents_first(modules: Mapping[str, Sequence[int]]) -> bool:
+    """Whether no module's own entries follow those of its children."""
     parents: set[str] = set()
-    weight_first = bias_first = 0
-    for path, positions in modules.items():
+    for path in modules:
         if path in parents:
             return False
         head = path
@@ -126,6 +142,20 @@ def _looks_registered(modules: Mapping[str, Sequence[int]], facts: Sequence[_Fac
             if head in parents:
                 break
             parents.add(head)
+    return True
+
+
+def _looks_registered(modules: Mapping[str, Sequence[int]], facts: Sequence[_Facts]) -> bool:
+    """Whether the order may be that of registration: nothing shows that a tool sorted the names.
+
+    A sorted file stands out: a parent's own entry follows its children's, ``running_mean`` stands
+    before the ``weight`` of the same batch norm, ``bias`` before ``weight``; or, where no module
+    has two such names, all names ascend.
+    """
+    if not _parents_first(modules):
+        return False
+    weight_first = bias_first = 0
+    for positions in modules.values():
         if len(positions) < 2:
             continue
         names = [facts[position][0] for position in positions]

@@ -26,13 +26,15 @@ _BASIS_PHRASES = {
     Basis.PICKLED_MODULE: "by the pickled module",
     Basis.TORCHSCRIPT: "by TorchScript",
     Basis.EXPORT: "by the export signature",
-    Basis.PICKLED_PARAMETER: "pickled as Parameter",
+    Basis.COPY: "by a pickled copy",
+    Basis.PICKLED_PARAMETER: "by pickled Parameters",
     Basis.OPTIMIZER: "by optimizer",
     Basis.METADATA: "by _metadata",
-    Basis.ORDER: "by order",
-    Basis.NAME: "by name table",
     Basis.SIBLING: "by siblings",
     Basis.DTYPE: "by dtype",
+    Basis.ORDER: "by order",
+    Basis.SHAPE: "by shape",
+    Basis.NAME: "by name table",
     Basis.NONE: "without evidence",
 }
 

@@ -297,19 +297,21 @@ class Presence(Word):
 
 
 class Basis(Word):
-    """The evidence behind a kind, strongest first."""
+    """The evidence behind a kind, strongest first: a weaker one never outranks a stronger (docs/kinds.md)."""
 
     MODULE = "module"
     PICKLED_MODULE = "pickled_module"
     TORCHSCRIPT = "torchscript"
     EXPORT = "export"
+    COPY = "copy"
     PICKLED_PARAMETER = "pickled_parameter"
     OPTIMIZER = "optimizer"
     METADATA = "metadata"
-    ORDER = "order"
-    NAME = "name"
     SIBLING = "sibling"
     DTYPE = "dtype"
+    ORDER = "order"
+    SHAPE = "shape"
+    NAME = "name"
     NONE = "none"
 
 

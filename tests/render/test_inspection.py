@@ -127,8 +127,8 @@ def test_sorted_by_size_the_largest_is_first() -> None:
 
 def test_the_legend_counts_each_kind_by_its_evidence() -> None:
     assert [span.text for span in iter_legend(training().summary.bases)] == [
-        "27 parameters: 20 by optimizer, 6 by order, 1 by siblings",
-        "2 buffers: 1 by name table, 1 by dtype",
+        "27 parameters: 20 by optimizer, 1 by siblings, 6 by order",
+        "2 buffers: 1 by dtype, 1 by name table",
         "1 non-persistent buffer: by name table",
         "1 extra state entry: by name table",
         "1 unknown",

@@ -162,7 +162,7 @@ def _history(name: str, entries: Mapping[str, Entry]) -> str:
     parts = [part for part in path.split(".") if not part.isdigit()]
     shape = _shape(entries.get(name))
     known = load_name_table().find(leaf, parts[-1] if parts else "", shape_code(shape or ()))
-    found = UNCLASSIFIED if known is None else known.classification
+    found = known or UNCLASSIFIED
     tells = found.kind is Kind.PERSISTENT_BUFFER and any(map(str.isdigit, found.note))
     return f"; {found.note}" if tells else ""
 

@@ -1,0 +1,133 @@
+"""Evidence for a state_dict from what is pickled in the same file: whole modules, and Parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ckpttool.kinds.state_dict import stands_as_written
+from ckpttool.values.checkpoint import (
+    UNCLASSIFIED,
+    Basis,
+    Classification,
+    Entry,
+    Kind,
+    Root,
+    TensorInfo,
+)
+from ckpttool.values.words import format_root
+
+STRENGTH = {basis: -rank for rank, basis in enumerate(Basis)}
+"""The greater the stronger; ``Basis`` is the one table of it."""
+
+_MOST_MODULES = 64
+_MOST_PLACES = 8
+"""Pickled modules that are looked for in a state_dict, and places where each may be in it."""
+
+_MEMBERS = (Kind.PARAMETER, Kind.PERSISTENT_BUFFER)
+
+
+def is_final(entry: Entry) -> bool:
+    """Whether the reader said what the entry is, or that it is nothing registered: no rule may say otherwise.
+
+    ``_rebuild_parameter`` alone is not that strong, for a buffer may be pickled as a Parameter.
+    """
+    return entry.declared != UNCLASSIFIED and entry.declared.basis is not Basis.PICKLED_PARAMETER
+
+
+def read_pickled_modules(
+    entries: Sequence[Entry], by_root: Mapping[Root, Sequence[int]]
+) -> dict[int, Classification]:
+    """What modules pickled in the file say of the entries of state_dicts with their path and names.
+
+    A module under ``hyper_parameters.net.norm`` speaks for ``net.norm.*`` where all that it would save is
+    there, of the same shapes; of several such places the one that has most of its path.
+    """
+    modules: dict[Root, list[Entry]] = {}
+    state_dicts: dict[Root, dict[str, int]] = {}
+    for root, indices in by_root.items():
+        members = [entries[index] for index in indices if entries[index].declared.kind in _MEMBERS]
+        if members and members[0].declared.basis is Basis.PICKLED_MODULE:
+            if root and isinstance(root[-1], str) and len(modules) < _MOST_MODULES:
+                modules[root] = members
+        else:
+            open_ones = [(entries[index].name, index) for index in indices if not is_final(entries[index])]
+            state_dicts[root] = {name: index for name, index in open_ones if isinstance(name, str)}
+    said: dict[int, Classification] = {}
+    for names in state_dicts.values() if modules else ():
+        for root, places in _find_places(modules, names).items():
+            members = modules[root]
+            fitting = [place for place in places if _fits(members, place, names, entries)]
+            best = [place for place in fitting if _agreement(place, root) == _agreement(fitting[0], root)]
+            for entry in members if len(best) == 1 else ():
+                note = f"as in the module pickled as {format_root(root)}"
+                said[names[f"{best[0]}{entry.name}"]] = Classification(
+                    entry.declared.kind, Basis.COPY, note=note
+                )
+    return said
+
+
+def _find_places(modules: Mapping[Root, Sequence[Entry]], names: Mapping[str, int]) -> dict[Root, list[str]]:
+    """Prefixes of ``names`` that end in the last key of a module's root, those that agree most first."""
+    wanted: dict[str, list[Root]] = {}
+    for root, members in modules.items():
+        wanted.setdefault(f"{root[-1]}.{members[0].name}", []).append(root)
+    places: dict[Root, list[str]] = {}
+    for dots in sorted({text.count(".") for text in wanted}):
+        for name in names:
+            parts = name.rsplit(".", dots + 1)
+            ending = name if len(parts) <= dots + 1 else name[len(parts[0]) + 1 :]
+            for root in wanted.get(ending, ()) if ending.count(".") == dots else ():
+                places.setdefault(root, []).append(name[: -len(str(modules[root][0].name))])
+    return {
+        root: sorted(found, key=lambda place: -_agreement(place, root))[:_MOST_PLACES]
+        for root, found in places.items()
+    }
+
+
+def _agreement(place: str, root: Root) -> int:
+    """How many parts at the end of ``place`` are the last keys of ``root``."""
+    same = 0
+    for part, key in zip(place[:-1].split(".")[::-1], root[::-1], strict=False):
+        if part != str(key):
+            break
+        same += 1
+    return same
+
+
+def _fits(members: Sequence[Entry], place: str, names: Mapping[str, int], entries: Sequence[Entry]) -> bool:
+    for entry in members:
+        index = names.get(f"{place}{entry.name}")
+        other = None if index is None else entries[index].value
+        if other is None or entry.value is None or other.shape != entry.value.shape:
+            return False
+    return True
+
+
+def read_pickled_parameters(
+    entries: Sequence[Entry],
+    found: Sequence[Classification],
+    versions: Mapping[str, int | None],
+    ordered: bool,
+) -> dict[int, Classification]:
+    """Beside tensors that ``state_dict(keep_vars=True)`` pickled as Parameters the others are buffers.
+
+    By position. Silent where somebody put a Parameter into a state_dict afterwards: it stands outside of
+    the order in which modules write, its module is not in ``_metadata``, or what is not pickled as a
+    Parameter is one by evidence as strong.
+    """
+    parameters = [entry for entry in entries if entry.declared.basis is Basis.PICKLED_PARAMETER]
+    if not parameters or (ordered and not stands_as_written(entries)):
+        return {}
+    if versions and any(str(entry.name).rpartition(".")[0] not in versions for entry in parameters):
+        return {}
+    said = {}
+    for position, (entry, known) in enumerate(zip(entries, found, strict=True)):
+        if entry.declared != UNCLASSIFIED or known.kind not in (Kind.UNKNOWN, Kind.PARAMETER):
+            continue
+        if known.kind is Kind.PARAMETER and STRENGTH[known.basis] >= STRENGTH[Basis.METADATA]:
+            return {}
+        # A Parameter that is a subclass is pickled as that, and packed weights are no Parameters at all.
+        if isinstance(entry.value, TensorInfo) and entry.value.dtype.kind != "quantized":
+            note = "not pickled as a Parameter, as others here are"
+            said[position] = Classification(Kind.PERSISTENT_BUFFER, Basis.PICKLED_PARAMETER, note=note)
+    return said
