@@ -7,6 +7,7 @@ that a state_dict hook that renames keys does not matter.
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import importlib.util
 import sys
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from benchmarks import packages
+
 
 class Architecture(NamedTuple):
     """One model that can be built. ``family`` is what is kept out of tuning as a whole."""
@@ -25,6 +28,7 @@ class Architecture(NamedTuple):
     family: str
     name: str
     build: Callable[[], nn.Module]
+    device: str = "meta"
 
 
 class Truth(NamedTuple):
@@ -266,11 +270,22 @@ def _torch_nn() -> Iterator[Architecture]:
         yield Architecture("torch.nn", "torch.nn", name, build)
 
 
+# ----------------------------------------------------------------------------------------------------- others
+
+
+def _package(package: str) -> Iterator[Architecture]:
+    _stub_torchvision()
+    for cls in packages.iter_classes(package):
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        yield Architecture(package, package, name, functools.partial(packages.build, cls), "cpu")
+
+
 LIBRARIES: dict[str, Callable[[], Iterator[Architecture]]] = {
     "torch.nn": _torch_nn,
     "timm": _timm,
     "transformers": _transformers,
     "diffusers": _diffusers,
+    **{package: functools.partial(_package, package) for package in packages.PACKAGES},
 }
 
 
