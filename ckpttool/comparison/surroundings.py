@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from ckpttool.comparison.sides import Scope, values_under
-from ckpttool.values.checkpoint import Key, Plain, Root
+from ckpttool.values.checkpoint import Key, Objects, Plain, Root
 from ckpttool.values.difference import Side, Status, ValueChange
 from ckpttool.values.words import first_few, plural
 
@@ -30,14 +30,19 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
         *_changes("metadata", metadata, "entries of metadata", said),
     ]
     objects_a, objects_b = (
-        {(item.root, item.name): item.type_name for item in found} for found in (opaque_a, opaque_b)
+        {(item.root, item.name): " ".join(filter(None, item[2:])) for item in found}
+        for found in (opaque_a, opaque_b)
     )
     if objects_a and objects_b:
         changes += _changes("object", (objects_a, objects_b), "", said)
-        same = [key for key, type_name in objects_a.items() if objects_b.get(key) == type_name]
+        types = {(item.root, item.name): item.type_name for item in opaque_a}
+        same = [key for key, text in objects_a.items() if objects_b.get(key) == text]
         if same:
-            named = first_few(same, lambda key: f"{str(key[1])[:40]}: {objects_a[key][:60]}")
-            said.append(f"{plural(len(same), 'opaque object')} ({named})")
+            named = first_few(same, lambda key: f"{str(key[1])[:40]}: {types[key][:60]}")
+            objects = Objects(opaque_a, a.checkpoint.containers)
+            listed = any(objects.owner(value.root) is not None for value in values_a)
+            but = ", but for plain attributes" if listed else ""
+            said.append(f"{plural(len(same), 'opaque object')} ({named}){but}")
     elif objects_a or objects_b:
         which, only = ("A", objects_a) if objects_a else ("B", objects_b)
         said.append(f"only in {which}: {plural(len(only), 'opaque object')}")

@@ -35,6 +35,7 @@ class ContainerKind(NamedTuple):
     place: Callable[[ConversionPlan, Sequence[Item], Root], ConversionPlan]
     lacks_dtype: Callable[[DType, tuple[int, ...]], bool]
     lay_out: Callable[[str, ConversionPlan], FileLayout]
+    describes: bool = False  # objects, in a word each beside their plain attributes
     holds_all: bool = False  # the whole tree at its paths, not only the tensors of one branch
     objects: AbstractSet[str] = frozenset()  # types of objects that are written as they are
     layouts: AbstractSet[str] = frozenset()  # of tensors made of parts

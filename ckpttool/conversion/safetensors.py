@@ -111,6 +111,9 @@ def _carry(plan: ConversionPlan, named: Sequence[Named], root: Root) -> dict[str
         "root": encode_path(root),
         "paths": {name: encode_path(path) for name, path, _ in named if path != (name,)},
         "lists": _unusual_containers(plan, named),
+        "objects": [
+            [encode_path((*item.root, item.name)), item.type_name, item.summary] for item in plan.objects
+        ],
         "parameters": [name for name, _, item in named if item.is_parameter],
         "as_bytes": {
             name: {"dtype": info.dtype.name, "shape": list(info.shape)}
@@ -206,4 +209,4 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
     return FileLayout(name, segments.nbytes, segments.segments)
 
 
-CONTAINER = ContainerKind("safetensors", "model", ".safetensors", place, lacks_dtype, lay_out)
+CONTAINER = ContainerKind("safetensors", "model", ".safetensors", place, lacks_dtype, lay_out, describes=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ckpttool.conversion.containers import ContainerKind
@@ -12,6 +14,7 @@ from ckpttool.values.checkpoint import (
     Container,
     Key,
     Kind,
+    Objects,
     OddKey,
     Opaque,
     Root,
@@ -56,7 +59,7 @@ def select(inspection: Inspection, options: Options, container: ContainerKind) -
     selection = Selection(
         root, root is not None and not named, (root or ()) if bare else (), [], [], [], [], []
     )
-    _select_rows(inspection, options, selection, named=named)
+    _select_rows(inspection, options, selection, container, named=named)
     if not selection.rows:
         raise CkptToolError(
             "no tensor is left to convert", path=inspection.checkpoint.path, hint=_branches(inspection)
@@ -100,7 +103,9 @@ def _branches(inspection: Inspection) -> str:
     return f"--root takes one of: {first_few(named, most=4)}; --root '' takes everything"
 
 
-def _select_rows(inspection: Inspection, options: Options, selection: Selection, *, named: bool) -> None:
+def _select_rows(
+    inspection: Inspection, options: Options, selection: Selection, container: ContainerKind, *, named: bool
+) -> None:
     """Sort the rows into kept and dropped."""
     keep, drop = Globs(options.keep), Globs(options.drop)
     modules = _module_roots(inspection)
@@ -116,6 +121,8 @@ def _select_rows(inspection: Inspection, options: Options, selection: Selection,
             reason = "not among --keep"
         elif options.drop_known_buffers and is_rebuilt(row):
             reason = "--drop-known-buffers"
+        elif container.holds_all and not _is_writable_path((*entry.root, entry.name)):
+            reason, asked = "its key is an object", False
         elif not options.non_persistent:
             # What follows is in a pickled module or an exported program, and no state_dict() would have it.
             if entry.declared.kind is Kind.NON_PERSISTENT_BUFFER:
@@ -170,20 +177,43 @@ def _select_rest(
             return "its key is an object", False
         return "", False
 
-    others: list[Value | Opaque] = [*checkpoint.values, *checkpoint.opaque]
-    for item in others:
-        reason, asked = why_not(item.root, item.name)
-        type_name = item.type_name if isinstance(item, Opaque) else type(item.value).__name__
-        if not reason and isinstance(item, Opaque) and type_name not in container.objects:
-            reason = "an object: described in the file, never built"
-        if reason:
-            selection.dropped.append(Dropped(item.root, item.name, type_name, 0, reason, asked))
-        elif isinstance(item, Opaque):
-            selection.objects.append(item)
-        else:
-            selection.values.append(item)
-    inside = _ancestors(selection) if bare or root is not None else None
+    objects = Objects(checkpoint.opaque, checkpoint.containers)
     modules = _module_roots(inspection)
+    attributes: Counter[Root] = Counter()  # plain ones by the path of their object
+    of_modules: dict[Root, None] = {}
+    for value in checkpoint.values:
+        reason, asked = why_not(value.root, value.name)
+        owner = objects.owner(value.root)
+        module = next((at for at in _prefixes(value.root) if at in modules), None) if modules else None
+        if owner is not None:
+            attributes[owner] += 1
+            if not reason and container.describes:
+                selection.values.append(value)
+        elif module is not None:  # a state_dict has no place for it
+            of_modules.setdefault((*value.root, value.name)[: len(module) + 1])
+        elif reason:
+            type_name = type(value.value).__name__
+            selection.dropped.append(Dropped(value.root, value.name, type_name, 0, reason, asked))
+        else:
+            selection.values.append(value)
+    for path in of_modules:
+        reason = "plain attribute of a module: a state_dict has none"
+        selection.dropped.append(Dropped(path[:-1], path[-1], "attribute", 0, reason, True))
+    for item in checkpoint.opaque:
+        reason, asked = why_not(item.root, item.name)
+        if not reason and item.type_name in container.objects:
+            selection.objects.append(item)
+            continue
+        if not reason:
+            reason = "an object: described in the file, never built"
+            count = attributes[() if item[:2] == ((), "") else (*item.root, item.name)]
+            if container.describes:
+                selection.objects.append(item)
+            if count:
+                where = "are kept" if container.describes else "stay behind"
+                reason += f"; its plain values ({count:,}) {where}"
+        selection.dropped.append(Dropped(item.root, item.name, item.type_name, 0, reason, asked))
+    inside = _ancestors(selection) if bare or root is not None else None
     for branch in checkpoint.containers:
         path = branch.path
         if modules and any(path[:depth] in modules for depth in range(len(path))):
@@ -192,6 +222,11 @@ def _select_rest(
             continue
         if path[: len(selection.base)] == selection.base:
             selection.containers.append(branch)
+
+
+def _prefixes(path: Root) -> Iterator[Root]:
+    """Every path that ``path`` lies at or below, the outermost first."""
+    return (path[:depth] for depth in range(len(path) + 1))
 
 
 def _ancestors(selection: Selection) -> set[Root]:

@@ -4,6 +4,8 @@ A safetensors file has names, tensors and strings. The keys below carry the rest
 
 - ``ckpttool.root``: the keys above the state_dict, so that it comes back at its place.
 - ``ckpttool.values``: ``[[path, value], …]``: epoch, lr, strings, lists of them.
+- ``ckpttool.objects``: ``[[path, type, summary], …]``: what is described and never built. Their plain
+  attributes are among the values.
 - ``ckpttool.module_versions``: ``[[path, {module: {"version": 1, …}}], …]``: ``_metadata``.
 - ``ckpttool.order``: positions in the sorted names (aliases included) in the order of the source;
   ``[]`` if that is sorted.
@@ -37,6 +39,7 @@ from ckpttool.values.checkpoint import (
     Kind,
     ModuleExtras,
     OddKey,
+    Opaque,
     Plain,
     PlainList,
     Root,
@@ -173,6 +176,7 @@ class _Expansion:
         return checkpoint._replace(
             entries=tuple(entries),
             values=(*checkpoint.values, *values),
+            opaque=(*checkpoint.opaque, *self.read("objects", _decode_objects, ())),
             containers=(*checkpoint.containers, *self.read("lists", _decode_containers, ())),
             metadata={
                 key: text
@@ -273,6 +277,16 @@ def _decode_values(value: Any) -> tuple[Value, ...]:
         keys = _decode_path(path)
         _want(bool(keys))
         found.append(Value(keys[:-1], keys[-1], _decode_plain(plain, 0)))
+    return tuple(found)
+
+
+def _decode_objects(value: Any) -> tuple[Opaque, ...]:
+    found = []
+    for item in _typed(list, value):
+        _want(len(_typed(list, item)) == 3)
+        path = _decode_path(item[0])
+        _want(bool(path))
+        found.append(Opaque(path[:-1], path[-1], _typed(str, item[1]), _typed(str, item[2])))
     return tuple(found)
 
 

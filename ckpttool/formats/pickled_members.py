@@ -47,7 +47,7 @@ def read_torch_member(source: ByteSource, record: Record, limits: Limits) -> Con
     tree, findings = view.pickle("data.pkl", limits)
     # ``data/0`` exists in every archive: the member's name in front tells them apart.
     tensors = TensorReader(view.resolver(within=f"{record.name}/"))
-    return read_objects(tree, tensors, limits)._replace(findings=findings)
+    return read_objects(tree, tensors, limits, findings=findings)
 
 
 def list_pickled_globals(

@@ -58,12 +58,12 @@ def read(look: Look) -> Checkpoint:
             raise MalformedCheckpoint("a tensor's storage is not in the file", name=claim.key)
         return ref
 
-    contents = read_objects(legacy.tree, TensorReader(resolve), look.limits)
+    findings = (*legacy.findings, _LEGACY)
+    contents = read_objects(legacy.tree, TensorReader(resolve), look.limits, findings=findings)
     # Whatever stands in the four pickles around the object runs as well.
     contents = contents._replace(
         globals=merge_globals((contents.globals, *map(list_globals, legacy.around))),
         rare_opcodes=contents.rare_opcodes.union(*(tree.rare_opcodes for tree in legacy.around)),
-        findings=(*legacy.findings, _LEGACY),
     )
     return assemble(look.source, "torch_legacy", "before torch 1.6", contents)
 

@@ -37,6 +37,6 @@ def read(look: Look) -> Checkpoint:
     view = open_torch_archive(look.source, archive)
     tree, findings = view.pickle("data.pkl", look.limits)
     tensors = TensorReader(view.resolver(("data", "tensors")))
-    contents = read_objects(tree, tensors, look.limits)._replace(findings=findings)
+    contents = read_objects(tree, tensors, look.limits, findings=findings)
     records = tuple(archive.records.values())
     return assemble(look.source, "torch_zip", describe_layout(view), contents, records, view.findings)

@@ -7,6 +7,7 @@ Sources: ``torch/optim/optimizer.py`` and the optimizers beside it, torch 1.0 to
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -72,13 +73,26 @@ class OptimizerMatch(NamedTuple):
 
 
 def find_groups(checkpoint: Checkpoint) -> dict[Root, Groups]:
-    """The ``param_groups`` of every optimizer, by the root that holds them."""
+    """The ``param_groups`` of every optimizer, by the root that holds them.
+
+    Of one that was pickled as an object ``params`` are tensors: they are numbered, as in its state_dict.
+    """
     found: dict[Root, Groups] = {}
     for root, name, value in checkpoint.values:
         if len(root) >= 2 and root[-2] == "param_groups" and isinstance(name, str):
             index = root[-1]
             if isinstance(index, int):
                 found.setdefault(root[:-2], {}).setdefault(index, {})[name] = value
+    if found:
+        held = Counter(entry.root for entry in checkpoint.entries if entry.root[-1:] == ("params",))
+        for root, groups in found.items():
+            first = 0
+            for index, group in sorted(groups.items()):
+                place: Root = (*root, "param_groups", index, "params")
+                count = held[place]
+                if count:
+                    group.setdefault("params", tuple(range(first, first + count)))
+                    first += count
     return {
         root: groups
         for root, groups in found.items()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
-from ckpttool.values.checkpoint import Root
+from ckpttool.values.checkpoint import Objects, Root
 from ckpttool.values.inspection import Copy, Inspection, ModelFacts, Quantization, Weights
 from ckpttool.values.words import (
     NAME_LIMIT,
@@ -183,10 +183,22 @@ def _iter_values(inspection: Inspection, width: int) -> Iterator[Line]:
     groups = {group.root for group in inspection.groups}
     types = {container.path: container.type_name for container in checkpoint.containers}
     values, opaque = checkpoint.values, checkpoint.opaque
-    top = [f"{format_root((item.name,))} {format_value(item.value)}" for item in values if not item.root]
-    top += [f"{format_root((item.name,))}: {safe(item.type_name, 60)}" for item in opaque if not item.root]
+    objects = Objects(opaque, checkpoint.containers)
+    held = Counter([owner for item in values if (owner := objects.owner(item.root)) is not None])
+    top = [
+        f"{format_root((item.name,))} {format_value(item.value)}"
+        for item in values
+        if not item.root and () not in held
+    ]
+    for item in opaque:
+        if not item.root:
+            name = f"{format_root((item.name,))}: " if item.name != "" else ""
+            inside = held[() if item.name == "" else (item.name,)]
+            counted = f" ({plural(inside, 'value')})" if inside else ""
+            top.append(f"{name}{safe(item.type_name, 60)}{counted}")
     pieces = list(map(Span, top))
     roots = [item.root for item in values] + [item.root for item in opaque]
+    roots = [root for root in roots if objects.owner(root) is None]
     branches = Counter(_branch(root, groups) for root in roots if root)
     for branch, count in branches.items():
         if branch in groups:

@@ -392,6 +392,21 @@ class Opaque(NamedTuple):
     summary: str = ""
 
 
+class Objects:
+    """The objects of a checkpoint by path, to find which one a leaf is an attribute of."""
+
+    def __init__(self, opaque: Sequence[Opaque], containers: Sequence[Container]) -> None:
+        self._paths = {(*item.root, item.name) for item in opaque}
+        if ("",) in self._paths and not any(container.path == () for container in containers):
+            self._paths.add(())  # the object is all there is: it has no name
+
+    def owner(self, root: Root) -> Root | None:
+        """The path of the outermost object that a leaf at ``root`` is in; None if it is in none."""
+        if not self._paths:
+            return None
+        return next((root[:depth] for depth in range(len(root) + 1) if root[:depth] in self._paths), None)
+
+
 class Container(NamedTuple):
     """A mapping, list, tuple or object of the tree around the weights, ``path`` its keys."""
 

@@ -22,7 +22,7 @@ from ckpttool.formats import read_checkpoint
 from ckpttool.formats.carried import PREFIX, carry_order, carry_values, encode_plain, expand
 from ckpttool.values.checkpoint import Checkpoint, OddKey, Plain, PlainList, Value
 
-KEYS = ("root", "values", "module_versions", "order", "paths", "lists", "parameters", "as_bytes")
+KEYS = ("root", "values", "module_versions", "order", "paths", "lists", "parameters", "as_bytes", "objects")
 
 plains = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),

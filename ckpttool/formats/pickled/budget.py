@@ -18,6 +18,7 @@ _FREE_REVISITS = 10_000  # children of shared containers that may always be walk
 _STEPS_PER_ENTRY = 4  # children looked at; real files have little more than one for each entry
 _FREE_REPEATS = 250_000  # scalars of shared lists (and pieces of shared strings) that are shown again
 _MAX_REPEATS = 100_000  # names whose values are no more shown than that they are shared
+_MAX_ATTRIBUTES = 10_000  # plain attributes of objects that are listed
 _MAX_TEXT = 64 << 20  # characters of long keys and of the joined names of modules
 
 
@@ -35,6 +36,8 @@ class WalkBudget:
         self.seen_values: set[int] = set()  # larger plain values, by identity
         self.repeats = 0  # scalars shown again so far, and names of which that was too much
         self.unshown = 0
+        self.attributes = 0  # plain ones of objects so far, and those beyond what is listed
+        self.unlisted = 0
 
     def is_shared_too_often(self, node: Node, path: Root) -> bool:
         """Count a visit; true when shared containers make far more paths than there are objects."""
@@ -70,6 +73,12 @@ class WalkBudget:
         self.text += characters
         if self.text > _MAX_TEXT:
             raise LimitExceeded("length of all names", limit=_MAX_TEXT)
+
+    def lists_attribute(self) -> bool:
+        """Count a plain attribute of an object; false once they are too many."""
+        self.attributes += 1
+        self.unlisted = max(0, self.attributes - _MAX_ATTRIBUTES)
+        return not self.unlisted
 
     def shows_value(self, node: Node, size: int) -> bool:
         """Whether a plain value of ``size`` scalars is still written out, or too often shared by now.

@@ -10,7 +10,14 @@ from typing import TypeAlias
 
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
-from ckpttool.formats.pickled.nodes import iter_mapping, named_state, summarize, type_name, width_of
+from ckpttool.formats.pickled.nodes import (
+    is_mapping,
+    iter_mapping,
+    named_state,
+    summarize,
+    type_name,
+    width_of,
+)
 from ckpttool.formats.pickled.plain import PlainReader
 from ckpttool.pickles.nodes import Call, DictNode, Node
 from ckpttool.values.checkpoint import Key, ModuleExtras, OddKey, Plain
@@ -28,6 +35,7 @@ class KeyReader:
         self._budget = budget
         self._limits = limits
         self._odd_keys = 0
+        self.objects: list[tuple[Key, Node]] = []  # keys that are objects; for the walk to take
 
     def children(self, items: Iterable[tuple[Node, Node]]) -> list[tuple[Key, Node]]:
         """Children of a mapping; a repeated key replaces the value in place, as in a dict."""
@@ -51,9 +59,29 @@ class KeyReader:
         plain, size = self._plain.sized(node, 0)
         if 0 <= size <= _MAX_KEY_SCALARS and not isinstance(plain, str):
             return OddKey(repr(plain), literal=True)
-        # Two keys of one class must stay two keys.
+        key = self._numbered(" ".join(filter(None, (type_name(node), summarize(node)))))
+        if size < 0:
+            self.objects.append((key, node))
+        return key
+
+    def apart(self, children: list[tuple[Key, Node]]) -> list[tuple[Key, Node]]:
+        """``children`` with names of their own: what an object carries comes from several places."""
+        taken = {key for key, _ in children}
+        if len(taken) == len(children):
+            return children
+        taken.clear()
+        named = []
+        for key, node in children:
+            if key in taken:
+                key = self._numbered(str(key))
+            taken.add(key)
+            named.append((key, node))
+        return named
+
+    def _numbered(self, text: str) -> OddKey:
+        """A key that no literal stands for: two of one class must stay two keys."""
         self._odd_keys += 1
-        return OddKey(f"<{type_name(node)} {summarize(node)} #{self._odd_keys}>", literal=False)
+        return OddKey(f"<{text} #{self._odd_keys}>", literal=False)
 
     def text(self, node: Node) -> str:
         """A module or parameter name as text."""
@@ -71,6 +99,7 @@ class MetadataReader:
         self.plain = plain
         self.budget = budget
         self.known: dict[int, Metadata] = {}  # by id of the node
+        self._objects: list[Node] = []  # what is neither plain nor a mapping
 
     def read(self, state_dict: Call) -> Iterator[Metadata]:
         """What the attributes of an ``OrderedDict`` say: ``{module path: {"version": 1, …}}``."""
@@ -83,6 +112,11 @@ class MetadataReader:
             else:
                 self.budget.spend(len(known[0]), ())
             yield known
+
+    def take_objects(self) -> list[Node]:
+        """What was neither plain nor a mapping since this was last asked."""
+        taken, self._objects = self._objects, []
+        return taken
 
     def versions_and_extras(self, metadata: Node) -> Metadata:
         """What a ``_metadata`` says: version of each module, and what else its local metadata holds."""
@@ -108,8 +142,13 @@ class MetadataReader:
             if is_plain:
                 yield (key,), plain
                 continue
+            if not isinstance(value, DictNode) and not (isinstance(value, Call) and is_mapping(value)):
+                self._objects.append(value)
+                continue
             self.budget.spend(width_of(value), ())
             for inner_key, inner in iter_mapping(value):
                 plain, is_plain = self.plain.read(inner)
                 if is_plain and type(inner_key) is str:
                     yield (key, inner_key), plain
+                elif not is_plain:
+                    self._objects.append(inner)

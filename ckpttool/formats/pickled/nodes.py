@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ckpttool.formats.pickled.plain import MAX_SUMMARY, describe_call
 from ckpttool.pickles.nodes import BigInt, Call, DictNode, Global, Node, PersistentId, SetNode, iter_items
 from ckpttool.values.dtypes import parse_torch_name
-from ckpttool.values.words import shorten
+from ckpttool.values.words import plural, shorten
 
 
 def iter_mapping(node: Node) -> Iterable[tuple[Node, Node]]:
@@ -52,10 +52,12 @@ def summarize(node: Node) -> str:
         if isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], Global) and type(pid[4]) is int:
             return shorten(f"{pid[1].full_name} of {pid[4]} elements", MAX_SUMMARY)
         return "persistent id"
-    return f"{len(node)} items" if isinstance(node, (list, tuple)) else ""
+    unit = _UNITS.get(type(node))
+    return plural(len(node), unit) if unit else ""
 
 
 _SHORT_NAMES = {"collections.OrderedDict": "OrderedDict", "collections.defaultdict": "defaultdict"}
+_UNITS: dict[type, str] = {list: "item", tuple: "item", str: "character", bytes: "byte"}
 _NODE_NAMES: dict[type, str] = {DictNode: "dict", BigInt: "int", PersistentId: "storage"}
 _MAPPINGS = frozenset(
     "collections.OrderedDict collections.defaultdict collections.Counter builtins.dict".split()
@@ -80,25 +82,36 @@ def is_set(node: Node) -> bool:
     )
 
 
+def is_computed(node: Call) -> bool:
+    """Whether what is called is no global, but the result of something else."""
+    return not isinstance(node.function, Global)
+
+
 def _is_dtype(node: Global) -> bool:
     return node.module == "torch" and parse_torch_name(node.name) is not None
 
 
-def state_items(node: Call) -> Iterable[tuple[Node, Node]]:
-    """Attributes in the BUILD states of an object: a dict, ``(dict, slots)``, or all else under ``state``."""
+def attribute_items(node: Call) -> Iterable[tuple[Node, Node]]:
+    """Attributes in the BUILD states of an object, where a state is a dict or ``(dict, slots)``."""
     for state in node.states or ():
-        halves = state if type(state) is tuple and len(state) == 2 else (state,)
-        if all(isinstance(half, (DictNode, type(None))) for half in halves):
-            for half in halves:
-                if half is not None:
-                    yield from iter_items(half.items)
-        else:
-            yield "state", state
+        for half in _halves(state) or ():
+            if half is not None:
+                yield from iter_items(half.items)
+
+
+def whole_states(node: Call) -> list[Node]:
+    """The BUILD states that are anything else: what a ``__setstate__`` of the object's own is given."""
+    return [state for state in node.states or () if _halves(state) is None]
+
+
+def _halves(state: Node) -> tuple[DictNode | None, ...] | None:
+    halves = state if type(state) is tuple and len(state) == 2 else (state,)
+    return halves if all(isinstance(half, (DictNode, type(None))) for half in halves) else None
 
 
 def named_state(node: Call) -> Iterable[tuple[str, Node]]:
     """Attributes of an object by name."""
-    return ((key, value) for key, value in state_items(node) if type(key) is str)
+    return ((key, value) for key, value in attribute_items(node) if type(key) is str)
 
 
 def has_module_state(node: Call) -> bool:

@@ -10,7 +10,7 @@ from struct import calcsize, unpack
 
 from ckpttool.pickles.nodes import Call, DictNode, Global, Node
 from ckpttool.values.checkpoint import Plain, PlainList
-from ckpttool.values.words import shorten
+from ckpttool.values.words import plural, shorten
 
 SMALL_VALUE = 4  # values of at most as many scalars are not asked whether they are shared
 _TEXT_PIECE = 64  # characters that count as one scalar
@@ -123,24 +123,29 @@ def plain_of_call(call: Call) -> tuple[Plain, bool]:
     return None, False
 
 
+def is_numpy(call: Call) -> bool:
+    """Whether a call makes an array, or its type: what it carries are bytes and codes, no attributes."""
+    return call.name in _NUMPY_ARRAY or call.name == "numpy.dtype"
+
+
 def describe_call(call: Call) -> str:
     """What an object that is not built would hold, in a few words."""
     args = call.args[:_MAX_LOOKED_AT] if isinstance(call.args, tuple) else ()
     if call.name in _NUMPY_ARRAY:
         return _numpy_array(call)
     scalars = [
-        repr(argument[:MAX_SUMMARY] if isinstance(argument, str) else argument)
+        repr(argument[:MAX_SUMMARY] if isinstance(argument, (str, bytes)) else argument)
         for argument in args
-        if isinstance(argument, (str, float)) or type(argument) is int
+        if argument is None or isinstance(argument, (str, bytes, float, int))
     ]
-    if scalars:
+    if any(argument != "None" for argument in scalars):
         return shorten(", ".join(scalars), MAX_SUMMARY)
     states = (call.states or [])[:_MAX_LOOKED_AT]
     attributes = sum(len(state.items) // 2 for state in states if isinstance(state, DictNode))
     held = len(call.items or ()) // 2 + len(call.appended or ())
     if held:
-        return f"{held} items"
-    return f"{attributes} attributes" if attributes else ""
+        return plural(held, "item")
+    return plural(attributes, "attribute") if attributes else ""
 
 
 def _numpy_scalar(dtype: Node, raw: Node) -> tuple[Plain, bool]:

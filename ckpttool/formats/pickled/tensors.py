@@ -23,7 +23,8 @@ from ckpttool.formats.pickled.arguments import (
     read_ints,
     read_sizes,
 )
-from ckpttool.pickles.nodes import Call, DictNode, Global, Node, PersistentId, iter_items
+from ckpttool.formats.pickled.nodes import is_mapping
+from ckpttool.pickles.nodes import Call, DictNode, Global, Node, PersistentId, SetNode, iter_items
 from ckpttool.values.checkpoint import (
     PLAIN_PART,
     CompositeTensor,
@@ -51,12 +52,16 @@ NestedResolver = Callable[[bytes], tuple[StorageRef, DType]]
 
 
 class StoredTensor(NamedTuple):
-    """A tensor with what its rebuild call says about gradients, its being a Parameter and its class."""
+    """A tensor with what its rebuild call says about gradients, its being a Parameter and its class.
+
+    ``attributes`` is what of its state is no part of it, and may hold other tensors; None if there is none.
+    """
 
     tensor: Tensor
     requires_grad: bool | None = None
     is_parameter: bool = False
     subclass: str = ""  # around a tensor that is whole without it
+    attributes: Node = None
 
 
 class TensorReader:
@@ -194,7 +199,8 @@ class TensorReader:
         """``_rebuild_parameter(data, requires_grad, hooks)``; also ``_with_state`` and ``Parameter``."""
         data = self.inner(args[0], depth)
         requires_grad = args[1] if len(args) > 1 else True
-        return data._replace(requires_grad=read_flag(requires_grad), is_parameter=True)
+        attributes = data.attributes if len(args) < 4 else _together(data.attributes, args[3])
+        return data._replace(requires_grad=read_flag(requires_grad), is_parameter=True, attributes=attributes)
 
     def from_cpu(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)``."""
@@ -220,9 +226,9 @@ class TensorReader:
         if inner is None:
             return None
         if cls.full_name in ("torch.Tensor", "torch._tensor.Tensor"):
-            return inner
+            return inner._replace(attributes=_together(inner.attributes, state))
         if cls.full_name == "torch.nn.parameter.Parameter":
-            return inner._replace(is_parameter=True)
+            return inner._replace(is_parameter=True, attributes=_together(inner.attributes, state))
         own = state[0] if type(state) is tuple and state else state  # with slots, if not a dict
         if any(
             key == "_is_param" and value is True
@@ -230,7 +236,8 @@ class TensorReader:
             if type(key) is str
         ):
             inner = inner._replace(is_parameter=True)  # what nn.Parameter makes of a class of its own
-        attributes = tuple(self.state_parts(state, depth))
+        more, others = self.state_parts(state, depth)
+        inner, attributes = inner._replace(attributes=_together(inner.attributes, *others)), tuple(more)
         if isinstance(inner.tensor, CompositeTensor) and inner.tensor.layout == "subclass":
             outer = inner.tensor._replace(type_name=cls.full_name, parts=inner.tensor.parts + attributes)
         elif attributes:
@@ -240,9 +247,13 @@ class TensorReader:
             return inner._replace(subclass=cls.full_name)
         return inner._replace(tensor=outer)
 
-    def state_parts(self, state: Node, depth: int) -> list[Part]:
-        """Tensors in a subclass's state, ``dict`` or ``(dict, slots)``, and in the containers in it."""
-        parts = []
+    def state_parts(self, state: Node, depth: int) -> tuple[list[Part], list[Node]]:
+        """Tensors in a subclass's state, ``dict`` or ``(dict, slots)``, and in the containers in it.
+
+        Beside them: what else may hold tensors.
+        """
+        parts: list[Part] = []
+        others: list[Node] = []
         stack = [("", half) for half in reversed(state if type(state) is tuple else (state,))]
         entered: set[int] = set()
         while stack:
@@ -250,8 +261,12 @@ class TensorReader:
             stored = self.read(node, depth + 1) if isinstance(node, Call) else None
             if stored is not None:
                 parts.append(Part(path, stored.tensor))
+                others.append(stored.attributes)
             elif id(node) not in entered and id(node) not in self.barren:
                 entered.add(id(node))
+                if isinstance(node, SetNode) or (isinstance(node, Call) and not is_mapping(node)):
+                    others.append(node)
+                    continue
                 is_list = isinstance(node, (list, tuple))
                 items: list[tuple[Node, Node]] = [
                     *(enumerate(node) if is_list else iter_items(dict_items(node)))
@@ -261,11 +276,11 @@ class TensorReader:
                 stack.extend(
                     (f"{prefix}{key}"[:256], child)
                     for key, child in reversed(items)
-                    if isinstance(child, (Call, DictNode, list, tuple))
+                    if isinstance(child, (Call, DictNode, SetNode, list, tuple))
                 )
         if not parts:  # many tensors often share one state
             self.barren |= entered
-        return parts
+        return parts, others
 
     def wrapper(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_wrapper_subclass(cls, dtype, size, stride, offset, layout, device, requires_grad)``."""
@@ -347,6 +362,12 @@ class TensorReader:
         if stored is None:
             raise malformed("a tensor inside a tensor", "it is not a tensor")
         return stored
+
+
+def _together(*nodes: Node) -> Node:
+    """Nodes that may hold tensors as one; None if none may."""
+    held = [node for node in nodes if isinstance(node, (Call, DictNode, SetNode, list, tuple))]
+    return held[0] if len(held) == 1 else held or None
 
 
 _Rebuild = Callable[[TensorReader, "tuple[Node, ...]", int], "StoredTensor | None"]

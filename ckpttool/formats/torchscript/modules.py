@@ -83,7 +83,7 @@ def _read_contents(view: TorchArchive, limits: Limits) -> Contents:
         {},
         merge_members([("data.pkl", refs), ("constants.pkl", constants.globals)]),
         rest.rare_opcodes | constants.rare_opcodes,
-        findings + behind,
+        findings + behind + rest.findings + constants.findings,
     )
 
 
