@@ -112,7 +112,7 @@ def read_ints(node: Node) -> tuple[int, ...]:
         MalformedCheckpoint: anything else.
     """
     if isinstance(node, Call) and node.name == "torch.Size":
-        node = node.args[0] if type(node.args) is tuple and len(node.args) == 1 else ()
+        node = () if node.args == () else node.only_argument  # it takes one argument or none
     if type(node) is list:
         node = tuple(node)
     if type(node) is not tuple or len(node) > _MAX_DIMS:
