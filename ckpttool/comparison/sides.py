@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from ckpttool.inspection.summary import choose_weights_root, tally_rows
@@ -30,7 +31,8 @@ class Placed(NamedTuple):
 class Scope(NamedTuple):
     """What is compared of each side. ``left_out`` says what is not.
 
-    ``base_a`` and ``base_b`` are the branches whose values are compared. ``whole``: nothing is left out.
+    ``base_a`` and ``base_b`` are the branches whose values are compared, but for those in ``skipped``, which
+    are branches (by their first key) whose tensors are left out. ``whole``: nothing is left out.
     """
 
     a: tuple[Placed, ...]
@@ -39,6 +41,7 @@ class Scope(NamedTuple):
     base_b: Root
     whole: bool
     left_out: tuple[str, ...]
+    skipped: frozenset[Key] = frozenset()
 
 
 def make_side(checkpoint: Checkpoint, label: str) -> Side:
@@ -74,7 +77,23 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
     # Where the weights stand at the same place, so do the values around them.
     base_a, base_b = ((), ()) if home_a == home_b else (home_a, home_b)
     left = [] if alike else [*_outside(a, home_a, base_a, "A"), *_outside(b, home_b, base_b, "B")]
-    return Scope(_at(a.rows, home_a), _at(b.rows, home_b), base_a, base_b, False, tuple(left))
+    skipped: frozenset[Key] = frozenset()
+    if home_a == home_b:
+        # A branch goes with all that is in it: lr and betas are not compared where the moments are not.
+        outside = [row.entry.root for side in (a, b) for row in side.rows if row.entry.root != home_a]
+        skipped = frozenset([root[0] for root in outside if root]) - set(home_a[:1])
+        left += [text for side, which in ((a, "A"), (b, "B")) for text in _values_of(side, skipped, which)]
+    return Scope(_at(a.rows, home_a), _at(b.rows, home_b), base_a, base_b, False, tuple(left), skipped)
+
+
+def _values_of(side: Side, branches: AbstractSet[Key], which: str) -> list[str]:
+    """How many values and objects of ``side`` go with the branches that are left out, in words."""
+    leaves: tuple[Value | Opaque, ...] = (*side.checkpoint.values, *side.checkpoint.opaque)
+    counts = Counter(
+        [str(leaf.root[0])[:_MOST_SHOWN] for leaf in leaves if leaf.root[:1] and leaf.root[0] in branches]
+    )
+    named = [f"{plural(count, 'value')} of {name}" for name, count in list(counts.items())[:_MOST_NAMED]]
+    return [f"only in {which}: {', '.join(named)}"] if named else []
 
 
 def digest_scope(inspection: Inspection) -> tuple[Placed, ...]:
@@ -94,12 +113,16 @@ def select(items: Sequence[Placed], include: Sequence[str], exclude: Sequence[st
     return tuple(item for item in items if is_chosen(*item.row.entry[:2]))
 
 
-def values_under(side: Side, base: Root) -> tuple[list[Value], list[Opaque]]:
+def values_under(side: Side, base: Root, skipped: AbstractSet[Key]) -> tuple[list[Value], list[Opaque]]:
     """Plain values and objects that are compared, with roots relative to ``base``."""
     checkpoint, depth = side.checkpoint, len(base)
+
+    def is_compared(root: Root) -> bool:
+        return root[:depth] == base and (not root or root[0] not in skipped)
+
     return (
-        [item._replace(root=item.root[depth:]) for item in checkpoint.values if item.root[:depth] == base],
-        [item._replace(root=item.root[depth:]) for item in checkpoint.opaque if item.root[:depth] == base],
+        [item._replace(root=item.root[depth:]) for item in checkpoint.values if is_compared(item.root)],
+        [item._replace(root=item.root[depth:]) for item in checkpoint.opaque if is_compared(item.root)],
     )
 
 

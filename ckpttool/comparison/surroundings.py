@@ -20,7 +20,9 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
     """
     said: list[str] = []
     sides = ((a, scope.base_a), (b, scope.base_b))
-    (values_a, opaque_a), (values_b, opaque_b) = (values_under(side, base) for side, base in sides)
+    (values_a, opaque_a), (values_b, opaque_b) = (
+        values_under(side, base, scope.skipped) for side, base in sides
+    )
     values = [{(item.root, item.name): item.value for item in found} for found in (values_a, values_b)]
     versions_a, versions_b = (_versions(side, base) for side, base in sides)
     metadata = [_metadata(side) for side in (a, b)]
