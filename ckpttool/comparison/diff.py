@@ -25,9 +25,9 @@ from ckpttool.elements.sums import Tolerance
 from ckpttool.files.tensor_bytes import Files, TensorReader
 from ckpttool.names.renames import Rule
 from ckpttool.values.checkpoint import Basis, Kind, Root, Tensor, is_buffer
-from ckpttool.values.difference import Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
+from ckpttool.values.difference import SAME, Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
 from ckpttool.values.inspection import Row, is_rebuilt
-from ckpttool.values.words import plural
+from ckpttool.values.words import plural, shorten
 
 _EVIDENCE = {basis: rank for rank, basis in enumerate(Basis)}
 
@@ -83,6 +83,7 @@ def diff_sides(
         *(_single(item, Status.REMOVED) for item in only_a),
         *(_single(item, Status.ADDED) for item in only_b),
     ]
+    entries = _settle_ties(entries)
     unread = sum(outcome.equal is None for outcome in outcomes)
     if unread and not structure_only:
         left_out.append(f"{unread:,} tensors without values in either file")
@@ -312,6 +313,35 @@ def _single(item: Placed, status: Status) -> DiffEntry:
     said = row.classification
     note = (said.rebuilt_since or said.note) if is_rebuilt(row) else ""
     return DiffEntry(row.entry.root, item.name, row.classification.kind, status, a, b, note=note)
+
+
+def _settle_ties(entries: Sequence[DiffEntry]) -> list[DiffEntry]:
+    """Note of each entry of one side which entry it is tied to there, if both have that and it is the same.
+
+    A safetensors file keeps one name of a tied tensor, a .pt all of them.
+    """
+    same: dict[tuple[int, Root], Row] = {}
+    for entry in entries:
+        if entry.status in SAME and entry.a is not None and entry.b is not None:
+            for row in (entry.a, entry.b):
+                same.setdefault(_tie(row), row)
+    settled = []
+    for entry in entries:
+        single = entry.a or entry.b
+        if entry.status in (Status.ADDED, Status.REMOVED) and single is not None:
+            other = same.get(_tie(single))
+            if other is not None:
+                name = other.entry.name
+                side = "A" if entry.a is None else "B"
+                note = f"tied to {shorten(str(name))}; not stored on side {side}"
+                entry = entry._replace(tied_to=name, note=note)
+        settled.append(entry)
+    return settled
+
+
+def _tie(row: Row) -> tuple[int, Root]:
+    """The same of all entries of one state_dict that are one tensor in its file."""
+    return id(row.tied_to or row.entry), row.entry.root
 
 
 def _in_order(entries: Sequence[DiffEntry], a: Side, b: Side) -> list[DiffEntry]:

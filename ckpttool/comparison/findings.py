@@ -67,15 +67,15 @@ def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
             "names have bytes of their own in A and share them in B",
         )
     there = {(entry.root, entry.name) for entry in entries if entry.b is not None}
-    first_names = {id(row.entry): row for row in a.rows}
     dropped = [
         entry
         for entry in entries
         if entry.status is Status.REMOVED
         and entry.a is not None
-        and entry.a.tied_to is not None
-        and id(entry.a.tied_to) in first_names
-        and (entry.a.tied_to.root, entry.a.tied_to.name) in there
+        and (
+            entry.tied_to is not None
+            or (entry.a.tied_to is not None and (entry.a.tied_to.root, entry.a.tied_to.name) in there)
+        )
     ]
     yield from _about(
         "tied-name-dropped",
@@ -83,6 +83,16 @@ def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
         dropped,
         "is tied to a name that B keeps: a model that ties the two finds everything in B",
         "removed names are tied to names that B keeps: a model that ties them finds everything in B",
+    )
+    added = [entry for entry in entries if entry.status is Status.ADDED and entry.tied_to is not None]
+    yield from _about(
+        "tied-name-added",
+        "info",
+        added,
+        f"{_cut(str(added[0].name))} is tied to {_cut(str(added[0].tied_to))}; not stored on side A"
+        if added
+        else "",
+        "names are tied to names that both sides have; not stored on side A",
     )
 
 

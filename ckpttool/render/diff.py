@@ -6,7 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ckpttool.names.fold import fold_names
-from ckpttool.render.diff_table import COLUMNS, GROUP_COLUMNS, STATUS_STYLES, iter_group_rows, iter_rows
+from ckpttool.render.diff_table import (
+    COLUMNS,
+    GROUP_COLUMNS,
+    STATUS_STYLES,
+    is_shown,
+    iter_group_rows,
+    iter_rows,
+)
 from ckpttool.render.inspection import iter_findings
 from ckpttool.render.kinds import KIND_NOUNS
 from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, iter_table
@@ -75,12 +82,16 @@ def _summary_spans(diff: Diff) -> Iterator[Span]:
         if diff.equal:
             yield Span(f"identical {format_count(counts[Status.EQUAL])}")
         yield Span(f"within tolerance {format_count(tolerated)}")
+    for which, only in (("A", Status.REMOVED), ("B", Status.ADDED)):
+        tied = sum(entry.status is only and entry.tied_to is not None for entry in diff.entries)
+        if tied:
+            yield Span(f"{plural(tied, 'tied name')} stored in {which} only")
     if diff.structure_only:
         yield Span("values not compared")
     if diff.equal:
         return
     for status in _COUNTED:
-        those = [entry for entry in diff.entries if entry.status is status]
+        those = [entry for entry in diff.entries if entry.status is status and entry.tied_to is None]
         if those:
             said = f"{_word(status, those)} {format_count(len(those))}{_facts(those, total)}"
             yield Span(said, STATUS_STYLES[status])
@@ -144,7 +155,7 @@ def _places(entries: Sequence[DiffEntry]) -> list[str]:
 def _listed(diff: Diff, listing: DiffListing) -> tuple[list[DiffEntry], list[DiffEntry]]:
     """Entries of the table, and those of other branches, which are summed up as ``inspect`` does it."""
     all_of_them = listing.everything or listing.group_depth is not None
-    wanted = [entry for entry in diff.entries if all_of_them or entry.status is not Status.EQUAL]
+    wanted = [entry for entry in diff.entries if all_of_them or is_shown(entry)]
     weights = [entry for entry in wanted if _is_weight(entry, diff)]
     if listing.everything or not weights:
         return wanted, []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ckpttool.render.diff_table import dtype_text, pair_text, shown_sizes, sort_rank
+from ckpttool.render.diff_table import dtype_text, is_shown, pair_text, shown_sizes, sort_rank
 from ckpttool.render.fields import format_sizes, tensor_fields
 from ckpttool.render.inspection import iter_finding_lines
 from ckpttool.render.json import encode, place, plain_value
@@ -25,7 +25,7 @@ PIPE_COLUMNS = (*"status kind root name renamed_from dtype shape".split(), *_FIG
 
 def iter_pipe(diff: Diff, listing: DiffListing) -> Iterator[str]:
     """Yield a line per entry that is not equal, in the order of the file; then one per value."""
-    rows = [entry for entry in diff.entries if listing.everything or entry.status is not Status.EQUAL]
+    rows = [entry for entry in diff.entries if listing.everything or is_shown(entry)]
     if listing.top is not None:
         rows = sorted(rows, key=lambda entry: sort_rank(entry.status, entry.numbers))[: listing.top]
     for entry in rows:
@@ -105,6 +105,8 @@ def _entry_object(entry: DiffEntry, structure_only: bool) -> dict[str, object]:
             if getattr(numbers, name) is not None:
                 item[name] = getattr(numbers, name)
     item["note"] = entry.note
+    if entry.tied_to is not None:
+        item["tied_to"] = encode(entry.tied_to)
     return item
 
 

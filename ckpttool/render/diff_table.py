@@ -94,6 +94,11 @@ def sort_rank(status: Status, numbers: Numbers | None) -> tuple[bool, int, float
     return not became_nan, _RANKS[status], 0.0 if became_nan else -rel
 
 
+def is_shown(entry: DiffEntry) -> bool:
+    """Whether an entry has a row although not all were asked for: it differs, or does within a tolerance."""
+    return entry.status is not Status.EQUAL and entry.tied_to is None
+
+
 def iter_rows(entries: Iterable[DiffEntry], *, base: Root) -> Iterator[tuple[Cell, ...]]:
     """Yield folded rows, the largest relative change first; roots are shown without ``base``."""
     folds = list(_fold(entries, len(base)))

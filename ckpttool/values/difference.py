@@ -149,7 +149,8 @@ class DiffEntry(NamedTuple):
     """One entry of either side, or of both. ``root`` and ``name`` are B's, for a removed one A's.
 
     ``kind`` is that of the side with the better evidence. ``basis`` says why names that differ are
-    one; ``note`` is for people.
+    one; ``note`` is for people. ``tied_to`` is, for an entry of one side only, the name of one that both
+    have and that is the same, whose bytes it shares in its file: then it is no difference.
     """
 
     root: Root
@@ -161,6 +162,12 @@ class DiffEntry(NamedTuple):
     numbers: Numbers | None = None
     basis: NameBasis = NameBasis.SAME_NAME
     note: str = ""
+    tied_to: Key | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether it makes the two sides different."""
+        return self.status not in SAME and self.tied_to is None
 
     @property
     def renamed_from(self) -> tuple[Root, Key] | None:
@@ -211,7 +218,7 @@ class Diff(NamedTuple):
     @property
     def equal(self) -> bool:
         """True when nothing that was compared differs."""
-        return not self.values and all(entry.status in SAME for entry in self.entries)
+        return not self.values and not any(entry.differs for entry in self.entries)
 
     @property
     def counts(self) -> dict[Status, int]:
