@@ -118,6 +118,26 @@ def test_in_a_keep_vars_file_the_rest_are_buffers(tmp_path: Path) -> None:
     assert (found["2.strange"].kind, found["2.strange"].basis) == (BUFFER, Basis.PICKLED_PARAMETER)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore::DeprecationWarning")
+def test_a_quantized_weight_beside_a_pickled_bias_is_no_buffer(tmp_path: Path) -> None:
+    # What torch.ao's quantized Linear saves: packed parameters in a tuple, of which the bias is one.
+    weight = torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8)
+    bias = nn.Parameter(torch.ones(2))
+    state = {
+        "0.scale": torch.tensor(1.0),
+        "0._packed_params._packed_params": (weight, bias),
+        "1.weight": weight,
+        "1.bias": bias,
+    }
+    torch.save(state, tmp_path / "x.pt")
+    source = read_checkpoint(str(tmp_path / "x.pt"))
+    for read, said in zip(source.entries, classify(source).classifications, strict=True):
+        if read.value is not None and read.value.dtype is BY_NAME["qint8"]:
+            assert (said.kind, said.basis) != (BUFFER, Basis.PICKLED_PARAMETER), read.name
+        elif read.requires_grad:
+            assert (said.kind, said.basis) == (PARAMETER, Basis.PICKLED_PARAMETER), read.name
+
+
 def test_one_added_parameter_does_not_make_the_rest_buffers(tmp_path: Path) -> None:
     state = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).state_dict()
     state["added"] = nn.Parameter(float_())
