@@ -189,6 +189,8 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
         "/snapshots/0a1b",
     ),
     "hub": (["models--a--b/", "models--c--d/", "version.txt"], "cache of 2 models", "/models--a--b"),
+    "orbax": (["_CHECKPOINT_METADATA", "params/"], "an Orbax checkpoint (JAX)", "orbax.checkpoint"),
+    "orbax item": (["_METADATA", "manifest.ocdbt", "d/"], "an Orbax checkpoint (JAX)", "orbax.checkpoint"),
     "core ml": (["Manifest.json", "Data/"], "Core ML package", ""),
 }
 

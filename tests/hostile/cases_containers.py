@@ -68,7 +68,7 @@ ZIPS: dict[str, tuple[bytes, str, str]] = {
     "absolute member": (torch_zip(PKL, more=[Member("/etc/passwd", b"x")]), "", "zip-members-outside"),
     "NUL in a member's name": (torch_zip(PKL, more=[Member(b"archive/data.pkl\0x", EVIL)]), "", ""),
     "member name not UTF-8": (torch_zip(PKL, more=[Member(b"archive/\xff\xfe", b"x")]), "", ""),
-    "no data.pkl": (build_zip(torch_members(PKL)[1:]), "not written by torch.save", ""),
+    "no data.pkl": (build_zip(torch_members(PKL)[1:]), "without data.pkl", ""),
     "empty data.pkl": (torch_zip(b""), "cut off", ""),
     "data.pkl of text": (torch_zip(b"hello"), "memo", ""),
     "byteorder middle": (torch_zip(PKL, byteorder="middle"), "byte order", ""),

@@ -2,8 +2,8 @@
 
 Only the content decides. Each recogniser takes the first bytes and the source, and answers with what
 was found and a hint, or with an error of its own, or None; the first answer counts. ``{name}`` in a hint
-stands for the file, quoted for a shell. Sources of the magic numbers are the formats' own documents;
-where a format has none (ONNX, text), the rule is written at its recogniser.
+stands for the file, quoted for a shell. Fixed bytes are in ``magics``; where a format has none (ONNX, zlib,
+msgpack, text), the rule is written at its recogniser.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Literal, TypeAlias
 
 from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import Look
+from ckpttool.formats.foreign.magics import KERAS_HINT, MAGICS, NUMPY_HINT, UNPACK
 from ckpttool.formats.zip_records import FETCH_AGAIN, LOCAL_MAGIC, has_end_record, read_archive
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnknownFormat, UnsupportedFeature
-from ckpttool.values.words import shorten, some
+from ckpttool.values.words import plural, shorten, some
 
 WHAT_IS_READ = (
     "files of torch.save (zip and pre-1.6), plain pickles, TorchScript, .pt2, .safetensors, "
@@ -32,41 +33,8 @@ _WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2", ".th
 _Answer: TypeAlias = tuple[str, str | None] | CkptToolError | None
 
 _READ_HERE = f"read here: {WHAT_IS_READ}"
-_UNPACK = "unpack it, then inspect what is inside: "
-_NUMPY_HINT = "numpy.load(..., allow_pickle=False) reads it"
-_KERAS_HINT = "read it with keras or h5py, then write the tensors with safetensors"
 _TF_HINT = "tf.train.load_checkpoint reads it, if TensorFlow is at hand"
-_MAGICS: tuple[tuple[int, bytes, str, str | None], ...] = (
-    # Fixed bytes at a fixed place.
-    (0, b"\x93NUMPY", "NumPy array (.npy), not a checkpoint", _NUMPY_HINT),
-    (
-        0,
-        b"\x89HDF\r\n\x1a\n",
-        "HDF5 file, such as Keras weights (.h5), not a PyTorch checkpoint",
-        _KERAS_HINT,
-    ),
-    (4, b"TFL3", "TensorFlow Lite model (.tflite), not a PyTorch checkpoint", None),
-    (4, b"ET12", "ExecuTorch program (.pte), not a checkpoint", "inspect the file it was exported from"),
-    (0, b"\x1f\x8b", "compressed with gzip", _UNPACK + "gunzip -k {name}"),
-    (0, b"BZh", "compressed with bzip2", _UNPACK + "bunzip2 -k {name}"),
-    (0, b"\xfd7zXZ\0", "compressed with xz", _UNPACK + "unxz -k {name}"),
-    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK + "unzstd {name}"),
-    (0, b"\x04\x22\x4d\x18", "compressed with lz4", _UNPACK + "unlz4 {name}"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7z archive", _UNPACK + "7z x {name}"),
-    (0, b"Rar!\x1a\x07", "RAR archive", _UNPACK + "unrar x {name}"),
-    (0, b"%PDF-", "PDF document, not a checkpoint", None),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG image, not a checkpoint", None),
-    (0, b"\xff\xd8\xff", "JPEG image, not a checkpoint", None),
-    (0, b"GIF8", "GIF image, not a checkpoint", None),
-    (0, b"RIFF", "RIFF file (WAV, AVI or WebP), not a checkpoint", None),
-    (4, b"ftyp", "MP4 or HEIF media, not a checkpoint", None),
-    (0, b"\x7fELF", "ELF program or library, not a checkpoint", None),
-    (0, b"MZ\x90\0", "Windows program or library, not a checkpoint", None),
-    (0, b"\xcf\xfa\xed\xfe", "macOS program or library, not a checkpoint", None),
-    (0, b"SQLite format 3\0", "SQLite database, not a checkpoint", None),
-    (0, b"PAR1", "Parquet table, not a checkpoint", None),
-    (0, b"ARROW1\0\0", "Arrow table, not a checkpoint", None),
-)
+_UNZLIB = "python -c 'import sys, zlib; sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))'"
 
 
 def describe_foreign(look: Look) -> CkptToolError:
@@ -127,10 +95,82 @@ _POINTERS = (
 
 
 def _magic(head: bytes, source: ByteSource) -> _Answer:
-    for offset, magic, found, hint in _MAGICS:
+    for offset, magic, found, hint in MAGICS:
         if head.startswith(magic, offset):
             return found, hint
     return None
+
+
+def _zlib(head: bytes, source: ByteSource) -> _Answer:
+    """RFC 1950 has no magic: method 8, a window of at most 32 KiB, a check of both bytes, and it inflates."""
+    if len(head) < 2 or head[0] & 0x8F != 0x08 or (head[0] << 8 | head[1]) % 31 or head[1] & 0x20:
+        return None
+    import zlib
+
+    try:
+        inside = zlib.decompressobj().decompress(head, 16)
+    except zlib.error:
+        return None
+    if not inside:
+        return None
+    # joblib.dump(compress=…) of a number gives such a file.
+    by = ", as joblib does, a pickle inside" if inside[0] == 0x80 and inside[1:2] <= b"\x05" else ""
+    return f"compressed with zlib{by}", f"{UNPACK}{_UNZLIB} < {{name}} > unpacked"
+
+
+def _skippable(head: bytes, source: ByteSource) -> _Answer:
+    """A skippable frame, in front of one of zstd or lz4: 0x184D2A50 to 5F, and its length."""
+    if head[1:4] != b"\x2a\x4d\x18" or head[0] & 0xF0 != 0x50:
+        return None
+    at = min(8 + int.from_bytes(head[4:8], "little"), source.size)
+    behind = source.read_at(at, min(4, source.size - at))
+    packer = next((name for magic, name in _FRAMES.items() if behind == magic), "zstd or lz4")
+    return f"compressed with {packer}", f"{UNPACK}{packer.partition(' ')[0]} -dc < {{name}} > unpacked"
+
+
+_FRAMES = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+
+
+def _msgpack(head: bytes, source: ByteSource) -> _Answer:
+    """A map whose first key is text: what flax.serialization writes, and much else that msgpack packs."""
+    if 0x81 <= head[0] <= 0x8F:
+        at = 1
+    elif head[0] in (0xDE, 0xDF):
+        at = 3 if head[0] == 0xDE else 5
+    else:
+        return None
+    start = head[at : at + 2]
+    if len(start) < 2 or not (0xA1 <= start[0] <= 0xBF or start[0] == 0xD9):
+        return None
+    nbytes, at = (start[1], at + 2) if start[0] == 0xD9 else (start[0] & 0x1F, at + 1)
+    key, value = head[at : at + nbytes], head[at + nbytes : at + nbytes + 1]
+    if len(key) < nbytes or not value or not (key.isascii() and key.decode().isprintable()):
+        return None
+    found = f"msgpack map that begins with {shorten(key.decode(), _LINE)!r}, as Flax writes it"
+    return f"{found}; not a PyTorch checkpoint", "flax.serialization.msgpack_restore reads it"
+
+
+def _arrow_stream(head: bytes, source: ByteSource) -> _Answer:
+    """An IPC stream: a continuation mark, and the length of a message that is padded to 8 bytes."""
+    length = int.from_bytes(head[4:8], "little")
+    if head[:4] != b"\xff\xff\xff\xff" or not 0 < length < source.size or length % 8:
+        return None
+    return (
+        "Arrow stream, as Hugging Face datasets are kept; not a checkpoint",
+        "datasets.load_from_disk reads it",
+    )
+
+
+def _darknet(head: bytes, source: ByteSource) -> _Answer:
+    """Three int32: version 0.1 or 0.2 and a revision; an int32 or int64, the images seen; floats."""
+    major, minor, revision = (int.from_bytes(head[at : at + 4], "little") for at in (0, 4, 8))
+    floats = source.size - (20 if minor == 2 else 16)
+    if major or minor not in (1, 2) or revision > 5 or floats <= 0 or floats % 4:
+        return None
+    return (
+        f"Darknet weights (YOLO) of {floats // 4:,} numbers without names",
+        "the .cfg beside it says what they are",
+    )
 
 
 def _gguf(head: bytes, source: ByteSource) -> _Answer:
@@ -162,6 +202,21 @@ def _onnx(head: bytes, source: ByteSource) -> _Answer:
 _TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
 
 
+def _saved_model(head: bytes, source: ByteSource) -> _Answer:
+    """saved_model.proto: field 1 (schema version 1), then field 2, a graph that fills the file."""
+    if head[:3] != b"\x08\x01\x12":
+        return None
+    length = shift = 0
+    for at in range(3, min(13, len(head))):
+        length |= (head[at] & 0x7F) << shift
+        shift += 7
+        if head[at] < 0x80:
+            if at + 1 + length != source.size:
+                return None
+            return "TensorFlow SavedModel (saved_model.pb), not a PyTorch checkpoint", _TF_HINT
+    return None
+
+
 def _tensorflow(head: bytes, source: ByteSource) -> _Answer:
     if head.startswith(b"model_checkpoint_path:"):
         return "TensorFlow's list of checkpoints (`checkpoint`), not a checkpoint itself", _TF_HINT
@@ -171,8 +226,7 @@ def _tensorflow(head: bytes, source: ByteSource) -> _Answer:
 
 
 def _tar(head: bytes, source: ByteSource) -> _Answer:
-    # POSIX ustar: magic at 257; GNU writes two spaces after it.
-    if head[257:262] != b"ustar":
+    if not _is_tar_header(head[:_TAR_BLOCK]):
         return None
     names = _tar_names(source)
     # torch/serialization.py, legacy_load: a tar of these four members, written before torch 0.1.10.
@@ -182,7 +236,16 @@ def _tar(head: bytes, source: ByteSource) -> _Answer:
             "torch tar archive, as torch.save wrote before 0.1.10",
             hint=f"if you trust it: torch.save(torch.load({name!r}, weights_only=False), 'new.pt')",
         )
-    return f"tar archive that holds {_list_names(names)}", _UNPACK + "tar -xf {name}"
+    return f"tar archive that holds {_list_names(names)}", UNPACK + "tar -xf {name}"
+
+
+def _is_tar_header(header: bytes) -> bool:
+    """Its checksum is right: the sum of its bytes, its own as blanks. Not every tar says ustar."""
+    try:
+        written = int(header[148:156].strip(b" \0"), 8)
+    except ValueError:
+        return False
+    return len(header) == _TAR_BLOCK and sum(header) - sum(header[148:156]) + 8 * 0x20 == written
 
 
 def _tar_names(source: ByteSource) -> list[str]:
@@ -191,7 +254,7 @@ def _tar_names(source: ByteSource) -> list[str]:
     offset = 0
     while len(names) < _TAR_MEMBERS and offset + _TAR_BLOCK <= source.size:
         header = source.read_at(offset, _TAR_BLOCK)
-        if header[257:262] != b"ustar":
+        if not _is_tar_header(header):
             break
         name = header[:100].rstrip(b"\0").decode("utf-8", "replace").removeprefix("./")
         if header[156:157] in b"\x000" and name:
@@ -224,14 +287,23 @@ def _describe_members(names: list[str]) -> tuple[str, str]:
     """(what a zip without torch's records is, what to do)."""
     files = [name for name in names if not name.endswith("/")]
     held = set(files)
-    unzip = _UNPACK + "unzip {name} -d FOLDER"
+    unzip = UNPACK + "unzip {name} -d FOLDER"
     if not files:
         return "zip archive without members", "make the file again"
+    # torch's writer ends the archive all the same when what it pickles raises.
+    below = {name.partition("/")[2] for name in files}
+    if below & {"version", ".data/version", "byteorder"} and all("/" in name for name in files):
+        storages = sum(name.startswith(("data/", "tensors/")) for name in below)
+        if storages:
+            found = f"torch zip of {plural(storages, 'storage')} without data.pkl, which says what they are"
+            return found, FETCH_AGAIN
+        found = "torch zip without data.pkl: torch.save failed before it wrote the object"
+        return found, "save again, and look for the error: most often something in it cannot be pickled"
     if all(name.endswith(".npy") for name in files):
         found = f"NumPy archive (.npz) of {len(files)} arrays: {_list_names(files)}; not a checkpoint"
-        return found, _NUMPY_HINT
+        return found, NUMPY_HINT
     if "model.weights.h5" in held:
-        return "Keras 3 model (.keras), not a PyTorch checkpoint", _KERAS_HINT
+        return "Keras 3 model (.keras), not a PyTorch checkpoint", KERAS_HINT
     if "[Content_Types].xml" in held:
         return "Office document, not a checkpoint", "find out where the checkpoint is"
     if "MAR-INF/MANIFEST.json" in held:
@@ -268,6 +340,8 @@ def _markup(head: bytes, source: ByteSource) -> _Answer:
     if start.startswith((b"<?xml", b"<error")):
         code = _XML_CODE.search(head)
         about = f" (a storage service's error {_text_of(code[1])!r})" if code else ""
+        if b"<net " in head and b"<layer" in head:
+            return "OpenVINO model (.xml), not a PyTorch checkpoint", "openvino.Core().read_model reads it"
         return f"XML{about}, not a checkpoint", "download it again"
     return None
 
@@ -288,10 +362,13 @@ def _text(head: bytes, source: ByteSource) -> _Answer:
         text = head[: error.start].decode("utf-8")
     if any(char < " " and char not in "\t\r\n\f" for char in text):
         return None
-    if text.lstrip()[:1] in ("{", "["):
+    if _JSON_START.match(text):
         return _json(text)
     line = shorten(text.strip().partition("\n")[0].strip(), _LINE)
     return f"text of {source.size:,} bytes that begins {line!r}, not a checkpoint", _READ_HERE
+
+
+_JSON_START = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"\]tfn0-9-])")  # and no template, which has {{ or {%
 
 
 def _json(text: str) -> _Answer:
@@ -323,9 +400,15 @@ _RECOGNISERS: tuple[Callable[[bytes, ByteSource], _Answer], ...] = (
     _gguf,
     _magic,
     _tar,
+    _zlib,
+    _skippable,
     _zeros,
     _markup,
     _tensorflow,
+    _saved_model,
     _onnx,
     _text,
+    _arrow_stream,
+    _darknet,
+    _msgpack,
 )

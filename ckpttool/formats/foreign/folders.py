@@ -137,6 +137,15 @@ def _hub_cache(listing: Listing) -> _Answer:
     return None
 
 
+def _orbax(listing: Listing) -> _Answer:
+    # orbax.checkpoint: _CHECKPOINT_METADATA beside the items, _METADATA and an OCDBT store in each of them.
+    names = set(listing.files)
+    if names & {"manifest.ocdbt", "_CHECKPOINT_METADATA"} or {"_METADATA", "_sharding"} <= names:
+        hint = "orbax.checkpoint reads it; safetensors.flax.save_file writes what is in it for PyTorch"
+        return "an Orbax checkpoint (JAX), not a PyTorch checkpoint", hint
+    return None
+
+
 def _core_ml(listing: Listing) -> _Answer:
     if "Manifest.json" in listing.files and "Data" in listing.folders:
         return "a Core ML package (.mlpackage), not a PyTorch checkpoint", None
@@ -152,4 +161,5 @@ _RECOGNISERS: tuple[tuple[Callable[[Listing], _Answer], _Kind], ...] = (
     (_diffusers, UnknownFormat),
     (_hub_cache, UnknownFormat),
     (_core_ml, UnknownFormat),
+    (_orbax, UnknownFormat),
 )
