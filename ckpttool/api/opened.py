@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 from ckpttool.api.models import Arguments, Model, names_model
+from ckpttool.values.collector import collector_paused
 from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Opened:
         return self.spec is not None and self.read is self.spec.checkpoint
 
     @cached_property
+    @collector_paused()
     def inspection(self) -> Inspection:
         """Everything that the headers tell of the branch and the entries that are meant."""
         from ckpttool.inspection.inspect import inspect_checkpoint, inspect_model

@@ -10,6 +10,7 @@ from ckpttool.files.local import Sources
 from ckpttool.formats.base import DEFAULT_LIMITS, Format, Limits, Look, Reading
 from ckpttool.formats.validate import validate
 from ckpttool.values.checkpoint import Checkpoint
+from ckpttool.values.collector import collector_paused
 
 # The module of each format (a ``Format``), in the order in which they are asked. They are imported one by
 # one until a format recognises the content, so that a safetensors file costs no pickle machinery.
@@ -23,6 +24,7 @@ FORMATS: tuple[str, ...] = (
 )
 
 
+@collector_paused()
 def read_checkpoint(
     path: str,
     limits: Limits = DEFAULT_LIMITS,
