@@ -25,12 +25,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Budget:
-    """``contender`` may cost ``at_most`` times what ``against`` does; against ``""``, that many bytes."""
+    """``contender`` may cost ``at_most`` times what ``against`` does; against ``""``, that many bytes.
+
+    ``plus``: and so many seconds, whatever the size, for Python to start.
+    """
 
     contender: str
     metric: str
     against: str
     at_most: float
+    plus: float = 0.0
 
 
 @dataclass
@@ -99,7 +103,7 @@ class Race:
     def _judge(self, budget: Budget) -> Verdict:
         row = self.row(budget.contender)
         if budget.against:
-            measured = ratio(row, self.row(budget.against), budget.metric)
+            measured = ratio(row, self.row(budget.against), budget.metric, budget.plus)
         else:
             measured = None if row.error else spread([getattr(cost, budget.metric) for cost in row.runs])
         return Verdict(budget, measured, None if measured is None else measured.median <= budget.at_most)
@@ -137,12 +141,15 @@ def spread(values: Sequence[float]) -> Ratio | None:
     return Ratio(statistics.median(values), min(values), max(values)) if values else None
 
 
-def ratio(row: Row, reference: Row, metric: str) -> Ratio | None:
-    """Pair the rounds of two contenders, divide, and take the median of the quotients; None if one failed."""
+def ratio(row: Row, reference: Row, metric: str, less: float = 0.0) -> Ratio | None:
+    """Pair the rounds of two contenders, divide, and take the median of the quotients; None if one failed.
+
+    ``less`` comes off ``row`` first.
+    """
     if row.error or reference.error:
         return None
     pairs = zip(row.runs, reference.runs, strict=True)
-    return spread([getattr(a, metric) / max(getattr(b, metric), 1e-9) for a, b in pairs])
+    return spread([(getattr(a, metric) - less) / max(getattr(b, metric), 1e-9) for a, b in pairs])
 
 
 def write_results(results: Results, path: Path) -> None:

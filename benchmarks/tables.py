@@ -43,7 +43,8 @@ def budget_text(budget: Budget) -> str:
     if not budget.against:
         return f"peak ≤ {nbytes_text(budget.at_most)}"
     metric = {"cpu": "CPU", "wall": "wall"}[budget.metric]
-    return f"{metric} ≤ {budget.at_most:.4g} × {budget.against}"
+    start = f" + {budget.plus:g} s" if budget.plus else ""
+    return f"{metric} ≤ {budget.at_most:.4g} × {budget.against}{start}"
 
 
 def measured_text(verdicts: Iterable[Verdict]) -> str:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import __main__ as harness
-from benchmarks import check_tensors, running, startup
+from benchmarks import budgets, check_tensors, running, startup
 from benchmarks.chart import draw, panel_of
 from benchmarks.contenders import JOBS, Contender, Job
 from benchmarks.machine import PACKAGES
@@ -22,6 +22,7 @@ from benchmarks.peers import PEERS
 from benchmarks.report import main as report
 from benchmarks.report import replace_between
 from benchmarks.results import Budget, Cell, Race, Results, Row, read_results, write_results
+from benchmarks.tables import verdict_line
 
 CELL = Cell(1 << 20, 20)
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -50,6 +51,13 @@ class TestArithmetic:
         rows = row("reference", "reference", [1, 1, 1]), row("ours", "ours", [1, 2, 9])
         [verdict] = race(*rows, budgets=[Budget("ours", "wall", "reference", at_most)]).verdicts()
         assert verdict.met is met
+
+    @pytest.mark.parametrize(("plus", "met"), [(0.0, False), (0.9, False), (1.0, True)])
+    def test_seconds_to_start_come_on_top(self, plus: float, met: bool) -> None:
+        rows = row("reference", "reference", [1, 1, 1]), row("ours", "ours", [3, 3, 9])
+        [verdict] = race(*rows, budgets=[Budget("ours", "wall", "reference", 2, plus)]).verdicts()
+        assert verdict.met is met
+        assert ("2 × reference + 1 s" in verdict_line(verdict.budget, [verdict])) is (plus == 1)
 
     @pytest.mark.parametrize(("at_most", "met"), [((1 << 20) - 1, False), (1 << 20, True)])
     def test_a_budget_of_bytes_has_no_reference(self, at_most: float, met: bool) -> None:
@@ -168,6 +176,45 @@ class TestDeclarations:
         for cell in harness.FULL.cells():
             names = running.files_of(harness.FULL.build(cell, [], PEERS, tmp_path))
             assert (len(names) + 1) * cell.nbytes < 15e9
+
+
+COSTS = {"ours": [Cost(2.1, 5, 3 << 20), Cost(1.1, 4, 2 << 20)], "cp": [Cost(1, 1, 1), Cost(0.5, 3, 1)]}
+
+
+class TestLeast:
+    """``benchmarks.budgets``: the least of all runs, and of memory the most."""
+
+    @pytest.mark.parametrize(
+        ("limit", "found", "allowed"),
+        [
+            (budgets.Limit("ours", "cpu", "cp", 2, 0.1), 1.1, 1.1),
+            (budgets.Limit("ours", "wall", "cp", 2), 4, 2),
+            (budgets.Limit("ours", "peak", "", 0, 3 << 20), 3 << 20, 3 << 20),
+        ],
+    )
+    def test_a_limit_is_what_the_reference_takes_at_its_best(
+        self, limit: budgets.Limit, found: float, allowed: float
+    ) -> None:
+        assert budgets.least(COSTS["ours"], limit.metric) == found
+        assert limit.allowed(COSTS) == pytest.approx(allowed)
+        contenders = [Contender("ours", ("x",)), Contender("cp", ("cp",))]
+        text, missed = budgets.report(budgets.Group("copy", CELL, (), contenders, [limit]), COSTS)
+        assert missed == (found > allowed)
+        assert ("missed by 100%" in text) is (found == 4)
+        assert "cpu  1.100 2.100" in text  # sorted
+
+    def test_every_limit_names_contenders_of_its_group(self) -> None:
+        for group in budgets.groups(2):
+            names = [contender.name for contender in group.contenders]
+            assert len(set(names)) == len(names)
+            for limit in group.limits:
+                assert {limit.ours, limit.against or limit.ours} <= set(names)
+
+    def test_a_group_runs_from_end_to_end(self, tmp_path: Path) -> None:
+        contender = Contender("touch", ("touch", "out"), writes=("out",))
+        group = budgets.Group("copy", CELL, (), [contender], [])
+        assert len(budgets.measure(group, tmp_path, 2)["touch"]) == 2
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestReport:
