@@ -25,9 +25,12 @@ from ckpttool.values.inspection import Row
 from ckpttool.values.words import cut, plural, some
 
 _WORDS = {
-    Kind.PERSISTENT_BUFFER: "buffers",
-    Kind.NON_PERSISTENT_BUFFER: "buffers",
-    Kind.UNKNOWN: "of unknown kind",
+    Kind.PARAMETER: ("parameter",),
+    Kind.PERSISTENT_BUFFER: ("buffer",),
+    Kind.NON_PERSISTENT_BUFFER: ("buffer",),
+    Kind.EXTRA_STATE: ("extra state",),
+    Kind.OPTIMIZER_STATE: ("optimizer state",),
+    Kind.UNKNOWN: ("of unknown kind", "of unknown kind"),
 }
 
 
@@ -115,20 +118,20 @@ def cast_of(row: Row, dtype: DType | None) -> DType | None:
 def describe_casts(items: Sequence[Item], dtype: DType) -> list[str]:
     """Say on what evidence entries were taken for parameters, and what stayed as it was."""
     cast: Counter[str] = Counter()
-    stay: Counter[str] = Counter()
+    stay: Counter[tuple[str, ...]] = Counter()
     for item in items:
         classification = item.row.classification
         if item.cast is not None:
             exact = "" if classification.exact else "inferred by "
             cast[exact + classification.basis.value] += 1
         elif (tensor := item.row.entry.strided) is None or not tensor.dtype.is_floating_point:
-            stay["not floating point"] += 1
+            stay["not floating point", "not floating point"] += 1
         elif tensor.dtype is not dtype:
-            stay[_WORDS.get(classification.kind, classification.kind.value)] += 1
+            stay[_WORDS[classification.kind]] += 1
     basis = ", ".join(f"{count:,} {what}" for what, count in cast.most_common())
-    notes = [f"cast {cast.total():,} parameters to {dtype.name}: {basis or 'none'}"]
+    notes = [f"cast {plural(cast.total(), 'parameter')} to {dtype.name}: {basis or 'none'}"]
     if stay:
-        kept = ", ".join(f"{count:,} {what}" for what, count in stay.most_common())
+        kept = ", ".join(plural(count, *what) for what, count in stay.most_common())
         notes.append(f"dtype kept: {kept}")
 
     return notes

@@ -17,6 +17,8 @@ from ckpttool.values.checkpoint import (
     Objects,
     OddKey,
     Opaque,
+    Plain,
+    PlainList,
     Root,
     Tensor,
     Value,
@@ -24,7 +26,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.conversion import Dropped, Options
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection, Row, is_rebuilt
-from ckpttool.values.words import first_few
+from ckpttool.values.words import first_few, format_root
 
 _PROGRAM = (Basis.TORCHSCRIPT, Basis.EXPORT)
 
@@ -97,7 +99,7 @@ def _takes_all(inspection: Inspection, options: Options) -> bool:
 
 def _branches(inspection: Inspection) -> str:
     """What ``--root`` takes in this file."""
-    named = [".".join(map(str, group.root)) for group in inspection.groups if group.root]
+    named = [format_root(group.root) for group in inspection.groups if group.root]
     if not named:
         return "ckpttool inspect shows what is in it"
     return f"--root takes one of: {first_few(named, most=4)}; --root '' takes everything"
@@ -109,14 +111,14 @@ def _select_rows(
     """Sort the rows into kept and dropped."""
     keep, drop = Globs(options.keep), Globs(options.drop)
     modules = _module_roots(inspection)
-    root = selection.root
+    root, elsewhere = selection.root, _elsewhere(selection.root)
     for row in inspection.rows:
         entry = row.entry
         reason, asked = "", True
         if drop.match(entry.root, entry.name):
             reason = "--drop"
         elif root is not None and (entry.root[: len(root)] if named else entry.root) != root:
-            reason, asked = "outside the branch that is converted", named or options.weights_only
+            reason, asked = elsewhere, named or options.weights_only
         elif keep and not keep.match(entry.root, entry.name):
             reason = "not among --keep"
         elif options.drop_known_buffers and is_rebuilt(row):
@@ -162,6 +164,7 @@ def _select_rest(
         gone.pop(row.entry.root, None)
     tensors_only = options.weights_only or options.sharded
     bare = named or tensors_only
+    elsewhere = _elsewhere(root)
 
     def why_not(at: Root, name: Key) -> tuple[str, bool]:
         """(reason, asked), or ("", …) if it stays."""
@@ -170,7 +173,7 @@ def _select_rest(
         if tensors_only:
             return "only tensors are converted", options.weights_only
         if bare and root is not None and at[: len(root)] != root:
-            return "outside the branch that is converted", named or options.weights_only
+            return elsewhere, named or options.weights_only
         if at in gone:
             return "stands beside tensors that are dropped", gone[at]
         if not _is_writable_path((*at, name)):
@@ -192,7 +195,7 @@ def _select_rest(
         elif module is not None:  # a state_dict has no place for it
             of_modules.setdefault((*value.root, value.name)[: len(module) + 1])
         elif reason:
-            type_name = type(value.value).__name__
+            type_name = _type_of(value.value)
             selection.dropped.append(Dropped(value.root, value.name, type_name, 0, reason, asked))
         else:
             selection.values.append(value)
@@ -227,6 +230,15 @@ def _select_rest(
 def _prefixes(path: Root) -> Iterator[Root]:
     """Every path that ``path`` lies at or below, the outermost first."""
     return (path[:depth] for depth in range(len(path) + 1))
+
+
+def _elsewhere(root: Root | None) -> str:
+    return f"not part of `{format_root(root)}`" if root else "not at the top level"
+
+
+def _type_of(value: Plain) -> str:
+    """The Python type that a value was."""
+    return "list" if isinstance(value, PlainList) else type(value).__name__
 
 
 def _ancestors(selection: Selection) -> set[Root]:

@@ -12,7 +12,7 @@ from itertools import takewhile
 
 from ckpttool.values.checkpoint import Checkpoint, Key, Root
 from ckpttool.values.errors import CkptToolError
-from ckpttool.values.words import first_few
+from ckpttool.values.words import first_few, format_root
 
 _MOST_SUGGESTED = 8
 
@@ -31,7 +31,7 @@ def resolve_root(checkpoint: Checkpoint, text: str | Root) -> Root:
     if not isinstance(text, str):
         if text[-1] in children.get(text[:-1], ()):
             return text
-        raise CkptToolError(f"{text!r} names no branch", path=checkpoint.path, hint=_suggest(checkpoint))
+        raise CkptToolError(f"no branch {text!r}", path=checkpoint.path, hint=_suggest(checkpoint))
     found: list[Root] = []
     # What is left to match follows from the path alone, so each container is looked at once.
     stack: list[tuple[Root, str]] = [((), text if text.startswith("[") else f".{text}")]
@@ -45,7 +45,7 @@ def resolve_root(checkpoint: Checkpoint, text: str | Root) -> Root:
                     stack.append(((*path, key), rest[len(spelling) :]))
     if len(found) == 1:
         return found[0]
-    what = f"{text!r} names no branch" if not found else f"{text!r} names {len(found)} branches"
+    what = f"no branch {text!r}" if not found else f"{text!r} names {len(found)} branches"
     raise CkptToolError(what, path=checkpoint.path, hint=_suggest(checkpoint))
 
 
@@ -77,9 +77,9 @@ def _suggest(checkpoint: Checkpoint) -> str:
     """Name the branches that hold tensors, each cut before its first number."""
     branches: dict[str, None] = {}
     for entry in checkpoint.entries:
-        named = [str(key) for key in takewhile(lambda key: not isinstance(key, int), entry.root)]
+        named = tuple(takewhile(lambda key: not isinstance(key, int), entry.root))
         if named:
-            branches[".".join(named)] = None
+            branches[format_root(named)] = None
     if not branches:
         return "all tensors are at the top: leave --root out"
     return f"--root takes one of: {first_few(list(branches), most=_MOST_SUGGESTED)}"

@@ -8,7 +8,7 @@ from functools import reduce
 
 from ckpttool.formats.carried import PREFIX
 from ckpttool.render.json import encode
-from ckpttool.render.tables import Line, Span
+from ckpttool.render.tables import Line, Span, fill, hang
 from ckpttool.render.units import join_facts
 from ckpttool.render.views import View
 from ckpttool.values.checkpoint import Root
@@ -33,22 +33,23 @@ _MEMORY = "at most 64 MiB"
 # ---------------------------------------------------------------------------------------------------- text
 
 
-def iter_conversion(conversion: Conversion) -> Iterator[Line]:
+def iter_conversion(conversion: Conversion, width: int) -> Iterator[Line]:
     """The answer first, then what was kept, cast, tied, renamed and dropped, each list cut short."""
-    yield [Span(_headline(conversion), "title")]
+    yield from fill([Span(fact, "title") for fact in _headline(conversion)], width, indent=0)
     yield []
     for label, text, style in _iter_facts(conversion, full=False):
-        yield [Span(f"  {label:<{_LABEL}}", "dim"), Span(text, style)]
+        yield from hang(Span(f"  {label:<{_LABEL}}", "dim"), text, width, style)
 
 
 def iter_conversion_pipe(conversion: Conversion) -> Iterator[str]:
     """The same with nothing left out: a word, a tab, a fact."""
-    yield f"{'converted' if conversion.written else 'plan'}\t{_headline(conversion)}\n"
+    yield f"{'converted' if conversion.written else 'plan'}\t{join_facts(_headline(conversion))}\n"
     for label, text, _ in _iter_facts(conversion, full=True):
         yield f"{label}\t{text}\n"
 
 
-def _headline(conversion: Conversion) -> str:
+def _headline(conversion: Conversion) -> list[str]:
+    """What the answer is made of: from where to where, how many tensors, how large, how fast, how sure."""
     plan = conversion.plan
     count = len(plan.tensors) + len(plan.listed)
     shards = sum(not file.path.endswith(".json") for file in conversion.files)
@@ -61,7 +62,7 @@ def _headline(conversion: Conversion) -> str:
         outcome = "checked" if conversion.checked else "not checked"
     arrow = _arrow(plan.source.path, conversion.destination)
     split = plural(shards, "shard") if shards > 1 else ""
-    return join_facts((arrow, plural(count, "tensor"), size, split, outcome))
+    return list(filter(None, (arrow, plural(count, "tensor"), size, split, outcome)))
 
 
 def _arrow(before: str, after: str) -> str:
@@ -72,7 +73,7 @@ def _iter_facts(conversion: Conversion, *, full: bool) -> Iterator[tuple[str, st
     """(label, text, style) of every further line."""
     plan = conversion.plan
     if plan.root is not None:
-        how = " (found by itself; --root to choose)" if plan.root_found and plan.root else ""
+        how = " (detected; choose another with --root)" if plan.root_found and plan.root else ""
         yield "kept", f"{format_root(plan.root) or 'the top level'}{how}", ""
     yield "bytes", _methods(conversion), ""
     yield from _capped("aliased", [f"{_arrow(*names)} (tied)" for names in plan.aliases.items()], full)
@@ -211,7 +212,7 @@ def convert_document(conversion: Conversion) -> dict[str, object]:
 
 
 CONVERSION = View(
-    lambda conversion, width, options: iter_conversion(conversion),
+    lambda conversion, width, options: iter_conversion(conversion, width),
     lambda conversion, options: (iter_conversion_pipe(conversion), ()),
     convert_document,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,13 @@ def _sentence(names: Sequence[str], message: str) -> str:
     message = safe(message, _MAX_MESSAGE)
     name = safe(names[0], NAME_LIMIT)
     more = f" and {format_count(len(names) - 1)} more" if len(names) > 1 else ""
-    return f"{name}{more}: {message}" if name and (more or name not in message) else message
+    return f"{name}{more}: {message}" if name and (more or not _says(message, name)) else message
+
+
+def _says(message: str, name: str) -> bool:
+    """Whether a sentence has a name as a name: that of an entry may be ``a``, or any word there is."""
+    before, after = r"(?:^|[(\"'`=:]\s?|, |of |and )", r"(?=$|[)\"'`,:;]| [(=]| and | is | are | has | have )"
+    return name in message and re.search(before + re.escape(name) + after, message) is not None
 
 
 def iter_finding_lines(findings: Sequence[Finding]) -> Iterator[str]:

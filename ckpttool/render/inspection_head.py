@@ -61,7 +61,7 @@ def _model_facts(model: ModelFacts) -> list[Span]:
     return [
         Span(f"kinds by {who}"),
         built,
-        Span(f"{format_count(model.matched)} of {plural(model.names, 'name')} met"),
+        Span(f"{format_count(model.matched)} of {plural(model.names, 'name matches', 'names match')}"),
     ]
 
 
@@ -210,6 +210,7 @@ def _iter_values(inspection: Inspection, width: int) -> Iterator[Line]:
         more = len(pieces) - _MAX_VALUES
         pieces[_MAX_VALUES:] = [Span(f"… {format_count(more)} more: --json", "dim")]
     return fill(pieces, width)
+
 
 
 def _branch(root: Root, groups: set[Root]) -> Root:

@@ -15,6 +15,8 @@ from ckpttool.values.checkpoint import (
     Chunk,
     ChunkedTensor,
     CompositeTensor,
+    Entry,
+    Kind,
     StorageRef,
     Tensor,
     TensorInfo,
@@ -50,7 +52,7 @@ def iter_tensor(
     facts = [("kind", join_facts((KIND_NOUNS[classification.kind], classification.presence.value)))]
     evidence = join_facts((basis_name(classification.basis), safe(classification.note, NAME_LIMIT)))
     facts.append(("evidence", evidence + ("" if classification.exact else " (inferred)")))
-    if entry.requires_grad is not None:
+    if entry.requires_grad or (entry.requires_grad is False and _is_telling(entry)):
         facts.append(("requires_grad", str(entry.requires_grad)))
     if entry.subclass:
         facts.append(("class", safe(entry.subclass, NAME_LIMIT)))
@@ -70,6 +72,11 @@ def iter_tensor(
         if len(values) < entry.value.numel:
             shown.append(Span(f"… of {format_count(entry.value.numel)}", "dim"))
         yield from fill(shown, width, separator="  ")
+
+
+def _is_telling(entry: Entry) -> bool:
+    """Whether a file says something by no gradient: a state_dict is detached, a frozen parameter is not."""
+    return entry.declared.kind is Kind.PARAMETER
 
 
 def _tensor_facts(value: Tensor) -> list[tuple[str, str]]:

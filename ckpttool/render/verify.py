@@ -127,7 +127,7 @@ def iter_verification(result: Verification, width: int, *, root_found: bool = Fa
     yield from fill(answer(result), width, indent=0)
     facts = [f"{safe(result.model, NAME_LIMIT)} is {safe(result.class_name, NAME_LIMIT)}"]
     if result.root:
-        how = "found by itself; --root chooses" if root_found else "as asked"
+        how = "detected; choose another with --root" if root_found else "as asked"
         facts.append(f"weights at {format_root(result.root)} ({how})")
     if result.mapping:
         facts.append(safe(result.mapping, NAME_LIMIT))
@@ -152,7 +152,7 @@ def answer(result: Verification) -> list[Span]:
     deciding = [run for run in result.runs if run.decides]
     if result.ok:
         devices = ", ".join(dict.fromkeys(run.device for run in deciding))
-        facts = [Span(f"loads and is right on {devices}", "good")]
+        facts = [Span(f"loads correctly on {devices}", "good")]
         buffers = plural(result.persistent_buffers, "persistent buffer")
         facts.append(Span(f"{plural(result.parameters, 'parameter')}, {buffers} {_how_equal(deciding)}"))
         if result.rebuilt:
@@ -179,14 +179,16 @@ def answer(result: Verification) -> list[Span]:
 
 def _how_equal(deciding: Sequence[Run]) -> str:
     cast = max((len(run.cast) + len(run.lossy) for run in deciding), default=0)
-    return f"loaded, {format_count(cast)} of them cast" if cast else "equal by bytes"
+    return f"loaded, {format_count(cast)} of them cast" if cast else "byte-identical"
 
 
+# On a narrow terminal counts give way: the sentences below have them again. A verdict is never cut.
 _COLUMNS = (
     Column("device"),
     Column("load"),
-    *number_columns("matched", "missing", "unexpected", "lossy", "not restored"),
-    Column("", floor=9),
+    *number_columns("matched"),
+    *(Column(title, right=True, optional=1) for title in ("missing", "unexpected", "lossy", "not restored")),
+    Column(""),
 )
 
 

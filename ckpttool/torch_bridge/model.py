@@ -23,6 +23,7 @@ from torch import nn
 
 from ckpttool.torch_bridge.door import ask, foreign_code, is_a, what_it_raised
 from ckpttool.values.errors import ModelImportFailed
+from ckpttool.values.words import indefinite
 
 
 class ModelSource(NamedTuple):
@@ -41,8 +42,8 @@ class ModelSource(NamedTuple):
         with foreign_code(f"building {self.text} on {device}", self.text), seeded(seed), torch.device(device):
             built = self.factory(**self.arguments)
         if not is_a(built, nn.Module):
-            hint = "name a class or function that returns a module: --model FILE.py:build"
-            what = f"{self.text} gives a {type(built).__name__}, not an nn.Module"
+            hint = "name a class or function that returns a module: FILE.py:build"
+            what = f"{self.text} gives {indefinite(type(built).__name__)}, not an nn.Module"
             raise ModelImportFailed(what, hint=hint)
         return built
 
@@ -72,9 +73,9 @@ def import_model(
     where, colon, name = text.rpartition(":")
     if not colon or not where or not name:
         hint = "write package.module:factory, path/to/file.py:factory, or hf"
-        raise ModelImportFailed(f"--model {text} names no factory", hint=hint)
+        raise ModelImportFailed(f"{text} names no factory", hint=hint)
     if where.endswith(".py") and not os.path.isfile(where):
-        raise ModelImportFailed(f"no such file: {where}", hint="--model path/to/file.py:factory")
+        raise ModelImportFailed(f"no such file: {where}", hint="name one as path/to/file.py:factory")
     with foreign_code(f"importing {where}", text):
         module = _import_file(where) if where.endswith(".py") else _import_module(where)
         factory = _find_factory(module, name)
@@ -99,7 +100,7 @@ def _make_source(text: str, factory: Any, arguments: dict[str, Any]) -> ModelSou
         what = f"{text} is a module that exists already, and it must be built anew more than once"
         raise ModelImportFailed(what, hint="name the function or class that makes it")
     if not callable(factory):
-        raise ModelImportFailed(f"{text} is a {type(factory).__name__}, not something to call")
+        raise ModelImportFailed(f"{text} is {indefinite(type(factory).__name__)}, not something to call")
     return ModelSource(text, factory, arguments)
 
 
@@ -198,17 +199,17 @@ def _import_module(name: str) -> Any:
 def _hf_factory(checkpoint_path: str | None) -> Callable[..., Any]:
     """The architecture that config.json names, through ``transformers``; never a download."""
     if checkpoint_path is None:
-        raise ModelImportFailed("--model hf needs a checkpoint: its config.json is looked for beside it")
+        raise ModelImportFailed("hf needs a checkpoint: its config.json is looked for beside it")
     folder = checkpoint_path if os.path.isdir(checkpoint_path) else os.path.dirname(checkpoint_path) or "."
     config_path = os.path.join(folder, "config.json")
     if not os.path.isfile(config_path):
-        what = "--model hf needs a config.json beside the checkpoint"
+        what = "hf needs a config.json beside the checkpoint"
         raise ModelImportFailed(what, path=folder, hint="or name a factory yourself")
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         transformers = importlib.import_module("transformers")
     except ImportError:
-        raise ModelImportFailed("--model hf needs transformers", hint="pip install 'ckpttool[hf]'") from None
+        raise ModelImportFailed("hf needs transformers", hint="pip install 'ckpttool[hf]'") from None
 
     def build(**arguments: Any) -> Any:
         # False, not left out: code that lies beside a checkpoint was not named by the user.

@@ -88,6 +88,11 @@ def plural(count: int, noun: str, many: str = "") -> str:
     return f"{format_count(count)} {noun}"
 
 
+def indefinite(noun: str) -> str:
+    """Return ``a list`` or ``an int``: what a name is, as it is spelled."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' and noun else 'a'} {noun}"
+
+
 def format_shape(shape: tuple[int, ...] | None, limit: int = 8) -> str:
     """Return ``94×64``; ``()`` for a scalar, ``?`` if unsaid; more than ``limit`` dims are counted."""
     if shape is None:

@@ -193,7 +193,7 @@ def test_options_reach_the_comparison(pair: tuple[Path, Path], capsys: pytest.Ca
         (("--top", "-1"), "not a count"),
         (("--map", "no arrow"), "REGEX=>REPL"),
         (("--map", "(=>x"), "regular expression"),
-        (("--root", "nothing"), "names no branch"),
+        (("--root", "nothing"), "no branch"),
     ],
 )
 def test_wrong_usage_is_a_sentence(

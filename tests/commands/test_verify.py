@@ -281,6 +281,6 @@ def test_the_answer_on_a_terminal(folder: Path) -> None:
     arguments = ("verify", "good.pt", "--model", "net.py:build")
     text = on_terminal(*arguments, NO_COLOR="1", PYTHONPATH=here)
     shown = text.rpartition("\x1b[K")[2].splitlines()
-    assert shown[0] == "loads and is right on cpu · 2 parameters, 0 persistent buffers equal by bytes"
+    assert shown[0] == "loads correctly on cpu · 2 parameters, 0 persistent buffers byte-identical"
     assert any("! assign: 1 non-persistent buffer not restored" in line for line in shown)
-    assert "copy on cpu" in text.partition("loads and is right")[0]
+    assert "copy on cpu" in text.partition("loads correctly")[0]

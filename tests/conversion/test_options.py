@@ -405,7 +405,7 @@ def test_conversions_import_no_more_than_they_need(tmp_path: Path) -> None:
         (["--metadata", "novalue"], "not key=value"),
         (["--metadata", "ckpttool.root=x"], "its own"),
         (["--prefer", "best"], "only ema"),
-        (["--root", "nowhere"], "names no branch"),
+        (["--root", "nowhere"], "no branch"),
         (["--prefer", "ema"], "no averaged weights"),
     ],
 )

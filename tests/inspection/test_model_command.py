@@ -113,4 +113,4 @@ def test_the_screen_is_reached(
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     assert cli.main(["inspect", str(swin), "--model", SWIN]) == 0
-    assert f"kinds by {SWIN} (TinySwin) · built on meta · 18 of 19 names met" in capsys.readouterr().out
+    assert f"kinds by {SWIN} (TinySwin) · built on meta · 18 of 19 names match" in capsys.readouterr().out

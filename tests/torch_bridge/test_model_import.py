@@ -169,7 +169,7 @@ def test_a_missing_factory_lists_what_is_there(net: str) -> None:
     ("text", "said"),
     [
         ("{net}:made", "is a module that exists already"),
-        ("{net}:number", "is a int, not something to call"),
+        ("{net}:number", "is an int, not something to call"),
         ("{net}:Family", "gives a Family, not an nn.Module"),
         ("{net}:Family.large", "has no Family.large"),
         ("{net}", "names no factory"),

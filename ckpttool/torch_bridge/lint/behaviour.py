@@ -11,6 +11,7 @@ from ckpttool.torch_bridge.lint.probes import Arrival, Forward, Reload, Transfer
 from ckpttool.torch_bridge.reference import is_extra_state, iter_custom_load
 from ckpttool.torch_bridge.tensors import is_tensor, type_name
 from ckpttool.values.checkpoint import Kind
+from ckpttool.values.words import indefinite
 
 _INTO_EXPANDED = "single memory location"  # of torch's message when copy_ meets an expanded tensor
 
@@ -47,8 +48,9 @@ def find_opaque_extra_state(facts: Facts) -> Iterator[Hit]:
     """Extra state that is no tensor."""
     for key, value in facts.state.items():
         if is_extra_state(key) and not is_tensor(value):
-            message = f"get_extra_state() gives a {type(value).__name__}: safetensors has no place for it, "
-            message += "and strict=True misses it"
+            given = indefinite(type(value).__name__)
+            message = f"get_extra_state() gives {given}: safetensors has no place for it, and strict=True "
+            message += "misses it"
             yield Hit(key, message, "return a tensor (of bytes, if need be), or keep it beside the weights")
 
 
