@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpttool.findings.text import Evidence, about, short_name
+from ckpttool.findings.text import Evidence, about, name_pair, short_name
 from ckpttool.values.checkpoint import CompositeTensor, Entry, Finding, Kind, TensorInfo, views_of
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.words import cut, plural, some
@@ -53,7 +53,7 @@ def find_bloat(evidence: Evidence) -> Iterator[Finding]:
     fact = (
         f"{wasted:,} of {held:,} bytes in {plural(len(aliasing.bloated), 'storage')} belong to no tensor, "
         f"most in that of {short_name(largest.entry)} ({largest.unreferenced_nbytes:,} bytes): "
-        "`ckpttool convert` writes the tensors only"
+        "a slice is saved with all of what it was cut from, unless it is cloned first"
     )
     severity = "warning" if 10 * wasted >= held else "info"
     yield Finding("storage-bloat", severity, str(largest.entry.name), fact)
@@ -63,7 +63,7 @@ def find_ties(evidence: Evidence) -> Iterator[Finding]:
     """Entries that share bytes with others."""
     tied = [(entry, first) for entry, _, first in evidence.rows if first is not None]
     if tied:
-        pairs = [f"{short_name(entry)} = {short_name(first)}" for entry, first in tied]
+        pairs = [name_pair(entry, first) for entry, first in tied]
         fact = f"{plural(len(tied), 'entry')} with all bytes of an earlier one, counted once"
         if evidence.checkpoint.put_back:
             fact += ", named in the metadata, which safetensors' load_model reads and load_file does not"
@@ -73,7 +73,7 @@ def find_ties(evidence: Evidence) -> Iterator[Finding]:
         pairs = [f"{short_name(a)} and {short_name(b)}" for a, b in overlaps]
         fact = (
             f"{plural(len(pairs), 'pair')} of unequal views with bytes in common: {some(pairs)}; "
-            "`ckpttool convert` to safetensors writes such bytes once for each"
+            "safetensors holds such bytes once for each"
         )
         yield Finding("overlapping-views", "info", str(overlaps[0][0].name), fact)
 
@@ -97,11 +97,11 @@ def find_layouts(evidence: Evidence) -> Iterator[Finding]:
                 flagged.append(entry)
             if info.storage is not None and info.storage.big_endian and info.dtype.bits > 8:
                 swapped.append(entry)
-    fact = "not contiguous: safetensors' save_file refuses such tensors; `ckpttool convert` packs them"
+    fact = "not contiguous: safetensors' save_file refuses such tensors"
     yield from about("non-contiguous", "info", strided, fact)
     fact = (
         "stored with a conj or neg bit: their bytes are not their values, and safetensors 0.8.0 "
-        "saves them wrong; call .resolve_conj().resolve_neg() first, or use `ckpttool convert`"
+        "saves them wrong; call .resolve_conj().resolve_neg() before"
     )
     yield from about("conj-neg-bit", "warning", flagged, fact)
     fact = "in big-endian byte order: torch.load swaps it, tools that map the file do not"
@@ -126,9 +126,7 @@ def find_devices(evidence: Evidence) -> Iterator[Finding]:
     """Storages that were saved on a device other machines may lack."""
     tags = [(tag, count) for tag, count in evidence.summary.locations if tag not in _NO_DEVICE]
     if tags:
-        shown = some([f"{cut(tag)} ({plural(count, 'storage')})" for tag, count in tags])
-        fact = (
-            f"saved on {shown}: without that device torch.load fails, unless asked for another: "
-            '`torch.load(path, map_location="cpu")`'
-        )
+        shown = some([f"{plural(count, 'storage')} saved on {cut(tag)}" for tag, count in tags])
+        what = "that device" if len(tags) == 1 else "those devices"
+        fact = f'{shown}; without {what} use `torch.load(path, map_location="cpu")`'
         yield Finding("device-tags", "warning", "", fact)

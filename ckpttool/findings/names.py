@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from ckpttool.findings.text import Evidence, about
+from ckpttool.findings.text import Evidence, about, name_branch
 from ckpttool.names.prefixes import common_first_part
 from ckpttool.values.checkpoint import Entry, Finding, Key, Kind, Root
 from ckpttool.values.dtypes import BY_NAME
@@ -25,18 +25,37 @@ def find_wrappers(evidence: Evidence) -> Iterator[Finding]:
     # The same prefix in two state_dicts is one cause; a hostile file has as many as it has names.
     matched: Counter[tuple[str, tuple[str, ...], bool]] = Counter()
     total: Counter[tuple[str, tuple[str, ...], bool]] = Counter()
-    for prefixes in evidence.prefixes.values():
+    branches: dict[tuple[str, tuple[str, ...], bool], list[Root]] = {}
+    for root, prefixes in evidence.prefixes.items():
         for text, wrappers, names, all_names, inside in prefixes:
-            matched[text, wrappers, inside] += names
-            total[text, wrappers, inside] += all_names
+            if "PEFT" not in wrappers or not _is_adapter_alone(evidence):
+                matched[text, wrappers, inside] += names
+                total[text, wrappers, inside] += all_names
+                branches.setdefault((text, wrappers, inside), []).append(root)
+    several = sum(group.role in ("weights", "ema", "module") for group in evidence.groups) > 1
     for key, names in matched.most_common(MOST_NAMED):
         text, wrappers, inside = key
+        branch = f" in {some(branches[key], name_branch)}" if several else ""
         where = "stands inside" if inside else "is in front of"
         who = " around ".join(wrappers[:MOST_NAMED])
         fix = f'`sd = {{k.replace("{text}", ""): v for k, v in sd.items()}}`' if inside else _take_off(text)
         severity = "warning" if 2 * names > total[key] else "info"
-        fact = f"{cut(text)} ({who}) {where} {names:,} of {total[key]:,} names"
+        fact = f"{cut(text)} ({who}) {where} {names:,} of {plural(total[key], 'name')}{branch}"
         yield Finding("wrapper-prefix", severity, "", f"{fact}: the bare model has none of it; {fix}")
+
+
+_TUNERS = tuple(
+    f".{prefix}"
+    for prefix in """
+    lora_ ia3_ hada_ lokr_ oft_ boft_ vera_ vblora_ fourierft_ hra_ bone_ miss_ shira_ c3a_ road_ randlora_
+    """.split()
+)
+"""``peft/mapping.py``, PEFT_TYPE_TO_PREFIX_MAPPING: what begins the names of an adapter's tensors."""
+
+
+def _is_adapter_alone(evidence: Evidence) -> bool:
+    """Whether PEFT saved an adapter: its names begin so, and from_pretrained wants them so."""
+    return evidence.mentions(*_TUNERS) and not evidence.mentions(".base_layer.", ".default.", ".default\n")
 
 
 def find_attribute_prefix(evidence: Evidence) -> Iterator[Finding]:
@@ -48,7 +67,8 @@ def find_attribute_prefix(evidence: Evidence) -> Iterator[Finding]:
     first = common_first_part(name for name in names if isinstance(name, str))
     if first is not None and root not in evidence.prefixes:
         prefix = cut(first) + "."
-        fact = f"all {len(names):,} names start with {prefix}, an attribute of the LightningModule"
+        who = f"all {len(names):,} names start" if len(names) > 1 else "the only name starts"
+        fact = f"{who} with {prefix}, an attribute of the LightningModule"
         yield Finding("attribute-prefix", "info", "", f"{fact}; for the model alone: {_take_off(prefix)}")
 
 
@@ -92,11 +112,8 @@ def find_batch_norms(evidence: Evidence) -> Iterator[Finding]:
             ):
                 bare.append(module)
     if bare:
-        which = f"{plural(len(bare), 'batch norm')} ({some(bare, cut)})"
-        fact = (
-            f"{which} without running_mean and running_var: unless "
-            "built with track_running_stats=False, eval() uses mean 0 and variance 1 after strict=False"
-        )
+        who = f"{some(bare, cut)} {'has' if len(bare) == 1 else 'have'}"
+        fact = f"{who} no running statistics: after strict=False, eval() would use mean 0 and variance 1"
         yield Finding("batch-norm-no-statistics", "warning", bare[0], fact)
 
 
@@ -128,11 +145,12 @@ def find_adapters(evidence: Evidence) -> Iterator[Finding]:
         return
     ending = evidence.ending("lora_A.weight", "lora_B.weight")
     saved = [entry for entry in ending if _ADAPTER.search(str(entry.name))]
-    fact = (
-        "of a LoRA adapter, saved without its name: PeftModel.from_pretrained takes them so; for "
-        "load_state_dict they must be called lora_A.default.weight"
-    )
-    yield from about("adapter", "info", saved, fact)
+    if saved:
+        fact = (
+            f"LoRA adapter ({plural(len(saved), 'tensor')}) saved without an adapter name: "
+            "PeftModel.from_pretrained takes it so; load_state_dict wants lora_A.default.weight"
+        )
+        yield Finding("adapter", "info", str(saved[0].name), fact)
 
 
 def find_known_buffers(evidence: Evidence) -> Iterator[Finding]:
@@ -144,7 +162,7 @@ def find_known_buffers(evidence: Evidence) -> Iterator[Finding]:
     ]
     if saved:
         since = cut(saved[0].classification.rebuilt_since)
-        fact = f"built anew by newer libraries, whose strict loading calls it unexpected ({since})"
+        fact = f"rebuilt by newer versions of the library, which report a stored copy as unexpected ({since})"
         yield from about("known-buffers", "info", [row.entry for row in saved], fact)
 
 

@@ -1,7 +1,8 @@
 """What to type next, from what was found: whole commands that run as they are printed.
 
-At most one ``convert`` and one ``verify``: what several findings ask of a conversion becomes options
-of one. ``M`` stands for the model where the user named none.
+At most two, and a conversion first: what several findings ask of it becomes options of one. It is printed
+only where it would be carried out, as ``conversion`` decides that: by ``weights_root``, by ``HELD_LAYOUTS``
+and by the same rule for names. ``MODEL`` stands for the model where the user named none.
 """
 
 from __future__ import annotations
@@ -11,12 +12,27 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ckpttool.values.checkpoint import CompositeTensor, Kind, Presence
-from ckpttool.values.inspection import Inspection
+from ckpttool.names.prefixes import strip_wrappers
+from ckpttool.names.renames import rename_all
+from ckpttool.names.roots import resolve_root
+from ckpttool.values.checkpoint import Basis, CompositeTensor, Key, Kind, OddKey, Presence, Root, is_buffer
+from ckpttool.values.containers import HELD_LAYOUTS
+from ckpttool.values.errors import CkptToolError
+from ckpttool.values.inspection import Inspection, Row, is_rebuilt
+from ckpttool.values.words import format_root
 
+_MOST_COMMANDS = 2
 _MOST_DROPPED = 3  # names that a command spells out
+_MOST_GROWTH = 16  # times what the file holds: an expanded tensor would be written out in full
 _NAMED_MODEL = re.compile(r"hf|.+:[\w.]+")
 _PLAIN_NAME = re.compile(r"[\w.]+")  # means itself as a glob
+_PROGRAM = (Basis.TORCHSCRIPT, Basis.EXPORT)
+_SUFFIXES = frozenset(
+    """
+    .bin .checkpoint .chkpt .ckpt .jit .model .pickle .pkl .pt .pt2 .pth .ptl .safetensors .tar .th .weights
+    """.split()
+)
+"""What the names of checkpoints end in; ``model.pth.tar`` in two of them."""
 
 
 class NextCommand(NamedTuple):
@@ -39,6 +55,8 @@ class _Option(NamedTuple):
     why: str
     arguments: Callable[[Inspection], Sequence[str] | None] = lambda inspection: ()
     """None where it cannot be put into a line."""
+    to: tuple[str, ...] = ("safetensors", "pt")
+    """The containers that do it: a ``.pt`` keeps strides, ties and overlaps."""
 
 
 def next_commands(inspection: Inspection) -> tuple[NextCommand, ...]:
@@ -46,26 +64,119 @@ def next_commands(inspection: Inspection) -> tuple[NextCommand, ...]:
     if not inspection.checkpoint.files:
         return ()
     codes = frozenset(finding.code for finding in inspection.findings)
-    steps = (_iter_convert, _iter_globals, _iter_verify)
-    return tuple(command for step in steps for command in step(inspection, codes))
+    steps = (_iter_convert, _iter_globals, _iter_unwrap, _iter_verify)
+    return tuple(command for step in steps for command in step(inspection, codes))[:_MOST_COMMANDS]
 
 
 def _iter_convert(inspection: Inspection, codes: frozenset[str]) -> Iterator[NextCommand]:
-    if codes & _NO_CONVERSION or not inspection.rows:
+    # A conversion is of the whole file: of a selection nothing is known of the rest.
+    if codes & _NO_CONVERSION or len(inspection.rows) < len(inspection.checkpoint.entries):
         return
-    if "adapter" in codes:  # a loaded adapter has the prefix as well
-        codes -= {"wrapper-prefix"}
     if inspection.checkpoint.stored is not None:  # a conversion has kept ties once already
         codes -= {"tied"}
+    root = inspection.weights_root
     asked = [option for code, option in _CONVERSIONS.items() if code in codes]
-    if _stands_among_others(inspection):
+    only_weights = _stands_among_others(inspection)
+    if only_weights:
         asked.append(_Option("writes the weights alone", lambda _: ("--weights-only",)))
-    given = [(option.why, option.arguments(inspection)) for option in asked]
+    container = _container(inspection, root, whole=not only_weights)
+    given = [(option.why, option.arguments(inspection)) for option in asked if container in option.to]
     reasons = dict.fromkeys(why for why, arguments in given if arguments is not None)
-    if reasons:
+    if container is not None and reasons:
         words = [word for _, arguments in given for word in arguments or ()]
-        paths = (_source(inspection), _destination(inspection))
+        paths = (_source(inspection), _destination(inspection, container))
         yield NextCommand(("ckpttool", "convert", *paths, *words), "; ".join(reasons))
+
+
+def _iter_unwrap(inspection: Inspection, codes: frozenset[str]) -> Iterator[NextCommand]:
+    """The conversion of another branch than the weights', where that alone has a wrapper's names."""
+    if "wrapper-prefix" not in codes or codes & _NO_CONVERSION or _strip_wrappers(inspection) is not None:
+        return
+    others = [group.root for group in inspection.groups if group.role in ("weights", "ema", "module")]
+    wrapped = [root for root in others if root != inspection.weights_root and _unwraps(inspection, root)]
+    if len(wrapped) != 1 or len(inspection.rows) < len(inspection.checkpoint.entries):
+        return
+    (root,) = wrapped
+    text = format_root(root)
+    container = _container(inspection, root, whole=False)
+    if container is not None and _is_spelled(inspection, text, root):
+        paths = (_source(inspection), _destination(inspection, container))
+        words = ("ckpttool", "convert", *paths, "--root", text, "--strip-prefix", "auto")
+        yield NextCommand(words, f"takes wrappers off the names in {text}")
+
+
+def _is_spelled(inspection: Inspection, text: str, root: Root) -> bool:
+    """Whether ``--root`` takes ``text`` for ``root``: names are made safe where they are shown."""
+    try:
+        return resolve_root(inspection.checkpoint, text) == root
+    except CkptToolError:
+        return False
+
+
+# ------------------------------------------------------------------------------------- where to, and whether
+
+
+def _container(inspection: Inspection, root: Root | None, *, whole: bool) -> str | None:
+    """The container that can be written: the one that most can read, else a ``.pt``, else none.
+
+    It takes the tensors of ``root``; a ``.pt`` takes all there are if the ``whole`` is converted.
+    """
+    rows = inspection.rows if root is None else [row for row in inspection.rows if row.entry.root == root]
+    if root is not None and _fits_safetensors(inspection, rows):
+        return "safetensors"
+    if any(row.classification.basis in _PROGRAM for row in inspection.rows):
+        return None  # of a program only the weights are written
+    if whole:
+        rows = inspection.rows
+    elif root is None:
+        return None
+    return "pt" if _fits_pt(inspection, rows) else None
+
+
+def _is_kept(row: Row) -> bool:
+    """Whether no option that is printed here leaves a row out, nor what a module's state_dict would."""
+    kind, declared = row.classification.kind, row.entry.declared
+    if kind in (Kind.NON_PERSISTENT_BUFFER, Kind.EXTRA_STATE) or is_rebuilt(row):
+        return False
+    return row.classification.presence is Presence.PRESENT and declared.registered
+
+
+def _fits_safetensors(inspection: Inspection, rows: Sequence[Row]) -> bool:
+    names = {str(row.entry.name) for row in rows}
+    return (
+        len(names) == len(rows)
+        and any(map(_is_kept, rows))
+        and not any(isinstance(row.entry.value, CompositeTensor) for row in rows)
+        and "__metadata__" not in names
+        and all(name.isascii() or _is_unicode(name) for name in names)
+        and _keeps_its_size(inspection, rows)
+    )
+
+
+def _fits_pt(inspection: Inspection, rows: Sequence[Row]) -> bool:
+    for row in rows:
+        value = row.entry.value
+        if isinstance(value, CompositeTensor):
+            if value.layout not in HELD_LAYOUTS["pt"]:
+                return False
+        elif value is not None and not value.dtype.in_torch:
+            return False
+        if not all(map(_is_plain, (*row.entry.root, row.entry.name))):
+            return False
+    return any(map(_is_kept, rows)) and _keeps_its_size(inspection, rows)
+
+
+def _is_unicode(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _is_plain(key: Key) -> bool:
+    return not isinstance(key, OddKey) or key.literal
+
+
+def _keeps_its_size(inspection: Inspection, rows: Sequence[Row]) -> bool:
+    written = sum(row.entry.value.nbytes for row in rows if row.entry.value is not None)
+    return written <= _MOST_GROWTH * max(inspection.checkpoint.file_nbytes, inspection.summary.storage_nbytes)
 
 
 def _source(inspection: Inspection) -> str:
@@ -74,38 +185,63 @@ def _source(inspection: Inspection) -> str:
     return f"./{path}" if path.startswith("-") else path
 
 
-def _destination(inspection: Inspection) -> str:
-    """A file beside the source, in the format that most can read."""
-    path = _source(inspection).rstrip("/").removesuffix(".index.json")
-    stem, suffix = os.path.splitext(path)
-    if any(isinstance(row.entry.value, CompositeTensor) for row in inspection.rows):
-        return f"{stem}.new.pt"  # safetensors has no quantized or sparse tensors
-    if suffix == ".safetensors":
-        return f"{stem}.new.safetensors"
-    return f"{stem if suffix and len(suffix) <= 5 else path}.safetensors"
+def _destination(inspection: Inspection, container: str) -> str:
+    """A name that nothing here has yet: the source's own, in the folder in which it is typed."""
+    path = inspection.checkpoint.path
+    name = os.path.basename(os.path.abspath(path)).removesuffix(".index.json")
+    stem, suffix = os.path.splitext(name)
+    while suffix.lower() in _SUFFIXES:
+        name = stem
+        stem, suffix = os.path.splitext(name)
+    start = f"./{name}" if name.startswith("-") else name or "converted"
+    end = f".{container}"
+    free = (f"{start}{middle}{end}" for middle in ("", ".new", *(f".new{n}" for n in range(2, 100))))
+    return next((candidate for candidate in free if not os.path.lexists(candidate)), f"{start}.new{end}")
 
 
 def _iter_globals(inspection: Inspection, codes: frozenset[str]) -> Iterator[NextCommand]:
-    if codes & {"dangerous-globals", "weights-only-refuses"}:
+    if codes & {"dangerous-globals", "weights-only-refuses"} and inspection.checkpoint.globals:
         words = ("ckpttool", "inspect", _source(inspection), "--globals")
         yield NextCommand(words, "what torch.load would import, and where")
 
 
 def _iter_verify(inspection: Inspection, codes: frozenset[str]) -> Iterator[NextCommand]:
     rebuilt = any(row.classification.kind is Kind.NON_PERSISTENT_BUFFER for row in inspection.missing)
-    if not (rebuilt or codes & _VERIFIED) or codes & _NO_CONVERSION:
+    if not (rebuilt or codes & _VERIFIED) or codes & _NO_CONVERSION or inspection.weights_root is None:
         return
-    why = "whether a load restores what the file does not hold" if rebuilt else "what a load makes of it"
+    why = "loads it into your model and checks every tensor"
     model, given = inspection.model, []
     if model is not None and _NAMED_MODEL.fullmatch(model.text) and not model.text.startswith("__main__:"):
         given = [word for argument in model.arguments for word in ("--model-arg", argument)]
         name = model.text
     else:  # none, or a factory that Python code handed over
-        name, why = "M", f"{why}; M is your FILE.py:factory"
+        name, why = "MODEL", f"{why}; replace MODEL with yours, e.g. model.py:build"
     yield NextCommand(("ckpttool", "verify", _source(inspection), "--model", name, *given), why)
 
 
 # ------------------------------------------------------------------------------------------------- convert
+
+
+def _strip_wrappers(inspection: Inspection) -> Sequence[str] | None:
+    """``--strip-prefix auto`` where the branch that is converted has such names."""
+    root = inspection.weights_root
+    roots = {row.entry.root for row in inspection.rows} if root is None else {root}
+    return ("--strip-prefix", "auto") if any(_unwraps(inspection, at) for at in roots) else None
+
+
+def _unwraps(inspection: Inspection, root: Root) -> bool:
+    """Whether taking wrappers off changes names of ``root``, and makes no two of them equal."""
+    names = [
+        row.entry.name
+        for row in inspection.rows
+        if row.entry.root == root
+        and isinstance(row.entry.name, str)
+        and row.classification.kind is not Kind.OPTIMIZER_STATE
+    ]
+    try:
+        return bool(rename_all(names, strip_wrappers, inspection.checkpoint.path))
+    except CkptToolError:
+        return False
 
 
 def _drop_unexpected(inspection: Inspection) -> Sequence[str] | None:
@@ -130,20 +266,25 @@ def _drop_stale(inspection: Inspection) -> Sequence[str] | None:
 
 
 _CONVERSIONS = {
-    "wrapper-prefix": _Option("takes wrappers off the names", lambda _: ("--strip-prefix", "auto")),
+    "wrapper-prefix": _Option("takes wrappers off the names", _strip_wrappers),
     "weights-only-refuses": _Option("writes the tensors without the objects"),
     "dangerous-globals": _Option("writes the tensors without the objects"),
     "torchscript": _Option("writes the tensors without the code"),
     "exported-program": _Option("writes the tensors without the program"),
-    "device-tags": _Option("leaves no device tags"),
-    "non-contiguous": _Option("packs the tensors"),
-    "tied": _Option("keeps ties once, and listed"),
-    "overlapping-views": _Option("writes views apart"),
+    "device-tags": _Option("removes the device tags, so it loads on any machine"),
+    "non-contiguous": _Option("packs the tensors", to=("safetensors",)),
+    "conj-neg-bit": _Option("writes the values that such bits stand for", to=("safetensors",)),
+    "tied": _Option("keeps ties once, and listed", to=("safetensors",)),
+    "overlapping-views": _Option("writes views apart", to=("safetensors",)),
     "storage-bloat": _Option("leaves unused bytes behind"),
     "legacy-unreadable": _Option("writes a file that loads"),
-    "legacy-layout": _Option("can be mapped, and takes 64 MiB of memory to write"),
+    "legacy-layout": _Option(
+        "the result can be memory-mapped; converting needs at most 64 MiB"
+    ),
     "safetensors-no-format": _Option('writes "format": "pt"'),
-    "unknown-to-safetensors": _Option("keeps such tensors as bytes", lambda _: ("--as-bytes",)),
+    "unknown-to-safetensors": _Option(
+        "keeps such tensors as bytes", lambda _: ("--as-bytes",), to=("safetensors",)
+    ),
     "known-buffers": _Option(
         "leaves out what newer libraries rebuild", lambda _: ("--drop-known-buffers",)
     ),
@@ -171,7 +312,12 @@ def _stands_among_others(inspection: Inspection) -> bool:
     root = inspection.weights_root
     if root is None or inspection.checkpoint.stored is not None:
         return False
-    return bool(root) or any(value.root == root for value in inspection.checkpoint.values)
+    beside = bool(root) or any(value.root == root for value in inspection.checkpoint.values)
+    return beside and any(
+        row.entry.root == root
+        and (row.classification.kind is Kind.PARAMETER or is_buffer(row.classification.kind))
+        for row in inspection.rows
+    )
 
 
 _NO_CONVERSION = frozenset(("meta-tensors", "zero3-placeholders", "uninitialized", "shard-key-missing"))

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from ckpttool.findings import bytes as of_bytes
 from ckpttool.findings import names as of_names
 from ckpttool.findings.globals import Verdict
-from ckpttool.findings.text import Evidence, about, short_name
+from ckpttool.findings.text import Evidence, about, name_branch, short_name
 from ckpttool.findings.weights_only import legacy_obstacle, plain_load, plain_load_fact, weights_only_verdict
-from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence, Root
-from ckpttool.values.inspection import container_bases
-from ckpttool.values.words import cut, nbytes_of, plural, some
+from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence
+from ckpttool.values.inspection import Group, container_bases
+from ckpttool.values.words import cut, format_path, nbytes_of, plural, some
 
 CARRIED = "non-persistent-present"
 _WEIGHTS_ROLES = ("weights", "module")  # of a group
@@ -38,8 +38,7 @@ def _globals(evidence: Evidence) -> Iterator[Finding]:
         for verdict in (Verdict.DANGEROUS, Verdict.UNKNOWN)
     )
     if dangerous:
-        fact = f"{dangerous}; see every global with `ckpttool inspect --globals`"
-        yield Finding("dangerous-globals", "error", "", fact)
+        yield Finding("dangerous-globals", "error", "", dangerous)
     obstacle = legacy_obstacle(evidence.checkpoint)
     if obstacle:
         fact = f"torch.load fails, weights_only or not: it cannot read {obstacle}; the bytes are all here"
@@ -66,8 +65,9 @@ def _other_loaders(evidence: Evidence) -> Iterator[Finding]:
 def _roots(evidence: Evidence) -> Iterator[Finding]:
     found = [group for group in evidence.groups if group.role in _WEIGHTS_ROLES]
     if evidence.weights_root is None and len(found) > 1:
-        names = [_path(group.root) or "(top)" for group in found]
-        fact = f"{len(found):,} state_dicts, none plainly the one: {some(names)}; choose with `--root`"
+        fact = (
+            f"{len(found):,} state_dicts, none plainly the one: {some(found, _branch)}; choose with `--root`"
+        )
         yield Finding("several-state-dicts", "info", "", fact)
 
 
@@ -138,17 +138,14 @@ def _optimizer(evidence: Evidence) -> Iterator[Finding]:
     total = sum(group.nbytes for group in states)
     weights = sum(group.nbytes for group in evidence.groups if group.role in _WEIGHTS_ROLES)
     if total > weights > 0:
-        names = [_path(group.root) for group in states]
-        fact = (
-            f"optimizer state ({some(names)}) takes {nbytes_of(total)}, the weights {nbytes_of(weights)}: "
-            "`ckpttool convert` writes the weights only"
-        )
+        which = some(states, _branch)
+        fact = f"optimizer state ({which}) takes {nbytes_of(total)}, the weights {nbytes_of(weights)}"
         yield Finding("optimizer-outweighs", "info", "", fact)
 
 
 def _values(evidence: Evidence) -> Iterator[Finding]:
     odd = [
-        f"{_path((*leaf.root, leaf.name))} is {leaf.value}"
+        f"{cut(format_path(leaf.root, leaf.name))} is {leaf.value}"
         for leaf in evidence.checkpoint.values
         if isinstance(leaf.value, float) and math.isnan(leaf.value)
     ]
@@ -157,8 +154,8 @@ def _values(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("nan-value", "warning", "", fact)
 
 
-def _path(root: Root) -> str:
-    return cut(".".join(map(str, root)))
+def _branch(group: Group) -> str:
+    return name_branch(group.root)
 
 
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (

@@ -10,7 +10,7 @@ from ckpttool.kinds.quantized import Survey
 from ckpttool.names.prefixes import Prefix
 from ckpttool.values.checkpoint import Checkpoint, Entry, Finding, Root
 from ckpttool.values.inspection import Group, Row, Summary
-from ckpttool.values.words import cut, plural, some
+from ckpttool.values.words import cut, format_path, format_root, plural, some
 
 
 class Evidence(NamedTuple):
@@ -51,5 +51,17 @@ def about(code: str, severity: str, entries: Sequence[Entry], fact: str) -> Iter
 
 
 def short_name(entry: Entry) -> str:
-    """The name of an entry as it stands in a sentence."""
-    return cut(str(entry.name))
+    """The name of an entry as it stands in a sentence; a number in a list says nothing without its path."""
+    return cut(entry.name if isinstance(entry.name, str) else format_path(entry.root, entry.name))
+
+
+def name_pair(entry: Entry, first: Entry) -> str:
+    """``lm_head.weight = embed.weight``, with their paths where they are in different branches."""
+    if entry.root == first.root:
+        return f"{short_name(entry)} = {short_name(first)}"
+    return f"{cut(format_path(*entry[:2]))} = {cut(format_path(*first[:2]))}"
+
+
+def name_branch(root: Root) -> str:
+    """A branch as it stands in a sentence, spelled as ``--root`` takes it."""
+    return cut(format_root(root)) or "the top"

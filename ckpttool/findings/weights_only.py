@@ -68,7 +68,7 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
     if refused:
         return False, some(refused, _name)
     if checkpoint.format == "pickle":
-        return False, "torch.load reads no bare pickle"
+        return False, "the bare pickle, which torch.load does not read"
     if obstacle := legacy_obstacle(checkpoint):
         return False, obstacle
     opcodes = [_REFUSED_OPCODES[op] for op in sorted(checkpoint.rare_opcodes) if op in _REFUSED_OPCODES]

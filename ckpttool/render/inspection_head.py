@@ -212,7 +212,6 @@ def _iter_values(inspection: Inspection, width: int) -> Iterator[Line]:
     return fill(pieces, width)
 
 
-
 def _branch(root: Root, groups: set[Root]) -> Root:
     """The group that ``root`` lies in, else its first key; below a parent of groups, its first two."""
     for length in range(1, len(root) + 1):

@@ -6,3 +6,10 @@ CONTAINERS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 """Name -> suffixes of a destination, and the module whose ``CONTAINER`` says the rest and is imported when
 it is asked for; the first is what a folder gets."""
+
+HELD_LAYOUTS: dict[str, frozenset[str]] = {
+    "safetensors": frozenset(),
+    # Others need a class of their own.
+    "pt": frozenset("quantized nested sparse_coo sparse_csr sparse_csc sparse_bsr sparse_bsc".split()),
+}
+"""The layouts of tensors made of parts that a container can hold; what inspect advises looks here as well."""

@@ -242,7 +242,10 @@ def test_torch_load_reads_no_bare_pickle(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps({"a": 1}, 2))
     with pytest.raises((pickle.UnpicklingError, RuntimeError)):
         torch.load(path, weights_only=True)
-    assert weights_only_verdict(read_checkpoint(str(path))) == (False, "torch.load reads no bare pickle")
+    assert weights_only_verdict(read_checkpoint(str(path))) == (
+        False,
+        "the bare pickle, which torch.load does not read",
+    )
 
 
 SYSTEM = op.call("posix:system", "true")

@@ -9,6 +9,7 @@ from ckpttool.conversion.items import compose
 from ckpttool.conversion.placing import Item, Placing, as_bytes
 from ckpttool.conversion.pt.torch_zip import lay_out
 from ckpttool.values.checkpoint import Root
+from ckpttool.values.containers import HELD_LAYOUTS
 from ckpttool.values.conversion import ConversionPlan, Dropped, Placed
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError
@@ -68,6 +69,5 @@ CONTAINER = ContainerKind(
     lay_out=lay_out,
     holds_all=True,
     objects=frozenset(("torch.dtype",)),
-    # Others need a class of their own.
-    layouts=frozenset("quantized nested sparse_coo sparse_csr sparse_csc sparse_bsr sparse_bsc".split()),
+    layouts=HELD_LAYOUTS["pt"],
 )

@@ -1,0 +1,279 @@
+"""Every command that is printed is typed, and does what it is printed for."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import fractions
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.optim.swa_utils import AveragedModel
+from torch.testing._internal.two_tensor import TwoTensor
+
+from sample_models.same_bytes import save_legacy
+from tests.hostile.cases import CASES
+from tests.support.advice import Advice, advised, follow, place, tensors_of, type_in
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self) -> object:
+        return fractions.Fraction(1, 3)
+
+
+class Subclassed(torch.Tensor):
+    pass
+
+
+def averaged() -> object:
+    return {"state_dict": cnn().state_dict(), "state_dict_ema": AveragedModel(cnn()).state_dict()}
+
+
+def adapter() -> object:
+    model = "base_model.model.model.layers"
+    return {f"{model}.{i}.q_proj.lora_{part}.weight": torch.ones(4, 8) for i in range(2) for part in "AB"}
+
+
+def trained() -> object:
+    model = cnn()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 3, 3, 3)).sum().backward()
+    optimizer.step()
+    return {"model": model.state_dict(), "optim": optimizer.state_dict(), "epoch": 3}
+
+
+def overlapping() -> object:
+    whole = torch.arange(16.0).reshape(4, 4)
+    return {"a.weight": whole, "b.weight": whole[:2], "c.weight": whole}
+
+
+def scripted() -> bytes:
+    folder = Path(os.environ.get("TMPDIR", "/tmp"))
+    path = folder / f"ckpttool-scripted-{os.getpid()}.pt"
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+MADE: dict[str, Callable[[], object]] = {
+    "plain": lambda: cnn().state_dict(),
+    "wrapped": lambda: torch.compile(nn.DataParallel(cnn())).state_dict(),
+    "wrapped in a branch": lambda: {"model": nn.DataParallel(cnn()).state_dict(), "epoch": 1},
+    "wrapped in the other branch": averaged,
+    "averaged module": lambda: AveragedModel(cnn()),
+    "whole module": cnn,
+    "objects": lambda: {"model": cnn().state_dict(), "args": argparse.Namespace(lr=1e-3)},
+    "trained": trained,
+    "bloat": lambda: {"a.weight": torch.zeros(1000, 1000)[:10], "b.weight": torch.zeros(3)},
+    "tied": lambda: dict.fromkeys(("a.weight", "b.weight"), torch.ones(4, 4)),
+    "overlapping": overlapping,
+    "overlapping among objects": lambda: {"x": argparse.Namespace(), **overlapping()},  # type: ignore[dict-item]
+    "transposed": lambda: {"a.weight": torch.ones(2, 3).t(), "b.weight": torch.ones(2)},
+    "transposed and sparse": lambda: {"a.weight": torch.ones(2, 3).t(), "b.weight": torch.eye(3).to_sparse()},
+    "expanded far": lambda: {"a.weight": torch.zeros(1).expand(1 << 40), "b.weight": torch.zeros(3)},
+    "conjugate": lambda: {"a.weight": torch.ones(2, dtype=torch.complex64).conj()},
+    "complex128": lambda: {"a.weight": torch.ones(2, dtype=torch.complex128)},
+    "quantized": lambda: {"a.weight": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)},
+    "meta": lambda: nn.Linear(2, 2, device="meta").state_dict(),
+    "lazy": lambda: nn.LazyLinear(3).state_dict(),
+    "weight norm": lambda: weight_norm(nn.Linear(2, 2)).state_dict(),
+    "extra state": lambda: Extra(2, 2).state_dict(),
+    "extra state alone": lambda: {"_extra_state": torch.zeros(3, dtype=torch.uint8)},
+    "adapter": adapter,
+    "known buffers": lambda: {"rotary_emb.inv_freq": torch.ones(4), "q_proj.weight": torch.ones(4, 4)},
+    "two trees": lambda: {"": {"w": torch.zeros(2)}, "a.b": {"w": torch.ones(3)}},
+    "keys that are alike": lambda: {"0": torch.zeros(2), 0: torch.ones(3), "x": argparse.Namespace()},
+    "reserved name": lambda: {"__metadata__": torch.zeros(2), "x": argparse.Namespace()},
+    "no Unicode": lambda: {"a\ud800": torch.zeros(2), "x": argparse.Namespace()},
+    "dashes": lambda: {"--root": {"module.w": torch.zeros(2)}, "b": {"w": torch.zeros(3)}, "c": object},
+    "as_subclass": lambda: {"a.weight": torch.ones(3).as_subclass(Subclassed), "b.weight": torch.ones(2)},
+    "two tensors": lambda: {"a.weight": TwoTensor(torch.zeros(3), torch.ones(3)), "b.weight": torch.ones(2)},
+    "jagged": lambda: {
+        "x": torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged)
+    },
+    "list": lambda: [torch.ones(2), torch.ones(2).t(), argparse.Namespace()],
+    "one tensor": lambda: torch.ones(3, 2).t(),
+    "script": scripted,
+}
+"""What leads to each finding that asks for a command, and what must lead to none."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("name", MADE)
+def test_commands_for_made_files(name: str, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth.tar"
+    value = MADE[name]()
+    if isinstance(value, bytes):
+        path.write_bytes(value)
+    elif legacy:
+        try:
+            save_legacy(value, path)
+        except (RuntimeError, NotImplementedError) as error:  # not all of it existed then
+            pytest.skip(str(error))
+    else:
+        torch.save(value, path)
+    check(tmp_path, path.name)
+
+
+def check(folder: Path, name: str, model: str | None = None) -> list[Advice]:
+    """Follow everything that is printed of a file; return it."""
+    there = set(os.listdir(folder))
+    options = () if model is None else ("--model", model)
+    printed = [*advised(folder, name, *options), *(advised(folder, name) if model else ())]
+    assert sum(bool(item.why) for item in advised(folder, name)) <= 2, "two commands at most"
+    for advice in printed:
+        assert follow(folder, advice, model) == "", advice
+        for made in set(os.listdir(folder)) - there:  # each is typed into the folder as it was
+            shutil.rmtree(folder / made) if (folder / made).is_dir() else (folder / made).unlink()
+    return printed
+
+
+def commands(tmp_path: Path, value: object, name: str = "model.pt") -> list[str]:
+    torch.save(value, tmp_path / name)
+    return [str(item) for item in check(tmp_path, name) if item.why]
+
+
+def test_what_is_converted_is_the_branch_that_the_finding_is_about(tmp_path: Path) -> None:
+    assert commands(tmp_path, averaged()) == [
+        "ckpttool convert model.pt model.safetensors --weights-only",
+        "ckpttool convert model.pt model.safetensors --root state_dict_ema --strip-prefix auto",
+    ]
+    typed = type_in(tmp_path, ["inspect", "model.pt"])
+    assert "7 of 8 names in state_dict_ema" in typed.err
+    both = {"a": nn.DataParallel(cnn()).state_dict(), "b": nn.DataParallel(cnn()).state_dict()}
+    assert commands(tmp_path, both) == ["ckpttool convert model.pt model.new.pt --strip-prefix auto"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.pth.tar", "model.safetensors"),
+        ("model.weights", "model.safetensors"),
+        ("run.0.5", "run.0.5.safetensors"),
+        ("-x.pt", "./-x.safetensors"),
+        ("a b.ckpt", "a b.safetensors"),
+    ],
+)
+def test_the_destination_is_named_after_the_source(name: str, expected: str, tmp_path: Path) -> None:
+    weight = torch.ones(2, 2)
+    torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / name)
+    given = f"./{name}" if name.startswith("-") else name
+    (advice,) = advised(tmp_path, given)
+    assert advice.words[2:4] == (given, expected)
+    assert follow(tmp_path, advice) == ""
+    (again,) = advised(tmp_path, given)  # a name that is taken is not proposed again
+    assert again.words[3] == expected.replace(".safetensors", ".new.safetensors")
+    assert follow(tmp_path, again) == ""
+
+
+def test_a_folder_and_a_path_with_folders_are_converted_into_the_folder_of_who_types(tmp_path: Path) -> None:
+    weight = torch.ones(2, 2)
+    (tmp_path / "run").mkdir()
+    torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "run" / "pytorch_model.bin")
+    inside = "run/pytorch_model.bin"
+    for path in (inside, "run"):
+        (advice,) = advised(tmp_path, path)
+        assert advice.words == ("ckpttool", "convert", inside, "pytorch_model.safetensors")
+        assert follow(tmp_path, advice) == ""
+        (tmp_path / "pytorch_model.safetensors").unlink()
+
+
+def test_no_weights_no_conversion(tmp_path: Path) -> None:
+    state = {"python": (3, tuple(range(625)), None), "cpu": torch.get_rng_state()}
+    assert commands(tmp_path, state, "rng_state.pth") == []
+
+
+def test_a_selection_says_nothing_of_the_rest(tmp_path: Path) -> None:
+    torch.save(trained(), tmp_path / "model.pt")
+    assert advised(tmp_path, "model.pt", "--root", "optim") == []
+
+
+def test_safetensors_without_a_format(tmp_path: Path) -> None:
+    save_file({"a.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    (advice,) = advised(tmp_path, "model.safetensors")
+    assert advice.words[3] == "model.new.safetensors"
+    assert follow(tmp_path, advice) == ""
+
+
+def test_commands_for_the_demo_files(demo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(demo, folder)
+    models = {"swin.pt": "swin.py:build", "swin_ddp_compiled.pt": "swin.py:build"}
+    printed = 0
+    for path in sorted(folder.iterdir()):
+        if path.suffix != ".py" and path.name != "not_pulled.safetensors":
+            printed += len(check(folder, path.name, models.get(path.name)))
+    assert printed >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [case.name for case in CASES.values() if not case.alone])
+def test_commands_for_hostile_files(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    path = Path(case.build(tmp_path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return  # a FIFO or a device: read by nobody
+    if path.parent == tmp_path:
+        check(tmp_path, path.name)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_commands_for_published_files(real_dir: Path, tmp_path: Path) -> None:
+    suffixes = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".weights", ".safetensors"}
+    printed = 0
+    for number, path in enumerate(sorted(real_dir.rglob("*"))):
+        if path.suffix in suffixes and path.is_file():
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            printed += len(check(folder, place(path, folder)))
+            shutil.rmtree(folder)
+    assert printed >= 20
+
+
+def test_the_tool_sees_what_does_not_work(tmp_path: Path) -> None:
+    """A check that cannot fail is none."""
+    torch.save(nn.DataParallel(cnn()).state_dict(), tmp_path / "a.pt")
+
+    def said(*words: str, why: str) -> str:
+        return follow(tmp_path, Advice(("ckpttool", *words), why))
+
+    assert "still wrapped" in said("convert", "a.pt", "b.pt", why="takes wrappers off the names")
+    assert said("convert", "a.pt", "c.pt", "--strip-prefix", "auto", why="takes wrappers off the names") == ""
+    assert "status 2" in said("convert", "a.pt", "d.pt", "--drop", "*", why="takes wrappers off the names")
+    assert "nothing checks" in said("convert", "a.pt", "e.pt", why="makes it better")
+    assert "status 2" in said("inspect", "nowhere.pt", why="")
+    assert list(tensors_of(tmp_path / "c.pt"))[:1] == ["0.weight"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_made_files_lead_to_every_command(tmp_path: Path) -> None:
+    """Each reason for a conversion stands in some file above, as far as a file alone can lead to it."""
+    from ckpttool.findings.next_commands import _CONVERSIONS
+
+    seen: collections.Counter[str] = collections.Counter()
+    for number, make in enumerate(MADE.values()):
+        value, path = make(), tmp_path / f"{number}.pt"
+        path.write_bytes(value) if isinstance(value, bytes) else torch.save(value, path)
+        seen.update(part for item in advised(tmp_path, path.name) for part in item.why.split("; "))
+    by_model = {"stale-buffer", "unexpected-entry"}
+    elsewhere = {"exported-program", "device-tags", "legacy-layout", "legacy-unreadable", "extra-state"}
+    elsewhere.add("safetensors-no-format")
+    hostile = {"dangerous-globals"}
+    for code, option in _CONVERSIONS.items():
+        if code not in by_model | elsewhere | hostile:
+            assert seen[option.why], code
