@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ckpttool.values.inspection import Inspection
     from ckpttool.values.model import ModelSpec
 
+_MOST_CONFIG_NBYTES = 1 << 20
+
 Path: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = Union[Path, "Opened"]
 """What can be read: a path, or what ``open`` gave for one."""
@@ -65,9 +67,30 @@ class Opened:
         include, exclude = self._globs
         if self.spec is not None and self.is_model:
             return inspect_model(self.spec, include=include, exclude=exclude)
-        return inspect_checkpoint(
+        found = inspect_checkpoint(
             self.read, include=include, exclude=exclude, root=self.root, model=self.spec
         )
+        if not found.weights.quantized:
+            return found
+        from ckpttool.inspection.quantization_config import confirm
+
+        return confirm(found, self._read_config())
+
+    def _read_config(self) -> object:
+        """The config.json beside the checkpoint; None without one that can be read, for nothing needs it."""
+        from ckpttool.files.folder import resolve_member
+        from ckpttool.formats.base import DEFAULT_LIMITS
+        from ckpttool.formats.strict_json import parse_json
+
+        path = self.read.path
+        folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        try:
+            config = resolve_member(folder, "config.json", path)
+            with self.sources.reading(config) as source:
+                nbytes = min(source.size, _MOST_CONFIG_NBYTES)
+                return parse_json(source.read_at(0, nbytes), "config", DEFAULT_LIMITS, config)
+        except (CkptToolError, OSError):
+            return None
 
     @property
     def side(self) -> Side:
