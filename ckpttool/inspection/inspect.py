@@ -71,7 +71,7 @@ def inspect_checkpoint(
     groups = group_tallies(checkpoint, tallies, kinds.optimizers, prefixes)
     summary = summarize(rows, missing_rows, aliasing, tallies)
     text = "\n".join([str(entry.name) for entry in entries])
-    weighed = [entry for entry in entries if weights_root is None or entry.root == weights_root]
+    weighed = entries if weights_root is None else [entry for entry in entries if entry.root == weights_root]
     survey = survey_quantized(weighed, text)
     evidence = Evidence(checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text, survey)
     return Inspection(

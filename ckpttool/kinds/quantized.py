@@ -20,7 +20,7 @@ Elements of a weight are laid out as ``(out, in)`` in all of them but GPTQ, AWQ 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ckpttool.values.checkpoint import CompositeTensor, Entry, Root, parts
@@ -412,10 +412,12 @@ _Modules: TypeAlias = dict[tuple[Root, str], dict[str, Entry]]
 # --------------------------------------------------------------------------------------------------- survey
 
 
-def survey_quantized(entries: Iterable[Entry], names: str) -> Survey | None:
+def survey_quantized(entries: Sequence[Entry], names: str) -> Survey | None:
     """What of ``entries`` is quantised; None if nothing is. ``names`` are all names, to search at once."""
-    entries = list(entries)
-    subclasses = [entry for entry in entries if _is_torchao(entry)]
+    # Nearly no entry is a composite, and nearly no file is quantised: both are asked for all at once.
+    subclasses = [
+        entry for entry in entries if type(entry.value) is CompositeTensor and _is_torchao(entry.value)
+    ]
     modules = _group(entries) if any(hint in names for hint in _HINTS) else {}
     found: list[Found] = []
     open_: list[tuple[Root, str]] = []
@@ -507,8 +509,8 @@ def _likely(members: Mapping[str, Entry], common: Sequence[Scheme]) -> Scheme | 
     return None
 
 
-def _is_torchao(entry: Entry) -> bool:
-    return isinstance(entry.value, CompositeTensor) and entry.value.type_name.startswith("torchao.")
+def _is_torchao(value: CompositeTensor) -> bool:
+    return value.type_name.startswith("torchao.")
 
 
 def _sum_up(found: Sequence[Found], subclasses: Sequence[Entry]) -> Survey:

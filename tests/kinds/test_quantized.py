@@ -7,6 +7,8 @@ weights is what is asked of the code.
 from __future__ import annotations
 
 import math
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -340,3 +342,35 @@ def test_a_seven_billion_model_says_so(tmp_path: Path) -> None:
     assert found.weights.weights_numel == 6_738_415_616  # as the model's own page counts it
     lines = ["".join(span.text for span in line) for line in iter_head(found, 200, ())]
     assert lines[1].startswith("about 6.74 B weights · GPTQ 4-bit, group 128 · ")
+
+
+def test_a_tensor_subclass_of_torchao_counts_as_what_it_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pickled wrapper subclass as torchao has them: int8 data and a scale inside, bfloat16 outside."""
+    module = types.ModuleType("torchao.quantization.made_up")
+
+    class Int8Tensor(torch.Tensor):
+        data_: torch.Tensor
+        scale: torch.Tensor
+
+        @staticmethod
+        def __new__(cls, data: torch.Tensor, scale: torch.Tensor) -> Int8Tensor:  # type: ignore[no-untyped-def]
+            made = torch.Tensor._make_wrapper_subclass(cls, data.shape, dtype=torch.bfloat16)
+            made.data_, made.scale = data, scale
+            return made
+
+        @classmethod
+        def __torch_dispatch__(cls, function, kinds, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            return args[0]
+
+    Int8Tensor.__module__, Int8Tensor.__qualname__ = module.__name__, "Int8Tensor"
+    module.Int8Tensor = Int8Tensor  # type: ignore[attr-defined]
+    for name in ("torchao", "torchao.quantization"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    weight = Int8Tensor(torch.zeros(64, 32, dtype=torch.int8), torch.zeros(64))
+    torch.save({"proj.weight": weight, "norm.weight": torch.zeros(64)}, tmp_path / "m.pt")
+    found = inspect_checkpoint(read_checkpoint(str(tmp_path / "m.pt")))
+    assert found.weights.quantized == (("torchao", 8, None, "", 1, 64 * 32),)
+    assert found.weights.weights_numel == 64 * 32 + 64
