@@ -109,3 +109,20 @@ def test_two_threads_that_read_at_once_leave_it_as_it_was(
     for thread in threads:
         thread.join(60)
     assert ended.is_set() and gc.isenabled() is enabled
+
+
+def test_nothing_of_a_pickle_stays_though_nobody_looks_for_cycles(tmp_path: Path) -> None:
+    from ckpttool.pickles.nodes import Call
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    torch.save({"model": model.state_dict(), "epoch": 3}, tmp_path / "a.pt")
+    torch.save(model.state_dict(), tmp_path / "b.pt", _use_new_zipfile_serialization=False)
+    gc.collect()
+    gc.disable()
+    try:
+        for name in ("a.pt", "b.pt"):
+            read = read_checkpoint(str(tmp_path / name))
+            assert sum(ref.calls for ref in read.globals) > 4
+            assert not [item for item in gc.get_objects() if type(item) is Call]
+    finally:
+        gc.enable()

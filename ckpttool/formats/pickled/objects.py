@@ -150,6 +150,8 @@ def read_objects(
         message = f"{walk.budget.unlisted:,} plain attributes of objects are not listed, and not compared"
         findings += (Finding("attributes-unlisted", "info", "", message),)
     refs = list_globals(tree, walk.places)
+    for known in tree.globals.values():
+        known.first_calls = ()  # they point back at it: the tree would stay until somebody looks for cycles
     return walk.found._replace(globals=refs, rare_opcodes=tree.rare_opcodes, findings=findings)
 
 
