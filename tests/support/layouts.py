@@ -46,6 +46,7 @@ STRIDED: dict[str, Callable[[torch.Tensor], State]] = {
     "empty": lambda base: {"w": base[:0].view(0, 4), "v": base[:4]},
     "at an offset": lambda base: {"w": base[5:17].view(3, 4)},
     "transposed": lambda base: {"w": base.view(4, 6).t()},
+    "transposed at an offset": lambda base: {"w": base[7:19].view(3, 4).t()},
     "channels_last": lambda base: {"w": base.view(1, 3, 4, 2).permute(0, 3, 1, 2)},
     "expanded": lambda base: {"w": base[:4].unsqueeze(0).expand(3, 4)},
     "stepped": lambda base: {"w": base[1::2]},
