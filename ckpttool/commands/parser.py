@@ -8,11 +8,14 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from ckpttool.values.errors import redact
+
 COMPLETE_VARIABLE = "_CKPTTOOL_COMPLETE"
 """The scripts that shells source set it, and Typer reads it: the shell wants completions."""
 
 _WIDEST_NAME = 30  # columns of an option and its value in a help text; a longer one has a line of its own
 _REST = "Output"
+_FILES = frozenset("CKPT A B SRC DST FILE M".split())  # metavars of what names a file
 
 
 def wants_completion(arguments: Sequence[str]) -> bool:
@@ -56,7 +59,18 @@ class Group(_PlainParameters, TyperGroup):
 
 
 class Command(_PlainParameters, TyperCommand):
-    """A command whose help has its options in sections."""
+    """A command whose help has its options in sections, and which addresses in the place of files reach bare.
+
+    Nothing is read from one or written to one: no command needs its secrets, and so none can tell them.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        for parameter in self.get_params(ctx):
+            typed = ctx.params.get(parameter.name)
+            if parameter.metavar in _FILES and isinstance(typed, str):
+                ctx.params[parameter.name] = redact(typed, (typed,))
+        return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return ``[OPTIONS] A [B]``, whatever the version of Typer writes there."""

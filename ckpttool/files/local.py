@@ -15,7 +15,7 @@ from threading import Lock
 from types import TracebackType
 
 from ckpttool.values.checkpoint import FileInfo
-from ckpttool.values.errors import CkptToolError, MalformedCheckpoint
+from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, redact
 
 # Descriptors held open; a checkpoint may have thousands of shards, and 1024 is a common limit.
 _MOST_OPEN = 64
@@ -91,6 +91,7 @@ class FileSource:
             if error.errno == errno.ENXIO:  # a socket, or a device without its driver
                 what = describe_file_type(os.stat(path).st_mode)
                 raise CkptToolError(f"{what}, not a regular file", path=path) from None
+            error.filename = redact(path, (path,))
             raise
         try:
             with naming(path):

@@ -18,7 +18,7 @@ from typing import TypeGuard, TypeVar
 
 import torch
 
-from ckpttool.values.errors import CkptToolError, ModelImportFailed
+from ckpttool.values.errors import CkptToolError, ModelImportFailed, redact
 
 T = TypeVar("T")
 
@@ -115,8 +115,8 @@ def pass_on(error: BaseException) -> None:
 
 
 def text_of(error: BaseException) -> str:
-    """``str(error)``, which runs code of its class."""
-    return ask(lambda: str(error), "")
+    """``str(error)``, which runs code of its class, without the secrets of addresses."""
+    return redact(ask(lambda: str(error), ""))
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -12,18 +12,60 @@
 
 ``OSError`` passes as itself. A difference or an unexpected key is a result, never an
 exception. ``str(error)`` is one lower-case sentence; strings from files inside it are made
-harmless where they are printed (``values.words.safe``), not here.
+harmless where they are printed (``values.words.safe``), not here. Secrets in addresses are taken out here,
+so that a caller of the API who prints or logs an error shows none either.
 """
+
+import os
+import re
+from collections.abc import Iterable
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_CLOSING = ".,;:)]}>'\""  # of a sentence around an address
+
+
+def redact(text: str, typed: Iterable[str] = ()) -> str:
+    """``text`` with every address as ``scheme://host/path``: no user, no password, no query, no fragment.
+
+    An address goes up to the next blank. ``typed`` are arguments that hold one up to their end, with blanks.
+    What is the name of a file that is there stays as it is: ``https:`` may be a folder.
+    """
+    if "://" not in text:
+        return text
+    for argument in typed:
+        known = _hidden(argument)
+        for spelled in (argument, repr(argument)[1:-1], " ".join(argument.split())):
+            text = text.replace(spelled, known)
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S*", lambda found: _hidden(found[0]), text)
+
+
+def _hidden(text: str) -> str:
+    """A text that is an address from the first scheme to its end; closing marks of a sentence stay."""
+    found = _ADDRESS.search(text)
+    bare = text.rstrip(_CLOSING)
+    if found is None or any(map(os.path.lexists, (text, bare, text.rpartition(":")[0]))):
+        return text
+    rest = bare[found.end() :]
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    port = host.rpartition(":")[2]
+    # A password may hold marks that have no place in one: then what seems to be the port is none.
+    if "@" in host or (":" in host and not port.isdigit()):
+        start = len(host) if "@" in host else len(rest)
+        rest = rest[rest.rfind("@", 0, start) + 1 :]
+        if "@" not in bare:
+            rest = rest.partition(":")[0]
+    return bare[: found.end()] + re.split("[?#]", rest, maxsplit=1)[0] + text[len(bare) :]
 
 
 class CkptToolError(Exception):
     """A checkpoint (or a request about it) that ckpttool answers with one sentence and exit 2."""
 
     def __init__(self, what: str, *, path: str | None = None, hint: str | None = None) -> None:
+        what = redact(what)
         super().__init__(what)
         self.what = what
-        self.path = path
-        self.hint = hint
+        self.path = path and redact(path, (path,))
+        self.hint = hint and redact(hint)
 
     def describe(self) -> str:
         """The sentence without the path in front of it."""
