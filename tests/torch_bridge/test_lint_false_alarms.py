@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 import sample_models
 from ckpttool.torch_bridge.lint.lint import lint_model
@@ -80,3 +81,18 @@ def test_stock_modules_are_clean_after_a_forward(name: str) -> None:
     report = lint(STOCK[name], *[(shape, "float32") for shape in STOCK_INPUTS[name]])
     assert found(report) == STOCK_NOTES.get(name, [])
     assert report.notes == ()
+
+
+class Functional(nn.Module):
+    """As torchrl's losses: the parameters are registered here, and the network that they are called with is not."""
+
+    def __init__(self, *, owned: bool) -> None:
+        super().__init__()
+        network = nn.Linear(2, 2)
+        self.params = nn.ParameterList(network.parameters() if owned else [])
+        self.__dict__["network"] = network
+
+
+def test_a_module_of_tensors_that_are_registered_elsewhere_owns_nothing() -> None:
+    assert found(lint(lambda: Functional(owned=True))) == []
+    assert found(lint(lambda: Functional(owned=False))) == [("CKPT103", "network")]

@@ -38,11 +38,12 @@ def find_plain_parameters(facts: Facts) -> Iterator[Hit]:
 
 
 def find_plain_modules(facts: Facts) -> Iterator[Hit]:
-    """Modules with tensors that no module registered."""
+    """Modules with tensors that no module registered; those that only look at registered ones own nothing."""
+    known = {id(slot.tensor) for slot in facts.iter_filled()}
     for stray in facts.strays:
         if not is_a(stray.value, nn.Module):
             continue
-        slots = list(iter_filled(stray.value))
+        slots = [slot for slot in iter_filled(stray.value) if id(slot.tensor) not in known]
         if slots:
             parameters = sum(slot.kind is Kind.PARAMETER for slot in slots)
             message = (
