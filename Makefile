@@ -9,6 +9,7 @@
 # make docs     the pages as a site, in build/site
 # make pictures draw the pictures of the terminal anew
 # make bench    ratios against cp, cmp, torch and other tools: 45 minutes, 13 GB below $TMPDIR
+# make cuda     on a machine with a GPU: its tests and figures, in 8 minutes: make cuda PYTHON=python3
 # make compat   old torch releases and other Pythons: see docs/compatibility.md; an hour, 10 GB of downloads
 # make scanners picklescan, fickling and modelscan on the hostile corpus: see docs/security.md; half an hour
 # make dist     wheel and sdist into dist/, built twice and compared
@@ -31,7 +32,7 @@ PYTEST := $(BIN)/python -m pytest -n auto
 
 .DEFAULT_GOAL := test
 .PHONY: venv demo test check anywhere mutants coverage format lint types layers fuzz fuzz-atheris bench docs pictures \
-    compat scanners dist audit sbom clean
+    cuda compat scanners dist audit sbom clean
 
 venv: $(STAMP)
 
@@ -121,6 +122,11 @@ docs: venv
 
 pictures: venv
 	$(BIN)/python -m tools.pictures
+
+# With whatever torch is there, for a wheel for CUDA is another one than that of the environment. Wanted besides:
+# safetensors, typer, rich, pytest, hypothesis. Other sizes: make cuda CUDA_ARGS="--gib 4 --folder /mnt"
+cuda:
+	$(PYTHON) -m benchmarks.cuda $(CUDA_ARGS)
 
 # Arguments for both scripts: make compat COMPAT_ARGS="--python /opt/python3.8/bin/python3.8"
 compat: venv

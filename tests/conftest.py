@@ -71,16 +71,18 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 def why_no_cuda() -> str | None:
-    """Return why CUDA tests cannot run here, or None if they can."""
+    """Return why tests of a device cannot run here, or None if they can: on whatever accelerator there is."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed"
     import torch
 
+    from ckpttool.torch_bridge.accelerator import accelerator
+
+    if accelerator() is not None:
+        return None
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} finds no CUDA device"
-    return None
+    return f"torch {torch.__version__} finds no CUDA device"
 
 
 def shuffle(items: list[pytest.Item], seed: int) -> None:

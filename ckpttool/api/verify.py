@@ -41,7 +41,7 @@ def verify(
         checkpoint: what to load; its branch, if it was opened with a ``root``.
         model: as for ``open``; the model that it was opened with, if none is named. **Its code runs.**
         model_args: arguments of the factory.
-        devices: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; by default the CPU, and CUDA if there is any.
+        devices: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; by default the CPU and what else is here.
         loads: ``"copy"``, ``"assign"``, ``"to-empty"``, ``"round-trip"``; those named decide. By default all
             are tried, and ``copy`` decides.
         allow_cast: values changed by a cast to the model's dtype are fine.

@@ -52,8 +52,8 @@ def command(
         _loading(
             "--device",
             metavar="D,...",
-            help="cpu, cuda, cuda:1. Default: cpu, and cuda if any.",
-            autocompletion=options.complete_list("cpu", "cuda"),
+            help="cpu, cuda, cuda:1, mps, xpu. Default: cpu, and whatever is here.",
+            autocompletion=options.complete_list("cpu", "cuda", "mps", "xpu"),
         ),
     ] = None,
     load: Annotated[

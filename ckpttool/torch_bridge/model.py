@@ -7,7 +7,6 @@ checkpoint). The user named it, so whatever it does is theirs: anything it raise
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import importlib
@@ -15,12 +14,13 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from ckpttool.torch_bridge.accelerator import seeded
 from ckpttool.torch_bridge.door import ask, foreign_code, is_a, what_it_raised
 from ckpttool.values.errors import ModelImportFailed
 from ckpttool.values.words import indefinite
@@ -223,11 +223,3 @@ def _hf_factory(checkpoint_path: str | None) -> Callable[..., Any]:
         return transformers.AutoModel.from_config(config, trust_remote_code=False)
 
     return build
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's generators inside, and put them back as they were."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from ckpttool.formats import read_checkpoint
+from ckpttool.torch_bridge.accelerator import accelerator
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.verify.verify import VerifyOptions, verify
 from ckpttool.values.checkpoint import Root
 from ckpttool.values.verification import Run, Verification
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
-"""Parameters of a test whose body is the same on both; conftest skips CUDA with the reason."""
+ACCELERATOR = accelerator() or "cuda"
+DEVICES = ["cpu", pytest.param(ACCELERATOR, marks=pytest.mark.cuda)]
+"""Parameters of a test whose body is the same on both; conftest skips what is not here with the reason."""
 
 Build = Callable[[], nn.Module]
 

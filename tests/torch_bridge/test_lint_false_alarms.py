@@ -84,7 +84,7 @@ def test_stock_modules_are_clean_after_a_forward(name: str) -> None:
 
 
 class Functional(nn.Module):
-    """As torchrl's losses: the parameters are registered here, and the network that they are called with is not."""
+    """As the losses of torchrl: the parameters are registered, the network that is called with them is not."""
 
     def __init__(self, *, owned: bool) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ from ckpttool.torch_bridge.lint.lint import lint_model, make_example
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.values.lint import LintEntry, LintFinding, LintReport, Proof
 from tests.project.test_sample_models import OWNS
+from tests.support.verifying import ACCELERATOR
 from tests.support.warm import Warm
 
 DOCS = Path(__file__).parents[2] / "docs" / "json.md"
@@ -174,7 +175,7 @@ def test_a_table_that_builds_share_cannot_be_proved_to_come_back() -> None:
 @pytest.mark.cuda
 def test_with_a_gpu_the_move_is_to_it() -> None:
     report = prove(sample_models.load("unregistered_tensor").build)
-    assert report.device == "cuda"
+    assert report.device == ACCELERATOR
     seen = proofs(report)
     assert (seen["linear.weight"].moved, seen["offset"].moved, seen["gains[0]"].moved) == (True, False, False)
 

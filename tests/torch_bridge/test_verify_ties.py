@@ -13,7 +13,7 @@ from ckpttool.torch_bridge.verify.placement import left_on_meta, unmoved
 from ckpttool.torch_bridge.verify.verify import choose_devices
 from ckpttool.values.errors import DeviceUnavailable
 from tests.support.verified_models import Plain, Tied, on_devices
-from tests.support.verifying import check, check_file, the_run
+from tests.support.verifying import ACCELERATOR, check, check_file, the_run
 
 
 @on_devices
@@ -78,15 +78,17 @@ def test_old_weight_norm_computes_its_weight_before_each_forward() -> None:
 
 
 @pytest.mark.cuda
-def test_a_plain_attribute_stays_behind_on_cuda(tmp_path: Path) -> None:
-    result = check(nn.Module.state_dict(Stray()), Stray, tmp_path, device="cuda", load="copy")
+def test_a_plain_attribute_stays_behind_on_a_device(tmp_path: Path) -> None:
+    result = check(nn.Module.state_dict(Stray()), Stray, tmp_path, device=ACCELERATOR, load="copy")
     assert not result.ok
     assert the_run(result).unmoved == ("offset", "cache[0]")
 
 
 @pytest.mark.cuda
-def test_figures_of_a_run_on_cuda_are_told(tmp_path: Path) -> None:
-    result = check(nn.Linear(256, 256).state_dict(), lambda: nn.Linear(256, 256), tmp_path, device="cuda")
+def test_figures_of_a_run_on_a_device_are_told(tmp_path: Path) -> None:
+    result = check(
+        nn.Linear(256, 256).state_dict(), lambda: nn.Linear(256, 256), tmp_path, device=ACCELERATOR
+    )
     assert result.ok
     assert (the_run(result).gb_per_second or 0) > 0
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ckpttool.torch_bridge.accelerator import accelerator
 from ckpttool.torch_bridge.door import is_a
 from ckpttool.torch_bridge.lint import probes
 from ckpttool.torch_bridge.lint.scan import Stray, iter_strays
@@ -76,7 +77,8 @@ def gather(source: ModelSource, example: probes.Example | None) -> Facts:
 
 
 def move_for_proof(source: ModelSource, facts: Facts) -> tuple[str, probes.Transfer]:
-    """A GPU, or ``meta``, which every machine has, and a move to it: the one to ``meta`` is made already."""
-    if not torch.cuda.is_available():
+    """The accelerator, or ``meta``, which is everywhere, and a move to it; that to ``meta`` is made."""
+    device = accelerator()
+    if device is None:
         return "meta", facts.moved
-    return "cuda", probes.transfer(source, ".to('cuda')", lambda fresh: fresh.to("cuda"))
+    return device, probes.transfer(source, f".to('{device}')", lambda fresh: fresh.to(device))

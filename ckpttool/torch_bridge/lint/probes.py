@@ -13,9 +13,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ckpttool.torch_bridge.accelerator import seeded
 from ckpttool.torch_bridge.door import foreign_code
 from ckpttool.torch_bridge.lint.scan import iter_tensors, stray_tensors
-from ckpttool.torch_bridge.model import ModelSource, seeded
+from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import iter_filled, iter_registered
 from ckpttool.torch_bridge.tensors import NamedTensors, has_bytes, is_lazy, same_bytes
 from ckpttool.values.checkpoint import Kind

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ckpttool.torch_bridge.accelerator import pinned, record_event
 from ckpttool.torch_bridge.tensors import (
     NamedTensors,
     byte_view,
@@ -127,10 +128,10 @@ class DeviceComparer:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.nbytes = 0
-        self._is_cuda = device.type == "cuda"
-        self._host = [
-            torch.empty(CHUNK_NBYTES, dtype=torch.uint8, pin_memory=self._is_cuda) for _ in range(2)
-        ]
+        buffers = [pinned(CHUNK_NBYTES, device) for _ in range(2)]
+        # From memory that is not pinned a copy must be over before the buffer is filled again.
+        self._overlaps = None not in buffers
+        self._host = [torch.empty(CHUNK_NBYTES, dtype=torch.uint8) if b is None else b for b in buffers]
         self._there = [torch.empty(CHUNK_NBYTES, dtype=torch.uint8, device=device) for _ in range(2)]
         self._arrived: list[Any] = [None, None]
         self._slot = 0
@@ -159,9 +160,9 @@ class DeviceComparer:
         host = self._host[slot][: piece.numel()]
         host.copy_(piece)
         there = self._there[slot][: piece.numel()]
-        there.copy_(host, non_blocking=True)
-        if self._is_cuda:
-            self._arrived[slot] = torch.cuda.current_stream(self.device).record_event()
+        there.copy_(host, non_blocking=self._overlaps)
+        if self._overlaps:
+            self._arrived[slot] = record_event(self.device)
         return there
 
     def finish(self) -> tuple[list[str], float]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from ckpttool.torch_bridge.accelerator import indexed
 from ckpttool.torch_bridge.lint.scan import iter_strays
 from ckpttool.torch_bridge.reference import iter_filled
 from ckpttool.torch_bridge.tensors import NamedTensors, has_values, is_plain, is_tensor
@@ -20,9 +21,7 @@ def unmoved(module: nn.Module, device: str) -> list[str]:
     Not counted: scalars on the CPU, which mix with tensors of any device, and what old-style
     weight_norm, spectral_norm and prune compute before each forward.
     """
-    wanted = torch.device(device)
-    if wanted == torch.device("cuda"):  # without an index: the current one
-        wanted = torch.device(f"cuda:{torch.cuda.current_device()}")
+    wanted = indexed(torch.device(device))
     found = [slot.full_name for slot in iter_filled(module) if slot.tensor.device != wanted]
     found += [
         name

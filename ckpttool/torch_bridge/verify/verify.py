@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ckpttool.files.local import check_path
+from ckpttool.torch_bridge.accelerator import KNOWN, accelerator, count
 from ckpttool.torch_bridge.door import foreign_code, foreign_streams, looking_into, one_line, pass_on
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import describe_model, iter_filled, named_state, non_persistent_names
@@ -111,28 +112,32 @@ def _verify(
 
 
 def choose_devices(asked: Sequence[str]) -> tuple[str, ...]:
-    """The devices to load on: those asked for, else the CPU and, where there is one, CUDA.
+    """The devices to load on: those asked for, else the CPU and, where there is one, the accelerator.
 
     Raises:
         DeviceUnavailable: one that was asked for is not there (never a silent fall-back to the CPU).
     """
+    here = accelerator()
     if not asked:
-        return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+        return ("cpu", here) if here else ("cpu",)
     hint = "--device cpu, cuda or cuda:1"
     for text in asked:
         try:
             device = torch.device(text)
         except RuntimeError:
             raise DeviceUnavailable(f"{text!r} is not a device", hint=hint) from None
-        if device.type not in ("cpu", "cuda"):
+        if device.type not in ("cpu", here, *KNOWN):
             raise DeviceUnavailable(f"{text} is not supported", hint=hint)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            what = f"no CUDA device here (torch {torch.__version__}), but {text} was asked for"
-            raise DeviceUnavailable(what, hint="--device cpu checks the rest")
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            what = f"{text} was asked for, but there are {torch.cuda.device_count()} devices"
-            raise DeviceUnavailable(what)
+        if device.type not in ("cpu", here):
+            none = f"no {device.type.upper()} device here (torch {torch.__version__})"
+            raise DeviceUnavailable(f"{none}, but {text} was asked for", hint="--device cpu checks the rest")
+        if device.type == here and (device.index or 0) >= count():
+            raise DeviceUnavailable(f"{text} was asked for, but there {_are(count())}")
     return tuple(dict.fromkeys(asked))
+
+
+def _are(devices: int) -> str:
+    return "is 1 device" if devices == 1 else f"are {devices} devices"
 
 
 class _Session:
