@@ -84,7 +84,7 @@ def test_stock_modules_are_clean_after_a_forward(name: str) -> None:
 
 
 class Functional(nn.Module):
-    """As the losses of torchrl: the parameters are registered, the network that is called with them is not."""
+    """As the losses of torchrl: the parameters are registered, the network called with them is not."""
 
     def __init__(self, *, owned: bool) -> None:
         super().__init__()
@@ -96,3 +96,15 @@ class Functional(nn.Module):
 def test_a_module_of_tensors_that_are_registered_elsewhere_owns_nothing() -> None:
     assert found(lint(lambda: Functional(owned=True))) == []
     assert found(lint(lambda: Functional(owned=False))) == [("CKPT103", "network")]
+
+
+def test_a_class_that_lists_its_objects_is_not_held_to_those_of_other_builds() -> None:
+    class Counted(nn.Module):
+        every: list[nn.Module] = []  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+            self.every.append(self)
+
+    assert found(lint(lambda: nn.Sequential(Counted(), Counted()))) == []

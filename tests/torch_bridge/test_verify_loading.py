@@ -205,3 +205,44 @@ def test_no_room_for_the_round_trip_is_said_and_decides_only_when_asked(
     assert the_run(result, "round-trip").ok is None
     assert "bytes free" in the_run(result, "round-trip").note
     assert not check(Plain().state_dict(), Plain, tmp_path, load="round-trip").ok
+
+
+class Untransforms(nn.Module):
+    """Reads its own state before it loads, as botorch's models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.register_buffer("trained", torch.tensor(True))
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        if not self.trained or self.fc.weight.isnan().any():
+            raise RuntimeError("call it on data first")
+        return super().load_state_dict(*arguments, **options)
+
+
+class Forgets(Untransforms):
+    def load_state_dict(self, state: Any, *arguments: Any, **options: Any) -> Any:
+        return super().load_state_dict({**state, "fc.bias": torch.zeros(2)}, *arguments, **options)
+
+
+def test_loading_code_that_reads_what_the_model_holds_is_not_given_poison(tmp_path: Path) -> None:
+    state = nn.Module.state_dict(Untransforms())
+    result = check(state, Untransforms, tmp_path)
+    run = the_run(result)
+    assert run.ok and not complaints(run)
+    assert run.note.startswith("loaded into a build without poison")
+    assert the_run(result, "round-trip").ok
+    wrong = the_run(check({**state, "fc.bias": torch.ones(2)}, Forgets, tmp_path))
+    assert names(wrong.wrong) == ["fc.bias"]
+
+
+def test_a_load_that_raises_without_poison_too_is_wrong(tmp_path: Path) -> None:
+    class Never(Untransforms):
+        def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+            raise RuntimeError("never")
+
+    run = the_run(check(nn.Module.state_dict(Never()), Never, tmp_path, load="copy"))
+    assert run.errors == ("never",)
+    assert not run.ok
+    assert not run.note

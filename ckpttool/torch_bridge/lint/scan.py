@@ -58,9 +58,11 @@ def iter_strays(model: nn.Module) -> Iterator[Stray]:
     registered = {id(slot.tensor) for slot in iter_filled(model)}
     for path, module in iter_modules(model):
         computed = computed_names(module)
+        own = _ATTRIBUTES.__get__(module)
         for attribute, held in _attributes(module):
             for name, value in _walk(join(path, attribute), held):
-                if id(value) not in modules:
+                # What a class holds may come from another build: a list of all that were ever made.
+                if id(value) not in modules and (attribute in own or is_tensor(value)):
                     yield Stray(name, value, value is held, attribute in computed, id(value) in registered)
 
 
