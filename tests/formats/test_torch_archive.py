@@ -1,0 +1,164 @@
+"""A zip as torch's reader takes it: its top folder, what stands outside, its byte order and its storages."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import pytest
+
+from ckpttool.formats.base import Limits, Look
+from ckpttool.formats.pickled.arguments import StorageClaim
+from ckpttool.formats.torch_archive import (
+    TorchArchive,
+    describe_layout,
+    has_member,
+    is_export,
+    open_torch_archive,
+    sniff_records,
+)
+from ckpttool.formats.zip_records import read_archive
+from ckpttool.values.checkpoint import StorageRef
+from ckpttool.values.dtypes import BY_NAME
+from ckpttool.values.errors import CkptToolError, LimitExceeded, MalformedCheckpoint
+from tests.formats.test_zip_records import Bytes
+
+
+def zipped(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def look(content: bytes) -> Look:
+    return Look(Bytes(content), Limits())
+
+
+def opened(base: int = 0, **members: bytes) -> TorchArchive:
+    source = Bytes(zipped(**members), base)
+    return open_torch_archive(source, read_archive(source, Limits()))
+
+
+def test_what_is_no_zip_has_no_members_and_what_is_cut_has_none_either() -> None:
+    content = zipped(**{"a/data.pkl": b"x"})
+    assert list(sniff_records(look(content)) or ()) == ["a/data.pkl"]
+    assert sniff_records(look(content[:-30])) == {}
+    assert sniff_records(look(b"PK\x03\x04")) == {}
+    assert sniff_records(look(b"PK\x05\x06")) is None
+    assert sniff_records(look(b"")) is None
+    assert sniff_records(look(b"xPK\x03\x04")) is None
+
+
+@pytest.mark.parametrize(
+    ("members", "found"),
+    [
+        (["top/wanted"], True), (["wanted"], True), (["top/data.pkl", "wanted"], True),
+        (["top/data.pkl", "top/wanted"], True), (["top/data.pkl", "other/wanted"], False),
+        (["top/data.pkl", "top/deep/wanted"], False), (["top/data.pkl"], False), ([], False),
+    ],
+)  # fmt: skip
+def test_a_member_is_looked_for_in_the_top_folder_and_outside(members: list[str], found: bool) -> None:
+    content = zipped(**dict.fromkeys(members, b"x"))
+    assert has_member(look(content), "other", "wanted") is found
+    assert has_member(look(content), "wanted") is found
+    assert has_member(look(content), "other") is False
+    assert has_member(look(b"no zip"), "wanted") is False
+
+
+def test_an_exported_program_is_told_by_either_member() -> None:
+    assert is_export(look(zipped(**{"a/archive_format": b"pt2"})))
+    assert is_export(look(zipped(**{"serialized_exported_program.json": b"{}"})))
+    assert not is_export(look(zipped(**{"a/data.pkl": b""})))
+
+
+def test_the_folder_of_the_first_member_is_the_archive() -> None:
+    view = opened(**{"a/data.pkl": b"1", "a/data/0": b"2", "b/data/1": b"3", "loose": b"4", "ab/x": b"5"})
+    assert (view.top, list(view.records)) == ("a", ["data.pkl", "data/0"])
+    (finding,) = view.findings
+    assert (finding.code, finding.severity, finding.name) == ("zip-members-outside", "warning", "")
+    assert finding.message.startswith("3 members lie outside the top folder 'a'")
+    assert opened(**{"a/data.pkl": b"1"}).findings == ()
+    for members in ({}, {"data.pkl": b"1"}, {"loose": b"1", "a/data.pkl": b"1"}):
+        with pytest.raises(MalformedCheckpoint, match="no top folder"):
+            opened(**members)
+
+
+@pytest.mark.parametrize(
+    ("text", "big"), [(None, False), (b"little", False), (b"big", True), (b" big\n", True)]
+)
+def test_the_byte_order_is_said_or_little(text: bytes | None, big: bool) -> None:
+    view = opened(
+        **{"a/data.pkl": b"1", "a/data/0": b"1234"} | ({} if text is None else {"a/byteorder": text})
+    )
+    assert view.big_endian is big
+    ref = view.resolver()(StorageClaim("0", BY_NAME["float32"], 1, "cpu"))
+    assert ref.big_endian is big
+
+
+@pytest.mark.parametrize("text", [b"", b"Big", b"middle", b"\xff"])
+def test_another_byte_order_is_refused(text: bytes) -> None:
+    with pytest.raises(MalformedCheckpoint, match="unknown byte order") as caught:
+        opened(**{"a/data.pkl": b"1", "a/byteorder": text})
+    assert caught.value.expected == "little or big"
+
+
+def test_a_text_member_is_small() -> None:
+    view = opened(**{"a/version": b" 3\n", "a/long": b"x" * 4097, "a/most": b"x" * 4096})
+    assert (view.text("version"), view.text("nothing"), len(view.text("most") or "")) == ("3", None, 4096)
+    with pytest.raises(LimitExceeded):
+        view.text("long")
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ([".format_version", "byteorder"], "torch 2.7 or later"),
+        (["byteorder"], "torch 2.1 to 2.6"),
+        (["tensors/0"], "torch 1.4, experimental"),
+        (["data/0"], "torch 1.6 to 2.0"),
+        ([], "torch 1.6 to 2.0"),
+    ],
+)
+def test_the_layout_is_named_by_what_wrote_it(members: list[str], said: str) -> None:
+    view = opened(**{"a/data.pkl": b"1"} | {f"a/{name}": b"little" for name in members})
+    assert describe_layout(view) == said
+    assert describe_layout(view._replace(big_endian=True)) == f"{said}, big-endian"
+
+
+def test_a_storage_is_a_member_or_has_no_bytes() -> None:
+    view = opened(base=100, **{"a/data.pkl": b"1", "a/data/0": b"1234", "a/tensors/1": b"56"})
+    resolve = view.resolver(("data", "tensors"), within="in/")
+
+    def claim(key: str, numel: int) -> StorageClaim:
+        return StorageClaim(key, BY_NAME["uint8"], numel, "cuda:1")
+
+    for key, member in (("0", "data/0"), ("1", "tensors/1")):
+        record = view.records[member]
+        found = resolve(claim(key, 1))
+        assert found == StorageRef(
+            "a.zip", f"in/{member}", record.byte_offset, record.nbytes, "cuda:1", False, None
+        )
+    assert resolve(claim("2", 0)) == StorageRef("a.zip", "in/data/2", 0, 0, "cuda:1")
+    with pytest.raises(MalformedCheckpoint, match="a tensor's storage is not in the file") as caught:
+        resolve(claim("2", 1))
+    assert caught.value.name == "data/2"
+    with pytest.raises(CkptToolError):
+        view.resolver()(claim("1", 1))
+
+
+def test_a_pickle_is_read_from_its_member_and_within_the_limits() -> None:
+    data: Any = b"\x80\x02]q\x00K\x05a."
+    view = opened(**{"a/data.pkl": data, "a/more.pkl": data + b"cos\nsystem\n."})
+    tree, findings = view.pickle("data.pkl", Limits())
+    assert (tree.value, findings) == ([5], ())
+    tree, findings = view.pickle("more.pkl", Limits())
+    assert tree.value == [5] and len(findings) == 1 and ("os", "system") in tree.globals
+    with pytest.raises(MalformedCheckpoint, match=r"no other\.pkl in the zip's top folder 'a'"):
+        view.pickle("other.pkl", Limits())
+    with pytest.raises(LimitExceeded) as caught:
+        view.pickle("data.pkl", Limits(pickle_nbytes=len(data) - 1))
+    assert caught.value.what == "size of member data.pkl"
+    assert view.pickle("data.pkl", Limits(pickle_nbytes=len(data)))[0].value == [5]
