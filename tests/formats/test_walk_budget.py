@@ -82,6 +82,7 @@ def test_names_are_counted_where_there_are_long_keys(monkeypatch: pytest.MonkeyP
 def test_plain_attributes_are_listed_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_ATTRIBUTES", 3)
     made = budget()
+    assert made.unlisted == 0
     assert [made.lists_attribute() for _ in range(5)] == [True, True, True, False, False]
     assert made.unlisted == 2
 

@@ -48,8 +48,16 @@ def test_a_string_is_whole_or_the_pickle_is_cut(before: bytes, code: str, width:
         parse(start + b"a" * given)
     assert caught.value.byte_offset == len(before)
     if caught.value.expected is not None:
+        assert "a string in a pickle is longer than the pickle" in str(caught.value)
         assert (caught.value.expected, caught.value.actual) == ("5 bytes", f"{given} left")
     parse(start + b"a" * 5 + op.STOP)
+
+
+@pytest.mark.parametrize("code", [b"T", b"\x8b"])
+def test_a_length_below_zero_is_none(code: bytes) -> None:
+    with pytest.raises(MalformedCheckpoint) as caught:
+        parse(op.NONE + code + b"\xfe\xff\xff\xff" + b"aaaa" + op.STOP)
+    assert (caught.value.byte_offset, caught.value.expected) == (1, "-2 bytes")
 
 
 @pytest.mark.parametrize("code", [b"I", b"F", b"L", b"S", b"V", b"c", b"i", b"g", b"p", b"P"])
