@@ -28,7 +28,7 @@ BUILD = ROOT / "build" / "mutants"
 COPY, RESULTS, LINES, LOG = (BUILD / name for name in ("copy", "results.json", "lines.json", "pytest.log"))
 ARGUMENTS = ["-q", "--tb=no", "-p", "no:cacheprovider", f"--basetemp={BUILD / 'tmp'}",
              "-m", "not slow and not fuzz and not cuda and not real"]  # fmt: skip
-BUDGET_S = 20.0  # what the tests of one fault take in all without it; those of its own room come first
+BUDGET_S = 8.0  # what the tests of one fault take in all without it; those of its own room come first
 BATCH = 200  # tests whose lines are learnt in one process, and kept
 MOST_BYTES = 6 << 30
 UNSEEN, SEEN, RUNAWAY = 0, 1, 9
@@ -190,7 +190,7 @@ class Runner:
         tree, status = mutate(mutant, tree), path.stat()
         path.write_text(ast.unparse(tree), "utf-8")  # for what is imported anew, and for other processes
         try:
-            limit_s = 10 + 4 * sum(self.tests[name].seconds for name in chosen)
+            limit_s = 5 + 3 * sum(self.tests[name].seconds for name in chosen)
             outcome = in_fork(partial(self.suffer, mutant, path, tree, chosen), limit_s)
         finally:
             path.write_text(text, "utf-8")
@@ -202,8 +202,9 @@ class Runner:
         key = (str(path), *mutant.function)
         codes = [code for code in codes_of(compile(tree, str(path), "exec")) if key_of(code) == key]
         if len(codes) == 1 and self.functions[key]:
-            for function in self.functions[key]:
-                function.__code__ = codes[0]
+            for code in codes_of(codes[0]):  # also of what an outer function made at import
+                for function in self.functions[key_of(code)]:
+                    function.__code__ = code
             return SEEN if self.run(chosen) else UNSEEN
         for name in [name for name in sys.modules if name.partition(".")[0] in ("ckpttool", "tests")]:
             del sys.modules[name]

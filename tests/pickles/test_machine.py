@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+from collections.abc import Callable
 
 import pytest
 
@@ -50,6 +51,9 @@ def test_a_string_is_whole_or_the_pickle_is_cut(before: bytes, code: str, width:
     if caught.value.expected is not None:
         assert "a string in a pickle is longer than the pickle" in str(caught.value)
         assert (caught.value.expected, caught.value.actual) == ("5 bytes", f"{given} left")
+    with pytest.raises(PickleCutOff) as caught:
+        parse(start + b"a" * 5)
+    assert caught.value.byte_offset == len(start) + 5
     parse(start + b"a" * 5 + op.STOP)
 
 
@@ -108,3 +112,71 @@ def test_only_some_places_of_a_global_are_kept_and_all_are_counted() -> None:
     instance = op.MARK + op.INST("m", "C") + op.POP
     found = parse(op.PROTO(2) + 7 * instance + op.NONE + op.STOP).globals["m", "C"]
     assert (found.calls, len(found.first_calls)) == (7, 4)
+
+
+def test_what_is_doubled_stands_twice_and_what_is_popped_does_not() -> None:
+    assert parse(op.EMPTY_LIST + op.MARK + op.push(1) + op.DUP + op.APPENDS + op.STOP).value == [1, 1]
+    assert parse(op.push(1) + op.push(2) + op.POP + op.STOP).value == 1
+    assert parse(op.push(1) + op.MARK + op.push(2) + op.push(3) + op.POP_MARK + op.STOP).value == 1
+    assert parse(op.push(1) + op.MARK + op.POP + op.STOP).value == 1
+
+
+@pytest.mark.parametrize("target", [op.EMPTY_DICT, op.call("collections:OrderedDict"), op.call("m:C")])
+def test_items_that_come_in_several_batches_are_all_there(target: bytes) -> None:
+    def batch(*values: int) -> bytes:
+        return op.MARK + b"".join(map(op.push, values)) + op.SETITEMS
+
+    found = parse(
+        op.PROTO(2)
+        + target
+        + batch(1, 2)
+        + batch(3, 4, 5, 6)
+        + op.push(7)
+        + op.push(8)
+        + op.SETITEM
+        + op.STOP
+    )
+    assert found.value.items == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert any(code & ON_OBJECT for code in found.rare_opcodes) is (target == op.call("m:C"))
+
+
+def test_a_state_is_kept_on_a_call_and_makes_one_of_anything_else() -> None:
+    made = op.call("m:C")
+    found = parse(op.PROTO(2) + made + op.push(1) + op.BUILD + op.push(2) + op.BUILD + op.STOP)
+    assert (found.value.name, found.value.states) == ("m.C", [1, 2])
+    assert not any(code & ON_OBJECT for code in found.rare_opcodes)
+    found = parse(op.PROTO(2) + op.GLOBAL("m", "C") + op.push(1) + op.BUILD + op.STOP)
+    assert (found.value.op, found.value.function.full_name, found.value.args) == ("build", "m.C", (1,))
+    assert ON_OBJECT | op.BUILD[0] in found.rare_opcodes
+
+
+@pytest.mark.parametrize(("opcode", "code"), [(op.EXT1, 200), (op.EXT2, 60_000), (op.EXT4, 1 << 30)])
+def test_an_extension_is_as_long_as_its_code(opcode: Callable[[int], bytes], code: int) -> None:
+    found = parse(op.MARK + opcode(code) + op.push(5) + op.TUPLE + op.STOP).value
+    assert (found[0].full_name, found[1]) == (f"copyreg.extension.{code}", 5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [op.call("m:C") + op.push(1) + op.BUILD, op.EMPTY_DICT, op.EMPTY_LIST, op.EMPTY_SET,
+     op.MARK + op.TUPLE, op.push(1) + op.TUPLE1, op.push(1) + op.push(2) + op.TUPLE2, op.push("text"),
+     op.MARK + op.LIST, op.MARK + op.DICT, op.MARK + op.FROZENSET, op.MARK + op.GLOBAL("m", "C") + op.OBJ,
+     op.GLOBAL("m", "C") + op.EMPTY_TUPLE + op.NEWOBJ, op.push(1) + op.BINPERSID,
+     op.MARK + op.INST("m", "C"), op.BINUNICODE("text"), op.SHORT_BINUNICODE("text"), op.call("m:C"),
+     op.BINUNICODE8("text"), op.BINBYTES(b"data")],
+)  # fmt: skip
+def test_what_is_built_counts_once_each_time(body: bytes) -> None:
+    """The number of nodes that one more of it needs, whatever stood before."""
+
+    def needed(times: int) -> int:
+        pickled = op.PROTO(4) + times * (body + op.POP) + op.NONE + op.STOP
+        for limit in range(200):
+            try:
+                parse(pickled, max_nodes=limit)
+            except LimitExceeded:
+                continue
+            return limit
+        raise AssertionError("no limit is enough")
+
+    first, second, third = needed(1), needed(2), needed(3)
+    assert 1 <= third - second == second - first <= 3
