@@ -180,3 +180,33 @@ def test_what_is_built_counts_once_each_time(body: bytes) -> None:
 
     first, second, third = needed(1), needed(2), needed(3)
     assert 1 <= third - second == second - first <= 3
+
+
+def test_a_memo_has_room_for_more_than_a_byte_can_say() -> None:
+    kept = op.push("kept")
+    long = op.LONG_BINPUT(70_000)
+    for put, get in (
+        (op.BINPUT(7), op.BINGET(7)),
+        (op.LONG_BINPUT(7), op.LONG_BINGET(7)),
+        (op.BINPUT(7), op.LONG_BINGET(7)),
+        (long, op.LONG_BINGET(70_000)),
+        (long, op.GET("70000")),
+        (op.PUT("70000"), op.GET("70000")),
+    ):
+        pickled = op.PROTO(2) + kept + put + op.POP + op.MARK + get + op.push(5) + get + op.TUPLE + op.STOP
+        assert parse(pickled).value == ("kept", 5, "kept")
+    for get in (op.BINGET(8), op.LONG_BINGET(8), op.GET("8")):
+        with pytest.raises(MalformedCheckpoint, match="a memo entry that was never written"):
+            parse(op.PROTO(2) + kept + op.BINPUT(7) + get + op.STOP)
+
+
+def test_opcodes_beyond_those_of_every_torch_pickle_are_listed() -> None:
+    assert parse(op.PROTO(2) + op.push(1) + op.TUPLE1 + op.DUP + op.POP + op.STOP).rare_opcodes >= {
+        ord("2"),
+        ord("0"),
+    }
+    assert parse(op.PROTO(4) + op.SHORT_BINUNICODE("a") + op.MEMOIZE + op.STOP).rare_opcodes >= {0x8C, 0x94}
+    assert ord("X") not in parse(op.PROTO(2) + op.BINUNICODE("a") + op.STOP).rare_opcodes
+    with pytest.raises(MalformedCheckpoint, match="not a pickle opcode") as caught:
+        parse(op.NONE + b"\xff" + op.STOP)
+    assert (caught.value.byte_offset, caught.value.actual) == (1, "byte 0xff")
