@@ -1,0 +1,154 @@
+"""Single nodes of a pickle's tree in words, and which globals it names, where and how often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ckpttool.formats.base import Limits
+from ckpttool.formats.pickled.globals import (
+    Places,
+    absorb_following,
+    describe_place,
+    list_globals,
+    merge_globals,
+    parse_within,
+)
+from ckpttool.formats.pickled.nodes import iter_mapping, set_items, summarize, type_name, width_of
+from ckpttool.pickles.nodes import BigInt, Call, DictNode, Global, PersistentId, PickleTree, SetNode
+from ckpttool.values.checkpoint import GlobalRef
+from tests.hostile import pickles as op
+from tests.support.parsed import parse
+
+FLOATS = Global("torch", "FloatStorage", 0)
+
+
+def called(name: str, *args: Any) -> Call:
+    module, _, last = name.rpartition(".")
+    return Call("reduce", Global(module, last, 0), args, 0)
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (Global("m", "C", 0), "m.C"),
+        (BigInt(4097), "4097 bits"),
+        (PersistentId(("storage", FLOATS, "0", "cpu", 4)), "torch.FloatStorage of 4 elements"),
+        (PersistentId(("storage", FLOATS, "0", "cpu", "4")), "persistent id"),
+        (PersistentId(("storage", "FloatStorage", "0", "cpu", 4)), "persistent id"),
+        (PersistentId(("storage", FLOATS, "0", "cpu")), "persistent id"),
+        (PersistentId("text"), "persistent id"),
+        ([1], "1 item"),
+        ((1, 2), "2 items"),
+        ("abc", "3 characters"),
+        (b"a", "1 byte"),
+        (5, ""),
+        (None, ""),
+    ],
+)
+def test_a_leaf_that_is_not_built_has_a_few_words(node: Any, words: str) -> None:
+    assert summarize(node) == words
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        (called("collections.OrderedDict"), "OrderedDict"),
+        (called("m.C"), "m.C"),
+        (Call("reduce", called("m.C"), (), 0), "a computed callable"),
+        (Global("torch", "float32", 0), "torch.dtype"),
+        (Global("numpy", "float32", 0), "global"),
+        (SetNode([1], False), "set"),
+        (called("builtins.set", [1, 2]), "set"),
+        (5, "int"),
+    ],
+)
+def test_a_node_has_the_name_of_its_class(node: Any, name: str) -> None:
+    assert type_name(node) == name
+
+
+@pytest.mark.parametrize("field", ["states", "appended", "items"])
+def test_a_set_that_was_changed_after_its_call_is_none(field: str) -> None:
+    node = called("builtins.set", [1])
+    assert type_name(node) == "set" and set_items(node) == [1]
+    setattr(node, field, [1, 2])
+    assert type_name(node) == "builtins.set"
+
+
+def test_items_of_a_mapping_however_they_were_given() -> None:
+    assert list(iter_mapping(DictNode(["a", 1, "b", 2]))) == [("a", 1), ("b", 2)]
+    for argument in ([["a", 1], ("b", 2), ["short"], ["l", "o", "ng"], "xy"], DictNode(["a", 1, "b", 2])):
+        node = called("collections.OrderedDict", argument, "ignored")
+        node.items = ["c", 3]
+        assert list(iter_mapping(node)) == [("a", 1), ("b", 2), ("c", 3)]
+    assert list(iter_mapping(called("collections.OrderedDict", 5))) == []
+    assert list(iter_mapping([["a", 1]])) == []
+    assert width_of(DictNode(["a", 1, "b", 2])) == 2 and width_of(SetNode([1, 2, 3], False)) == 3
+
+
+def test_a_place_is_cut_in_front() -> None:
+    assert describe_place(()) == "$"
+    assert describe_place(("model", 0, "weight")) == "$.model.0.weight"
+    for path in (("x" * 10_000, "end"), tuple(range(10_000))):
+        said = describe_place(path)
+        assert said.startswith("$…") and len(said) < 400 and said.endswith(str(path[-1]))
+
+
+# -- globals ----------------------------------------------------------------------------------------------
+
+
+def calls(name: str, times: int) -> bytes:
+    return times * (op.GLOBAL("m", name) + op.EMPTY_TUPLE + op.REDUCE)
+
+
+def tree_of(body: bytes) -> PickleTree:
+    return parse(op.PROTO(2) + body + op.STOP)
+
+
+def test_globals_are_listed_with_their_places_and_all_their_calls() -> None:
+    tree = tree_of(op.MARK + calls("f", 6) + op.GLOBAL("m", "g") + op.LIST)
+    one, other = list_globals(tree)
+    assert (one.name, one.called, one.calls, len(one.places)) == ("f", True, 6, 4)
+    assert all(place.startswith("byte ") and place.endswith(" of the pickle") for place in one.places)
+    assert (other.name, other.called, other.calls, other.places) == ("g", False, 0, ())
+    places = Places()
+    for at, node in enumerate(tree.value):
+        places.note(node, ("list", at))
+        places.note(node, ("again", at))
+    places.note(5, ("number",))
+    one, other = list_globals(tree, places)
+    assert one.places == tuple(f"$.list.{at}" for at in range(4))
+    assert (other.called, other.places) == (False, ("$.list.6",))
+
+
+def test_what_follows_a_pickle_is_counted_as_its_own() -> None:
+    first = op.PROTO(2) + op.MARK + calls("f", 1) + op.LIST + op.STOP
+    second = op.PROTO(2) + op.MARK + calls("f", 2) + calls("g", 1) + op.LIST + op.STOP
+    for tail, words in ((b"", ""), (b"\xff?", "; 2 bytes behind are not read")):
+        tree = parse_within(Limits(), first)
+        behind = second + op.dump(5) + tail
+        (finding,) = absorb_following(tree, behind, len(behind), Limits())
+        assert (finding.code, finding.severity) == ("bytes-after-pickle", "warning")
+        assert finding.message == (
+            f"2 more pickles follow the first: a loader that reads on would unpickle what is there{words}"
+        )
+        f, g = (tree.globals["m", name] for name in "fg")
+        assert (f.calls, len(f.first_calls), g.calls) == (3, 3, 1)
+        assert [call.byte_offset for call in f.first_calls][1] == len(first) + 2 + 1 + 5 + 1
+    tree = parse_within(Limits(), first)
+    assert absorb_following(tree, b"", 0, Limits()) == ()
+    (finding,) = absorb_following(tree, b"\xff", 1, Limits())
+    assert finding.message == "1 bytes follow the first pickle and are not read"
+    (finding,) = absorb_following(tree, op.dump(1), len(op.dump(1)), Limits())
+    assert finding.message.startswith("1 more pickle follows the first")
+
+
+def test_globals_of_several_pickles_are_one_list() -> None:
+    def ref(name: str, called: bool, calls: int, *places: str) -> GlobalRef:
+        return GlobalRef("m", name, called, places, calls)
+
+    groups = [[ref("f", False, 0, "a", "a")], [ref("g", True, 1), ref("f", True, 2, "a", "b", "c", "d")]]
+    assert merge_globals(groups) == (ref("f", True, 2, "a", "a", "a", "b"), ref("g", True, 1))
+    assert merge_globals(groups, distinct=True) == (ref("f", True, 2, "a", "b", "c", "d"), ref("g", True, 1))
+    assert merge_globals([]) == ()
