@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
 import shlex
 import sys
@@ -15,12 +16,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from ckpttool.cli import main
+from ckpttool.conversion import execute
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TEMPORARY = "tmp"  # `verify` names the folder of temporary files
@@ -98,6 +101,8 @@ def type_command(command: str, view: View, folder: Path) -> str:
         patch.setattr(sys, "path", list(sys.path))
         patch.setattr(tempfile, "tempdir", TEMPORARY)
         patch.setattr(torch.cuda, "is_available", lambda: False)
+        # How long a conversion took decides where its line is folded.
+        patch.setattr(execute, "time", SimpleNamespace(monotonic=itertools.count(step=0.012).__next__))
         patch.delenv("CKPTTOOL_TRACEBACK", raising=False)
         patch.setenv("NO_COLOR", "1")
         patch.setenv("TERM", "dumb")  # no progress bars
