@@ -211,3 +211,17 @@ def test_opcodes_beyond_those_of_every_torch_pickle_are_listed() -> None:
     with pytest.raises(MalformedCheckpoint, match="not a pickle opcode") as caught:
         parse(op.NONE + b"\xff" + op.STOP)
     assert (caught.value.byte_offset, caught.value.actual) == (1, "byte 0xff")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [op.BINGET(0) + op.EMPTY_TUPLE + op.REDUCE, op.MARK + op.TUPLE, op.push(1) + op.push(2) + op.TUPLE2,
+     op.push(1) + op.BINPERSID, op.BINUNICODE("text")],
+)  # fmt: skip
+def test_none_of_the_opcodes_of_the_loop_builds_without_end(body: bytes) -> None:
+    """Nothing stands between them that counts as well."""
+    start = op.PROTO(2) + op.GLOBAL("m", "C") + op.BINPUT(0)
+    assert parse(start + 20 * body + op.STOP, max_nodes=30).protocol == 2
+    with pytest.raises(LimitExceeded) as caught:
+        parse(start + 60 * body + op.STOP, max_nodes=30)
+    assert caught.value.limit == 30
