@@ -15,9 +15,19 @@ from ckpttool.formats.pickled.globals import (
     merge_globals,
     parse_within,
 )
-from ckpttool.formats.pickled.nodes import iter_mapping, set_items, summarize, type_name, width_of
+from ckpttool.formats.pickled.nodes import (
+    attribute_items,
+    has_module_state,
+    iter_mapping,
+    set_items,
+    summarize,
+    type_name,
+    whole_states,
+    width_of,
+)
 from ckpttool.pickles.nodes import BigInt, Call, DictNode, Global, PersistentId, PickleTree, SetNode
 from ckpttool.values.checkpoint import GlobalRef
+from ckpttool.values.errors import LimitExceeded
 from tests.hostile import pickles as op
 from tests.support.parsed import parse
 
@@ -95,6 +105,32 @@ def test_a_place_is_cut_in_front() -> None:
         assert said.startswith("$…") and len(said) < 400 and said.endswith(str(path[-1]))
 
 
+def test_attributes_come_from_a_dict_or_a_dict_and_slots_and_all_else_is_a_whole_state() -> None:
+    node = called("m.C")
+    assert list(attribute_items(node)) == [] and whole_states(node) == []
+    plain, slots = DictNode(["a", 1]), DictNode(["b", 2, 5, 3])
+    node.states = [plain, (None, slots), (plain, None), None, 7, (plain, slots, plain), (plain, 7)]
+    assert list(attribute_items(node)) == [("a", 1), ("b", 2), (5, 3), ("a", 1)]
+    assert whole_states(node) == [7, (plain, slots, plain), (plain, 7)]
+    assert not has_module_state(node)
+    node.states = [DictNode(["_parameters", 1, "_buffers", 2]), DictNode(["_modules", 3])]
+    assert has_module_state(node)
+
+
+def test_the_width_of_a_node_is_all_that_hangs_on_it() -> None:
+    assert [width_of(node) for node in ([1, 2], (1,), 5, "text", None)] == [2, 1, 0, 0, 0]
+    node = called("m.C", [1, 2, 3], 4)
+    assert width_of(node) == 2 + 3
+    node.items, node.appended = ["a", 1, "b", 2], [5]
+    assert width_of(node) == 5 + 2 + 1
+    node.states = [DictNode(["a", 1, "b", 2]), (None, DictNode(["c", 3])), 7, (1, 2, 3)]
+    assert width_of(node) == 8 + 4 + 2 + (1 + 1) + 1 + 1
+    assert width_of(called("m.C", DictNode(["a", 1, "b", 2]))) == 1 + 2
+    assert width_of(called("m.C")) == 0
+    assert width_of(Call("reduce", Global("m", "C", 0), None, 0)) == 0
+    assert set_items(SetNode([1, 2], True)) == [1, 2] and set_items(called("m.C", 5)) == []
+
+
 # -- globals ----------------------------------------------------------------------------------------------
 
 
@@ -152,3 +188,28 @@ def test_globals_of_several_pickles_are_one_list() -> None:
     assert merge_globals(groups) == (ref("f", True, 2, "a", "a", "a", "b"), ref("g", True, 1))
     assert merge_globals(groups, distinct=True) == (ref("f", True, 2, "a", "b", "c", "d"), ref("g", True, 1))
     assert merge_globals([]) == ()
+
+
+def test_places_are_kept_up_to_a_number_also_over_several_pickles() -> None:
+    one = op.PROTO(2) + op.MARK + calls("f", 3) + op.LIST + op.STOP
+    tree = parse_within(Limits(), one)
+    absorb_following(tree, one, len(one), Limits())
+    assert (tree.globals["m", "f"].calls, len(tree.globals["m", "f"].first_calls)) == (6, 4)
+    (ref,) = list_globals(tree)
+    assert (ref.calls, len(ref.places)) == (6, 4)
+
+
+def test_a_pickle_may_do_a_part_of_what_the_limits_allow() -> None:
+    pickled = op.PROTO(2) + op.MARK + calls("f", 8) + op.LIST + op.STOP
+    ops = 2 + 3 * 8 + 2
+    assert parse_within(Limits(pickle_ops=ops), pickled).protocol == 2
+    assert parse_within(Limits(pickle_ops=4 * ops), pickled, share=4).protocol == 2
+    less = ((Limits(pickle_ops=ops - 1), 1), (Limits(pickle_ops=4 * ops - 1), 4), (Limits(pickle_nodes=8), 4))
+    for limits, share in less:
+        with pytest.raises(LimitExceeded):
+            parse_within(limits, pickled, share=share)
+
+
+def test_a_path_of_32_steps_is_written_out() -> None:
+    assert describe_place(tuple("a" * 32)) == "$" + ".a" * 32
+    assert describe_place(tuple("a" * 33)) == "$…" + ".a" * 32
