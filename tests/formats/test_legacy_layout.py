@@ -211,3 +211,12 @@ def test_a_pickle_that_is_longer_than_the_window_is_read_whole_and_within_the_li
         PickleStream(Bytes(first[:-9]), Limits()).next()
     with pytest.raises(MalformedCheckpoint):
         PickleStream(Bytes(second[:-1]), Limits()).next()
+
+
+def test_a_pickle_behind_the_last_one_is_found_and_named() -> None:
+    behind = op.PROTO(2) + op.call("os:system") + op.STOP
+    stream = PickleStream(Bytes(op.dump(1) + behind), Limits())
+    tree = stream.next()
+    (finding,) = stream.absorb_following(tree)
+    assert finding.code == "bytes-after-pickle" and "1 more pickle follows" in finding.message
+    assert ("os", "system") in tree.globals

@@ -171,6 +171,10 @@ def test_what_follows_a_pickle_is_counted_as_its_own() -> None:
         )
         f, g = (tree.globals["m", name] for name in "fg")
         assert (f.calls, len(f.first_calls), g.calls) == (3, 3, 1)
+        assert [(ref.name, ref.called, ref.calls) for ref in list_globals(tree)] == [
+            ("f", True, 3),
+            ("g", True, 1),
+        ]
         assert [call.byte_offset for call in f.first_calls][1] == len(first) + 2 + 1 + 5 + 1
     tree = parse_within(Limits(), first)
     assert absorb_following(tree, b"", 0, Limits()) == ()
