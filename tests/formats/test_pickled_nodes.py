@@ -19,6 +19,7 @@ from ckpttool.formats.pickled.nodes import (
     attribute_items,
     has_module_state,
     iter_mapping,
+    named_state,
     set_items,
     summarize,
     type_name,
@@ -49,6 +50,7 @@ def called(name: str, *args: Any) -> Call:
         (PersistentId(("storage", "FloatStorage", "0", "cpu", 4)), "persistent id"),
         (PersistentId(("storage", FLOATS, "0", "cpu")), "persistent id"),
         (PersistentId("text"), "persistent id"),
+        (PersistentId(["storage", FLOATS, "0", "cpu", 4]), "persistent id"),
         ([1], "1 item"),
         ((1, 2), "2 items"),
         ("abc", "3 characters"),
@@ -89,7 +91,7 @@ def test_a_set_that_was_changed_after_its_call_is_none(field: str) -> None:
 def test_items_of_a_mapping_however_they_were_given() -> None:
     assert list(iter_mapping(DictNode(["a", 1, "b", 2]))) == [("a", 1), ("b", 2)]
     for argument in ([["a", 1], ("b", 2), ["short"], ["l", "o", "ng"], "xy"], DictNode(["a", 1, "b", 2])):
-        node = called("collections.OrderedDict", argument, "ignored")
+        node = called("collections.OrderedDict", argument, [["not", "this"]])
         node.items = ["c", 3]
         assert list(iter_mapping(node)) == [("a", 1), ("b", 2), ("c", 3)]
     assert list(iter_mapping(called("collections.OrderedDict", 5))) == []
@@ -112,6 +114,7 @@ def test_attributes_come_from_a_dict_or_a_dict_and_slots_and_all_else_is_a_whole
     node.states = [plain, (None, slots), (plain, None), None, 7, (plain, slots, plain), (plain, 7)]
     assert list(attribute_items(node)) == [("a", 1), ("b", 2), (5, 3), ("a", 1)]
     assert whole_states(node) == [7, (plain, slots, plain), (plain, 7)]
+    assert list(named_state(node)) == [("a", 1), ("b", 2), ("a", 1)]
     assert not has_module_state(node)
     node.states = [DictNode(["_parameters", 1, "_buffers", 2]), DictNode(["_modules", 3])]
     assert has_module_state(node)
@@ -201,6 +204,15 @@ def test_places_are_kept_up_to_a_number_also_over_several_pickles() -> None:
     assert (tree.globals["m", "f"].calls, len(tree.globals["m", "f"].first_calls)) == (6, 4)
     (ref,) = list_globals(tree)
     assert (ref.calls, len(ref.places)) == (6, 4)
+
+
+def test_places_of_calls_come_before_those_of_the_global_itself() -> None:
+    for times in (3, 4):
+        tree = tree_of(op.MARK + times * (calls("f", 1) + op.POP) + op.GLOBAL("m", "f") + op.LIST)
+        places = Places()
+        places.note(tree.value[0], (0,))
+        (ref,) = list_globals(tree, places)
+        assert [place.partition(" ")[0] for place in ref.places] == ["byte"] * times + ["$.0"] * (4 - times)
 
 
 def test_a_pickle_may_do_a_part_of_what_the_limits_allow() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ckpttool.formats.base import Limits
+from ckpttool.values.checkpoint import CompositeTensor, TensorInfo
 from ckpttool.values.errors import CkptToolError, LimitExceeded
 from tests.support.headers import pack, read
 
@@ -125,3 +126,26 @@ def test_unknown_fields_are_named_without_those_that_are_known(tmp_path: Path) -
     (finding,) = read(tmp_path / "a").findings
     assert (finding.code, finding.severity, finding.name) == ("safetensors-unknown-field", "info", "name")
     assert finding.message.endswith("ignored: extra, more")
+
+
+def test_an_empty_tensor_has_strides_that_torch_can_hold(tmp_path: Path) -> None:
+    entry = {"dtype": "U8", "shape": [0, 2**63 - 1], "data_offsets": [0, 0]}
+    (tmp_path / "a").write_bytes(pack({"name": entry}))
+    (found,) = read(tmp_path / "a").entries
+    assert found.tensor is not None and found.tensor.stride == (2**63 - 1, 1)
+    error = refusal(tmp_path / "a", pack({"name": entry | {"shape": [0, 2**62, 2]}}))
+    assert "an empty tensor whose strides exceed 2**63 - 1" in str(error) and error.name == "name"
+
+
+def test_packed_numbers_of_an_odd_last_size_are_all_their_bytes(tmp_path: Path) -> None:
+    entry = {"dtype": "F4", "shape": [2, 3], "data_offsets": [0, 3]}
+    content = pack({"name": entry}, b"abc")
+    (tmp_path / "a").write_bytes(content)
+    (found,) = read(tmp_path / "a").entries
+    assert isinstance(found.value, CompositeTensor)
+    ((part, value),) = found.value.parts
+    assert isinstance(value, TensorInfo) and value.storage is not None
+    assert (part, value.dtype.name, value.shape, value.stride, value.storage_offset) == (
+        "bytes", "uint8", (3,), (1,), 0,
+    )  # fmt: skip
+    assert (value.storage.byte_offset, value.storage.nbytes) == (len(content) - 3, 3)
