@@ -99,55 +99,95 @@ def _reason_by_name(names_by_reason: dict[str, str]) -> dict[str, str]:
 _DANGEROUS_MODULES = _reason_by_name(
     {
         _STARTS_PROGRAMS: """
-        os posix nt subprocess pty popen2 webbrowser platform pydoc _posixsubprocess _osx_support asyncio.
-        ensurepip. multiprocessing. pip. distutils.spawn test.support. torch.utils.collect_env
-        torch.utils.cpp_extension
+        os posix nt subprocess pty popen2 webbrowser platform pydoc antigravity _posixsubprocess _osx_support
+        _aix_support _pyrepl. _winapi asyncio. concurrent.futures. ensurepip. multiprocessing. pip. venv.
+        distutils. setuptools. test.support. torch.distributed.elastic. torch.distributed.launcher.
+        torch.distributed.run torch.multiprocessing. torch.utils.collect_env torch.utils.cpp_extension
         """,
         _RUNS_CODE: """
-        bdb cProfile codeop doctest pdb runpy timeit threading _thread idlelib. lib2to3. numpy.f2py.
-        numpy.testing. torch._dynamo. torch._inductor. torch.fx. torch.utils.bottleneck.
+        bdb cProfile code codeop doctest pdb profile runpy rlcompleter timeit trace threading _thread tkinter.
+        _tkinter _interpreters _xxsubinterpreters idlelib. lib2to3. numpy.f2py. numpy.testing. torch._dynamo.
+        torch._inductor. torch.fx. torch.utils.bottleneck.
         """,
-        _IMPORTS: "imp importlib. pkgutil zipimport",
+        _IMPORTS: """
+        imp _imp importlib. pkgutil zipimport modulefinder site unittest.loader _frozen_importlib
+        _frozen_importlib_external
+        """,
         "calls native code": "ctypes. _ctypes cffi.",
         _LOADS: """
-        cloudpickle. dill. joblib. marshal pickle _pickle shelve torch.hub torch.package.
-        torch.utils._config_module
+        cloudpickle. dill. fickling. joblib. jsonpickle. marshal pickle _pickle shelve pstats torch.hub
+        torch.package. torch.utils._config_module torch.utils.data.datapipes.utils.decoder
         """,
-        _FILES: "shutil tempfile",
+        _FILES: """
+        shutil tempfile compileall py_compile zipapp zipfile tarfile mailbox fileinput dbm. _dbm _gdbm
+        sqlite3. _sqlite3 winreg _pyio pathlib.Path. pathlib.PosixPath. pathlib.WindowsPath.
+        tracemalloc.Snapshot.
+        """,
         "reaches the network": """
-        ftplib http.client http.server httpx. requests. smtplib socket _socket ssl urllib.request
+        aiohttp. asyncore asynchat ftplib http.client http.cookiejar http.server httpx. imaplib
+        logging.handlers nntplib poplib requests. smtpd smtplib socket _socket socketserver ssl _ssl
+        telnetlib urllib.request
+        urllib.robotparser urllib3. websockets. wsgiref. xmlrpc.
         """,
         "reaches every loaded module": "sys",
     }
 )
 """Modules all of whose contents count, a dot at the end: and those of the modules inside.
 
-They come from published attacks on scanners and from the standard library's ways to run things. A
-list like this is never complete: what it lacks is ``unknown``, not harmless.
+They come from published attacks on scanners, from the pickles that picklescan and fickling are tested with,
+and from a rule for the standard library: what takes code, a command, a path to write to or an address is
+here. A list like this is never complete: what it lacks is ``unknown``, not harmless.
 """
+
+_RECORDS = frozenset(
+    """
+    os.PathLike os.stat_result os.statvfs_result os.terminal_size os.times_result os.uname_result
+    posix.stat_result posix.terminal_size posix.times_result posix.uname_result
+    concurrent.futures.TimeoutError doctest.Example doctest.TestResults http.cookiejar.Cookie
+    multiprocessing.TimeoutError platform.uname_result socket.AddressFamily socket.SocketKind
+    ssl.TLSVersion ssl.VerifyMode subprocess.CalledProcessError subprocess.CompletedProcess tarfile.TarInfo
+    torch._dynamo.decorators._DimRange torch.fx.immutable_collections.immutable_dict
+    torch.fx.immutable_collections.immutable_list xmlrpc.client.Binary xmlrpc.client.DateTime
+    xmlrpc.client.Fault zipfile.ZipInfo
+    """.split()
+)
+"""Classes of such modules that hold values and do nothing: ``unknown``, as any class is."""
 
 _DANGEROUS_NAMES = _reason_by_name(
     {
         _RUNS_CODE: """
-        builtins.eval builtins.exec builtins.compile builtins.execfile builtins.breakpoint
-        code.InteractiveConsole code.InteractiveInterpreter code.interact logging.config.dictConfig
-        logging.config.listen profile.Profile profile.run profile.runctx
-        torch.jit.unsupported_tensor_ops.execWrapper trace.Trace types.CodeType types.FunctionType
+        builtins.eval builtins.exec builtins.compile builtins.execfile builtins.breakpoint builtins.help
+        cmd.Cmd dataclasses.make_dataclass gettext.c2py logging.config.dictConfig logging.config.fileConfig
+        logging.config.listen torch.jit.unsupported_tensor_ops.execWrapper types.CodeType types.FunctionType
+        typing.get_type_hints typing.ForwardRef._evaluate pandas.eval pandas.core.computation.eval.eval
         """,
-        _IMPORTS: "builtins.__import__ torch._utils._import_dotted_name builtins.globals",
+        _IMPORTS: """
+        builtins.__import__ builtins.globals builtins.locals builtins.vars torch._utils._import_dotted_name
+        unittest.main unittest.TestLoader unittest.TestProgram
+        """,
         "reaches any attribute by name": """
         builtins.getattr builtins.setattr builtins.delattr operator.attrgetter operator.methodcaller
         _operator.attrgetter _operator.methodcaller
         """,
         "calls what it is given": """
-        builtins.apply builtins.map builtins.filter functools.reduce itertools.starmap
+        builtins.apply builtins.map builtins.filter functools.reduce _functools.reduce itertools.starmap
+        itertools.takewhile itertools.dropwhile itertools.filterfalse operator.call _operator.call
+        atexit.register signal.signal weakref.finalize sched.scheduler
         """,
-        _FILES: "builtins.open io.open _io.open io.FileIO _io.FileIO codecs.open",
+        _FILES: """
+        builtins.open io.open _io.open io.open_code _io.open_code io.FileIO _io.FileIO codecs.open
+        bz2.open bz2.BZ2File gzip.open gzip.GzipFile lzma.open lzma.LZMAFile aifc.open sunau.open wave.open
+        wave.Wave_write logging.FileHandler logging.basicConfig numpy.save numpy.savez numpy.savez_compressed
+        numpy.savetxt numpy.memmap numpy.lib.npyio.save numpy.lib.npyio.savetxt numpy.lib._npyio_impl.save
+        numpy.lib._npyio_impl.savetxt torch.save torch.serialization.save
+        xml.etree.ElementTree.ElementTree.write
+        """,
         _LOADS: """
         numpy.load numpy.lib.npyio.load pandas.read_pickle torch.jit.load torch.load
         torch.serialization.load torch.storage._load_from_bytes
         """,
         _STARTS_PROGRAMS: "commands.getoutput commands.getstatusoutput uuid._get_command_stdout",
+        "reaches the network": "xml.sax.parse syslog.syslog urllib.urlopen urllib2.urlopen",
     }
 )
 
@@ -177,12 +217,18 @@ def _python3_path(ref: GlobalRef) -> tuple[str, str]:
 def _danger(module: str, path: str) -> str:
     """Why a global is known to be dangerous; empty if it is not."""
     reason = _DANGEROUS_NAMES.get(path) or _DANGEROUS_MODULES.get(module)
+    if path in _RECORDS:
+        return ""
     if reason:
+        return reason
+    # A method is what its class is. No entry has more than five parts; a hostile path may have a million.
+    parts = path.split(".", 6)[:6]
+    classes = [".".join(parts[:count]) for count in range(2, len(parts))]
+    if reason := next((_DANGEROUS_NAMES[name] for name in classes if name in _DANGEROUS_NAMES), ""):
         return reason
     parts = path.split(".")
     for part in parts[1:-1]:
         if part in _REACHED_THROUGH:
             return f"reaches {part} through another module"
-    # No entry of the table has more than three parts; a hostile path may have a million.
-    outer = [".".join(parts[:count]) + "." for count in range(1, min(len(parts), 4))]
+    outer = [".".join(parts[:count]) + "." for count in range(1, min(len(parts), 6))]
     return next((_DANGEROUS_MODULES[name] for name in outer if name in _DANGEROUS_MODULES), "")
