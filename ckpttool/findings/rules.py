@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from ckpttool.findings import bytes as of_bytes
 from ckpttool.findings import names as of_names
 from ckpttool.findings.globals import Verdict
+from ckpttool.findings.one_rank import find_one_rank
 from ckpttool.findings.text import Evidence, about, name_branch, short_name
 from ckpttool.findings.weights_only import legacy_obstacle, plain_load, plain_load_fact, weights_only_verdict
 from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence
@@ -161,6 +162,7 @@ def _branch(group: Group) -> str:
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _globals,
     of_bytes.find_no_data,
+    find_one_rank,
     _other_loaders,
     _roots,
     of_names.find_wrappers,

@@ -240,6 +240,8 @@ class TensorReader:
         inner, attributes = inner._replace(attributes=_together(inner.attributes, *others)), tuple(more)
         if isinstance(inner.tensor, CompositeTensor) and inner.tensor.layout == "subclass":
             outer = inner.tensor._replace(type_name=cls.full_name, parts=inner.tensor.parts + attributes)
+            if cls.name == "DTensor":
+                outer = outer._replace(details=(*outer.details, *_spread(state)))
         elif attributes:
             parts = (Part(PLAIN_PART, inner.tensor), *attributes)
             outer = CompositeTensor("subclass", cls.full_name, inner.tensor.dtype, inner.tensor.shape, parts)
@@ -368,6 +370,17 @@ def _together(*nodes: Node) -> Node:
     """Nodes that may hold tensors as one; None if none may."""
     held = [node for node in nodes if isinstance(node, (Call, DictNode, SetNode, list, tuple))]
     return held[0] if len(held) == 1 else held or None
+
+
+def _spread(state: Node) -> tuple[tuple[str, Plain], ...]:
+    """What the ``_spec`` among the attributes of a DTensor says."""
+    from ckpttool.formats.pickled.dtensor import describe_spec
+
+    for half in state if type(state) is tuple else (state,):
+        for key, value in iter_items(dict_items(half)):
+            if key == "_spec":
+                return describe_spec(value)
+    return ()
 
 
 _Rebuild = Callable[[TensorReader, "tuple[Node, ...]", int], "StoredTensor | None"]

@@ -1,0 +1,74 @@
+"""What a DTensor says of itself: over which mesh of devices, and how, it is spread.
+
+- A rank saves its own ``_local_tensor`` and a ``DTensorSpec``, whose ``mesh`` is a ``DeviceMesh``, and whose
+  ``placements`` are ``Shard(dim)``, ``_StridedShard``, ``Replicate()`` or ``Partial(op)``, one for each
+  dimension of the mesh.
+- A mesh MAY have its sizes as a tensor ``mesh`` (to torch 2.8), as ``_layout.shape`` (2.9 on), or as
+  ``_layout.axes``, each with a ``shape`` (2.13).
+- The rank MAY be in ``_rank``; where in the mesh it is, in ``_coordinate_on_dim``.
+
+Source: ``torch/distributed/tensor/_dtensor_spec.py``, ``placement_types.py``, ``device_mesh.py``,
+``_mesh_layout.py`` of torch 2.13.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from ckpttool.formats.pickled.nodes import named_state
+from ckpttool.pickles.nodes import Call, Node
+from ckpttool.values.checkpoint import Plain
+
+_MOST_DIMS = 16  # of a mesh; more are not told of
+_MOST_STEPS = 64  # attributes looked at
+
+
+def describe_spec(spec: Node) -> tuple[tuple[str, Plain], ...]:
+    """``placements``, ``mesh`` (its sizes) and ``rank``, as far as they are said."""
+    attributes = _attributes(spec)
+    placements = attributes.get("placements")
+    if not isinstance(placements, (tuple, list)) or not 0 < len(placements) <= _MOST_DIMS:
+        return ()
+    details: list[tuple[str, Plain]] = [("placements", tuple(map(_placement, placements)))]
+    mesh = _attributes(attributes.get("mesh"))
+    sizes = _mesh_sizes(mesh)
+    if sizes and len(sizes) <= _MOST_DIMS and prod(sizes) < 1 << 32:
+        details.append(("mesh", sizes))
+    if type(rank := mesh.get("_rank")) is int:
+        details.append(("rank", rank))
+    return tuple(details)
+
+
+def _attributes(node: Node) -> dict[str, Node]:
+    """The first attributes of an object."""
+    if not isinstance(node, Call):
+        return {}
+    return dict(pair for pair, _ in zip(named_state(node), range(_MOST_STEPS), strict=False))
+
+
+def _placement(node: Node) -> str:
+    """``Shard(0)``, ``Replicate()``, ``Partial(sum)``."""
+    if not isinstance(node, Call):
+        return "?"
+    state = _attributes(node)
+    arguments = [str(state[key])[:20] for key in ("dim", "reduce_op") if type(state.get(key)) in (int, str)]
+    return f"{node.name.rpartition('.')[2][:40]}({', '.join(arguments)})"
+
+
+def _mesh_sizes(mesh: dict[str, Node]) -> tuple[int, ...]:
+    layout = _attributes(mesh.get("_layout"))
+    axes = layout.get("axes")
+    if isinstance(axes, (tuple, list)):
+        return tuple(prod(_ints(_attributes(axis).get("shape"))) for axis in axes[: _MOST_DIMS + 1])
+    if "shape" in layout:
+        return _ints(layout["shape"])
+    tensor = mesh.get("mesh")  # _rebuild_tensor_v2(storage, offset, size, …)
+    args = tensor.args if isinstance(tensor, Call) else ()
+    return _ints(args[2]) if isinstance(args, tuple) and len(args) > 2 else ()
+
+
+def _ints(node: Node) -> tuple[int, ...]:
+    """Sizes, or one; nothing for what is none."""
+    items = node if isinstance(node, (tuple, list)) else (node,)
+    sizes = tuple(item for item in items if type(item) is int and item > 0)
+    return sizes if len(sizes) == len(items) <= _MOST_DIMS else ()
