@@ -8,7 +8,7 @@ from functools import reduce
 
 from ckpttool.formats.carried import PREFIX
 from ckpttool.render.json import encode
-from ckpttool.render.tables import Line, Span, fill, hang
+from ckpttool.render.tables import Line, Span, cell_width, fill, hang
 from ckpttool.render.units import join_facts
 from ckpttool.render.views import View
 from ckpttool.values.checkpoint import Root
@@ -26,6 +26,7 @@ from ckpttool.values.words import (
 CONVERT_SCHEMA = "ckpttool/convert/1"
 
 _LABEL = 9  # width of the words on the left
+_LONGEST_SIZE = 36  # ``1,023 MiB in 999 ms (1,023 MiB/s)``
 _MOST_SHOWN = 6  # of one kind on a terminal; a pipe gets all
 _MEMORY = "at most 64 MiB"
 
@@ -35,7 +36,12 @@ _MEMORY = "at most 64 MiB"
 
 def iter_conversion(conversion: Conversion, width: int) -> Iterator[Line]:
     """The answer first, then what was kept, cast, tied, renamed and dropped, each list cut short."""
-    yield from fill([Span(fact, "title") for fact in _headline(conversion)], width, indent=0)
+    first, *rest = _headline(conversion)
+    what, how = [Span(fact, "title") for fact in (first, rest[0])], [Span(fact, "title") for fact in rest[1:]]
+    # How long it took has as many digits as it has: where a line ends must not hang on that.
+    room = width - sum(cell_width(span.text) + 3 for span in (*what, *how[1:])) - _LONGEST_SIZE
+    for pieces in ([*what, *how],) if room >= 0 else (what, how):
+        yield from fill(pieces, width, indent=0)
     yield []
     for label, text, style in _iter_facts(conversion, full=False):
         yield from hang(Span(f"  {label:<{_LABEL}}", "dim"), text, width, style)
