@@ -24,6 +24,7 @@ from sample_models.same_bytes import save_legacy
 from tests.hostile import pickles as op
 from tests.hostile.containers import torch_zip
 from tests.support.converting import convert
+from tests.support.grown import branches_in_branches
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
@@ -204,6 +205,16 @@ def test_values_and_nesting_come_back(tmp_path: Path) -> None:
         assert back["nan"] != back["nan"]
         assert back["config"][3] == "three" and back["config"]["deep"] == {"x": [1.5]}
     assert back["config"] == checkpoint["config"]
+
+
+def test_a_tensor_five_hundred_dicts_deep_comes_back(tmp_path: Path) -> None:
+    source = branches_in_branches(tmp_path / "deep.pt", 500)  # torch.save gives up long before
+    assert main(["convert", str(source), str(tmp_path / "new.pt"), "--quiet"]) == 0
+    found = torch.load(tmp_path / "new.pt")
+    for level in range(500):
+        assert found.keys() == {f"b{level}"}
+        found = found[f"b{level}"]
+    assert torch.equal(found["w"], torch.zeros(4))
 
 
 def test_training_checkpoint_survives_pt_to_pt(tmp_path: Path) -> None:

@@ -39,17 +39,25 @@ def build_tree(plan: ConversionPlan) -> Branch:
     kinds = {container.path: container.type_name for container in plan.containers}
 
     def branch_at(path: Root) -> Branch:
-        found = known.get(path)
-        if found is None:
-            found = known[path] = Branch(path, "")
-            put(path[:-1], path[-1], found)
+        missing: list[Root] = []  # not by recursion: how deep a file nests is its own choice
+        while path not in known:
+            missing.append(path)
+            path = path[:-1]
+        found = known[path]
+        known.update((below, Branch(below, "")) for below in missing)
+        for below in reversed(missing):
+            hang(found, below[-1], known[below])
+            found = known[below]
         return found
 
     def put(root: Root, name: Key, node: Node) -> None:
-        siblings = branch_at(root).children
-        if name in siblings:
-            raise MalformedCheckpoint("two things stand at one path", name=".".join(map(str, (*root, name))))
-        siblings[name] = node
+        hang(branch_at(root), name, node)
+
+    def hang(branch: Branch, name: Key, node: Node) -> None:
+        if name in branch.children:
+            path = ".".join(map(str, (*branch.path, name)))
+            raise MalformedCheckpoint("two things stand at one path", name=path)
+        branch.children[name] = node
 
     leaves: list[Leaf] = [*plan.values, *plan.tensors, *plan.objects]
     for leaf in leaves:
