@@ -194,6 +194,7 @@ def test_local_headers_of_large_members_say_their_size_in_zip64(tmp_path: Path) 
                 field, nbytes = struct.unpack_from("<2H", extra)
                 assert len(extra) >= 4 + nbytes  # APPNOTE 4.5.1: id, size, data
                 fields[field], extra = extra[4 : 4 + nbytes], extra[4 + nbytes :]
+            assert (1 in fields) == (unpacked == 0xFFFFFFFF)
             if 1 in fields:
                 assert (packed, unpacked, needed) == (0xFFFFFFFF, 0xFFFFFFFF, 45)
                 unpacked, packed = struct.unpack("<2Q", fields[1])
