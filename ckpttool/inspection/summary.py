@@ -13,6 +13,7 @@ from ckpttool.kinds.optimizer import OptimizerMatch
 from ckpttool.kinds.quantized import Survey
 from ckpttool.names.prefixes import Prefix
 from ckpttool.values.checkpoint import Basis, Checkpoint, Classification, Key, Kind, Root, TensorInfo
+from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.inspection import Copy, Group, Row, Summary, Weights, container_bases
 
 _WEIGHTS_KEYS = frozenset(
@@ -309,6 +310,15 @@ def _names_weights(root: Root) -> bool:
     return bool(root) and isinstance(root[-1], str) and root[-1].lower() in _WEIGHTS_KEYS
 
 
+_RANDOM_STATES = ((5056,), (16,))
+"""Bytes of ``torch.get_rng_state()`` (a Mersenne twister) and ``torch.cuda.get_rng_state()``, as uint8."""
+
+
+def _is_random_state(row: Row) -> bool:
+    value = row.entry.value
+    return value is not None and value.shape in _RANDOM_STATES and value.dtype is BY_NAME["uint8"]
+
+
 def title_of(
     checkpoint: Checkpoint,
     groups: Sequence[Group],
@@ -324,6 +334,8 @@ def title_of(
         return "TorchScript module"
     if not groups:
         return "no tensors"
+    if rows and all(map(_is_random_state, rows)):
+        return "states of random number generators"
     top = {value.name for value in checkpoint.values if not value.root}
     roles = [group.role for group in groups]
     if "pytorch-lightning_version" in top:

@@ -178,3 +178,10 @@ def test_a_glob_may_name_a_branch(tmp_path: Path) -> None:
     assert [row.entry.name for row in only.rows] == ["exp_avg"]
     without = inspect_checkpoint(checkpoint, exclude=("optimizer",))
     assert [row.entry.name for row in without.rows] == ["w"]
+
+
+def test_states_of_random_number_generators_are_no_state_dict(tmp_path: Path) -> None:
+    cpu, cuda = torch.get_rng_state(), torch.zeros(16, dtype=torch.uint8)
+    for value in ({"python": (3, (1, 2), None), "cpu": cpu}, {"step": 3, "a": cpu, "b": [cuda, cuda]}):
+        assert inspect(tmp_path, value).title == "states of random number generators"
+    assert inspect(tmp_path, {"w.weight": torch.zeros(3), "cpu": cpu}).title == "state_dict"
