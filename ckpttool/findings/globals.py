@@ -197,7 +197,7 @@ _REACHED_THROUGH = frozenset("os sys subprocess builtins importlib shutil ctypes
 
 def judge_global(ref: GlobalRef) -> GlobalVerdict:
     """What is known of one global."""
-    module, path = _python3_path(ref)
+    module, path = python3_path(ref)
     if path in ALLOWED_GLOBALS or path in REGISTERED_GLOBALS:
         return GlobalVerdict(ref, Verdict.ALLOWED)
     if path in DTENSOR_GLOBALS:
@@ -206,7 +206,7 @@ def judge_global(ref: GlobalRef) -> GlobalVerdict:
     return GlobalVerdict(ref, Verdict.DANGEROUS if reason else Verdict.UNKNOWN, reason)
 
 
-def _python3_path(ref: GlobalRef) -> tuple[str, str]:
+def python3_path(ref: GlobalRef) -> tuple[str, str]:
     """Module and dotted path as Python 3 spells them: protocol 2 writes ``__builtin__ set``."""
     module, name = NAME_MAPPING.get(
         (ref.module, ref.name), (IMPORT_MAPPING.get(ref.module, ref.module), ref.name)

@@ -15,7 +15,13 @@ from ckpttool.findings import names as of_names
 from ckpttool.findings.globals import Verdict
 from ckpttool.findings.one_rank import find_one_rank
 from ckpttool.findings.text import Evidence, about, name_branch, short_name
-from ckpttool.findings.weights_only import legacy_obstacle, plain_load, plain_load_fact, weights_only_verdict
+from ckpttool.findings.weights_only import (
+    legacy_obstacle,
+    obstacles,
+    plain_load,
+    plain_load_fact,
+    weights_only_verdict,
+)
 from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence
 from ckpttool.values.inspection import Group, container_bases
 from ckpttool.values.words import cut, format_path, nbytes_of, plural, some
@@ -45,7 +51,11 @@ def _globals(evidence: Evidence) -> Iterator[Finding]:
         fact = f"torch.load fails, weights_only or not: it cannot read {obstacle}; the bytes are all here"
         yield Finding("legacy-unreadable", "error", "", fact)
     loads, reason = weights_only_verdict(evidence.checkpoint)
-    if loads is False and reason != obstacle:
+    found = [] if loads is None else obstacles(evidence.checkpoint)
+    if found:
+        fact = f"torch.load fails on it, weights_only or not, because of {some(found)}"
+        yield Finding("load-fails", "error", "", fact)
+    if loads is False and reason not in (obstacle, some(found)):
         fact = f"torch.load(weights_only=True) refuses it because of {reason}"
         yield Finding("weights-only-refuses", "warning", "", fact + (f"; {unknown}" if unknown else ""))
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ckpttool.findings.globals import GlobalVerdict, Verdict, judge_global
-from ckpttool.pickles.nodes import ON_OBJECT
+from ckpttool.findings.globals import ALLOWED_GLOBALS, GlobalVerdict, Verdict, judge_global, python3_path
+from ckpttool.pickles.nodes import CALLS_RESULT, MANY_DIGITS, MAX_DIGITS, NOT_UTF8, ON_OBJECT
 from ckpttool.values.checkpoint import Basis, Checkpoint, parts
-from ckpttool.values.words import cut, some
+from ckpttool.values.words import cut, plural, some
 
 _REFUSED_OPCODES = {
     0x30: "POP", 0x31: "POP_MARK", 0x32: "DUP",
@@ -55,14 +55,18 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
     """Whether ``torch.load(weights_only=True)`` of torch 2.13 takes the file's pickles, and why not.
 
     None where that question has no answer: nothing is pickled, or the archive is for another
-    loader. The answer is by globals and opcodes; a damaged file fails for other reasons.
+    loader. The answer is by globals, opcodes and what the reader noted; bytes of tensors are not looked at.
     """
     bases = {entry.declared.basis for entry in checkpoint.entries}
     if Basis.EXPORT in bases:
         return None, "an exported program: torch.export.load reads it"
     if Basis.TORCHSCRIPT in bases or any(_is_torchscript(ref.module) for ref in checkpoint.globals):
         return None, "TorchScript: torch.jit.load reads it"
-    if not checkpoint.globals and (checkpoint.entries or checkpoint.metadata):
+    if checkpoint.format == "torch_export":
+        return None, "an exported program: torch.export.load reads it"
+    if not checkpoint.globals and (
+        checkpoint.entries or checkpoint.metadata or "safetensors" in checkpoint.format
+    ):
         return None, "no pickle in it"
     refused = [v for v in map(judge_global, checkpoint.globals) if v.verdict is not Verdict.ALLOWED]
     if refused:
@@ -71,13 +75,77 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
         return False, "the bare pickle, which torch.load does not read"
     if obstacle := legacy_obstacle(checkpoint):
         return False, obstacle
+    if found := obstacles(checkpoint):
+        return False, some(found)
     opcodes = [_REFUSED_OPCODES[op] for op in sorted(checkpoint.rare_opcodes) if op in _REFUSED_OPCODES]
     if opcodes:
         return False, f"opcode{'s' * (len(opcodes) > 1)} {some(opcodes)}, which it does not know"
-    changes = [name for op, name in _CHANGES.items() if op in checkpoint.rare_opcodes]
-    if changes:
-        return False, f"{some(changes)} on an object, where it takes a list or a dict"
+    if NOT_UTF8 in checkpoint.rare_opcodes:
+        return False, "a string of Python 2 that is not UTF-8"
     return True, ""
+
+
+def obstacles(checkpoint: Checkpoint) -> list[str]:
+    """What no ``torch.load`` takes, weights_only or not; of objects of unknown classes nothing is known."""
+    found = list(checkpoint.obstacles)
+    known = True
+    for ref in checkpoint.globals:
+        path = python3_path(ref)[1]
+        if path not in ALLOWED_GLOBALS:
+            known = False
+        elif ref.arities:
+            least, most = ARITIES.get(path, (0, _ANY) if path in _CLASSES else (0, -1))
+            if most < 0:
+                found.append(f"a call of {path}, which is no function")
+                continue
+            found += [_call_of(path, count) for count in ref.arities if not least <= count <= most]
+    if MANY_DIGITS in checkpoint.rare_opcodes:
+        found.append(f"an integer of more than {MAX_DIGITS:,} digits")
+    if known:
+        changes = [name for op, name in _CHANGES.items() if op in checkpoint.rare_opcodes]
+        if changes:
+            found.append(f"{some(changes)} on an object, where it takes a list or a dict")
+        if CALLS_RESULT in checkpoint.rare_opcodes:
+            found.append("a call of an object that is no function")
+    return found
+
+
+def _call_of(path: str, count: int) -> str:
+    return f"a call of {path} with {plural(count, 'argument') if count >= 0 else 'no tuple of arguments'}"
+
+
+_ANY = 1 << 30  # arguments that a class may take
+_CLASSES = frozenset(
+    path
+    for path in ALLOWED_GLOBALS
+    if path.endswith("Tensor") or path in ("torch.storage.TypedStorage", "torch.storage.UntypedStorage")
+)
+ARITIES = {
+    "builtins.bytearray": (0, 3),
+    "builtins.complex": (0, 2),
+    "builtins.set": (0, 1),
+    "_codecs.encode": (1, 3),
+    "collections.Counter": (0, 1),
+    "collections.OrderedDict": (0, 1),
+    "torch.Size": (0, 1),
+    "torch.device": (1, 2),
+    "torch.nn.parameter.Parameter": (0, 2),
+    "torch.serialization._get_layout": (1, 1),
+    "torch._tensor._rebuild_from_type_v2": (4, 4),
+    "torch._utils._rebuild_tensor": (4, 4),
+    "torch._utils._rebuild_tensor_v2": (6, 7),
+    "torch._utils._rebuild_tensor_v3": (7, 8),
+    "torch._utils._rebuild_parameter": (3, 3),
+    "torch._utils._rebuild_parameter_with_state": (4, 4),
+    "torch._utils._rebuild_meta_tensor_no_storage": (4, 4),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": (4, 4),
+    "torch._utils._rebuild_device_tensor_from_numpy": (4, 4),
+    "torch._utils._rebuild_wrapper_subclass": (8, 8),
+    "torch._utils._rebuild_qtensor": (7, 7),
+    "torch._utils._rebuild_sparse_tensor": (2, 2),
+    "torch._utils._rebuild_nested_tensor": (4, 4),
+}
+"""How many arguments the functions among the allowed globals take; a test compares."""
 
 
 def legacy_obstacle(checkpoint: Checkpoint) -> str:

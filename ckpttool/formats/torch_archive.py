@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ckpttool.files.source import ByteSource
@@ -15,6 +15,7 @@ from ckpttool.pickles.nodes import PickleTree
 from ckpttool.values.checkpoint import Finding, Record, StorageRef
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint
 
+_MIN_VERSION, _MAX_VERSION = 1, 10  # caffe2/serialize/versions.h
 _TEXT_NBYTES = 4096  # version, byteorder and the like are a few bytes
 
 
@@ -48,6 +49,7 @@ class TorchArchive(NamedTuple):
     top: str
     big_endian: bool
     findings: tuple[Finding, ...]
+    obstacles: tuple[str, ...] = ()  # what torch's reader does not take
 
     def text(self, name: str) -> str | None:
         """A small text member, or None."""
@@ -120,7 +122,27 @@ def open_torch_archive(source: ByteSource, archive: ZipArchive) -> TorchArchive:
     byteorder = view.text("byteorder")
     if byteorder not in (None, "little", "big"):
         raise MalformedCheckpoint("unknown byte order", expected="little or big", actual=repr(byteorder))
-    return view._replace(big_endian=byteorder == "big")
+    return view._replace(big_endian=byteorder == "big", obstacles=tuple(_obstacles(view, outside)))
+
+
+def _obstacles(view: TorchArchive, outside: int) -> Iterator[str]:
+    """What PyTorchStreamReader (caffe2/serialize/inline_container.cc) of torch 2.13 refuses."""
+    if outside:
+        yield f"members outside the top folder {view.top!r}"
+    try:
+        version = view.text("version") or view.text(".data/version")
+    except CkptToolError:  # damaged, or far too long
+        version = ""
+    if version is None:
+        yield "a missing member version"
+    else:
+        digits = version.lstrip("+")
+        digits = digits[: len(digits) - len(digits.lstrip("0123456789"))]
+        if not digits or not _MIN_VERSION <= int(digits[:9]) <= _MAX_VERSION:
+            yield "a member version that is none of torch's"
+    odd = [name for name in view.records if not name.isascii()]
+    if any("\udc80" <= char <= "\udcff" for name in odd for char in name):
+        yield "a member whose name is not UTF-8"
 
 
 def describe_layout(view: TorchArchive) -> str:

@@ -59,7 +59,7 @@ def read(look: Look) -> Checkpoint:
         return ref
 
     findings = (*legacy.findings, _LEGACY)
-    contents = read_objects(legacy.tree, TensorReader(resolve), look.limits, findings=findings)
+    contents = read_objects(legacy.tree, TensorReader(resolve, id_length=6), look.limits, findings=findings)
     # Whatever stands in the four pickles around the object runs as well.
     contents = contents._replace(
         globals=merge_globals((contents.globals, *map(list_globals, legacy.around))),

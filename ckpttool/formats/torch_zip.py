@@ -36,7 +36,9 @@ def read(look: Look) -> Checkpoint:
     archive = look.parse(read_archive)
     view = open_torch_archive(look.source, archive)
     tree, findings = view.pickle("data.pkl", look.limits)
-    tensors = TensorReader(view.resolver(("data", "tensors")))
+    tensors = TensorReader(view.resolver(("data", "tensors")), id_length=5)
     contents = read_objects(tree, tensors, look.limits, findings=findings)
     records = tuple(archive.records.values())
-    return assemble(look.source, "torch_zip", describe_layout(view), contents, records, view.findings)
+    return assemble(
+        look.source, "torch_zip", describe_layout(view), contents, records, view.findings, view.obstacles
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckpttool.pickles.nodes import ON_OBJECT, Call, Global, Node, PersistentId, PickleCutOff
+from ckpttool.pickles.nodes import CALLS_RESULT, ON_OBJECT, Call, Global, Node, PersistentId, PickleCutOff
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
 
@@ -96,6 +96,8 @@ class Machine:
         node = Call(op, function, args, self.op_start)
         if isinstance(function, Global):
             function.add_call(node)
+        else:
+            self.rare_opcodes.add(CALLS_RESULT)
         self.push_node(node)
 
     def misuse(self, opcode: str, target: Node) -> MalformedCheckpoint:

@@ -21,26 +21,31 @@ class PickleCutOff(MalformedCheckpoint):
 # Shorter bytes hold no file, so nobody asks where they lie; a LocatedBytes takes 200 bytes more.
 LOCATED_NBYTES = 128
 LOCATED_CALLS = 4  # calls of one global whose places are kept; the rest are counted
+ADD_EXTENSION = ("copyreg", "add_extension")  # its calls say what the opcodes EXT1, EXT2 and EXT4 mean
+_ALL_CALLS = 1000
 MAX_INT_NBYTES = 512  # longer integers become BigInt: 100,000-bit ints are legal and useless here
 
 
 class Global:
     """A name that an unpickler would import; ``calls`` counts what applies it, ``first_calls`` are some."""
 
-    __slots__ = ("byte_offset", "calls", "first_calls", "module", "name")
+    __slots__ = ("arities", "byte_offset", "calls", "first_calls", "located", "module", "name")
 
     def __init__(self, module: str, name: str, byte_offset: int) -> None:
         self.module = module
         self.name = name
         self.byte_offset = byte_offset
         self.calls = 0
+        self.located = _ALL_CALLS if (module, name) == ADD_EXTENSION else LOCATED_CALLS
         self.first_calls: tuple[Call, ...] = ()
+        self.arities: set[int] = set()  # how many arguments it is given, -1 for what is no tuple of them
 
     def add_call(self, call: Call) -> None:
         """Count a call of it, whether or not its result is kept."""
-        if self.calls < LOCATED_CALLS:
+        if self.calls < self.located:
             self.first_calls += (call,)
         self.calls += 1
+        self.arities.add(len(call.args) if type(call.args) is tuple else -1)
 
     @property
     def full_name(self) -> str:
@@ -122,6 +127,17 @@ class LocatedBytes(bytes):
 
 ON_OBJECT = 0x100
 """Added in ``PickleTree.rare_opcodes`` to an opcode that changed an object, not a list or dict."""
+
+CALLS_RESULT = ON_OBJECT | 0x52
+"""In ``PickleTree.rare_opcodes``: what is called is no global, but an object."""
+
+NOT_UTF8 = 0x255
+"""In ``PickleTree.rare_opcodes``: a string of Python 2 that is not UTF-8."""
+
+MANY_DIGITS = 0x24C
+"""In ``PickleTree.rare_opcodes``: an integer in text that is longer than ``int()`` takes."""
+
+MAX_DIGITS = 4300  # sys.int_info.default_max_str_digits
 
 _MAPPINGS = frozenset(("collections.OrderedDict", "collections.Counter"))
 

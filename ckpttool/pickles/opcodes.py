@@ -13,8 +13,12 @@ from warnings import catch_warnings, simplefilter
 
 from ckpttool.pickles.machine import Machine
 from ckpttool.pickles.nodes import (
+    ADD_EXTENSION,
     LOCATED_NBYTES,
+    MANY_DIGITS,
+    MAX_DIGITS,
     MAX_INT_NBYTES,
+    NOT_UTF8,
     BigInt,
     Call,
     DictNode,
@@ -50,6 +54,8 @@ def _long_text(m: Machine, pos: int) -> int:
 
 def _decimal(m: Machine, text: bytes) -> int | BigInt:
     """An integer in decimal; ``int()`` is quadratic, so long ones only give their size."""
+    if len(text) > MAX_DIGITS:
+        m.rare_opcodes.add(MANY_DIGITS)
     if len(text) > 1233:  # digits of 2**4096
         return BigInt(len(text) * 3322 // 1000)
     try:
@@ -91,6 +97,7 @@ def _python2_string(m: Machine, raw: bytes) -> None:
         m.stack.append(raw.decode("utf-8"))
     except UnicodeDecodeError:
         m.stack.append(raw)
+        m.rare_opcodes.add(NOT_UTF8)
 
 
 def _string_text(m: Machine, pos: int) -> int:
@@ -303,10 +310,23 @@ def _memoize(m: Machine, pos: int) -> int:
 
 def _ext(size_nbytes: int, size: Callable[[bytes, int], tuple[int]]) -> Callable[[Machine, int], int]:
     def opcode(m: Machine, pos: int) -> int:
-        m.stack.append(m.global_("copyreg.extension", str(size(m.data, pos)[0])))
+        code = size(m.data, pos)[0]
+        m.stack.append(m.global_(*_registered(m, code) or ("copyreg.extension", str(code))))
         return pos + size_nbytes
 
     return opcode
+
+
+def _registered(m: Machine, code: int) -> tuple[str, str] | None:
+    """What a call of ``copyreg.add_extension`` in this pickle gave a code for: the first, others fail."""
+    register = m.globals.get(ADD_EXTENSION)
+    for call in register.first_calls if register is not None else ():
+        args = call.args
+        if type(args) is tuple and len(args) == 3 and type(args[2]) is int and args[2] == code:
+            module, name = args[:2]
+            if type(module) is str and type(name) is str:
+                return module, name
+    return None
 
 
 def _global_text(m: Machine, pos: int) -> int:
@@ -332,6 +352,8 @@ def _build(m: Machine, pos: int) -> int:
         if target.states is None:
             target.states = []
         target.states.append(state)
+        if not is_mapping_call(target):
+            m.note_change_of_object()
     else:  # setattr on something already there, e.g. a class: keep it in sight as a call
         m.note_change_of_object()
         m.stack[-1] = Call("build", target, (state,), m.op_start)

@@ -20,7 +20,14 @@ from struct import Struct
 from struct import error as StructError
 
 from ckpttool.pickles.machine import Machine
-from ckpttool.pickles.nodes import LOCATED_CALLS, Call, Global, PersistentId, PickleCutOff, PickleTree
+from ckpttool.pickles.nodes import (
+    CALLS_RESULT,
+    Call,
+    Global,
+    PersistentId,
+    PickleCutOff,
+    PickleTree,
+)
 from ckpttool.pickles.opcodes import RARE
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 
@@ -39,7 +46,12 @@ def parse_pickle(data: bytes, *, start: int = 0, max_ops: int, max_nodes: int, m
         MalformedCheckpoint: truncated, unknown opcode, stack or memo misuse, text that is not UTF-8.
         LimitExceeded: more opcodes, nodes or memo entries than allowed.
     """
-    return _run(Machine(data, start, max_ops, max_nodes, max_name))
+    machine = Machine(data, start, max_ops, max_nodes, max_name)
+    try:
+        return _run(machine)
+    except MalformedCheckpoint as error:
+        error.named = tuple((node.module, node.name, node.calls > 0) for node in machine.globals.values())
+        raise
 
 
 def _run(machine: Machine) -> PickleTree:
@@ -104,9 +116,12 @@ def _run(machine: Machine) -> PickleTree:
                 function = stack[-1]
                 stack[-1] = call = Call("reduce", function, args, pos - 1)
                 if type(function) is Global:
-                    if function.calls < LOCATED_CALLS:
+                    if function.calls < function.located:
                         function.first_calls += (call,)
                     function.calls += 1
+                    function.arities.add(len(args) if type(args) is tuple else -1)
+                else:
+                    rare_opcodes.add(CALLS_RESULT)
                 nodes += 1
                 if nodes > max_nodes:
                     raise machine.too_many_nodes()

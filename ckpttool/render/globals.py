@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ckpttool.findings.globals import GlobalVerdict, Verdict
-from ckpttool.findings.weights_only import judge_all, plain_load, plain_load_fact, weights_only_verdict
+from ckpttool.findings.weights_only import (
+    judge_all,
+    obstacles,
+    plain_load,
+    plain_load_fact,
+    weights_only_verdict,
+)
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.values.checkpoint import Checkpoint
 from ckpttool.values.words import NAME_LIMIT, format_count, plural, safe
@@ -24,6 +30,8 @@ _COLUMNS = (
 def weights_only_fact(checkpoint: Checkpoint) -> str:
     """Return ``loads with weights_only=True: yes`` or ``no``; empty where nobody would ask."""
     loads, _ = weights_only_verdict(checkpoint)
+    if loads is False and obstacles(checkpoint):
+        return "no torch.load takes it"
     return "" if loads is None else f"loads with weights_only=True: {'yes' if loads else 'no'}"
 
 

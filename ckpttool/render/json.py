@@ -247,5 +247,5 @@ def numbers(values: Sequence[Number]) -> list[object]:
 def _global_object(item: GlobalRef) -> dict[str, object]:
     _, verdict, reason = judge_global(item)
     fields = encode(item)
-    places = fields.pop("places")
+    places, _ = fields.pop("places"), fields.pop("arities")
     return {**fields, "verdict": verdict.value, "reason": reason, "places": places}

@@ -418,7 +418,8 @@ class Container(NamedTuple):
 class GlobalRef(NamedTuple):
     """A global that an ordinary unpickler would import. ``places`` are the first few uses.
 
-    ``called``: a REDUCE, NEWOBJ, OBJ or INST of the pickle applies it, ``calls`` of them in all.
+    ``called``: a REDUCE, NEWOBJ, OBJ or INST of the pickle applies it, ``calls`` of them in all, with as many
+    arguments as ``arities`` says (-1: they are no tuple).
     """
 
     module: str
@@ -426,6 +427,7 @@ class GlobalRef(NamedTuple):
     called: bool
     places: tuple[str, ...] = ()
     calls: int = 0
+    arities: tuple[int, ...] = ()
 
 
 class Record(NamedTuple):
@@ -476,6 +478,7 @@ class Checkpoint(NamedTuple):
     (safetensors). ``rare_opcodes`` are those that its pickles use besides what every torch pickle has.
     Where facts that a conversion carried were put back (``formats.carried``), ``stored`` is the checkpoint
     as the file itself has it, and ``put_back`` are root and name of the entries that are no keys of the file.
+    ``obstacles`` say what of the file torch cannot load, though it is read here.
     ``digests`` stand for bytes that are in no file (a manifest), by path.
     """
 
@@ -495,6 +498,7 @@ class Checkpoint(NamedTuple):
     ordered: bool = True
     module_extras: Mapping[Root, Mapping[str, ModuleExtras]] = {}
     rare_opcodes: frozenset[int] = frozenset()
+    obstacles: tuple[str, ...] = ()
     stored: Checkpoint | None = None
     put_back: frozenset[tuple[Root, Key]] = frozenset()
     digests: Mapping[Root, str] = {}

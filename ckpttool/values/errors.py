@@ -99,6 +99,7 @@ class MalformedCheckpoint(CkptToolError):
     ) -> None:
         super().__init__(what, path=path, hint=hint)
         self.name = name
+        self.named: tuple[tuple[str, str, bool], ...] = ()  # globals up to there, and whether they are called
         self.byte_offset = byte_offset
         self.expected = expected
         self.actual = actual

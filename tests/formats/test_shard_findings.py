@@ -59,7 +59,7 @@ def test_a_name_in_no_shard(model: Path) -> None:
 def test_a_name_in_another_shard_than_the_index_says(model: Path) -> None:
     weight_map = json.loads((model / INDEX).read_text("utf-8"))["weight_map"]
     write_index(model, {**weight_map, "a.bias": shard_name(2, 2)})
-    assert codes(read_folder(str(model), LIMITS, read_file)) == [("shard-key-elsewhere", "warning", "a.bias")]
+    assert codes(read_folder(str(model), LIMITS, read_file)) == [("shard-key-elsewhere", "error", "a.bias")]
 
 
 def test_a_name_that_the_index_lacks_is_read_and_said(model: Path) -> None:

@@ -28,6 +28,7 @@ from ckpttool.pickles.nodes import (
     iter_items,
 )
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+from tests.hostile import pickles as op
 from tests.hostile.mutate_pickle import mutate_pickle
 from tests.support.parsed import parse
 
@@ -279,6 +280,19 @@ def test_the_extension_registry_is_a_global_of_its_own(argument: bytes, code: in
     assert names(tree) == {f"copyreg.extension.{code}": True}
 
 
+@pytest.mark.parametrize("decoys", [0, 20])
+def test_a_code_that_the_pickle_registers_is_the_global_it_stands_for(decoys: int) -> None:
+    """As in Python: what ``copyreg.add_extension`` was told first."""
+    code = op.PROTO(2)
+    for number in range(decoys):
+        code += op.call("copyreg:add_extension", "a", f"b{number}", number + 1) + op.POP
+    for name in ("system", "popen"):
+        code += op.call("copyreg:add_extension", "os", name, 241) + op.POP
+    tree = parse(code + op.EXT1(241) + op.push(("true",)) + op.REDUCE + op.STOP)
+    assert names(tree) == {"copyreg.add_extension": True, "os.system": True}
+    assert "copyreg.extension.242" in names(parse(code + op.EXT1(242) + op.STOP))
+
+
 def test_each_way_to_make_an_object_is_a_call_with_its_arguments() -> None:
     cases = {
         b"(I1\nI2\niM\nC\n.": ("inst", (1, 2)),
@@ -286,9 +300,9 @@ def test_each_way_to_make_an_object_is_a_call_with_its_arguments() -> None:
         b"cM\nC\n(I1\nI2\ntR.": ("reduce", (1, 2)),
         b"cM\nC\n(I1\nI2\nt\x81.": ("newobj", (1, 2)),
     }
-    for pickled, (op, args) in cases.items():
+    for pickled, (way, args) in cases.items():
         call = parse(pickled).value
-        assert (call.op, call.args, call.function.full_name) == (op, args, "M.C")
+        assert (call.op, call.args, call.function.full_name) == (way, args, "M.C")
     call = parse(b"cM\nC\n(I1\nt}\x8c\x01kI2\ns\x92.").value
     args, kwargs = call.args
     assert (call.op, args, to_python(kwargs)) == ("newobj_ex", (1,), {"k": 2})

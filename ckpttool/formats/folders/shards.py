@@ -221,6 +221,7 @@ def _read_shards(
         module_versions=_merge_modules(part.module_versions for part in parts),
         module_extras=_merge_modules(part.module_extras for part in parts),
         globals=merge_globals(part.globals for part in parts),
+        obstacles=tuple(dict.fromkeys(obstacle for part in parts for obstacle in part.obstacles)),
         records=tuple(item for part in parts for item in part.records),
         findings=(*findings, *differing),
         ordered=all(part.ordered for part in parts),
@@ -261,7 +262,7 @@ def _merge_entries(
     return entries, [
         *_capped("shard-key-missing", "error", absent),
         *_capped("shard-key-twice", "error", twice),
-        *_capped("shard-key-elsewhere", "warning", elsewhere),
+        *_capped("shard-key-elsewhere", "error", elsewhere),
         *_capped("shard-key-unlisted", "warning", unlisted),
     ]
 

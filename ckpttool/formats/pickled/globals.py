@@ -10,7 +10,8 @@ from ckpttool.formats.pickled.tensors import TENSOR_GLOBALS
 from ckpttool.pickles.nodes import LOCATED_CALLS, Call, Global, Node, PickleTree
 from ckpttool.pickles.tree import parse_pickle
 from ckpttool.values.checkpoint import Finding, GlobalRef, Root
-from ckpttool.values.errors import CkptToolError
+from ckpttool.values.errors import CkptToolError, MalformedCheckpoint
+from ckpttool.values.words import cut, some
 
 # Every tensor calls one of these, or holds the result (its backward hooks): a place says nothing.
 _IN_EVERY_TENSOR = TENSOR_GLOBALS | {("collections", "OrderedDict")}
@@ -61,12 +62,13 @@ def list_globals(tree: PickleTree, places: Places | None = None) -> tuple[Global
         met = places.of(node) if places is not None else {}
         where = []
         name = (node.module, node.name)
-        for call in node.first_calls:
+        for call in node.first_calls[:LOCATED_CALLS]:
             place = met.pop(id(call), "")
             if place or name not in _IN_EVERY_TENSOR:
                 where.append(place or f"byte {tree.base + call.byte_offset} of {tree.within}")
         where = list(dict.fromkeys((*where, *met.values())))[:LOCATED_CALLS]
-        refs.append(GlobalRef(node.module, node.name, node.calls > 0, tuple(where), node.calls))
+        arities = tuple(sorted(node.arities))
+        refs.append(GlobalRef(node.module, node.name, node.calls > 0, tuple(where), node.calls, arities))
     return tuple(refs)
 
 
@@ -77,7 +79,15 @@ def parse_within(limits: Limits, data: bytes, start: int = 0, share: int = 1) ->
         CkptToolError: see ``parse_pickle``.
     """
     max_ops, max_nodes = limits.pickle_ops // share, limits.pickle_nodes // share
-    return parse_pickle(data, start=start, max_ops=max_ops, max_nodes=max_nodes, max_name=limits.name_nbytes)
+    try:
+        return parse_pickle(
+            data, start=start, max_ops=max_ops, max_nodes=max_nodes, max_name=limits.name_nbytes
+        )
+    except MalformedCheckpoint as error:
+        calls = [f"{m}.{n}" for m, n, called in error.named if called and (m, n) not in _IN_EVERY_TENSOR]
+        if calls and error.hint is None:
+            error.hint = f"a damaged pickle: an unpickler would call {some(calls, cut)} before it breaks off"
+        raise
 
 
 def absorb_following(tree: PickleTree, behind: bytes, left: int, limits: Limits) -> tuple[Finding, ...]:
@@ -126,8 +136,9 @@ def merge_globals(groups: Iterable[Iterable[GlobalRef]], *, distinct: bool = Fal
     for ref in chain.from_iterable(groups):
         old = merged.get(ref[:2])
         if old is not None:
+            places, arities = (*old.places, *ref.places), tuple(sorted({*old.arities, *ref.arities}))
             called, calls = old.called or ref.called, old.calls + ref.calls
-            ref = ref._replace(called=called, places=(*old.places, *ref.places), calls=calls)
+            ref = ref._replace(called=called, places=places, calls=calls, arities=arities)
         places = tuple(dict.fromkeys(ref.places)) if distinct else ref.places
         merged[ref[:2]] = ref._replace(places=places[:LOCATED_CALLS])
     return tuple(merged.values())

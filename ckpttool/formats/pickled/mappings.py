@@ -12,6 +12,7 @@ from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
 from ckpttool.formats.pickled.nodes import (
     is_mapping,
+    is_unhashable,
     iter_mapping,
     named_state,
     summarize,
@@ -35,6 +36,7 @@ class KeyReader:
         self._budget = budget
         self._limits = limits
         self._odd_keys = 0
+        self.unhashable = False  # whether no dict could have one of the keys
         self.objects: list[tuple[Key, Node]] = []  # keys that are objects; for the walk to take
 
     def children(self, items: Iterable[tuple[Node, Node]]) -> list[tuple[Key, Node]]:
@@ -56,6 +58,7 @@ class KeyReader:
         """A mapping key as a step of a path."""
         if type(node) in (int, str):
             return node  # type: ignore[no-any-return]
+        self.unhashable = self.unhashable or is_unhashable(node)
         plain, size = self._plain.sized(node, 0)
         if 0 <= size <= _MAX_KEY_SCALARS and not isinstance(plain, str):
             return OddKey(repr(plain), literal=True)

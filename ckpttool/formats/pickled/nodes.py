@@ -62,6 +62,7 @@ _NODE_NAMES: dict[type, str] = {DictNode: "dict", BigInt: "int", PersistentId: "
 _MAPPINGS = frozenset(
     "collections.OrderedDict collections.defaultdict collections.Counter builtins.dict".split()
 )
+_UNHASHABLE = _MAPPINGS | {"builtins.set", "builtins.bytearray", "builtins.list"}
 _SETS = frozenset(("builtins.set", "builtins.frozenset"))
 
 
@@ -80,6 +81,25 @@ def is_set(node: Node) -> bool:
         and (not node.args or isinstance(node.only_argument, (list, tuple)))
         and not (node.states or node.appended or node.items)
     )
+
+
+_MOST_HASHED = 1000  # items of a tuple that are looked at
+
+
+def is_unhashable(node: Node) -> bool:
+    """Whether a node is, or a tuple holds, what can be no key of a dict; unknown classes may."""
+    stack = [node]
+    for _ in range(_MOST_HASHED):
+        if not stack:
+            break
+        item = stack.pop()
+        if isinstance(item, (list, DictNode)) or (isinstance(item, SetNode) and not item.frozen):
+            return True
+        if isinstance(item, Call) and item.name in _UNHASHABLE:
+            return True
+        if isinstance(item, tuple):
+            stack += item[:_MOST_HASHED]
+    return False
 
 
 def is_computed(node: Call) -> bool:

@@ -32,6 +32,7 @@ from ckpttool.formats.pickled.nodes import (
     is_computed,
     is_mapping,
     is_set,
+    is_unhashable,
     iter_mapping,
     named_state,
     set_items,
@@ -112,6 +113,7 @@ class Contents(NamedTuple):
     globals: tuple[GlobalRef, ...]
     rare_opcodes: frozenset[int] = frozenset()
     findings: tuple[Finding, ...] = ()
+    obstacles: tuple[str, ...] = ()
 
     @classmethod
     def empty(cls) -> Contents:
@@ -152,7 +154,15 @@ def read_objects(
     refs = list_globals(tree, walk.places)
     for known in tree.globals.values():
         known.first_calls = ()  # they point back at it: the tree would stay until somebody looks for cycles
-    return walk.found._replace(globals=refs, rare_opcodes=tree.rare_opcodes, findings=findings)
+    tensors.check_rest(tree.persistent_ids)
+    if walk.keys.unhashable:
+        tensors.obstacles["a key of a dict, or an item of a set, that cannot be hashed"] = None
+    return walk.found._replace(
+        globals=refs,
+        rare_opcodes=tree.rare_opcodes,
+        findings=findings,
+        obstacles=tuple(tensors.obstacles),
+    )
 
 
 class _Walk:
@@ -277,7 +287,9 @@ class _Walk:
         if isinstance(node, Call):
             self.places.note(node, path)
         if is_set(node):
-            return list(enumerate(set_items(node)))
+            items = set_items(node)
+            self.keys.unhashable = self.keys.unhashable or any(map(is_unhashable, items))
+            return list(enumerate(items))
         if isinstance(node, Call):
             for versions, extras in self.metadata.read(node):
                 self.found.module_versions[path] = versions
@@ -506,6 +518,7 @@ def assemble(
     contents: Contents,
     records: tuple[Record, ...] = (),
     findings: tuple[Finding, ...] = (),
+    obstacles: tuple[str, ...] = (),
 ) -> Checkpoint:
     """A ``Checkpoint`` of one file from what its pickle says."""
     return Checkpoint(
@@ -523,4 +536,5 @@ def assemble(
         records=records,
         findings=findings + contents.findings,
         rare_opcodes=contents.rare_opcodes,
+        obstacles=obstacles + contents.obstacles,
     )

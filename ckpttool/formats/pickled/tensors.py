@@ -7,7 +7,7 @@ as ``torch.`` is no reason for trust. Sources: ``torch/_utils.py``, ``torch/_ten
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ckpttool.formats.pickled.arguments import (
@@ -67,13 +67,21 @@ class StoredTensor(NamedTuple):
 class TensorReader:
     """Turns calls into tensors, asking the container where their storages lie."""
 
-    def __init__(self, resolve: StorageResolver, resolve_nested: NestedResolver | None = None) -> None:
+    def __init__(
+        self,
+        resolve: StorageResolver,
+        resolve_nested: NestedResolver | None = None,
+        id_length: int | None = None,
+    ) -> None:
         self.resolve = resolve
+        self.id_length = id_length  # of persistent ids, as the container's loader takes them apart
         self.resolve_nested = resolve_nested
         self.nested_storages: dict[int, tuple[StorageRef, StorageClaim]] = {}  # by id of the node
         self.first_claims: dict[str, StorageClaim] = {}  # by key
         self.dims = 0  # of all tensors so far
         self.parts = 0  # tensors inside tensors so far
+        self.obstacles: dict[str, None] = {}  # what torch would not take, in order
+        self.storages = 0  # persistent ids that were read
         self.numbers = 0  # scales and zero points in lists so far
         self.barren: set[int] = set()  # containers of subclasses' attributes that hold no tensor, by id
 
@@ -110,8 +118,7 @@ class TensorReader:
     def tensor_v2(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, hooks[, metadata])``."""
         info = self.strided(args, None, args[6] if len(args) > 6 else None)
-        requires_grad = args[4]
-        return StoredTensor(info, requires_grad if type(requires_grad) is bool else None)
+        return StoredTensor(info, self.flag(args[4], info))
 
     def tensor_v1(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_tensor(storage, storage_offset, size, stride)``."""
@@ -120,7 +127,16 @@ class TensorReader:
     def tensor_v3(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_tensor_v3(…, requires_grad, hooks, dtype[, metadata])`` over an untyped storage."""
         info = self.strided(args, read_dtype(args[6]), args[7] if len(args) > 7 else None)
-        return StoredTensor(info, read_flag(args[4]))
+        return StoredTensor(info, self.flag(args[4], info))
+
+    def flag(self, node: Node, tensor: Tensor) -> bool | None:
+        """``requires_grad`` of a tensor; None where it is no bool."""
+        if type(node) is not bool:
+            self.obstacles["a tensor whose requires_grad is neither true nor false"] = None
+            return None
+        if node and tensor.dtype is not None and tensor.dtype.is_whole:
+            self.obstacles["a tensor of whole numbers that requires a gradient"] = None
+        return bool(node)
 
     def strided(self, args: tuple[Node, ...], dtype: DType | None, metadata: Node) -> TensorInfo:
         """The first four arguments of every strided rebuild."""
@@ -162,6 +178,7 @@ class TensorReader:
             if known is None:
                 known = self.nested_storages[id(node)] = self.nested_storage(node)
             return known
+        self.storages += 1
         claim = parse_storage_id(node.pid)
         first = self.first_claims.setdefault(claim.key, claim)
         # torch takes type and size from whichever it meets first; it writes no file in which they differ.
@@ -169,11 +186,38 @@ class TensorReader:
         if first is not claim and element_type(first) != element_type(claim):
             raise MalformedCheckpoint("a storage is given two types", name=claim.key)
         ref = self.resolve(claim)
+        if first is claim:
+            self.check_claim(node.pid, claim, ref)
         nbytes = claim.view_offset * claim.unit_nbytes + claim.nbytes
         if nbytes > ref.nbytes:
             what, needed = "a storage is smaller than its pickle says", f"{nbytes} bytes"
             raise MalformedCheckpoint(what, name=claim.key, expected=needed, actual=ref.nbytes)
         return ref, claim
+
+    def check_claim(self, pid: Node, claim: StorageClaim, ref: StorageRef) -> None:
+        """Note what the loader of the container would not take of a storage that it meets first."""
+        if self.id_length is not None and len(pid) != self.id_length:
+            self.obstacles[f"a storage's persistent id of {len(pid)} parts instead of {self.id_length}"] = (
+                None
+            )
+        if claim.whole_numel * claim.unit_nbytes != ref.nbytes:
+            self.obstacles["a storage of another size than its pickle says"] = None
+
+    def check_rest(self, persistent_ids: Sequence[PersistentId]) -> None:
+        """Note what is wrong with the persistent ids that no tensor holds: a loader resolves all of them."""
+        if self.storages >= len(persistent_ids):
+            return
+        for node in persistent_ids:
+            pid = node.pid
+            if type(pid) is tuple and pid and type(pid[0]) is str and pid[0] == "module":
+                continue  # how a legacy file names the source of a class: another loader's question
+            try:
+                claim = parse_storage_id(pid)
+                if claim.key not in self.first_claims:
+                    self.first_claims[claim.key] = claim
+                    self.check_claim(pid, claim, self.resolve(claim))
+            except MalformedCheckpoint as error:
+                self.obstacles[error.what] = None
 
     def nested_storage(self, node: Node) -> tuple[StorageRef, StorageClaim]:
         """A storage that is itself a file inside the pickle (``pickle.dump`` of a tensor)."""
@@ -191,7 +235,8 @@ class TensorReader:
     def meta(self, args: tuple[Node, ...], _depth: int) -> StoredTensor:
         """``_rebuild_meta_tensor_no_storage(dtype, size, stride, requires_grad)``."""
         shape, stride = self.geometry(args[1], args[2])
-        return StoredTensor(TensorInfo(read_dtype(args[0]), shape, stride, 0, None), read_flag(args[3]))
+        info = TensorInfo(read_dtype(args[0]), shape, stride, 0, None)
+        return StoredTensor(info, self.flag(args[3], info))
 
     # -- wrappers around one tensor -----------------------------------------------------------
 
@@ -200,7 +245,8 @@ class TensorReader:
         data = self.inner(args[0], depth)
         requires_grad = args[1] if len(args) > 1 else True
         attributes = data.attributes if len(args) < 4 else _together(data.attributes, args[3])
-        return data._replace(requires_grad=read_flag(requires_grad), is_parameter=True, attributes=attributes)
+        flag = self.flag(requires_grad, data.tensor)
+        return data._replace(requires_grad=flag, is_parameter=True, attributes=attributes)
 
     def from_cpu(self, args: tuple[Node, ...], depth: int) -> StoredTensor:
         """``_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)``."""
@@ -291,7 +337,7 @@ class TensorReader:
             raise malformed("_rebuild_wrapper_subclass", "its class is not a global")
         shape = read_sizes(args[2])
         composite = CompositeTensor("subclass", cls.full_name, read_dtype(args[1]), shape, ())
-        return StoredTensor(composite, read_flag(args[7]))
+        return StoredTensor(composite, self.flag(args[7], composite))
 
     # -- layouts ------------------------------------------------------------------------------
 
@@ -341,6 +387,8 @@ class TensorReader:
         elif layout in ("sparse_csc", "sparse_bsc"):
             names = ("ccol_indices", "row_indices", "values")
         size = data[len(names)]
+        if len(names) == 2 and len(data) > 3 and type(data[3]) not in (bool, type(None)):
+            self.obstacles["a sparse tensor that says neither yes nor no to being coalesced"] = None
         parts = self.named_parts(names, data, depth)
         dtype = parts[-1].value.dtype
         coalesced = read_flag(data[3]) if layout == "sparse_coo" and len(data) > 3 else None
