@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from ckpttool.files.source import ByteSource
 from ckpttool.formats import torch_legacy
 from ckpttool.formats.base import Limits, Look
@@ -17,16 +19,17 @@ from ckpttool.formats.pickled.globals import merge_globals
 from ckpttool.formats.pickled.objects import assemble, read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import TensorReader
-from ckpttool.pickles.nodes import PickleTree
+from ckpttool.pickles.nodes import PickleCutOff, PickleTree
 from ckpttool.values.checkpoint import Checkpoint, GlobalRef, StorageRef
 from ckpttool.values.dtypes import DType
-from ckpttool.values.errors import CkptToolError, UnsupportedFeature
+from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
 
-_TEXT_STARTS = b"(]}c"  # opcodes that protocols 0 and 1 begin a container or object with
+_TEXT_STARTS = b"(]}cVSIFL"  # opcodes that protocols 0 and 1 begin a container, object or value with
+_FOREIGN_MODULES = frozenset(("__builtin__", "torch", "numpy"))
 
 
 def sniff(look: Look) -> bool:
-    """PROTO 2 to 5 at the front, or a text protocol whose whole first pickle parses."""
+    """PROTO 2 to 5 at the front, or a text protocol whose first pickle parses, or calls something first."""
     head = look.head
     if len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
         return True
@@ -34,9 +37,22 @@ def sniff(look: Look) -> bool:
         return False
     try:
         look.parse(_read_first)
-    except CkptToolError:
-        return False
+    except CkptToolError as error:
+        return isinstance(error, MalformedCheckpoint) and _is_broken_off(error)
     return True
+
+
+def _is_broken_off(error: MalformedCheckpoint) -> bool:
+    """Whether what does not parse is a damaged pickle nonetheless, and no text that begins like one."""
+    names = [(module, name, called) for module, name, called in error.named if _is_dotted(f"{module}.{name}")]
+    if any(called for _, _, called in names):
+        return True
+    known = sys.stdlib_module_names | _FOREIGN_MODULES
+    return isinstance(error, PickleCutOff) and any(module.split(".")[0] in known for module, _, _ in names)
+
+
+def _is_dotted(path: str) -> bool:
+    return all(part.isidentifier() for part in path.split("."))
 
 
 def read(look: Look) -> Checkpoint:
