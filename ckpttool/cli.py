@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from ckpttool.commands.parser import Command, Group, wants_completion, words_to_complete
-from ckpttool.values.errors import CkptToolError, ModelImportFailed, redact
+from ckpttool.values.errors import TYPED, CkptToolError, ModelImportFailed, redact
 
 COMMANDS = (
     ("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),
@@ -36,8 +36,6 @@ EXAMPLES = ("ckpttool inspect decoder_training.pt", "ckpttool verify swin.pt --m
 
 _Bound = Callable[[], int]
 
-_TYPED: list[str] = []
-"""Arguments that hold an address, whose secrets no message may tell."""
 
 _REPORT = "internal error, please report"
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
@@ -47,7 +45,7 @@ _CLOSED_PIPE = 141  # 128 + SIGPIPE
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; every error ends here as one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _TYPED[:] = [argument for argument in arguments if "://" in argument]
+    TYPED[:] = [argument for argument in arguments if "://" in argument]
     _keep_streams_writable()
     try:
         status = _run(arguments)
@@ -186,7 +184,7 @@ def _usage_text(error: Exception) -> str | None:
     format_message = getattr(error, "format_message", None)
     if format_message is None or getattr(error, "exit_code", None) != 2:
         return None
-    text = _safe(" ".join(redact(str(format_message()), _TYPED).split()))
+    text = _safe(" ".join(redact(str(format_message())).split()))
     return text[:1].lower() + text[1:].removesuffix(".")
 
 
@@ -214,7 +212,7 @@ def _fail(
     if error is not None and os.environ.get("CKPTTOOL_TRACEBACK") == "1":
         import traceback
 
-        shown = redact("".join(traceback.format_exception(error)), _TYPED)
+        shown = redact("".join(traceback.format_exception(error)))
         lines += map(_safe, shown.rstrip().split("\n"))
     try:
         sys.stderr.write("\n".join(lines) + "\n")
@@ -236,7 +234,7 @@ def _safe(text: str, limit: int | None = None) -> str:
     """See ``values.words.safe``, which only an error needs; and no secrets of addresses."""
     from ckpttool.values.words import safe
 
-    return safe(redact(text, _TYPED), limit)
+    return safe(redact(text), limit)
 
 
 def _close_pipe() -> int:

@@ -24,6 +24,10 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CLOSING = ".,;:)]}>'\""  # of a sentence around an address
 
 
+TYPED: list[str] = []
+"""Arguments of this program that hold an address, for ``redact``."""
+
+
 def redact(text: str, typed: Iterable[str] = ()) -> str:
     """``text`` with every address as ``scheme://host/path``: no user, no password, no query, no fragment.
 
@@ -32,9 +36,13 @@ def redact(text: str, typed: Iterable[str] = ()) -> str:
     """
     if "://" not in text:
         return text
-    for argument in typed:
+    from ckpttool.values.words import safe
+
+    for whole in (*TYPED, *typed):
+        found = _ADDRESS.search(whole)
+        argument = whole[found.start() :] if found else whole  # of KEY=VALUE, the value
         known = _hidden(argument)
-        for spelled in (argument, repr(argument)[1:-1], " ".join(argument.split())):
+        for spelled in (argument, repr(argument)[1:-1], safe(argument), " ".join(argument.split())):
             text = text.replace(spelled, known)
     return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S*", lambda found: _hidden(found[0]), text)
 
