@@ -16,6 +16,7 @@ import ckpttool
 from ckpttool import formats
 from ckpttool.formats import read_checkpoint
 from ckpttool.values.errors import CkptToolError
+from sample_models.same_bytes import save_legacy
 
 
 @pytest.fixture(params=[True, False], ids=["enabled", "disabled"])
@@ -116,7 +117,7 @@ def test_nothing_of_a_pickle_stays_though_nobody_looks_for_cycles(tmp_path: Path
 
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     torch.save({"model": model.state_dict(), "epoch": 3}, tmp_path / "a.pt")
-    torch.save(model.state_dict(), tmp_path / "b.pt", _use_new_zipfile_serialization=False)
+    save_legacy(model.state_dict(), tmp_path / "b.pt")
     gc.collect()
     gc.disable()
     try:
