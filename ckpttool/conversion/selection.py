@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from ckpttool.conversion.containers import ContainerKind
 from ckpttool.names.globs import Globs
+from ckpttool.names.prefixes import find_counters
+from ckpttool.names.renames import AUTO
 from ckpttool.values.checkpoint import (
     Basis,
     CompositeTensor,
@@ -112,6 +114,7 @@ def _select_rows(
     keep, drop = Globs(options.keep), Globs(options.drop)
     modules = _module_roots(inspection)
     root, elsewhere = selection.root, _elsewhere(selection.root)
+    counters = _counters(inspection) if options.strip_prefix == AUTO else frozenset()
     for row in inspection.rows:
         entry = row.entry
         reason, asked = "", True
@@ -125,6 +128,8 @@ def _select_rows(
             reason = "--drop-known-buffers"
         elif container.holds_all and not _is_writable_path((*entry.root, entry.name)):
             reason, asked = "its key is an object", False
+        elif (entry.root, entry.name) in counters:
+            reason = "counts for AveragedModel, no part of the model"
         elif not options.non_persistent:
             # What follows is in a pickled module or an exported program, and no state_dict() would have it.
             if entry.declared.kind is Kind.NON_PERSISTENT_BUFFER:
@@ -140,6 +145,15 @@ def _select_rows(
                 selection.dropped.append(dropped_tensor(where, name, value, reason, asked=False))
             row = row._replace(entry=entry._replace(value=plain, subclass=entry.value.type_name))
         selection.rows.append(row)
+
+
+def _counters(inspection: Inspection) -> frozenset[tuple[Root, Key]]:
+    """Root and name of what the wrappers that ``--strip-prefix auto`` takes off keep for themselves."""
+    names: dict[Root, list[str]] = {}
+    for row in inspection.rows:
+        if isinstance(row.entry.name, str):
+            names.setdefault(row.entry.root, []).append(row.entry.name)
+    return frozenset((root, name) for root, those in names.items() for name in find_counters(those))
 
 
 def _module_roots(inspection: Inspection) -> set[Root]:

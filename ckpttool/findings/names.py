@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ckpttool.findings.text import Evidence, about, name_branch
-from ckpttool.names.prefixes import common_first_part
+from ckpttool.names.prefixes import AVERAGED, common_first_part
 from ckpttool.values.checkpoint import Entry, Finding, Key, Kind, Root
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.words import MOST_NAMED, cut, plural, some
@@ -39,6 +39,8 @@ def find_wrappers(evidence: Evidence) -> Iterator[Finding]:
         where = "stands inside" if inside else "is in front of"
         who = " around ".join(wrappers[:MOST_NAMED])
         fix = f'`sd = {{k.replace("{text}", ""): v for k, v in sd.items()}}`' if inside else _take_off(text)
+        if AVERAGED in wrappers:
+            fix += "; n_averaged is no part of it either: `convert --strip-prefix auto` drops it"
         severity = "warning" if 2 * names > total[key] else "info"
         fact = f"{cut(text)} ({who}) {where} {names:,} of {plural(total[key], 'name')}{branch}"
         yield Finding("wrapper-prefix", severity, "", f"{fact}: the bare model has none of it; {fix}")

@@ -18,7 +18,7 @@ from ckpttool.inspection.summary import (
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.classify import classify
 from ckpttool.kinds.quantized import survey_quantized
-from ckpttool.names.prefixes import find_prefixes
+from ckpttool.names.prefixes import find_prefixes, is_averaged
 from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Root
 from ckpttool.values.inspection import Inspection, Row
 
@@ -62,12 +62,14 @@ def inspect_checkpoint(
     rows = tuple(map(Row, entries, classifications, aliasing.tied_to))
     missing_rows = tuple(Row(entry, entry.declared) for entry in missing)
     tallies = tally_rows(rows)
-    weights_root = choose_weights_root(checkpoint, tallies) if applied is None else applied.root
     names: dict[Root, list[str]] = {at: [] for at, tally in tallies.items() if tally.is_state_dict}
     for entry in entries:
         if entry.root in names and isinstance(entry.name, str):
             names[entry.root].append(entry.name)
     prefixes = {at: found for at, those in names.items() if (found := find_prefixes(those))}
+    for at, found in prefixes.items():
+        tallies[at].averaged = is_averaged(found)
+    weights_root = choose_weights_root(checkpoint, tallies) if applied is None else applied.root
     groups = group_tallies(checkpoint, tallies, kinds.optimizers, prefixes)
     summary = summarize(rows, missing_rows, aliasing, tallies)
     text = "\n".join([str(entry.name) for entry in entries])

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from ckpttool.kinds.aliases import Aliasing
 from ckpttool.kinds.optimizer import OptimizerMatch
 from ckpttool.kinds.quantized import Survey
-from ckpttool.names.prefixes import Prefix
+from ckpttool.names.prefixes import Prefix, is_averaged
 from ckpttool.values.checkpoint import Basis, Checkpoint, Classification, Key, Kind, Root, TensorInfo
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.inspection import Copy, Group, Row, Summary, Weights, container_bases
@@ -42,7 +42,7 @@ _COUNTED = """
 class Tally:
     """Counts over the rows of one root. ``nbytes`` and ``*_numel`` leave tied entries out."""
 
-    __slots__ = (*_COUNTED, "unknown_numel", "tied_parameters", "nbytes", "module")
+    __slots__ = (*_COUNTED, "unknown_numel", "tied_parameters", "nbytes", "module", "averaged")
 
     def __init__(self) -> None:
         self.tensors = self.parameters = self.persistent_buffers = self.non_persistent_buffers = 0
@@ -50,6 +50,7 @@ class Tally:
         self.nbytes = self.parameter_numel = self.buffer_numel = self.unknown_numel = 0
         self.tied_parameters = 0
         self.module = False  # a pickled module, not a state_dict
+        self.averaged = False  # of an AveragedModel
 
     def add(self, other: Tally) -> None:
         """Add the counts of another root."""
@@ -169,6 +170,7 @@ def group_tallies(
             tally.unknown,
             tally.parameter_numel,
             _note(role, classes.get(root, ""), matches.get(root), prefixes.get(root, ())),
+            _averaged(root, prefixes.get(root, ())) if role in ("ema", "weights", "module") else "",
         )
         for (root, role), tally in merged.items()
     )
@@ -184,7 +186,7 @@ def _place(root: Root, tally: Tally, optimizers: Mapping[Root, OptimizerMatch]) 
             return root[: depth + 1], "optimizer"
     if tally.optimizer_state == tally.tensors:
         return root[:1], "optimizer"
-    if any(_is_ema_key(key) for key in root):
+    if any(_is_ema_key(key) for key in root) or (tally.averaged and not tally.module):
         return root, "ema"
     if tally.module:
         return root, "module"
@@ -197,6 +199,17 @@ def _is_optimizer_key(key: Key) -> bool:
 
 def _is_ema_key(key: Key) -> bool:
     return isinstance(key, str) and not _EMA_WORDS.isdisjoint(_WORD.findall(key.lower()))
+
+
+def _averaged(root: Root, prefixes: Sequence[Prefix]) -> str:
+    """What averaged copy of the weights stands at ``root``, by its wrapper or its keys; "" if none."""
+    if is_averaged(prefixes):
+        return "AveragedModel"
+    for key in root:
+        words = _EMA_WORDS.intersection(_WORD.findall(key.lower())) if isinstance(key, str) else ()
+        if words:
+            return next((word.upper() for word in ("ema", "swa") if word in words), "average")
+    return ""
 
 
 def _note(role: str, class_name: str, match: OptimizerMatch | None, prefixes: Sequence[Prefix]) -> str:

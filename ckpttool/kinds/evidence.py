@@ -127,7 +127,9 @@ def read_pickled_parameters(
         if known.kind is Kind.PARAMETER and STRENGTH[known.basis] >= STRENGTH[Basis.METADATA]:
             return {}
         # A Parameter that is a subclass is pickled as that, and packed weights are no Parameters at all.
-        if isinstance(entry.value, TensorInfo) and entry.value.dtype.kind != "quantized":
+        if isinstance(entry.value, TensorInfo) and not (
+            entry.subclass or entry.value.dtype.kind == "quantized"
+        ):
             note = "not pickled as a Parameter, as others here are"
             said[position] = Classification(Kind.PERSISTENT_BUFFER, Basis.PICKLED_PARAMETER, note=note)
     return said

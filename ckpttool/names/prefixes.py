@@ -9,7 +9,7 @@ an attribute of many a model, and only a person knows (``common_first_part`` fin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 ANYWHERE = {
@@ -28,6 +28,11 @@ LEADING: dict[tuple[str, ...], str] = {
 """Parts at the start of a name, and who puts them there."""
 
 _FIRST_PARTS = frozenset(parts[0] for parts in LEADING)
+
+AVERAGED = "AveragedModel, an average of the weights"
+_COUNTER = "n_averaged"
+"""What ``torch.optim.swa_utils.AveragedModel`` keeps beside ``module``: how many models it averaged."""
+_MOST = 8  # counters that are looked at; a hostile file has one behind every chain of wrappers
 
 
 class Prefix(NamedTuple):
@@ -48,14 +53,16 @@ def find_prefixes(names: Iterable[str]) -> tuple[Prefix, ...]:
     chains: Counter[tuple[str, tuple[str, ...]]] = Counter()
     inside: Counter[str] = Counter()
     names = list(names)
+    counters = find_counters(names)
+    averaged = {counter[: -len(_COUNTER)] for counter in counters}
     # One search of everything at once: nearly no file has a wrapper in the middle of a name.
     everything = "\n".join(names)
     inner = [part for part in ANYWHERE if f".{part}." in everything]
     for name in names:
         taken = 0
-        if name.partition(".")[0] in _FIRST_PARTS:
+        if name.partition(".")[0] in _FIRST_PARTS and name not in counters:
             parts = name.split(".")
-            taken, wrappers = _leading_parts(parts)
+            taken, wrappers = _leading_parts(parts, averaged)
             if taken:
                 chains[".".join(parts[:taken]) + ".", wrappers] += 1
         if inner:
@@ -67,6 +74,22 @@ def find_prefixes(names: Iterable[str]) -> tuple[Prefix, ...]:
         for part, count in inside.most_common()
     )
     return tuple(found)
+
+
+def find_counters(names: Iterable[str]) -> frozenset[str]:
+    """Those of ``names`` that count for an AveragedModel, beside its ``module.``: no part of the model.
+
+    Only where nothing but wrappers is around it, so that it is the whole that was averaged.
+    """
+    names = list(names)
+    found = [name for name in names if name.endswith(_COUNTER) and strip_wrappers(name) == _COUNTER]
+    inside = {name: f"{name[: -len(_COUNTER)]}module." for name in found}
+    return frozenset(name for name in found[:_MOST] if any(other.startswith(inside[name]) for other in names))
+
+
+def is_averaged(prefixes: Iterable[Prefix]) -> bool:
+    """Whether what bears ``prefixes`` is an AveragedModel."""
+    return any(AVERAGED in prefix.wrappers for prefix in prefixes)
 
 
 def common_first_part(names: Iterable[str]) -> str | None:
@@ -82,8 +105,11 @@ def strip_wrappers(name: str) -> str:
     return ".".join([*(part for part in parts[taken:-1] if part not in ANYWHERE), parts[-1]])
 
 
-def _leading_parts(parts: list[str]) -> tuple[int, tuple[str, ...]]:
-    """How many parts at the start belong to wrappers, and to which; the last part is never one."""
+def _leading_parts(parts: list[str], averaged: Collection[str] = ()) -> tuple[int, tuple[str, ...]]:
+    """How many parts at the start belong to wrappers, and to which; the last part is never one.
+
+    ``averaged`` are prefixes with their dot under which an AveragedModel stands.
+    """
     wrappers: list[str] = []
     taken = 0
     longest = len(parts) - 1
@@ -91,9 +117,14 @@ def _leading_parts(parts: list[str]) -> tuple[int, tuple[str, ...]]:
         for leading, wrapper in LEADING.items():
             end = taken + len(leading)
             if end <= longest and tuple(parts[taken:end]) == leading:
-                wrappers.append(wrapper)
+                is_average = averaged and leading == ("module",) and _joined(parts[:taken]) in averaged
+                wrappers.append(AVERAGED if is_average else wrapper)
                 taken = end
                 break
         else:
             break
     return taken, tuple(wrappers)
+
+
+def _joined(parts: list[str]) -> str:
+    return ".".join([*parts, ""])

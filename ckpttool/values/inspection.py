@@ -41,7 +41,8 @@ class Group(NamedTuple):
     ``role`` is ``weights``, ``optimizer``, ``ema``, ``module`` (a pickled module), or ``other``.
     ``parameters``, ``buffers`` (both persistences) and ``unknown`` count entries;
     ``parameter_numel`` and ``nbytes`` count tied entries once. ``note`` is a short fact such as
-    ``Adam, 127 parameters mapped by order`` or a wrapper prefix.
+    ``Adam, 127 parameters mapped by order`` or a wrapper prefix. ``averaged`` says of an averaged copy of
+    the weights what it is (``AveragedModel``, ``EMA``, ``SWA``, ``average``), also where it is all there is.
     """
 
     root: Root
@@ -53,6 +54,7 @@ class Group(NamedTuple):
     unknown: int
     parameter_numel: int
     note: str = ""
+    averaged: str = ""
 
 
 class Summary(NamedTuple):

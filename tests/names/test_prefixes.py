@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+from torch.optim.swa_utils import AveragedModel
 
-from ckpttool.names.prefixes import ANYWHERE, common_first_part, find_prefixes, strip_wrappers
+from ckpttool.names.prefixes import (
+    ANYWHERE,
+    AVERAGED,
+    LEADING,
+    common_first_part,
+    find_counters,
+    find_prefixes,
+    strip_wrappers,
+)
 
 
 def found(*names: str) -> list[tuple[str, int, int]]:
@@ -42,6 +53,30 @@ def test_wrappers_of_torch(wrapped: nn.Module, text: str, wrappers: tuple[str, .
     [prefix] = find_prefixes(names)
     assert (prefix.text, prefix.wrappers, prefix.matched, prefix.total) == (text, wrappers, 4, 4)
     assert [strip_wrappers(name) for name in names] == list(net().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("wrap", "text", "wrappers"),
+    [
+        (AveragedModel, "module.", (AVERAGED,)),
+        (lambda m: AveragedModel(nn.DataParallel(m)), "module.module.", (AVERAGED, LEADING["module",])),
+        (lambda m: nn.DataParallel(AveragedModel(m)), "module.module.", (LEADING["module",], AVERAGED)),
+    ],
+)
+def test_an_averaged_model_is_told_from_data_parallel(
+    wrap: Callable[[nn.Module], nn.Module], text: str, wrappers: tuple[str, ...]
+) -> None:
+    names = list(wrap(net()).state_dict())
+    [prefix] = find_prefixes(names)
+    assert (prefix.text, prefix.wrappers, prefix.matched, prefix.total) == (text, wrappers, 4, 5)
+    (counter,) = find_counters(names)
+    assert [strip_wrappers(name) for name in names if name != counter] == list(net().state_dict())
+
+
+def test_a_counter_of_another_make_is_no_averaged_model() -> None:
+    assert find_counters(["n_averaged", "weight"]) == frozenset()
+    assert find_counters(["net.n_averaged", "net.module.weight"]) == frozenset()
+    assert find_counters(["n_averaged", "modules.weight"]) == frozenset()
 
 
 def test_wrappers_inside_a_model() -> None:

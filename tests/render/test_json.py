@@ -107,6 +107,7 @@ ITEMS = {
         "unknown": int,
         "parameter_numel": int,
         "note": str,
+        "averaged": str,
     },
     "values": {"root": list, "name": (str, int), "value": object},
     "opaque": {"root": list, "name": (str, int), "type": str, "summary": str},
