@@ -18,7 +18,13 @@ from ckpttool.kinds.corroborate import (
     share_between_copies,
     share_between_ties,
 )
-from ckpttool.kinds.evidence import STRENGTH, is_final, read_pickled_modules, read_pickled_parameters
+from ckpttool.kinds.evidence import (
+    STRENGTH,
+    is_final,
+    read_pickled_modules,
+    read_pickled_parameters,
+    read_target_copies,
+)
 from ckpttool.kinds.known_names import load_name_table
 from ckpttool.kinds.optimizer import OptimizerMatch, find_groups, read_optimizers, split_state_root
 from ckpttool.kinds.state_dict import judge_state_dict
@@ -116,9 +122,11 @@ def _judge_weights(
     """
     entries = [checkpoint.entries[index] for index in indices]
     known = [
-        entry.declared if is_final(entry) else given.get(index, _declared(entry))
+        given.get(index) if entry.declared is UNCLASSIFIED else _settle(entry, given.get(index))
         for index, entry in zip(indices, entries, strict=True)
     ]
+    for at, copied in read_target_copies(entries).items():
+        known[at] = known[at] or copied
     versions = checkpoint.module_versions.get(root, {})
     judged = judge_state_dict(entries, known, versions, checkpoint.ordered)
     if buffers is not None:
@@ -136,8 +144,11 @@ def _strength(said: Classification) -> int:
     return STRENGTH[said.basis]
 
 
-def _declared(entry: Entry) -> Classification | None:
-    return None if entry.declared is UNCLASSIFIED or entry.declared == UNCLASSIFIED else entry.declared
+def _settle(entry: Entry, given: Classification | None) -> Classification | None:
+    """What is said of ``entry`` by its reader, or elsewhere in the file."""
+    if is_final(entry):
+        return entry.declared
+    return given or (None if entry.declared == UNCLASSIFIED else entry.declared)
 
 
 def _deepspeed_buffers(checkpoint: Checkpoint) -> dict[Root, frozenset[object]]:

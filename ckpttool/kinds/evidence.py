@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from ckpttool.kinds.state_dict import stands_as_written
@@ -43,23 +44,24 @@ def read_pickled_modules(
     there, of the same shapes; of several such places the one that has most of its path.
     """
     modules: dict[Root, list[Entry]] = {}
-    state_dicts: dict[Root, dict[str, int]] = {}
     for root, indices in by_root.items():
-        members = [entries[index] for index in indices if entries[index].declared.kind in _MEMBERS]
-        if members and members[0].declared.basis is Basis.PICKLED_MODULE:
-            if root and isinstance(root[-1], str) and len(modules) < _MOST_MODULES:
-                modules[root] = members
-        else:
-            open_ones = [(entries[index].name, index) for index in indices if not is_final(entries[index])]
-            state_dicts[root] = {name: index for name, index in open_ones if isinstance(name, str)}
+        declared = [entries[index] for index in indices if entries[index].declared is not UNCLASSIFIED]
+        members = [entry for entry in declared if entry.declared.kind in _MEMBERS]
+        is_module = members and members[0].declared.basis is Basis.PICKLED_MODULE
+        if is_module and root and isinstance(root[-1], str) and len(modules) < _MOST_MODULES:
+            modules[root] = members
     said: dict[int, Classification] = {}
-    for names in state_dicts.values() if modules else ():
-        for root, places in _find_places(modules, names).items():
-            members = modules[root]
+    for root, indices in by_root.items() if modules else ():
+        if root in modules:
+            continue
+        open_ones = [(entries[index].name, index) for index in indices if not is_final(entries[index])]
+        names = {name: index for name, index in open_ones if isinstance(name, str)}
+        for module, places in _find_places(modules, names).items():
+            members = modules[module]
             fitting = [place for place in places if _fits(members, place, names, entries)]
-            best = [place for place in fitting if _agreement(place, root) == _agreement(fitting[0], root)]
+            best = [place for place in fitting if _agreement(place, module) == _agreement(fitting[0], module)]
             for entry in members if len(best) == 1 else ():
-                note = f"as in the module pickled as {format_root(root)}"
+                note = f"as in the module pickled as {format_root(module)}"
                 said[names[f"{best[0]}{entry.name}"]] = Classification(
                     entry.declared.kind, Basis.COPY, note=note
                 )
@@ -103,6 +105,25 @@ def _fits(members: Sequence[Entry], place: str, names: Mapping[str, int], entrie
     return True
 
 
+_TARGET = re.compile(r"(?:^|\.)target_(?=\w*params\.)")
+
+
+def read_target_copies(entries: Sequence[Entry]) -> dict[int, Classification]:
+    """Of ``target_X_params.*`` beside ``X_params.*``, by position: torchrl keeps target networks in buffers.
+
+    Source: ``convert_to_functional`` in torchrl/objectives/common.py, 0.9.
+    """
+    targets = [at for at, entry in enumerate(entries) if "target_" in str(entry.name)]
+    names = {entry.name for entry in entries} if targets else set()
+    said = {}
+    for at in targets:
+        online, count = _TARGET.subn(lambda found: found[0][: -len("target_")], str(entries[at].name), 1)
+        if count and online in names:
+            note = "a target network: the parameters beside it once more, in buffers"
+            said[at] = Classification(Kind.PERSISTENT_BUFFER, Basis.COPY, note=note)
+    return said
+
+
 def read_pickled_parameters(
     entries: Sequence[Entry],
     found: Sequence[Classification],
@@ -115,7 +136,11 @@ def read_pickled_parameters(
     the order in which modules write, its module is not in ``_metadata``, or what is not pickled as a
     Parameter is one by evidence as strong.
     """
-    parameters = [entry for entry in entries if entry.declared.basis is Basis.PICKLED_PARAMETER]
+    parameters = [
+        entry
+        for entry in entries
+        if entry.declared is not UNCLASSIFIED and entry.declared.basis is Basis.PICKLED_PARAMETER
+    ]
     if not parameters or (ordered and not stands_as_written(entries)):
         return {}
     if versions and any(str(entry.name).rpartition(".")[0] not in versions for entry in parameters):

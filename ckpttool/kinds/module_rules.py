@@ -216,13 +216,16 @@ def _by_order(signature: Signature, context: Context, found: Found) -> Said:
 def _by_shape(signature: Signature, context: Context, found: Found) -> Said:
     """What has no elements is a placeholder; one narrow integer is a counter, more may be packed weights.
 
-    A weight of torch.nn that is without elements in one dimension only is of a layer of width 0.
+    A weight of torch.nn that is without elements in one dimension only is of a layer of width 0, and its bias
+    is no placeholder either.
     """
+    no_width = any(leaf.name == "weight" and leaf.shape == NARROW for leaf in signature.leaves)
     table = load_name_table()
     for index, leaf in enumerate(signature.leaves):
-        if leaf.shape == EMPTY or (
-            leaf.shape == NARROW and table.find(leaf.name, signature.module, NARROW) != table.of_torch
-        ):
+        of_layer = (leaf.shape == NARROW or no_width) and (
+            table.find(leaf.name, signature.module, leaf.shape) == table.of_torch
+        )
+        if leaf.shape in (EMPTY, NARROW) and not of_layer:
             yield index, _known(leaf, signature.module, _NO_ELEMENTS)
         elif leaf.shape == 0 and leaf.dtype in _PACKED:
             yield index, _known(leaf, signature.module, _ONE_INTEGER)
@@ -231,6 +234,8 @@ def _by_shape(signature: Signature, context: Context, found: Found) -> Said:
 # ---------------------------------------------------------------------------------------------------- names
 
 _LOSS = re.compile(r"(?:^|_)(?:loss|losses|criterion|cross_?entropy|nll|bce)(?:_|$)|(?:Loss|Entropy)$")
+_OF_NORMALISER = frozenset({"mean", "shift", "loc", "center"})
+_NORMALISER = _claim(Kind.UNKNOWN, Basis.NONE, "of a normaliser of data, or learnt")
 _CLASS_WEIGHTS = _claim(BUFFER, Basis.NAME, "weights of classes, in a loss")
 
 
@@ -252,6 +257,8 @@ def _by_name(signature: Signature, context: Context, found: Found) -> Said:
             yield index, _QUANTIZED
         elif unsure and leaf.name in ("weight", "bias"):
             yield index, _FROZEN_OR_OLD
+        elif leaf.name == "scale" and not _OF_NORMALISER.isdisjoint(names):
+            yield index, _NORMALISER
         elif leaf.name == "weight" and leaf.shape == 1 and in_loss:
             yield index, _CLASS_WEIGHTS
         else:

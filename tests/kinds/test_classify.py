@@ -200,12 +200,37 @@ def test_a_codebook_is_known_by_its_cluster_sizes() -> None:
         ("module._orig_mod.x.inv_freq", (4,), BUFFER),
         ("x._extra_state", (4,), Kind.EXTRA_STATE),
         ("state.0.exp_avg", (4,), Kind.OPTIMIZER_STATE),
+        ("cross_entropy.weight", (4,), BUFFER),
+        ("head.loss_fn.weight", (4,), BUFFER),
+        ("arcface_loss.weight", (4, 8), PARAMETER),
+        ("glossy.weight", (4,), PARAMETER),
+        ("layers.0.vec_layernorm.weight", (4,), UNKNOWN),
+        ("layers.0.norm.weight", (4,), PARAMETER),
+        ("pool._poolingconv_weight", (4,), UNKNOWN),
+        ("pool.conv_weight", (4,), PARAMETER),
     ],
 )
 def test_names(name: str, shape: tuple[int, ...], kind: Kind) -> None:
     said = by_name(checkpoint([entry(name, shape=shape)], ordered=False))[name]
     assert said.kind is kind
     assert said.basis in ((Basis.NONE,) if kind is UNKNOWN else (Basis.NAME, Basis.SIBLING))
+
+
+@pytest.mark.parametrize(
+    ("beside", "kind"),
+    [("inv_freq", BUFFER), ("zero_point", BUFFER), ("mean", UNKNOWN), ("shift", UNKNOWN), ("odd", PARAMETER)],
+)
+def test_what_a_scale_is_depends_on_what_stands_beside_it(beside: str, kind: Kind) -> None:
+    found = kind_of(checkpoint([entry("m.scale"), entry(f"m.{beside}")], ordered=False))
+    assert found["m.scale"] is kind
+
+
+def test_target_networks_of_reinforcement_learning_are_buffers() -> None:
+    """``target_X_params`` beside ``X_params``; a target encoder of another make is a module like any."""
+    names = ["value_params.0.weight", "target_value_params.0.weight", "target_policy_params.0.weight"]
+    names += ["encoder.weight", "target_encoder.weight"]
+    found = kind_of(checkpoint([entry(name) for name in names]))
+    assert [name for name, kind in found.items() if kind is BUFFER] == ["target_value_params.0.weight"]
 
 
 def test_the_table_names_nothing_twice() -> None:

@@ -210,7 +210,8 @@ def test_a_tensor_without_elements_is_a_buffer_unless_more_is_known(ordered: boo
     entries = [
         entry("a.weight", shape=(0,)),
         entry("a.odd", shape=(3, 0)),
-        entry("layer.weight", shape=(3, 0)),
+        entry("layer.weight", shape=(0, 3)),
+        entry("layer.bias", shape=(0,)),
         entry("b.weight_g", shape=(0, 1)),
         entry("b.weight_v", shape=(0, 3)),
     ]
@@ -218,6 +219,7 @@ def test_a_tensor_without_elements_is_a_buffer_unless_more_is_known(ordered: boo
         "a.weight": BUFFER,
         "a.odd": BUFFER,
         "layer.weight": PARAMETER,
+        "layer.bias": PARAMETER,
         "b.weight_g": PARAMETER,
         "b.weight_v": PARAMETER,
     }
