@@ -179,7 +179,6 @@ AMBIGUOUS = (
         "a norm of vectors, learnt where it is asked to be (ViSNet)",
         "vec_layernorm.weight vec_out_norm.weight",
     ),
-    Rule("weights of layers, fixed in some libraries (LightGCN)", "alpha", shape="n"),
     Rule(
         "learnt positions in some libraries, fixed ones in others",
         "encoder.positional_embedding rotary_emb.alpha freqs pe",
