@@ -17,7 +17,7 @@ from ckpttool.inspection.summary import (
 )
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.classify import classify
-from ckpttool.kinds.quantized import survey_quantized
+from ckpttool.kinds.quantized import may_be_quantized
 from ckpttool.names.prefixes import find_prefixes, is_averaged
 from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Root
 from ckpttool.values.inspection import Inspection, Row
@@ -74,7 +74,11 @@ def inspect_checkpoint(
     summary = summarize(rows, missing_rows, aliasing, tallies)
     text = "\n".join([str(entry.name) for entry in entries])
     weighed = entries if weights_root is None else [entry for entry in entries if entry.root == weights_root]
-    survey = survey_quantized(weighed, text)
+    survey = None
+    if may_be_quantized(weighed, text):
+        from ckpttool.kinds.quantized_modules import survey_modules
+
+        survey = survey_modules(weighed)
     evidence = Evidence(checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text, survey)
     return Inspection(
         checkpoint,

@@ -35,12 +35,8 @@ class Survey(NamedTuple):
     entries: frozenset[int]
 
 
-def survey_quantized(entries: Sequence[Entry], names: str) -> Survey | None:
-    """What of ``entries`` is quantised; None if nothing is. ``names`` are all names, to search at once."""
-    if not any(hint in names for hint in _HINTS) and not any(
+def may_be_quantized(entries: Sequence[Entry], names: str) -> bool:
+    """Whether it is worth a survey of ``entries``. ``names`` are all names, to search at once."""
+    return any(hint in names for hint in _HINTS) or any(
         type(entry.value) is CompositeTensor for entry in entries
-    ):
-        return None
-    from ckpttool.kinds.quantized_modules import survey_modules
-
-    return survey_modules(entries)
+    )
