@@ -165,7 +165,8 @@ class Sources:
     """The files of one checkpoint, each opened once and held for whoever reads it; for any threads.
 
     Beyond ``_MOST_OPEN`` the one that has been idle longest is closed, and is opened again when it is asked
-    for: then, and where ``check`` is called, it must be what it was at first.
+    for: then, and where ``check`` is called, it must be what it was at first. All are closed with the last
+    who holds this.
     """
 
     def __init__(self, files: Iterable[FileInfo] = ()) -> None:
@@ -209,6 +210,8 @@ class Sources:
         """Close every descriptor; what is asked for later is opened again."""
         while self._open:
             self._open.popitem()[1].close()
+
+    __del__ = close  # a program that runs many commands has only so many descriptors
 
     def take(self, path: str) -> FileSource:
         """The file at ``path``, open and not closed before ``leave``.

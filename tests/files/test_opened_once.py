@@ -72,3 +72,30 @@ def test_convert_opens_its_source_once(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_git_textconv_opens_the_file_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert opens(["git-textconv", str(folder / "a.pt")], monkeypatch) == {str(folder / "a.pt"): 1}
+
+
+COMMANDS = [
+    ["inspect", "a.pt"],
+    ["inspect", "a", "--json"],
+    ["inspect", "a.pt", "--stats"],
+    ["inspect", "a", "--digest"],
+    ["inspect", "text.pt"],
+    ["diff", "a.pt", "b"],
+    ["diff", "a", "text.pt"],
+    ["convert", "a", "out.safetensors", "--force"],
+    ["convert", "a.pt", "a.pt", "--force"],  # refused
+    ["git-textconv", "a.pt"],
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_no_command_leaves_a_file_open(
+    folder: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CKPTTOOL_TRACEBACK", raising=False)
+    (folder / "text.pt").write_text("no checkpoint")
+    main(arguments)
+    before = os.listdir("/proc/self/fd")
+    main(arguments)
+    assert os.listdir("/proc/self/fd") == before
