@@ -1,6 +1,7 @@
 """Work grows with what the author of a file counts, and no faster than n log n: in no command, for no count.
 
-The subjects are ``tests.support.grown.SUBJECTS``, the ways to count work ``tests.support.work``.
+The subjects are ``tests.support.grown.SUBJECTS``, the ways to count work ``tests.support.work``. Some of it
+runs with `make check`, all of it with `make fuzz`: it takes many minutes.
 """
 
 from __future__ import annotations
@@ -108,13 +109,21 @@ def test_the_lines_of_some_grow_with_their_count(folder: Path, subject: str, com
     _check_lines(folder, subject, command, 40)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("subject", [subject for subject in SUBJECTS if subject not in _NESTED])
-def test_the_lines_that_run_grow_with_the_count(folder: Path, subject: str) -> None:
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param(("json", "diff", "plan"), marks=pytest.mark.slow, id="some"),
+        pytest.param(tuple(_COMMANDS), marks=pytest.mark.fuzz, id="all"),  # five minutes
+    ],
+)
+def test_the_lines_that_run_grow_with_the_count(
+    folder: Path, subject: str, commands: tuple[str, ...]
+) -> None:
     size = 70 if subject in _FILES else 50  # above 64, the files that are held open
     for count in (size, 2 * size, 4 * size):
         _grow(folder, subject, count)
-    for command in _COMMANDS:
+    for command in commands:
         _check_lines(folder, subject, command, size)
 
 
@@ -134,7 +143,7 @@ _MOST = 24
 _NOTHING = 0.4  # seconds of the larger size: below it what grows faster is too little to be told from noise
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize(
     "subject", [subject for subject in SUBJECTS if subject not in (*_NESTED, "dimensions")]
 )
