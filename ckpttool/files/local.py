@@ -211,7 +211,10 @@ class Sources:
         while self._open:
             self._open.popitem()[1].close()
 
-    __del__ = close  # a program that runs many commands has only so many descriptors
+    def __del__(self) -> None:
+        """A program that runs many commands has only so many descriptors."""
+        with suppress(OSError):  # nothing was written
+            self.close()
 
     def take(self, path: str) -> FileSource:
         """The file at ``path``, open and not closed before ``leave``.

@@ -38,14 +38,16 @@ class Global:
         self.calls = 0
         self.located = _ALL_CALLS if (module, name) == ADD_EXTENSION else LOCATED_CALLS
         self.first_calls: tuple[Call, ...] = ()
-        self.arities: set[int] = set()  # how many arguments it is given, -1 for what is no tuple of them
+        self.arities: tuple[int, ...] = ()  # how many arguments it is given, -1 for what is no tuple of them
 
     def add_call(self, call: Call) -> None:
         """Count a call of it, whether or not its result is kept."""
         if self.calls < self.located:
             self.first_calls += (call,)
         self.calls += 1
-        self.arities.add(len(call.args) if type(call.args) is tuple else -1)
+        count = len(call.args) if type(call.args) is tuple else -1
+        if count not in self.arities:
+            self.arities += (count,)
 
     @property
     def full_name(self) -> str:

@@ -119,7 +119,9 @@ def _run(machine: Machine) -> PickleTree:
                     if function.calls < function.located:
                         function.first_calls += (call,)
                     function.calls += 1
-                    function.arities.add(len(args) if type(args) is tuple else -1)
+                    count = len(args) if type(args) is tuple else -1
+                    if count not in function.arities:
+                        function.arities += (count,)
                 else:
                     rare_opcodes.add(CALLS_RESULT)
                 nodes += 1

@@ -145,6 +145,8 @@ def test_a_state_is_kept_on_a_call_and_makes_one_of_anything_else() -> None:
     made = op.call("m:C")
     found = parse(op.PROTO(2) + made + op.push(1) + op.BUILD + op.push(2) + op.BUILD + op.STOP)
     assert (found.value.name, found.value.states) == ("m.C", [1, 2])
+    assert ON_OBJECT | op.BUILD[0] in found.rare_opcodes
+    found = parse(op.PROTO(2) + op.call("collections:OrderedDict") + op.push(1) + op.BUILD + op.STOP)
     assert not any(code & ON_OBJECT for code in found.rare_opcodes)
     found = parse(op.PROTO(2) + op.GLOBAL("m", "C") + op.push(1) + op.BUILD + op.STOP)
     assert (found.value.op, found.value.function.full_name, found.value.args) == ("build", "m.C", (1,))

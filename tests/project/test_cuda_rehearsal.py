@@ -52,6 +52,6 @@ def test_without_a_device_there_is_nothing_to_measure(capsys: pytest.CaptureFixt
 
 
 def test_make_cuda_needs_no_environment_of_ours() -> None:
-    command = ["make", "-n", "cuda", "PYTHON=some-python", "CUDA_ARGS=--gib 1"]
+    command = ["make", "--no-print-directory", "-n", "cuda", "PYTHON=some-python", "CUDA_ARGS=--gib 1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "some-python -m benchmarks.cuda --gib 1\n"

@@ -69,7 +69,7 @@ class Row(NamedTuple):
     """``number`` is the need; ``pasted`` occurs in the error, ``cause`` are words that `inspect` must say.
 
     ``build`` writes the file and returns what to inspect; ``provoke`` raises the error, ``heals`` loads what
-    the conversion wrote. ``following`` is how each command begins that is printed; M stands for the model.
+    the conversion wrote. ``following`` is how each printed command begins; MODEL stands for the model.
     """
 
     number: int
@@ -270,7 +270,7 @@ ROWS = [
     Row(1, "index 1841 is out of bounds", saved(net_state), ("1 non-persistent buffer missing, as designed",),
         (VERIFY,), with_model=True),
     Row(2, 'Unexpected key(s) in state_dict: "text_model.embeddings.position_ids"', saved(clip_state),
-        ("position_ids", "built anew by newer libraries", "not saved since 4.31"),
+        ("position_ids", "rebuilt by newer versions of the library", "not saved since 4.31"),
         (f"{CONVERT} {{path}} {{stem}}.safetensors --drop-known-buffers",),
         strictly(Clip), strictly(Clip)),
     Row(3, 'Missing key(s) in state_dict: "fc.bias"',
@@ -318,7 +318,7 @@ ROWS = [
         ("model", "← weights", "epoch 3"),
         (f"{CONVERT} {{path}} {{stem}}.safetensors --weights-only",), save, load_file),
     Row(20, "Attempting to deserialize object on", on_cuda_5,
-        ("saved on cuda:5 (2 storages)", 'map_location="cpu"'),
+        ("2 storages saved on cuda:5", 'map_location="cpu"'),
         (f"{CONVERT} {{path}} {{stem}}.safetensors",), load, load_file),
     Row(21, "copying a param with shape torch.Size([0]) from checkpoint",
         saved(lambda: {"fc.weight": torch.empty(0), "fc.bias": torch.empty(0)}),
@@ -326,7 +326,7 @@ ROWS = [
     Row(22, "No module named 'models'", whole_module, ("models.Whole", "whole pickled module"),
         (f"{CONVERT} {{path}} {{stem}}.safetensors", f"{GLOBALS} {{path}} --globals"), unpickle,
         strictly(lambda: nn.ModuleDict({"fc": nn.Linear(3, 4)}))),
-    Row(23, "non contiguous", saved(lambda: {"w": torch.ones(4, 3).t()}), ("not contiguous", "packs them"),
+    Row(23, "non contiguous", saved(lambda: {"w": torch.ones(4, 3).t()}), ("not contiguous", "packs the"),
         (f"{CONVERT} {{path}} {{stem}}.safetensors",), save, load_file),
     Row(23, "complex128", saved(lambda: {"c": torch.ones(3, dtype=torch.complex128)}),
         ("a dtype that safetensors does not have (complex128)",),
@@ -356,8 +356,8 @@ ROWS = [
     Row(32, "doesn't match the size", saved(lambda: trained(3, 4, 2)),
         ("2 tensors", "Adam, 4 parameters"), (f"{CONVERT} {{path}} {{stem}}.safetensors --weights-only",),
         restore_optimizer, strictly(lambda: nn.Linear(3, 4))),
-    Row(33, "", saved(adapter), ("of a LoRA adapter, saved without its name", "lora_A.default.weight"),
-        (f"{CONVERT} {{path}} {{stem}}.safetensors --rename", VERIFY), heals=has_default),
+    Row(33, "", saved(adapter), ("saved without an adapter name", "lora_A.default.weight"),
+        (f"{CONVERT} {{path}} {{stem}}.safetensors --rename",), heals=has_default),
     Row(34, "Cannot use ``weights_only=True`` with TorchScript archives", scripted, ("TorchScript",),
         (f"{CONVERT} {{path}} {{stem}}.safetensors",), load, strictly(lambda: nn.Linear(3, 4))),
     Row(35, 'Unexpected key(s) in state_dict: "metric.bin_boundaries"',
@@ -402,7 +402,7 @@ def test_inspect_names_the_cause_and_the_next_command(
         assert command.startswith(begins), command
         program, *words = shlex.split(command)
         assert program == "ckpttool"
-        status = cli.main(["net.py:Net" if word == "M" else word for word in words])
+        status = cli.main(["net.py:Net" if word == "MODEL" else word for word in words])
         assert status == 0 or (status == 1 and words[0] == "verify"), (command, capsys.readouterr())
     if row.heals is not None:
         row.heals(Path(shlex.split(printed[0])[3]))
