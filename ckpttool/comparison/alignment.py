@@ -243,17 +243,12 @@ def _without_part(
     taken = set()
     for item, name in rest:
         key = (item.root, _drop(name, part) if in_a else name)
-        if key in shorter and _shape(item) == _shape(shorter[key]):
+        if key in shorter and item.row.entry.shape == shorter[key].row.entry.shape:
             if key in taken:
                 return []
             taken.add(key)
             found.append((item, shorter[key]))
     return found
-
-
-def _shape(item: Placed) -> tuple[int, ...] | None:
-    value = item.row.entry.value
-    return None if value is None else value.shape
 
 
 def _drop(name: Key, part: str) -> Key:

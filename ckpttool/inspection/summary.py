@@ -311,7 +311,7 @@ def _find_copies(
 def _form(rows: Sequence[Row], root: Root) -> frozenset[tuple[Key, object]]:
     """Names and shapes of the parameters of one branch."""
     return frozenset(
-        (row.entry.name, row.entry.value.shape)
+        (row.entry.name, row.entry.shape)
         for row in rows
         if row.entry.root == root
         and row.classification.kind is Kind.PARAMETER

@@ -24,6 +24,7 @@ from ckpttool.kinds.evidence import (
     read_pickled_modules,
     read_pickled_parameters,
     read_target_copies,
+    strength,
 )
 from ckpttool.kinds.known_names import load_name_table
 from ckpttool.kinds.optimizer import OptimizerMatch, find_groups, read_optimizers, split_state_root
@@ -78,7 +79,7 @@ def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = No
             _judge_weights(checkpoint, root, indices, given, deepspeed.get(root), found)
     matches, named = match_optimizers(read_optimizers(groups, states), entries, weights, tied_to, found)
     # Judged again, for what an optimizer names says more of its neighbours.
-    given.update((at, said) for at, said in named.items() if _strength(found[at]) < _strength(said))
+    given.update((at, said) for at, said in named.items() if strength(found[at]) < strength(said))
     for trained in [root for root in weights if any(match.weights_root == root for match in matches)]:
         _judge_weights(checkpoint, trained, weights[trained], given, deepspeed.get(trained), found)
     share_between_copies(entries, list(weights.values()), found)
@@ -131,17 +132,13 @@ def _judge_weights(
     judged = judge_state_dict(entries, known, versions, checkpoint.ordered)
     if buffers is not None:
         for at, (entry, said) in enumerate(zip(entries, judged, strict=True)):
-            if not is_final(entry) and _strength(said) <= STRENGTH[Basis.METADATA]:
+            if not is_final(entry) and strength(said) <= STRENGTH[Basis.METADATA]:
                 kind = Kind.PERSISTENT_BUFFER if entry.name in buffers else Kind.PARAMETER
                 judged[at] = said._replace(kind=kind, basis=Basis.METADATA, note="DeepSpeed buffer_names")
     for at, said in read_pickled_parameters(entries, judged, versions, checkpoint.ordered).items():
         judged[at] = said
     for index, said in zip(indices, judged, strict=True):
         found[index] = said
-
-
-def _strength(said: Classification) -> int:
-    return STRENGTH[said.basis]
 
 
 def _settle(entry: Entry, given: Classification | None) -> Classification | None:

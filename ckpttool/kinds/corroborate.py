@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ckpttool.kinds.evidence import STRENGTH, is_final
+from ckpttool.kinds.evidence import is_final, strength
 from ckpttool.kinds.known_names import load_name_table
 from ckpttool.kinds.optimizer import Optimizer, OptimizerMatch, match_names, match_order
 from ckpttool.names.prefixes import strip_wrappers
@@ -96,7 +96,7 @@ def _is_weak(said: Classification) -> bool:
 
 def _identity(entry: Entry) -> tuple[Key, object]:
     """What an entry and its copies have in common: the bare model's name, and the shape."""
-    return strip_wrappers(entry.name) if isinstance(entry.name, str) else entry.name, _shape(entry)
+    return strip_wrappers(entry.name) if isinstance(entry.name, str) else entry.name, entry.shape
 
 
 def _match_root(
@@ -122,7 +122,7 @@ def _match_root(
         [index for index in single if found[index].basis is not Basis.DTYPE],
     ):
         if len(best) < optimizer.parameters <= len(candidates):
-            positions = match_order(optimizer, [_shape(entries[index]) for index in candidates])
+            positions = match_order(optimizer, [entries[index].shape for index in candidates])
             if len(positions) > len(best):
                 best = [candidates[position] for position in positions]
     return best, "order" if best else ""
@@ -143,7 +143,7 @@ def share_between_copies(
         for index in indices:
             key = keys[index] = _identity(entries[index])
             known = best.get(key)
-            if known is None or _strength(found[index]) > _strength(found[known]):
+            if known is None or strength(found[index]) > strength(found[known]):
                 best[key] = index
     for indices in copies:
         others = [best[keys[index]] for index in indices]
@@ -172,7 +172,7 @@ def share_between_ties(
         first = positions[id(tied_to[index])]
         groups.setdefault(first, [first]).append(index)
     for indices in groups.values():
-        best = max(indices, key=lambda index: _strength(found[index]))
+        best = max(indices, key=lambda index: strength(found[index]))
         for index in indices:
             if not is_final(entries[index]):
                 found[index] = _borrow(found[index], found[best], "tied to an entry of this kind")
@@ -180,17 +180,9 @@ def share_between_ties(
 
 def _borrow(own: Classification, other: Classification, note: str) -> Classification:
     """The kind of ``other`` for an entry with weaker evidence: inferred, even where it was exact there."""
-    if own.kind is other.kind or _strength(other) <= _strength(own):
+    if own.kind is other.kind or strength(other) <= strength(own):
         return own
     if own.kind not in _MEMBER_KINDS or other.kind not in _MEMBER_KINDS:
         return own
     basis = Basis.COPY if other.basis in EXACT_BASES else other.basis
     return Classification(other.kind, basis, note=note, rebuilt_since=other.rebuilt_since)
-
-
-def _shape(entry: Entry) -> tuple[int, ...] | None:
-    return None if entry.value is None else entry.value.shape
-
-
-def _strength(classification: Classification) -> int:
-    return STRENGTH[classification.basis]

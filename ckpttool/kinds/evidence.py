@@ -27,6 +27,11 @@ _MOST_PLACES = 8
 _MEMBERS = (Kind.PARAMETER, Kind.PERSISTENT_BUFFER)
 
 
+def strength(said: Classification) -> int:
+    """How strong the evidence is."""
+    return STRENGTH[said.basis]
+
+
 def is_final(entry: Entry) -> bool:
     """Whether the reader said what the entry is, or that it is nothing registered: no rule may say otherwise.
 
@@ -100,7 +105,7 @@ def _fits(members: Sequence[Entry], place: str, names: Mapping[str, int], entrie
     for entry in members:
         index = names.get(f"{place}{entry.name}")
         other = None if index is None else entries[index].value
-        if other is None or entry.value is None or other.shape != entry.value.shape:
+        if other is None or entry.value is None or other.shape != entry.shape:
             return False
     return True
 
@@ -149,7 +154,7 @@ def read_pickled_parameters(
     for position, (entry, known) in enumerate(zip(entries, found, strict=True)):
         if entry.declared != UNCLASSIFIED or known.kind not in (Kind.UNKNOWN, Kind.PARAMETER):
             continue
-        if known.kind is Kind.PARAMETER and STRENGTH[known.basis] >= STRENGTH[Basis.METADATA]:
+        if known.kind is Kind.PARAMETER and strength(known) >= STRENGTH[Basis.METADATA]:
             return {}
         # A Parameter that is a subclass is pickled as that, and packed weights are no Parameters at all.
         if isinstance(entry.value, TensorInfo) and not (

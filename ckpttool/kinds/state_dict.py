@@ -74,7 +74,7 @@ def _read_norms(entries: Sequence[Entry], facts: Sequence[_Facts]) -> tuple[set[
     for entry, fact in zip(entries, facts, strict=True):
         if fact[0] != "running_mean":
             continue
-        shapes = shapes or {other.name: _shape(other) for other in entries}
+        shapes = shapes or {other.name: other.shape for other in entries}
         path = str(entry.name)[: -len("running_mean")]
         mean, var, weight, bias = (
             shapes.get(f"{path}{name}") for name in ("running_mean", "running_var", "weight", "bias")
@@ -84,10 +84,6 @@ def _read_norms(entries: Sequence[Entry], facts: Sequence[_Facts]) -> tuple[set[
         elif weight is not None and f"{path}num_batches_tracked" not in shapes:
             own = own or weight != var or bias not in (None, weight)
     return even, own
-
-
-def _shape(entry: Entry) -> tuple[int, ...] | None:
-    return None if entry.value is None else entry.value.shape
 
 
 def group_by_module(entries: Sequence[Entry]) -> tuple[dict[str, list[int]], bool]:

@@ -374,6 +374,11 @@ class Entry(NamedTuple):
         """The value as a strided tensor, or None if it is composite or missing."""
         return None if isinstance(self.value, CompositeTensor) else self.value
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The sizes of the value; None where it is missing or has none (nested, uninitialised)."""
+        return None if self.value is None else self.value.shape
+
 
 class Value(NamedTuple):
     """A plain leaf beside the tensors: epoch, lr, a string, a list of numbers."""

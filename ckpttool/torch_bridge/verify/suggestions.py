@@ -96,7 +96,7 @@ def _renames(
 
 
 def _shape(entry: Entry | None) -> tuple[int, ...] | None:
-    return entry.value.shape if entry is not None and entry.value is not None else None
+    return None if entry is None else entry.shape
 
 
 def _common_end(a: str, b: str) -> int:
