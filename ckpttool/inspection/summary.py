@@ -252,10 +252,11 @@ def count_weights(
     rows: Sequence[Row], tallies: Mapping[Root, Tally], weights_root: Root | None, survey: Survey | None
 ) -> Weights:
     """Count the branch of the weights, or where it is not clear all branches but averaged copies."""
+    roles = {root: _place(root, tally, {})[1] for root, tally in tallies.items()}
+    averaged = {root for root, role in roles.items() if role == "ema" and tallies[root].is_state_dict}
+    counted = {root for root, role in roles.items() if role != "ema"}
     if weights_root is not None:
         counted = {weights_root}
-    else:
-        counted = {root for root, tally in tallies.items() if _place(root, tally, {})[1] != "ema"}
     total = Tally()
     for root in counted & tallies.keys():
         total.add(tallies[root])
@@ -268,7 +269,7 @@ def count_weights(
         total.unknown,
         total.parameter_numel,
         total.parameter_numel + total.buffer_numel + total.unknown_numel,
-        _find_copies(rows, tallies, counted),
+        _find_copies(rows, tallies, counted, averaged - counted),
     )
     if survey is None:
         return weights
@@ -285,38 +286,24 @@ def count_weights(
 
 
 def _find_copies(
-    rows: Sequence[Row], tallies: Mapping[Root, Tally], counted: AbstractSet[Root]
+    rows: Sequence[Row],
+    tallies: Mapping[Root, Tally],
+    counted: AbstractSet[Root],
+    averaged: AbstractSet[Root],
 ) -> tuple[Copy, ...]:
     """Branches that are called averaged, and those of the same names and shapes as the one that counts."""
-    averaged = [
-        root
-        for root, tally in tallies.items()
-        if root not in counted and tally.is_state_dict and _place(root, tally, {})[1] == "ema"
-    ]
-    alike: list[Root] = []
+    alike: set[Root] = set()
     if len(counted) == 1:
         (home,) = counted
         count = tallies[home].parameters if home in tallies else 0
-        alike = [
-            root
-            for root, tally in tallies.items()
-            if count and root != home and root not in averaged and tally.parameters == count
-        ]
-        if alike:
-            forms = {root: _form(rows, root) for root in (home, *alike[:_MOST_COMPARED])}
-            alike = [root for root in alike[:_MOST_COMPARED] if forms[root] == forms[home]]
+        others = (root for root in tallies if root != home and root not in averaged)
+        equal = [root for root in others if count and tallies[root].parameters == count][:_MOST_COMPARED]
+        forms: dict[Root, set[tuple[Key, object]]] = {root: set() for root in (home, *equal)}
+        for entry, classification, _ in rows if equal else ():
+            if classification.kind is Kind.PARAMETER and entry.value is not None and entry.root in forms:
+                forms[entry.root].add((entry.name, entry.shape))
+        alike = {root for root in equal if forms[root] == forms[home]}
     return tuple([Copy(root, root in averaged) for root in tallies if root in averaged or root in alike])
-
-
-def _form(rows: Sequence[Row], root: Root) -> frozenset[tuple[Key, object]]:
-    """Names and shapes of the parameters of one branch."""
-    return frozenset(
-        (row.entry.name, row.entry.shape)
-        for row in rows
-        if row.entry.root == root
-        and row.classification.kind is Kind.PARAMETER
-        and row.entry.value is not None
-    )
 
 
 def _names_weights(root: Root) -> bool:

@@ -235,6 +235,12 @@ def branches(path: Path, n: int) -> Path:
     return _write(path, _zip(code))
 
 
+def averaged_branches(path: Path, n: int) -> Path:
+    weights = _pairs([("a.weight", op.tensor()), ("a.bias", op.tensor())])
+    code = _pairs([("model", weights), *((f"ema{k}x", weights) for k in range(n))])
+    return _write(path, _zip(code))
+
+
 def branches_in_branches(path: Path, n: int) -> Path:
     code = op.EMPTY_DICT + b"".join(op.push(f"b{k}") + op.EMPTY_DICT for k in range(n))
     code += op.push("w") + op.tensor() + op.SETITEM * (n + 1)
@@ -374,10 +380,10 @@ SUBJECTS: dict[str, Grow] = {
         tensors_without_elements, shards_missing, shards_missing_but_few, shards, shards_without_an_index,
         shards_of_equal_names, keys_absent, keys_unlisted, keys_elsewhere, keys_twice, metadata_of_the_index,
         files_beside, stray_shards, checkpoints_beside, storages, storages_of_a_legacy_file, ties, views,
-        views_that_overlap, views_within_views, branches, branches_in_branches, lists_of_tensors, values,
-        values_in_branches, items_of_a_value, digits_of_a_value, length_of_a_value, objects,
-        attributes_of_an_object, globals_, globals_unused, modules_of_metadata, parameters_with_an_optimizer,
-        param_groups, optimizers, modules, modules_in_modules, devices, parts_of_a_tensor, composites,
-        members_of_no_use, opcodes_of_no_use, keys_of_no_text,
+        views_that_overlap, views_within_views, branches, averaged_branches, branches_in_branches,
+        lists_of_tensors, values, values_in_branches, items_of_a_value, digits_of_a_value, length_of_a_value,
+        objects, attributes_of_an_object, globals_, globals_unused, modules_of_metadata,
+        parameters_with_an_optimizer, param_groups, optimizers, modules, modules_in_modules, devices,
+        parts_of_a_tensor, composites, members_of_no_use, opcodes_of_no_use, keys_of_no_text,
     )
 }  # fmt: skip
