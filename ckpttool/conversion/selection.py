@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from ckpttool.conversion.containers import ContainerKind
@@ -63,12 +64,15 @@ def select(inspection: Inspection, options: Options, container: ContainerKind) -
     selection = Selection(
         root, root is not None and not named, (root or ()) if bare else (), [], [], [], [], []
     )
-    _select_rows(inspection, options, selection, container, named=named)
+    # What lies at or below a pickled module is its state_dict, by dotted names.
+    pickled = Basis.PICKLED_MODULE
+    modules = {row.entry.root for row in inspection.rows if row.entry.declared.basis is pickled}
+    _select_rows(inspection, options, selection, container, modules, named=named)
     if not selection.rows:
         raise CkptToolError(
             "no tensor is left to convert", path=inspection.checkpoint.path, hint=_branches(inspection)
         )
-    _select_rest(inspection, options, selection, container, named=named)
+    _select_rest(inspection, options, selection, container, modules, named=named)
     return selection
 
 
@@ -108,11 +112,16 @@ def _branches(inspection: Inspection) -> str:
 
 
 def _select_rows(
-    inspection: Inspection, options: Options, selection: Selection, container: ContainerKind, *, named: bool
+    inspection: Inspection,
+    options: Options,
+    selection: Selection,
+    container: ContainerKind,
+    modules: AbstractSet[Root],
+    *,
+    named: bool,
 ) -> None:
     """Sort the rows into kept and dropped."""
     keep, drop = Globs(options.keep), Globs(options.drop)
-    modules = _module_roots(inspection)
     root, elsewhere = selection.root, _elsewhere(selection.root)
     counters = _counters(inspection) if options.strip_prefix == AUTO else frozenset()
     for row in inspection.rows:
@@ -156,11 +165,6 @@ def _counters(inspection: Inspection) -> frozenset[tuple[Root, Key]]:
     return frozenset((root, name) for root, those in names.items() for name in find_counters(those))
 
 
-def _module_roots(inspection: Inspection) -> set[Root]:
-    """Where pickled modules stand: what lies below is their state_dict, by dotted names."""
-    return {row.entry.root for row in inspection.rows if row.entry.declared.basis is Basis.PICKLED_MODULE}
-
-
 def dropped_tensor(root: Root, name: Key, value: Tensor | None, reason: str, asked: bool) -> Dropped:
     """A tensor that is left behind."""
     dtype = None if value is None else value.dtype
@@ -168,7 +172,13 @@ def dropped_tensor(root: Root, name: Key, value: Tensor | None, reason: str, ask
 
 
 def _select_rest(
-    inspection: Inspection, options: Options, selection: Selection, container: ContainerKind, *, named: bool
+    inspection: Inspection,
+    options: Options,
+    selection: Selection,
+    container: ContainerKind,
+    modules: AbstractSet[Root],
+    *,
+    named: bool,
 ) -> None:
     """Values, objects and containers. What is not a tensor stands for itself or goes with one."""
     checkpoint, root = inspection.checkpoint, selection.root
@@ -195,7 +205,6 @@ def _select_rest(
         return "", False
 
     objects = Objects(checkpoint.opaque, checkpoint.containers)
-    modules = _module_roots(inspection)
     attributes: Counter[Root] = Counter()  # plain ones by the path of their object
     of_modules: dict[Root, None] = {}
     for value in checkpoint.values:
