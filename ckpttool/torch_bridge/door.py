@@ -51,7 +51,7 @@ def until_it_raises(make: Callable[[], Iterable[T]]) -> Iterator[T]:
 
 
 @contextlib.contextmanager
-def foreign_code(doing: str, text: str) -> Iterator[None]:
+def foreign_code(doing: str) -> Iterator[None]:
     """Run the user's code: stdout to stderr, and whatever it raises into one error.
 
     Raises:

@@ -39,7 +39,7 @@ class ModelSource(NamedTuple):
         Raises:
             ModelImportFailed: it raises, or returns something that is not a module.
         """
-        with foreign_code(f"building {self.text} on {device}", self.text), seeded(seed), torch.device(device):
+        with foreign_code(f"building {self.text} on {device}"), seeded(seed), torch.device(device):
             built = self.factory(**self.arguments)
         if not is_a(built, nn.Module):
             hint = "name a class or function that returns a module: FILE.py:build"
@@ -76,7 +76,7 @@ def import_model(
         raise ModelImportFailed(f"{text} names no factory", hint=hint)
     if where.endswith(".py") and not os.path.isfile(where):
         raise ModelImportFailed(f"no such file: {where}", hint="name one as path/to/file.py:factory")
-    with foreign_code(f"importing {where}", text):
+    with foreign_code(f"importing {where}"):
         module = _import_file(where) if where.endswith(".py") else _import_module(where)
         factory = _find_factory(module, name)
     if factory is None:

@@ -137,7 +137,7 @@ def named_state(module: nn.Module, text: str = "the model") -> dict[str, Any]:
         ModelImportFailed: hooks or overrides of the user's model raise, or give no mapping.
     """
     state: Any
-    with foreign_code(f"taking the state_dict of {text}", text):
+    with foreign_code(f"taking the state_dict of {text}"):
         try:
             state = module.state_dict(keep_vars=True)
         except TypeError:

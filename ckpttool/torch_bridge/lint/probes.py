@@ -46,7 +46,7 @@ def state_keys(source: ModelSource, model: nn.Module) -> tuple[str, ...]:
     Raises:
         ModelImportFailed: hooks or overrides of the user's model raise.
     """
-    with foreign_code(f"taking the state_dict of {source.text}", source.text):
+    with foreign_code(f"taking the state_dict of {source.text}"):
         return tuple(model.state_dict())
 
 
@@ -70,10 +70,10 @@ def changed(before: NamedTensors, after: NamedTensors) -> frozenset[str]:
     return frozenset(name for name, old in before.items() if equal_bytes(old, after.get(name)) is False)
 
 
-def attempt(doing: str, text: str, action: Callable[[], T]) -> tuple[T | None, ModelImportFailed | None]:
+def attempt(doing: str, action: Callable[[], T]) -> tuple[T | None, ModelImportFailed | None]:
     """What the user's code gives, or the error that it raises."""
     try:
-        with foreign_code(doing, text):
+        with foreign_code(doing):
             return action(), None
     except ModelImportFailed as error:
         return None, error
@@ -165,7 +165,7 @@ def transfer(source: ModelSource, doing: str, action: Callable[[nn.Module], obje
     owners.pop(0, None)
     aliases = {name: owners[at] for name, tensor in strays.items() if (at := storage_of(tensor)) in owners}
     keys = state_keys(source, model)
-    _, error = attempt(doing, source.text, lambda: action(model))
+    _, error = attempt(doing, lambda: action(model))
     if error is not None:
         return Transfer({}, keys, keys, aliases, frozenset(), error)
     after = {
@@ -206,14 +206,14 @@ def reload(source: ModelSource, example: Example | None = None) -> Reload:
         run_forward(source, saved, example)
     keys = state_keys(source, target)
     doing = "loading its own state_dict into a fresh build"
-    _, error = attempt(doing, source.text, lambda: target.load_state_dict(saved.state_dict(), strict=True))
+    _, error = attempt(doing, lambda: target.load_state_dict(saved.state_dict(), strict=True))
     if error is not None:
         return Reload(error)
     untouchable = {storage_of(tensor) for tensor in all_tensors(target).values()}
     alter(all_tensors(saved), untouchable)
-    state, error = attempt(doing, source.text, saved.state_dict)
+    state, error = attempt(doing, saved.state_dict)
     if error is None:
-        _, error = attempt(doing, source.text, lambda: target.load_state_dict(state or {}, strict=True))
+        _, error = attempt(doing, lambda: target.load_state_dict(state or {}, strict=True))
     if state is None or error is not None:
         return Reload(None, keys, state_keys(source, target))  # hooks may refuse values that make no sense
     after = target.state_dict()
@@ -266,7 +266,7 @@ def run_forward(source: ModelSource, model: nn.Module, example: Example) -> obje
         ModelImportFailed: it raises.
     """
     inputs = example()
-    with foreign_code(f"forward of {source.text} on the example input", source.text), seeded(0):
+    with foreign_code(f"forward of {source.text} on the example input"), seeded(0):
         return model(*inputs)
 
 
@@ -308,7 +308,7 @@ def probe_forward(source: ModelSource, example: Example) -> Forward:
     keys_after = state_keys(source, model)
     changed_names = changed(slots, second)
     learned = changed(after_first, second)
-    _, error = attempt(".to('meta') after a forward", source.text, lambda: model.to("meta"))
+    _, error = attempt(".to('meta') after a forward", lambda: model.to("meta"))
     moved = stray_tensors(model) if error is None else {}
     unmoved = {name for name in kept if name in moved and not moved[name].is_meta}
     return Forward(mode, keys, keys_after, transient, changed_names, learned, appeared, unmoved, graphs)

@@ -47,7 +47,7 @@ def take_step(source: ModelSource, example: probes.Example | None) -> Step:
         before = probes.snapshot(probes.all_tensors(source.build()))
         model, _, output = probes.forward_model(source, example)
     ran = example is not None
-    held, refused = probes.attempt("parameters()", source.text, lambda: list(model.parameters()))
+    held, refused = probes.attempt("parameters()", lambda: list(model.parameters()))
     parameters = [parameter for parameter in held or () if not bool(is_lazy(parameter))]
     stepping = probes.snapshot(probes.all_tensors(model))
     not_made = Step(ran, "", before, stepping, stepping)
@@ -63,9 +63,9 @@ def take_step(source: ModelSource, example: probes.Example | None) -> Step:
             return not_made._replace(note="no step: no parameter requires a gradient")
         loss, text = torch.stack(list(map(_real_sum, trained))).sum(), "the sum of all parameters"
     optimizer = torch.optim.SGD(parameters, lr=1.0)
-    _, error = probes.attempt("backward()", source.text, loss.backward)
+    _, error = probes.attempt("backward()", loss.backward)
     if error is None:
-        _, error = probes.attempt("a step of SGD", source.text, optimizer.step)
+        _, error = probes.attempt("a step of SGD", optimizer.step)
     note = "" if error is None else f"no step: {error.what}"
     return Step(ran, text, before, stepping, probes.all_tensors(model), note)
 

@@ -238,7 +238,7 @@ class _Session:
         module = self.source.build(device="meta")
         if load == "assign":
             return self._load_assign(device, module)
-        with foreign_code(f".to_empty({device})", self.source.text):
+        with foreign_code(f".to_empty({device})"):
             module.to_empty(device=device)
         poison = self._poison({**named_state(module), **non_persistent_names(module)})
         return Loaded(module, self._load_strict(module), poison=poison)
