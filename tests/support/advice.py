@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import torch
 from safetensors import safe_open
 
 from ckpttool import cli
+from tests.support.folders import standing_in
 
 _COMMAND = re.compile(r"`(ckpttool [^`]*)`")
 _WRAPPERS = (
@@ -32,17 +32,6 @@ _WRAPPERS = (
     "_checkpoint_wrapped_module.",
 )
 MODEL = "MODEL"  # what stands for the model where the user named none
-
-
-@contextmanager
-def chdir(folder: Path) -> Iterator[None]:
-    """``contextlib.chdir`` of Python 3.11."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 class Advice(NamedTuple):
@@ -67,7 +56,7 @@ def type_in(folder: Path, words: Sequence[str]) -> Typed:
     """Type a command of ours in ``folder``; ``words`` are those behind the program's name."""
     raw = io.BytesIO(), io.BytesIO()
     out, err = (io.TextIOWrapper(stream, "utf-8") for stream in raw)
-    with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+    with standing_in(folder), redirect_stdout(out), redirect_stderr(err):
         status = cli.main(list(words))
     out.flush()
     err.flush()
@@ -116,7 +105,7 @@ def follow(folder: Path, advice: Advice, model: str | None = None) -> str:
     if words[0] != "convert":
         return ""
     source, target = folder / words[1], folder / words[2]
-    with chdir(folder):  # paths of a command are relative to it
+    with standing_in(folder):  # paths of a command are relative to it
         return "; ".join(filter(None, _shortcomings(advice, source, target)))
 
 

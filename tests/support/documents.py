@@ -26,7 +26,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckpttool import cli
+from tests.support.folders import standing_in
 from tests.support.programs import write_program
 
 ROOT = Path(__file__).parents[2]
@@ -148,20 +148,19 @@ class Terminal:
 
     def _run_here(self, arguments: list[str]) -> tuple[int, str]:
         screen = _Screen()
-        before, folder = dict(os.environ), Path.cwd()
+        before = dict(os.environ)
         os.environ.clear()
         os.environ.update(self.env)
-        os.chdir(self.folder)
-        modules = set(sys.modules)
         try:
-            with warnings.catch_warnings(), redirect_stdout(screen), redirect_stderr(screen):
+            with (
+                standing_in(self.folder),
+                warnings.catch_warnings(),
+                redirect_stdout(screen),
+                redirect_stderr(screen),
+            ):
                 warnings.simplefilter("default")  # as in a process of its own, and not errors as in tests
                 status = cli.main(arguments)
         finally:
-            for name in set(sys.modules) - modules:  # models of the folder: the next command imports anew
-                if str(self.folder) in str(getattr(sys.modules[name], "__file__", None)):
-                    del sys.modules[name]
-            os.chdir(folder)
             os.environ.clear()
             os.environ.update(before)
         return status, screen.getvalue()

@@ -11,7 +11,6 @@ import io
 import itertools
 import re
 import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -24,6 +23,7 @@ import torch
 
 from ckpttool.cli import main
 from ckpttool.conversion import execute
+from tests.support.folders import standing_in
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TEMPORARY = "tmp"  # `verify` names the folder of temporary files
@@ -95,10 +95,12 @@ def type_command(command: str, view: View, folder: Path) -> str:
     """Run ``ckpttool …`` in ``folder``, in this process, as if there were no CUDA; return what is shown."""
     words = [*shlex.split(command), *view.options]
     out, err = (Stream(is_terminal=view.width is not None) for _ in range(2))
-    modules = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(folder)
-        patch.setattr(sys, "path", list(sys.path))
+    with (
+        standing_in(folder),
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
         patch.setattr(tempfile, "tempdir", TEMPORARY)
         patch.setattr(torch.cuda, "is_available", lambda: False)
         # How long a conversion took decides where its line is folded.
@@ -109,9 +111,6 @@ def type_command(command: str, view: View, folder: Path) -> str:
         if view.width is not None:
             patch.setenv("COLUMNS", str(view.width))
         status = main(words[1:])
-    for name in set(sys.modules) - modules:  # models of the folder: the next command imports anew
-        if str(folder) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
     parts = [f"$ {' '.join([command, *view.options])}\n[exit {status}]\n", repeatable(out.getvalue(), folder)]
     if said := repeatable(err.getvalue(), folder):
         parts += ["--- stderr\n", said]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import string
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 import ckpttool
 from ckpttool import cli
 from ckpttool.values.errors import CkptToolError, redact
+from tests.support.folders import standing_in
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,11 @@ def build(url=None):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch = pytest.importorskip("torch")
-    folder, before = tmp_path_factory.mktemp("typed"), Path.cwd()
+    folder = tmp_path_factory.mktemp("typed")
     torch.save(torch.nn.Linear(2, 2).state_dict(), folder / "model.pt")
     (folder / "m.py").write_text(MODEL)
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
+    with standing_in(folder):
+        yield folder
 
 
 @pytest.mark.parametrize("command", COMMANDS)
