@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
-from typing import NamedTuple
 
 from ckpttool.findings.text import Evidence, short_name
 from ckpttool.values.checkpoint import CompositeTensor, Entry, Finding, Plain
-from ckpttool.values.inspection import Row
-from ckpttool.values.words import cut, format_count, format_shape, plural, some
+from ckpttool.values.inspection import Row, Spread
+from ckpttool.values.words import cut, format_shape, plural, some
 
 _WHOLE = "Replicate()"
-
-
-class Spread(NamedTuple):
-    """The entries that are spread over several ranks, what they hold here, and what they are in all."""
-
-    entries: list[Entry]
-    numel: int
-    whole_numel: int
-    mesh: tuple[int, ...]
-    rank: int | None
-
-    @property
-    def fact(self) -> str:
-        """``one rank of 2: 18 of 30 elements``."""
-        ranks, here = format_count(prod(self.mesh)), format_count(self.numel)
-        return f"one rank of {ranks}: {here} of {plural(self.whole_numel, 'element')}"
 
 
 def find_spread(rows: Sequence[Row]) -> Spread | None:
@@ -44,7 +26,7 @@ def find_spread(rows: Sequence[Row]) -> Spread | None:
         return None
     mesh, rank = spread[0][2]["mesh"], spread[0][2].get("rank")
     return Spread(
-        [entry for entry, _, _ in spread],
+        tuple([entry for entry, _, _ in spread]),
         sum(
             sum(part.value.numel for part in value.parts if part.name == "_local_tensor")
             for _, value, _ in spread
@@ -62,7 +44,7 @@ def _is_split(placements: Sequence[object], mesh: Sequence[object]) -> bool:
 
 def find_one_rank(evidence: Evidence) -> Iterator[Finding]:
     """That a file has one rank's part of its tensors, and how they are spread."""
-    spread = find_spread(evidence.rows)
+    spread = evidence.spread
     if spread is None:
         return
     who = "" if spread.rank is None else f" (rank {spread.rank} saved it)"

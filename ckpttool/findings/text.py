@@ -9,7 +9,7 @@ from ckpttool.kinds.aliases import Aliasing
 from ckpttool.kinds.quantized import Survey
 from ckpttool.names.prefixes import Prefix
 from ckpttool.values.checkpoint import Checkpoint, Entry, Finding, Root
-from ckpttool.values.inspection import Group, Row, Summary
+from ckpttool.values.inspection import Group, Row, Spread, Summary
 from ckpttool.values.words import cut, format_path, format_root, plural, some
 
 
@@ -25,6 +25,7 @@ class Evidence(NamedTuple):
     prefixes: Mapping[Root, Sequence[Prefix]]
     names: str  # of all rows, one a line: searched at once before rows are looked at one by one
     quantized: Survey | None = None  # of the weights
+    spread: Spread | None = None
 
     def mentions(self, *texts: str) -> bool:
         """Whether any of ``texts`` stands in any name."""

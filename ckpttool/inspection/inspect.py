@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ckpttool.findings.one_rank import find_spread
 from ckpttool.findings.rules import CARRIED, find_all
 from ckpttool.findings.text import Evidence
 from ckpttool.inspection.summary import (
@@ -79,7 +80,10 @@ def inspect_checkpoint(
         from ckpttool.kinds.quantized_modules import survey_modules
 
         survey = survey_modules(weighed)
-    evidence = Evidence(checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text, survey)
+    spread = find_spread(rows)
+    evidence = Evidence(
+        checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text, survey, spread
+    )
     return Inspection(
         checkpoint,
         title_of(checkpoint, groups, weights_root, rows, summary),
@@ -91,6 +95,7 @@ def inspect_checkpoint(
         (*checkpoint.findings, *(applied.findings if applied is not None else ()), *find_all(evidence)),
         None if applied is None else applied.facts,
         count_weights(rows, tallies, weights_root, survey),
+        spread,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ckpttool.findings.one_rank import find_spread
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.values.checkpoint import Objects, Root
 from ckpttool.values.inspection import Copy, Inspection, ModelFacts, Quantization, Weights
@@ -42,11 +41,9 @@ def iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Itera
     yield from fill([title, *_spans(first)], width, indent=0)
     dtypes = [f"{name} {format_count(count)}" for name, count in summary.dtypes]
     has_gaps = summary.storage_nbytes != summary.tensor_nbytes
-    is_part = any(finding.code == "one-rank" for finding in inspection.findings)
-    spread = find_spread(inspection.rows) if is_part else None
     second = [
         *_weight_facts(inspection.weights),
-        spread.fact if spread is not None else "",
+        inspection.spread.fact if inspection.spread is not None else "",
         f"{format_nbytes(summary.tensor_nbytes)} of tensors",
         f"{format_nbytes(summary.storage_nbytes)} of storages" if has_gaps else "",
         summary.dtypes[0][0] if len(dtypes) == 1 else _some(dtypes),

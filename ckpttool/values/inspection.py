@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 from ckpttool.values.checkpoint import (
@@ -14,6 +15,7 @@ from ckpttool.values.checkpoint import (
     Root,
     is_buffer,
 )
+from ckpttool.values.words import format_count, plural
 
 
 class Row(NamedTuple):
@@ -123,6 +125,22 @@ class Weights(NamedTuple):
     quantized: tuple[Quantization, ...] = ()
 
 
+class Spread(NamedTuple):
+    """The entries that are spread over several ranks, what they hold here, and what they are in all."""
+
+    entries: tuple[Entry, ...]
+    numel: int
+    whole_numel: int
+    mesh: tuple[int, ...]
+    rank: int | None
+
+    @property
+    def fact(self) -> str:
+        """``one rank of 2: 18 of 30 elements``."""
+        ranks, here = format_count(prod(self.mesh)), format_count(self.numel)
+        return f"one rank of {ranks}: {here} of {plural(self.whole_numel, 'element')}"
+
+
 class ModelFacts(NamedTuple):
     """The live model that kinds were read from.
 
@@ -157,6 +175,7 @@ class Inspection(NamedTuple):
     findings: tuple[Finding, ...]
     model: ModelFacts | None = None  # where kinds come from a live model
     weights: Weights = Weights()
+    spread: Spread | None = None  # where entries are one rank's part of what is saved
 
     @property
     def ok(self) -> bool:
