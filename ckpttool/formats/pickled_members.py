@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 from ckpttool.files.source import ByteSource, RangeSource
 from ckpttool.formats.base import Limits
+from ckpttool.formats.pickled.contents import Contents
 from ckpttool.formats.pickled.globals import list_globals, merge_globals
-from ckpttool.formats.pickled.objects import Contents, read_objects
+from ckpttool.formats.pickled.objects import read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.formats.torch_archive import TorchArchive, open_torch_archive

@@ -15,8 +15,9 @@ from ckpttool.files.source import ByteSource
 from ckpttool.formats import torch_legacy
 from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.arguments import StorageClaim
+from ckpttool.formats.pickled.contents import assemble
 from ckpttool.formats.pickled.globals import merge_globals
-from ckpttool.formats.pickled.objects import assemble, read_objects
+from ckpttool.formats.pickled.objects import read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.pickles.nodes import PickleCutOff, PickleTree

@@ -21,8 +21,9 @@ from typing import NamedTuple
 from ckpttool.files.source import ByteSource, RangeSource
 from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.arguments import StorageClaim, parse_storage_id
+from ckpttool.formats.pickled.contents import assemble
 from ckpttool.formats.pickled.globals import list_globals, merge_globals
-from ckpttool.formats.pickled.objects import assemble, read_objects
+from ckpttool.formats.pickled.objects import read_objects
 from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.formats.zip_records import FETCH_AGAIN

@@ -18,7 +18,8 @@ Source: ``torch/serialization.py``, ``caffe2/serialize/inline_container.cc``.
 from __future__ import annotations
 
 from ckpttool.formats.base import Look
-from ckpttool.formats.pickled.objects import assemble, read_objects
+from ckpttool.formats.pickled.contents import assemble
+from ckpttool.formats.pickled.objects import read_objects
 from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.formats.torch_archive import describe_layout, open_torch_archive, sniff_records
 from ckpttool.formats.zip_records import read_archive

@@ -15,7 +15,7 @@ from ckpttool.formats.export.schema import (
     parse_program,
     parse_shared_views,
 )
-from ckpttool.formats.pickled.objects import Contents, assemble
+from ckpttool.formats.pickled.contents import Contents, assemble
 from ckpttool.formats.pickled_members import list_pickled_globals, merge_members, read_torch_member
 from ckpttool.formats.strict_json import parse_json
 from ckpttool.formats.torch_archive import TorchArchive, open_torch_archive

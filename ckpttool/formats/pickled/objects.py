@@ -21,9 +21,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
+from ckpttool.formats.pickled.contents import Contents
 from ckpttool.formats.pickled.globals import Places, describe_place, list_globals
 from ckpttool.formats.pickled.mappings import KeyReader, MetadataReader
 from ckpttool.formats.pickled.nodes import (
@@ -56,19 +56,15 @@ from ckpttool.pickles.nodes import (
 )
 from ckpttool.values.checkpoint import (
     Basis,
-    Checkpoint,
     Classification,
     Container,
     Entry,
     Finding,
-    GlobalRef,
     Key,
     Kind,
-    ModuleExtras,
     OddKey,
     Opaque,
     Plain,
-    Record,
     Root,
     Value,
 )
@@ -99,26 +95,6 @@ _MODULE_NON_PERSISTENT = Classification(
 _PLAIN_ATTRIBUTE = Classification(
     Kind.UNKNOWN, Basis.NONE, note="plain tensor attribute, not registered", registered=False
 )
-
-
-class Contents(NamedTuple):
-    """What one pickle says, in the fields of ``Checkpoint``."""
-
-    entries: list[Entry]
-    values: list[Value]
-    opaque: list[Opaque]
-    containers: list[Container]
-    module_versions: dict[Root, dict[str, int | None]]
-    module_extras: dict[Root, dict[str, ModuleExtras]]
-    globals: tuple[GlobalRef, ...]
-    rare_opcodes: frozenset[int] = frozenset()
-    findings: tuple[Finding, ...] = ()
-    obstacles: tuple[str, ...] = ()
-
-    @classmethod
-    def empty(cls) -> Contents:
-        """Lists and mappings to be filled."""
-        return cls([], [], [], [], {}, {}, ())
 
 
 class _Frame(NamedTuple):
@@ -405,8 +381,7 @@ class _Walk:
             tensor, requires_grad, _, subclass, _ = stored
             name_there = self.join(prefix, name)
             self.entries.append(Entry(root, name_there, tensor, requires_grad, kind, subclass))
-            if stored.attributes is not None or node.states or node.appended or node.items:
-                self.hold_beside(path, name, node, stored)
+            self.hold_beside(path, name, node, stored)
         elif node is not None and kind is not _PLAIN_ATTRIBUTE:
             self.held.append((path, name, node, _ALL))
         return stored is not None
@@ -466,13 +441,14 @@ class _Walk:
     def add_tensor(self, root: Root, name: Key | None, node: Call, stored: StoredTensor) -> None:
         """A tensor leaf."""
         declared = _PARAMETER if stored.is_parameter else _UNDECLARED
-        tensor, requires_grad, _, subclass, attributes = stored
+        tensor, requires_grad, _, subclass, _ = stored
         self.entries.append(Entry(root, _leaf(name), tensor, requires_grad, declared, subclass))
-        if attributes is not None or node.states or node.appended or node.items:
-            self.hold_beside(root, _leaf(name), node, stored)
+        self.hold_beside(root, _leaf(name), node, stored)
 
     def hold_beside(self, root: Root, name: Key, node: Call, stored: StoredTensor) -> None:
         """Put off what hangs on a tensor besides its parts: a tensor cannot have entries below it."""
+        if stored.attributes is None and not (node.states or node.appended or node.items):
+            return
         items = DictNode(node.items) if node.items else None
         beside = {"attributes": stored.attributes, "state": node.states, "appended": node.appended}
         for what, held in {**beside, "items": items}.items():
@@ -509,32 +485,3 @@ def _path(root: Root, name: Key | None) -> Root:
 def _leaf(name: Key | None) -> Key:
     """The name of a leaf; a file that holds one bare tensor has none."""
     return "" if name is None else name
-
-
-def assemble(
-    source: ByteSource,
-    format_name: str,
-    layout: str,
-    contents: Contents,
-    records: tuple[Record, ...] = (),
-    findings: tuple[Finding, ...] = (),
-    obstacles: tuple[str, ...] = (),
-) -> Checkpoint:
-    """A ``Checkpoint`` of one file from what its pickle says."""
-    return Checkpoint(
-        path=source.name,
-        format=format_name,
-        layout=layout,
-        files=(source.version,),
-        entries=tuple(contents.entries),
-        values=tuple(contents.values),
-        opaque=tuple(contents.opaque),
-        containers=tuple(contents.containers),
-        module_versions=contents.module_versions,
-        module_extras=contents.module_extras,
-        globals=contents.globals,
-        records=records,
-        findings=findings + contents.findings,
-        rare_opcodes=contents.rare_opcodes,
-        obstacles=obstacles + contents.obstacles,
-    )

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ckpttool.formats.base import Limits, Look
+from ckpttool.formats.pickled.contents import Contents, assemble
 from ckpttool.formats.pickled.nodes import iter_mapping, type_name
-from ckpttool.formats.pickled.objects import Contents, assemble, read_objects
+from ckpttool.formats.pickled.objects import read_objects
 from ckpttool.formats.pickled.tensors import TensorReader
 from ckpttool.formats.pickled_members import merge_members
 from ckpttool.formats.torch_archive import TorchArchive, open_torch_archive
