@@ -21,53 +21,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.contenders import (
-    CP,
-    CP_FSYNC,
     MANY,
     OUT_PT,
     OUT_SAFETENSORS,
     PT,
     RICH,
-    START,
     TYPER,
     A,
     Contender,
     copies,
+    copy_budgets,
     ours,
     python,
 )
 from benchmarks.files import MAKERS
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Cost, compile_package, environment, package_root, run
-from benchmarks.results import Cell
-from benchmarks.tables import cell_text, nbytes_text
+from benchmarks.results import Budget, Cell
+from benchmarks.tables import budget_text, cell_text, nbytes_text
 
 ROUNDS = 9
 MIB = 1 << 20
 # What `import typer` takes where the budgets in seconds were set: they are held as multiples of it.
 TYPER_SECONDS = 0.045
-
-
-class Limit(NamedTuple):
-    """``ours`` may cost ``times`` what ``against`` costs, and ``plus``; against "" only ``plus``."""
-
-    ours: str
-    metric: str
-    against: str
-    times: float
-    plus: float = 0.0
-
-    def allowed(self, costs: dict[str, list[Cost]]) -> float:
-        """Seconds or bytes."""
-        return self.times * (least(costs[self.against], self.metric) if self.against else 0) + self.plus
-
-    def text(self) -> str:
-        """What is asked for."""
-        metric = {"cpu": "CPU", "wall": "wall", "peak": "peak"}[self.metric]
-        parts = [f"{self.times:.3g} x {self.against}"] if self.against else []
-        if self.plus:
-            parts.append(nbytes_text(self.plus) if self.metric == "peak" else f"{self.plus:g} s")
-        return f"{metric} <= {' + '.join(parts)}"
 
 
 class Group(NamedTuple):
@@ -77,7 +53,7 @@ class Group(NamedTuple):
     cell: Cell
     files: tuple[str, ...]
     contenders: list[Contender]
-    limits: list[Limit]
+    budgets: list[Budget]
 
 
 def least(costs: Sequence[Cost], metric: str) -> float:
@@ -86,17 +62,22 @@ def least(costs: Sequence[Cost], metric: str) -> float:
     return max(values) if metric == "peak" else min(values)
 
 
+def allowed(budget: Budget, costs: dict[str, list[Cost]]) -> float:
+    """Seconds or bytes, by the least that the other took."""
+    unit = least(costs[budget.against], budget.metric) if budget.against else 1
+    return budget.at_most * unit + budget.plus
+
+
 def conversions(cell: Cell) -> Group:
     """Both ways, with and without the check."""
-    contenders, limits = copies(A), []
+    contenders, budgets = copies(A), []
     for source, target, short in ((PT, OUT_SAFETENSORS, "to safetensors"), (A, OUT_PT, "to .pt")):
-        for option, how, cpu, wall in (("--no-check", "--no-check", 1.15, 1.15), ("", "checked", 1.9, 1.6)):
+        for options, how in ((("--no-check",), "--no-check"), ((), "checked")):
             name = f"convert {short}, {how}"
-            options = ("--quiet", option) if option else ("--quiet",)
-            contenders.append(ours(name, "convert", source, target, *options, writes=(target,)))
-            limits += [Limit(name, "cpu", CP, cpu, START), Limit(name, "wall", CP_FSYNC, wall, START)]
-            limits.append(Limit(name, "peak", "", 0, 64 * MIB))
-    return Group("copy", cell, (PT, A), contenders, limits)
+            command = ("convert", source, target, "--quiet", *options)
+            contenders.append(ours(name, *command, writes=(target,)))
+            budgets += [*copy_budgets(name, check=not options), Budget(name, "peak", "", 64 * MIB)]
+    return Group("copy", cell, (PT, A), contenders, budgets)
 
 
 def casts(cell: Cell) -> Group:
@@ -107,29 +88,29 @@ def casts(cell: Cell) -> Group:
         ours(plain, *command, writes=(OUT_SAFETENSORS,)),
         ours(cast, *command, "--dtype", "bf16", writes=(OUT_SAFETENSORS,)),
     ]
-    limits = [Limit(cast, metric, plain, 2.0) for metric in ("cpu", "wall")]
-    return Group("cast", cell, (PT,), contenders, limits)
+    budgets = [Budget(cast, metric, plain, 2.0) for metric in ("cpu", "wall")]
+    return Group("cast", cell, (PT,), contenders, budgets)
 
 
 def many_tensors(cell: Cell) -> Group:
     """What each name costs."""
-    contenders, limits = [python(TYPER, "import typer")], []
+    contenders, budgets = [python(TYPER, "import typer")], []
     for path, seconds in ((PT, 0.40), (A, 0.25)):
         name = f"inspect {path} --json"
         contenders.append(ours(name, "inspect", path, "--json"))
-        limits.append(Limit(name, "cpu", TYPER, seconds / TYPER_SECONDS))
+        budgets.append(Budget(name, "cpu", TYPER, seconds / TYPER_SECONDS))
     for source, target in ((PT, OUT_SAFETENSORS), (A, OUT_PT)):
         name = f"convert {source}"
         contenders.append(ours(name, "convert", source, target, "--quiet", writes=(target,)))
-        limits.append(Limit(name, "cpu", TYPER, 1.2 / TYPER_SECONDS))
-        limits.append(Limit(name, "peak", "", 0, 64 * MIB))
-    return Group("many", cell, (PT, A), contenders, limits)
+        budgets.append(Budget(name, "cpu", TYPER, 1.2 / TYPER_SECONDS))
+        budgets.append(Budget(name, "peak", "", 64 * MIB))
+    return Group("many", cell, (PT, A), contenders, budgets)
 
 
 def one_path(cell: Cell) -> Group:
     """The least that an inspect costs, in every output, beside the imports that it needs."""
     contenders = [python(TYPER, "import typer"), python(RICH, "import typer, rich.console, rich.table")]
-    limits = []
+    budgets = []
     for path in (PT, A):
         for how, options, floor in (
             ("piped", (), TYPER),
@@ -138,8 +119,8 @@ def one_path(cell: Cell) -> Group:
         ):
             name = f"inspect {path}, {how}"
             contenders.append(ours(name, "inspect", path, *options, terminal=how == "drawn"))
-            limits.append(Limit(name, "cpu", floor, 1.5))
-    return Group("one", cell, (PT, A), contenders, limits)
+            budgets.append(Budget(name, "cpu", floor, 1.5))
+    return Group("one", cell, (PT, A), contenders, budgets)
 
 
 def groups(gib: float) -> list[Group]:
@@ -171,13 +152,13 @@ def measure(group: Group, folder: Path, rounds: int) -> dict[str, list[Cost]]:
 def report(group: Group, costs: dict[str, list[Cost]]) -> tuple[str, int]:
     """A line for each budget, then all runs of each contender; and how many budgets were missed."""
     lines, missed = [f"{group.key} · {cell_text(group.cell)}", ""], 0
-    for limit in group.limits:
-        found, allowed = least(costs[limit.ours], limit.metric), limit.allowed(costs)
-        shown = nbytes_text if limit.metric == "peak" else "{:.3f} s".format
-        verdict = "met" if found <= allowed else f"missed by {found / allowed - 1:.0%}"
-        missed += found > allowed
-        asked = f"{limit.ours}: {limit.text()}"
-        lines.append(f"  {verdict:<14} {asked:<76} {shown(found)} of {shown(allowed)}")
+    for budget in group.budgets:
+        found, most = least(costs[budget.contender], budget.metric), allowed(budget, costs)
+        shown = nbytes_text if budget.metric == "peak" else "{:.3f} s".format
+        verdict = "met" if found <= most else f"missed by {found / most - 1:.0%}"
+        missed += found > most
+        asked = f"{budget.contender}: {budget_text(budget)}"
+        lines.append(f"  {verdict:<14} {asked:<76} {shown(found)} of {shown(most)}")
     lines.append("")
     for contender in group.contenders:
         runs = costs[contender.name]

@@ -185,30 +185,30 @@ class TestLeast:
     """``benchmarks.budgets``: the least of all runs, and of memory the most."""
 
     @pytest.mark.parametrize(
-        ("limit", "found", "allowed"),
+        ("budget", "found", "allowed"),
         [
-            (budgets.Limit("ours", "cpu", "cp", 2, 0.1), 1.1, 1.1),
-            (budgets.Limit("ours", "wall", "cp", 2), 4, 2),
-            (budgets.Limit("ours", "peak", "", 0, 3 << 20), 3 << 20, 3 << 20),
+            (Budget("ours", "cpu", "cp", 2, 0.1), 1.1, 1.1),
+            (Budget("ours", "wall", "cp", 2), 4, 2),
+            (Budget("ours", "peak", "", 3 << 20), 3 << 20, 3 << 20),
         ],
     )
-    def test_a_limit_is_what_the_reference_takes_at_its_best(
-        self, limit: budgets.Limit, found: float, allowed: float
+    def test_a_budget_is_what_the_reference_takes_at_its_best(
+        self, budget: Budget, found: float, allowed: float
     ) -> None:
-        assert budgets.least(COSTS["ours"], limit.metric) == found
-        assert limit.allowed(COSTS) == pytest.approx(allowed)
+        assert budgets.least(COSTS["ours"], budget.metric) == found
+        assert budgets.allowed(budget, COSTS) == pytest.approx(allowed)
         contenders = [Contender("ours", ("x",)), Contender("cp", ("cp",))]
-        text, missed = budgets.report(budgets.Group("copy", CELL, (), contenders, [limit]), COSTS)
+        text, missed = budgets.report(budgets.Group("copy", CELL, (), contenders, [budget]), COSTS)
         assert missed == (found > allowed)
         assert ("missed by 100%" in text) is (found == 4)
         assert "cpu  1.100 2.100" in text  # sorted
 
-    def test_every_limit_names_contenders_of_its_group(self) -> None:
+    def test_every_budget_names_contenders_of_its_group(self) -> None:
         for group in budgets.groups(2):
             names = [contender.name for contender in group.contenders]
             assert len(set(names)) == len(names)
-            for limit in group.limits:
-                assert {limit.ours, limit.against or limit.ours} <= set(names)
+            for budget in group.budgets:
+                assert {budget.contender, budget.against or budget.contender} <= set(names)
 
     def test_a_group_runs_from_end_to_end(self, tmp_path: Path) -> None:
         contender = Contender("touch", ("touch", "out"), writes=("out",))
