@@ -210,9 +210,12 @@ class Checkpoint(Opened, Shown):
         Raises:
             LimitExceeded: a list among the values stands for more than a million items.
         """
-        from ckpttool.render.json import inspect_document
+        import json
 
-        return inspect_document(self.inspection)
+        from ckpttool.render.json import dump, inspect_document
+
+        document: dict[str, object] = json.loads("".join(dump(inspect_document(self.inspection))))
+        return document
 
     def _first_line(self) -> str:
         from ckpttool.values.words import NAME_LIMIT, safe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ckpttool.values.checkpoint import (
 )
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import LimitExceeded
+from ckpttool.values.inspection import Row
 from tests.support.inspections import PATH, inspection, missing, row, tensor, training
 
 DOCS = Path(__file__).parents[2] / "docs" / "json.md"
@@ -311,6 +313,36 @@ def test_any_text_comes_back(root: list[str], name: str) -> None:
     assert document["entries"][0]["root"] == root
     assert document["entries"][0]["name"] == document["entries"][0]["location"] == name
     assert document["metadata"] == {name: name}
+
+
+def test_entries_of_one_sort_say_what_each_would_say_alone() -> None:
+    hostile = ("w", "100 %s", '"name": "\0"', "\0", "é\n%", 7)
+    said = [row("", note=note).classification for note in hostile[:2]]
+    rows = []
+    drawn = product(
+        [(), ("storage_offset",)],
+        said,
+        [None, True],
+        ["float32", "int32"],
+        [(4, 3), (3, 4)],
+        [(3, 1), (1, 4)],
+        ["cpu", '%"byte_offset": "\0"', None],
+        [False, True],
+        [False, True],
+        [None, 64],
+    )
+    for at, (root, what, flag, dtype, shape, stride, location, conj, neg, compressed) in enumerate(drawn):
+        info = tensor(shape, dtype, at=at, offset=at % 5, location=location, compressed=compressed)
+        if at % 7 == 0:
+            info = info._replace(storage=None)
+        value = info._replace(stride=stride, conj=conj, neg=neg)
+        rows.append(Row(Entry(root, hostile[at % 6], value, flag), what))
+    together = written(inspection(rows))["entries"]
+    # What has a field of its own is encoded by itself.
+    extra = {position: {"stats": []} for position in range(len(rows))}
+    alone = json.loads("".join(dump(inspect_document(inspection(rows), extra))))["entries"]
+    assert alone == [{**item, "stats": []} for item in together]
+    assert [list(item) for item in alone] == [[*item, "stats"] for item in together]
 
 
 def test_an_item_per_line() -> None:
