@@ -1,7 +1,8 @@
 """What a config.json says of the quantised weights beside it: what no shape tells, and whether all agrees.
 
 ``quantization_config`` as transformers writes it: ``bits``, ``group_size`` and ``desc_act`` of GPTQ and AWQ;
-``config_groups`` of compressed-tensors, each with ``weights.num_bits``, ``group_size`` and ``actorder``.
+``config_groups`` of compressed-tensors, each with ``weights.num_bits``, ``group_size`` and ``actorder``;
+``quant_config.weight_quant_params.nbits`` of HQQ; ``weights`` of quanto, as ``int4``.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ckpttool.kinds.quantized_modules import survey_modules
 from ckpttool.values.checkpoint import Finding
 from ckpttool.values.inspection import Inspection, Quantization
 
 _PLAIN = ("GPTQ", "AWQ")  # the schemes of which the config says it in plain fields, and shapes say it too
-_BITS = (2, 3, 4, 8)
+_BITS = range(1, 9)
 
 
 def confirm(inspection: Inspection, config: object) -> Inspection:
@@ -22,33 +24,49 @@ def confirm(inspection: Inspection, config: object) -> Inspection:
     groups = [_mapping(group) for group in _mapping(said.get("config_groups")).values()]
     packed = [_mapping(group.get("weights")) for group in groups]
     orders = [said.get("desc_act"), *(weights.get("actorder") for weights in packed)]
-    bits = {number for weights in packed if (number := weights.get("num_bits")) in _BITS}
-    only = next(iter(bits)) if len(bits) == 1 else None
-    weights = inspection.weights
-    quantized = [_told(item, act_order=any(orders), bits=only) for item in weights.quantized]
-    more = sum(item.weights for item in quantized) - sum(item.weights for item in weights.quantized)
+    quantized, more = inspection.weights.quantized, 0
+    bits = _told_bits(said, packed)
+    if bits is not None and any(item.bits is None for item in quantized):
+        root = inspection.weights_root
+        entries = [row.entry for row in inspection.rows if root is None or row.entry.root == root]
+        survey = survey_modules(entries, bits)
+        if survey is not None:
+            quantized, more = (
+                survey.quantizations,
+                survey.weights - sum(item.weights or 0 for item in quantized),
+            )
+    quantized = tuple([_ordered(item) for item in quantized] if any(orders) else quantized)
     named = said.get("bits")
     differing = [
         item for item in quantized if item.scheme in _PLAIN and named in _BITS and item.bits != named
     ]
     findings = inspection.findings
-    if differing and len(differing) == len(quantized):
+    if differing and len(differing) == len(quantized) and differing[0].bits is not None:
         scheme, shown = differing[0][:2]
         fact = f"config.json says {named} bits, the shapes of the {scheme} modules say {shown}"
         findings += (Finding("quantized-config", "warning", "", fact),)
-    counted = weights._replace(quantized=tuple(quantized), weights_numel=weights.weights_numel + more)
+    weights = inspection.weights
+    counted = weights._replace(quantized=quantized, weights_numel=weights.weights_numel + more)
     return inspection._replace(weights=counted, findings=findings)
+
+
+def _told_bits(said: Mapping[str, Any], packed: list[Mapping[str, Any]]) -> int | None:
+    """The one number of bits that a config says; None if it says none or several."""
+    hqq = _mapping(_mapping(said.get("quant_config")).get("weight_quant_params"))
+    quanto = said.get("weights")
+    told = [said.get("bits"), hqq.get("nbits"), *(weights.get("num_bits") for weights in packed)]
+    if isinstance(quanto, str) and quanto.startswith("int") and quanto[3:].isdecimal():
+        told.append(int(quanto[3:6]))
+    bits = {number for number in told if type(number) is int and number in _BITS}
+    return bits.pop() if len(bits) == 1 else None
+
+
+def _ordered(item: Quantization) -> Quantization:
+    """One kind of quantised weight, whose columns were reordered as only the config knows."""
+    if item.scheme in ("GPTQ", "compressed-tensors"):
+        return item._replace(detail=", ".join(filter(None, (item.detail, "act-order"))))
+    return item
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _told(item: Quantization, *, act_order: bool, bits: int | None) -> Quantization:
-    """One kind of quantised weight, with what only the config knows."""
-    if item.scheme == "compressed-tensors" and bits is not None and bits != item.bits:
-        group = None if item.group is None else item.group * item.bits // bits
-        item = item._replace(bits=bits, group=group, weights=item.weights * item.bits // bits)
-    if act_order and item.scheme in ("GPTQ", "compressed-tensors"):
-        item = item._replace(detail=", ".join(filter(None, (item.detail, "act-order"))))
-    return item

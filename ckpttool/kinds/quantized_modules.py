@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ckpttool.kinds.quantization_schemes import (
+    ACTIVATIONS,
     EVERYDAY,
     FLOAT8,
     KNOWN,
@@ -34,8 +35,8 @@ class Found(NamedTuple):
     members: Mapping[str, Entry]
 
 
-def survey_modules(entries: Sequence[Entry]) -> Survey | None:
-    """What of ``entries`` is quantised; None if nothing is."""
+def survey_modules(entries: Sequence[Entry], bits: int | None = None) -> Survey | None:
+    """What of ``entries`` is quantised, in ``bits`` each where no shape tells; None if nothing is."""
     subclasses = [
         entry
         for entry in entries
@@ -59,7 +60,7 @@ def survey_modules(entries: Sequence[Entry]) -> Survey | None:
             found.append(Found(root, path, scheme, None, members))
     if not found and not subclasses:
         return None
-    return _sum_up(found, subclasses)
+    return _sum_up(found, subclasses, bits)
 
 
 def _group(entries: Sequence[Entry]) -> _Modules:
@@ -127,23 +128,26 @@ def _likely(members: Mapping[str, Entry], common: Sequence[Scheme]) -> Scheme | 
                 return scheme
     # Without an example in the file, more than the anchor must speak for a scheme.
     for scheme in SCHEMES:
-        if scheme.anchor in members and not TELLING.isdisjoint(scheme.members & members.keys()):
-            return scheme if scheme.anchor not in EVERYDAY else None
+        anchor = members.get(scheme.anchor)
+        if anchor is not None and not TELLING.isdisjoint(scheme.members & members.keys()):
+            fits = scheme.anchor not in EVERYDAY and _leaf(anchor).dtype in scheme.dtypes
+            return scheme if fits else None
     return None
 
 
-def _sum_up(found: Sequence[Found], subclasses: Sequence[Entry]) -> Survey:
+def _sum_up(found: Sequence[Found], subclasses: Sequence[Entry], told: int | None) -> Survey:
     by_scheme: dict[str, list[Found]] = {}
     for item in found:
         by_scheme.setdefault(item.scheme.name, []).append(item)
-    kinds: dict[tuple[str, int, int | None, str], list[int]] = {}
+    kinds: dict[tuple[str, int | None, int | None, str], list[int | None]] = {}
     # Those that lack a member come last: what cannot be told of them is what it is in the others.
     for item in sorted(found, key=lambda item: not _is_whole(item)):
         if item.measure is not None:
-            bits, weights, group, word = item.measure
+            bits, weights, group, word, *_ = item.measure.told(told)
             kind = (item.scheme.name, bits, group, word)
             if not _is_whole(item):
-                kind = next((other for other in kinds if other[:2] == kind[:2]), kind)
+                alike = (other for other in kinds if other[0] == kind[0] and bits in (other[1], None))
+                kind = next(alike, kind)
             kinds.setdefault(kind, []).append(weights)
     for entry in subclasses:
         value = entry.value
@@ -151,8 +155,8 @@ def _sum_up(found: Sequence[Found], subclasses: Sequence[Entry]) -> Survey:
         numel = value.numel if value is not None else 0
         bits = 8 * largest // numel if numel else 0
         kinds.setdefault(("torchao", bits, None, ""), []).append(numel)
-    quantizations = [Quantization(*kind, len(each), sum(each)) for kind, each in kinds.items()]
-    quantizations.sort(key=lambda item: -item.weights)
+    quantizations = [Quantization(*kind, len(each), _total(each)) for kind, each in kinds.items()]
+    quantizations.sort(key=lambda item: -(item.weights or 0))
     taken = [
         entry
         for item in found
@@ -162,9 +166,14 @@ def _sum_up(found: Sequence[Found], subclasses: Sequence[Entry]) -> Survey:
     return Survey(
         tuple(quantizations),
         tuple(fault for items in by_scheme.values() for fault in _find_faults(items)),
-        sum(item.weights for item in quantizations),
+        sum(item.weights or 0 for item in quantizations),
         frozenset(map(id, (*taken, *subclasses))),
     )
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _is_whole(item: Found) -> bool:
@@ -180,7 +189,7 @@ def _find_faults(found: Sequence[Found]) -> list[Fault]:
             if not _has(members, name):
                 lacking.setdefault((name, True, True), []).append(item.path)
         for name in members:
-            if (name in KNOWN or name == "weight") and name not in scheme.members:
+            if name not in scheme.members and name not in ACTIVATIONS and (name in KNOWN or name == "weight"):
                 lacking.setdefault((name, False, False), []).append(item.path)
     uniform = {name for item in found for name in item.scheme.uniform}
     for name in sorted(uniform):

@@ -139,6 +139,10 @@ def _weight_facts(weights: Weights) -> Iterator[str]:
     first, *more = _count_facts(weights)
     if weights.quantized:
         first, more = f"{format_magnitude(weights.weights_numel)} weights", []
+        if any(item.weights is None for item in weights.quantized):
+            first = (
+                f"{format_magnitude(weights.weights_numel)} other weights" if weights.weights_numel else ""
+            )
         shown = weights.quantized[:_MAX_SCHEMES]
         more.append(
             " + ".join(map(quantization_text, shown)) + (" + …" if shown != weights.quantized else "")
@@ -156,6 +160,9 @@ def _copy_text(copy: Copy) -> str:
 def quantization_text(item: Quantization) -> str:
     """Return ``GPTQ 4-bit, group 128``."""
     bits = f" {item.bits}-bit" if item.bits and not item.scheme[-1].isdigit() else ""
+    if item.weights is None:
+        modules = plural(item.modules, "module")
+        bits += f" ({modules} of unknown size)" if item.bits else f" ({modules} of unknown bits)"
     by = "block" if item.scheme == "bitsandbytes" else "group"
     group = f", {by} {item.group}" if item.group is not None else ""
     return f"{item.scheme}{bits}{group}{f', {item.detail}' if item.detail else ''}"

@@ -87,15 +87,17 @@ class Summary(NamedTuple):
 class Quantization(NamedTuple):
     """Weights that are stored in one quantised form: ``weights`` of ``bits`` each, in ``modules`` modules.
 
+    ``bits`` are None where neither the file nor a config beside it says them, and ``weights`` where that
+    leaves open how many there are. Where rows are padded to whole integers, it is what has room in them.
     ``group`` weights share a scale, None where that is not a fixed number; ``detail`` says more in words.
     """
 
     scheme: str
-    bits: int
+    bits: int | None
     group: int | None
     detail: str
     modules: int
-    weights: int
+    weights: int | None
 
 
 class Copy(NamedTuple):
@@ -110,7 +112,8 @@ class Weights(NamedTuple):
 
     ``parameters``, ``buffers`` (both persistences) and ``unknown`` are entries, ``tied_parameters`` those of
     the parameters that are an earlier one under another name; ``*_numel`` counts elements, tied ones once.
-    ``weights_numel`` counts parameters and what quantised weights stand for, ``stored_numel`` all elements.
+    ``weights_numel`` counts parameters and what quantised weights stand for as far as that is known,
+    ``stored_numel`` all elements.
     """
 
     parameters: int = 0

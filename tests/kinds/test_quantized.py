@@ -149,9 +149,9 @@ def hqq(out: int, inputs: int, group: int = 64) -> Layer:
 def quanto4(out: int, inputs: int) -> Layer:
     groups = out * inputs // 128
     return {
-        "weight._data": raw(128 // 2, groups),
-        "weight._scale": zeros(1, groups),
-        "weight._shift": zeros(1, groups),
+        "weight._data._data": raw(groups // 2, 128),
+        "weight._scale": zeros(groups, 1),
+        "weight._shift": zeros(groups, 1),
     }
 
 
@@ -169,12 +169,14 @@ LAYERS: dict[str, tuple[Make, tuple[str, int, int | None, str]]] = {
     "bitsandbytes nf4": (bnb4, ("bitsandbytes", 4, 64, "NF4")),
     "bitsandbytes fp4": (lambda o, i: bnb4(o, i, "fp4", False), ("bitsandbytes", 4, 64, "FP4")),
     "bitsandbytes int8": (bnb8, ("bitsandbytes", 8, None, "per channel")),
-    "pack-quantized": (packed, ("compressed-tensors", 4, 128, "")),
     "pack-quantized, asymmetric": (
         lambda o, i: packed(o, i, symmetric=False),
         ("compressed-tensors", 4, 128, ""),
     ),
-    "pack-quantized 8-bit": (lambda o, i: packed(o, i, 8), ("compressed-tensors", 8, 128, "")),
+    "pack-quantized 8-bit": (
+        lambda o, i: packed(o, i, 8, symmetric=False),
+        ("compressed-tensors", 8, 128, ""),
+    ),
     "int-quantized": (int8, ("int8", 8, None, "per channel")),
     "float-quantized": (lambda o, i: fp8(o, i, o, 1), ("FP8", 8, None, "per channel")),
     "fp8 of one scale": (lambda o, i: fp8(o, i), ("FP8", 8, None, "per tensor")),
@@ -192,7 +194,7 @@ LAYERS: dict[str, tuple[Make, tuple[str, int, int | None, str]]] = {
     "hqq": (hqq, ("HQQ", 4, 64, "")),
     "quanto qint8": (
         lambda o, i: {"weight._data": zeros(o, i, dtype=torch.int8), "weight._scale": zeros(o, 1)},
-        ("quanto", 8, None, ""),
+        ("quanto", 8, None, "per channel"),
     ),
     "quanto qint4": (quanto4, ("quanto", 4, 128, "")),
 }  # fmt: skip
@@ -237,7 +239,7 @@ def test_the_weights_of_a_scheme_are_counted_and_its_modules_are_whole(tmp_path:
         (name, member)
         for name, (make, _) in LAYERS.items()
         for member in make(OUT, INPUTS)
-        if member not in ("bias", "workspace", "input_scale", "weight._shift", "weight_format")
+        if member not in ("bias", "workspace", "input_scale", "weight_format")
         and name != "gptq, older"
         and member not in ("scaled_zeros", "weight_zero_point")
     ],

@@ -1,0 +1,267 @@
+"""Layouts that quantising libraries were seen to write, in shapes that divide and in shapes that do not.
+
+Each builder has the rounding and the padding of its library, as the code that packs has it; expected is
+what went in: (out, in), bits and group size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ckpttool.api.opened import open_file
+from ckpttool.render.inspection_head import iter_head
+from ckpttool.values.inspection import Inspection
+
+F8, F16, F32 = torch.float8_e4m3fn, torch.float16, torch.float32
+I8, I16, I32, U8 = torch.int8, torch.int16, torch.int32, torch.uint8
+Layer = dict[str, torch.Tensor]
+
+
+def t(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+def inspect(folder: Path, *layers: Layer, config: object = None) -> Inspection:
+    made = {f"{at}.{name}": value for at, layer in enumerate(layers) for name, value in layer.items()}
+    save_file(made, folder / "model.safetensors", {"format": "pt"})
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
+    found = open_file(str(folder / "model.safetensors")).inspection
+    assert not [item for item in found.findings if item.code.startswith("quantized")]
+    return found
+
+
+def gptq(out: int, inputs: int, bits: int, group: int) -> Layer:
+    """auto-gptq and gptqmodel: both cut what is beyond a whole block of 32."""
+    groups = math.ceil(inputs / group)
+    return {
+        "qweight": t(I32, inputs // 32 * bits, out),
+        "qzeros": t(I32, groups, out // 32 * bits),
+        "scales": t(F16, groups, out),
+        "g_idx": t(I32, inputs),
+    }
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize(
+    ("inputs", "group"), [(384, 128), (384, 32), (320, 128), (200, 128), (200, 200), (96, 32)]
+)
+def test_gptq_of_every_width(tmp_path: Path, bits: int, inputs: int, group: int) -> None:
+    found = inspect(tmp_path, gptq(256, inputs, bits, group))
+    shared = group if group < inputs else None
+    assert found.weights.quantized == (("GPTQ", bits, shared, "", 1, 256 * inputs),)
+
+
+def zeros_width(inputs: int, group: int) -> int:
+    """``awq.modules.linear.gemv.calculate_zeros_width``."""
+    multiple = {64: 2, 32: 4}.get(group, 1)
+    return math.ceil(math.ceil(inputs // group / 8) / multiple) * multiple
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize(("out", "inputs"), [(256, 384), (128, 256), (512, 1024), (320, 640), (4096, 11008)])
+def test_awq_for_vectors(tmp_path: Path, out: int, inputs: int, group: int) -> None:
+    width = zeros_width(inputs, group)
+    gemv = {
+        "qweight": t(I32, out, inputs // 8),
+        "qzeros": t(I32, out, width),
+        "scales": t(F16, out, width * 8),
+    }
+    (told,) = inspect(tmp_path, gemv).weights.quantized
+    assert told == ("AWQ", 4, group, "GEMV", 1, out * inputs)
+    rows = width * 8
+    fast = {"qweight": t(I16, out // 4, inputs), "scales": t(F16, rows, out), "qzeros": t(F16, rows, out)}
+    (told,) = inspect(tmp_path, fast).weights.quantized
+    assert told == ("AWQ", 4, group, "GEMV fast", 1, out * inputs)
+
+
+@pytest.mark.parametrize("block", [64, 128])
+@pytest.mark.parametrize(("out", "inputs"), [(256, 384), (250, 382), (33, 250)])
+def test_the_last_block_of_bitsandbytes_is_shorter(tmp_path: Path, out: int, inputs: int, block: int) -> None:
+    layer = {
+        "weight": t(U8, out * inputs // 2, 1),
+        "weight.absmax": t(F32, math.ceil(out * inputs / block)),
+        "weight.quant_map": t(F32, 16),
+        "weight.quant_state.bitsandbytes__nf4": t(U8, 79),
+    }
+    (told,) = inspect(tmp_path, layer).weights.quantized
+    assert told == ("bitsandbytes", 4, block, "NF4", 1, out * inputs)
+
+
+def packed(out: int, inputs: int, bits: int, groups: int, *, symmetric: bool) -> Layer:
+    """compressed-tensors packs without gaps, and rounds each row up to a whole int32."""
+    layer = {
+        "weight_packed": t(I32, out, math.ceil(inputs * bits / 32)),
+        "weight_scale": t(F16, out, groups),
+        "weight_shape": torch.tensor([out, inputs]),
+    }
+    return layer if symmetric else {**layer, "weight_zero_point": t(I32, math.ceil(out * bits / 32), groups)}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group", [32, 128, None])
+def test_compressed_tensors_say_their_bits_by_their_zero_points_or_not_at_all(
+    tmp_path: Path, bits: int, group: int | None
+) -> None:
+    out, inputs = 256, 384
+    groups = inputs // group if group else 1
+    (told,) = inspect(tmp_path, packed(out, inputs, bits, groups, symmetric=False)).weights.quantized
+    assert told == ("compressed-tensors", bits, group, "", 1, out * inputs)
+    found = inspect(tmp_path, packed(out, inputs, bits, groups, symmetric=True), {"bias": t(F32, out)})
+    assert found.weights.quantized == (("compressed-tensors", None, None, "", 1, None),)
+    assert found.weights.weights_numel == out
+    head = "\n".join("".join(span.text for span in line) for line in iter_head(found, 200, ()))
+    assert "256 other weights · compressed-tensors (1 module of unknown bits) · " in head
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group", [32, 128, None])
+def test_a_config_says_the_bits_of_compressed_tensors(tmp_path: Path, bits: int, group: int | None) -> None:
+    groups = 384 // group if group else 1
+    config = {"config_groups": {"group_0": {"weights": {"num_bits": bits}}}}
+    found = inspect(tmp_path, packed(256, 384, bits, groups, symmetric=True), config=config)
+    assert found.weights.quantized == (("compressed-tensors", bits, group, "", 1, 256 * 384),)
+    assert found.weights.weights_numel == 256 * 384
+
+
+def test_two_widths_in_one_config_tell_nothing(tmp_path: Path) -> None:
+    groups = {f"group_{bits}": {"weights": {"num_bits": bits}} for bits in (4, 8)}
+    found = inspect(tmp_path, packed(256, 384, 4, 3, symmetric=True), config={"config_groups": groups})
+    assert found.weights.quantized == (("compressed-tensors", None, None, "", 1, None),)
+
+
+@pytest.mark.parametrize(("name", "bits"), [("MXFP4", 4), ("MXFP6", 6)])
+def test_microscaling_in_uint8(tmp_path: Path, name: str, bits: int) -> None:
+    layer = {"weight_packed": t(U8, 256, 384 * bits // 8), "weight_scale": t(U8, 256, 12)}
+    assert inspect(tmp_path, layer).weights.quantized == ((name, bits, 32, "", 1, 256 * 384),)
+
+
+def hqq(out: int, inputs: int, bits: int, group: int, axis: int, view: torch.dtype | None = None) -> Layer:
+    groups = out * inputs // group
+    rows, columns = (groups, group) if axis else (group, groups)
+    stored = t(I32, math.ceil(rows / 10), columns) if bits == 3 else t(U8, rows * bits // 8, columns)
+    scale = (groups, 1) if axis else (1, groups)
+    return {
+        "W_q": stored if view is None else stored.view(view),
+        "nbits": torch.tensor(bits, dtype=I32),
+        "shape": torch.tensor([out, inputs]),
+        "packing": t(U8, 9),
+        "scale": t(F16, *scale),
+        "zero": t(F16, *scale),
+    }
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("group", [32, 64, 384])
+def test_hqq_says_its_bits_where_each_row_has_a_scale(tmp_path: Path, bits: int, group: int) -> None:
+    for view in (None, torch.bfloat16):
+        found = inspect(tmp_path, hqq(256, 384, bits, group, 1, view))
+        assert found.weights.quantized == (("HQQ", bits, group, "", 1, 256 * 384),)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_hqq_by_columns_says_its_bits_in_a_config_alone(tmp_path: Path, bits: int) -> None:
+    layer = hqq(256, 384, bits, 64, 0)
+    assert inspect(tmp_path, layer).weights.quantized == (("HQQ", None, None, "", 1, None),)
+    config = {
+        "quant_method": "hqq",
+        "quant_config": {"weight_quant_params": {"nbits": bits, "group_size": 64}},
+    }
+    told = inspect(tmp_path, layer, config=config).weights.quantized
+    assert told == (("HQQ", bits, 64, "", 1, 256 * 384),)
+
+
+def test_hqq_of_three_bits_by_columns_leaves_its_size_open(tmp_path: Path) -> None:
+    found = inspect(tmp_path, hqq(256, 384, 3, 64, 0))
+    assert found.weights.quantized == (("HQQ", 3, None, "", 1, None),)
+    head = "\n".join("".join(span.text for span in line) for line in iter_head(found, 200, ()))
+    assert "HQQ 3-bit (1 module of unknown size)" in head
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize(("out", "inputs", "group"), [(256, 384, 128), (250, 381, 381), (33, 250, 250)])
+def test_quanto_rounds_its_rows_up(tmp_path: Path, bits: int, out: int, inputs: int, group: int) -> None:
+    groups = out * inputs // group
+    layer = {
+        "weight._data._data": t(U8, math.ceil(groups * bits / 8), group),
+        "weight._scale": t(F32, groups, 1),
+        "weight._shift": t(F32, groups, 1),
+        "input_scale": t(F32),
+        "output_scale": t(F32),
+    }
+    assert inspect(tmp_path, layer).weights.quantized == (("quanto", bits, group, "", 1, out * inputs),)
+
+
+def test_quanto_by_columns_says_its_bits_in_a_config_alone(tmp_path: Path) -> None:
+    groups = 256 * 384 // 128
+    layer = {
+        "weight._data._data": t(U8, 64, groups),
+        "weight._scale": t(F32, 1, groups),
+        "weight._shift": t(F32, 1, groups),
+    }
+    assert inspect(tmp_path, layer).weights.quantized == (("quanto", None, None, "", 1, None),)
+    told = inspect(tmp_path, layer, config={"quant_method": "quanto", "weights": "int4"}).weights.quantized
+    assert told == (("quanto", 4, 128, "", 1, 256 * 384),)
+
+
+TORCHAO: dict[str, tuple[Layer, int, int | None]] = {
+    "Int8Tensor": (
+        {
+            "_weight_qdata": t(I8, 256, 384),
+            "_weight_scale": t(F32, 256, 1),
+            "_weight_zero_point": t(I8, 256, 1),
+        },
+        8,
+        None,
+    ),
+    "Int8Tensor of a square": ({"_weight_qdata": t(I8, 64, 64), "_weight_scale": t(F32, 64, 1)}, 8, None),
+    "IntxUnpackedToInt8Tensor": ({"_weight_qdata": t(I8, 256, 384), "_weight_scale": t(F16, 256, 12)}, 8, 32),
+    "Int4Tensor": (
+        {
+            "_weight_qdata": t(I8, 256, 192),
+            "_weight_scale": t(F16, 3, 256),
+            "_weight_zero_point": t(F16, 3, 256),
+        },
+        4,
+        128,
+    ),
+    "Int4PlainInt32Tensor": ({"_weight_qdata": t(I32, 256, 48), "_weight_scale": t(F16, 3, 256)}, 4, 128),
+    "Int4TilePackedTo4dTensor": (
+        {"_weight_qdata": t(I32, 32, 3, 32, 4), "_weight_scale_and_zero": t(F16, 3, 256, 2)},
+        4,
+        128,
+    ),
+    "Float8Tensor": ({"_weight_qdata": t(F8, 256, 384), "_weight_scale": t(F32, 256, 1)}, 8, None),
+    "Float8Tensor of one scale": ({"_weight_qdata": t(F8, 256, 384), "_weight_scale": t(F32, 1, 1)}, 8, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TORCHAO)
+def test_flattened_subclasses_of_torchao(tmp_path: Path, name: str) -> None:
+    layer, bits, group = TORCHAO[name]
+    weights = 64 * 64 if "square" in name else 256 * 384
+    assert inspect(tmp_path, layer).weights.quantized == (("torchao", bits, group, "", 1, weights),)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"weight_packed": t(U8, 8, 8)},
+        {"weight_packed": t(I32, 8, 8)},
+        {"qweight": t(I32, 8, 8)},
+        {"weight_qdata": t(I8, 8, 8)},
+        {"weight._data": t(I8, 8, 8)},
+        {"W_q": t(F16, 64, 64), "W_k": t(F16, 64, 64), "scale": t(F16, 1), "zero": t(F16, 1)},
+        {"weight": t(U8, 8, 8), "scale": t(F32, 8)},
+        {"weight": t(I32, 8, 8), "weight_scale": t(F32, 8)},
+    ],
+    ids=lambda layer: "+".join(layer),
+)
+def test_integers_alone_are_no_quantised_weight(tmp_path: Path, layer: Layer) -> None:
+    assert inspect(tmp_path, layer).weights.quantized == ()
