@@ -19,6 +19,7 @@ from ckpttool.inspection.summary import (
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.classify import classify
 from ckpttool.kinds.quantized import may_be_quantized
+from ckpttool.names.averages import may_be_averaged
 from ckpttool.names.prefixes import find_prefixes, is_averaged
 from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Root
 from ckpttool.values.inspection import Inspection, Row
@@ -80,6 +81,7 @@ def inspect_checkpoint(
         from ckpttool.kinds.quantized_modules import survey_modules
 
         survey = survey_modules(weighed)
+    averages = [row for row in rows if row.classification.averaged_of] if may_be_averaged(text) else []
     spread = find_spread(rows)
     evidence = Evidence(
         checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text, survey, spread
@@ -94,7 +96,7 @@ def inspect_checkpoint(
         summary,
         (*checkpoint.findings, *(applied.findings if applied is not None else ()), *find_all(evidence)),
         None if applied is None else applied.facts,
-        count_weights(rows, tallies, weights_root, survey),
+        count_weights(rows, tallies, weights_root, survey, averages),
         spread,
     )
 

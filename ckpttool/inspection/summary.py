@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -11,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from ckpttool.kinds.aliases import Aliasing
 from ckpttool.kinds.optimizer import OptimizerMatch
 from ckpttool.kinds.quantized import Survey
+from ckpttool.names.averages import WORD, WORDS, prefix_of
 from ckpttool.names.prefixes import Prefix, is_averaged
 from ckpttool.values.checkpoint import Basis, Checkpoint, Classification, Key, Kind, Root, TensorInfo
 from ckpttool.values.dtypes import BY_NAME
@@ -24,8 +24,6 @@ _WEIGHTS_KEYS = frozenset(
 )
 """Keys that training scripts put a model's state_dict under."""
 
-_EMA_WORDS = frozenset("ema swa averaged average averaging avg polyak shadow".split())
-_WORD = re.compile("[a-z]+")
 _PROGRESS_KEYS = frozenset(("epoch", "global_step", "step", "iteration", "iter", "best_acc1", "it"))
 _OUTWEIGHS = 10  # without a telling name, the weights must be this many times the next candidate
 _MOST_PREFIXES = 2  # in a note
@@ -198,7 +196,7 @@ def _is_optimizer_key(key: Key) -> bool:
 
 
 def _is_ema_key(key: Key) -> bool:
-    return isinstance(key, str) and not _EMA_WORDS.isdisjoint(_WORD.findall(key.lower()))
+    return isinstance(key, str) and not WORDS.isdisjoint(WORD.findall(key.lower()))
 
 
 def _averaged(root: Root, prefixes: Sequence[Prefix]) -> str:
@@ -206,7 +204,7 @@ def _averaged(root: Root, prefixes: Sequence[Prefix]) -> str:
     if is_averaged(prefixes):
         return "AveragedModel"
     for key in root:
-        words = _EMA_WORDS.intersection(_WORD.findall(key.lower())) if isinstance(key, str) else ()
+        words = WORDS.intersection(WORD.findall(key.lower())) if isinstance(key, str) else ()
         if words:
             return next((word.upper() for word in ("ema", "swa") if word in words), "average")
     return ""
@@ -249,9 +247,16 @@ def choose_weights_root(checkpoint: Checkpoint, tallies: Mapping[Root, Tally]) -
 
 
 def count_weights(
-    rows: Sequence[Row], tallies: Mapping[Root, Tally], weights_root: Root | None, survey: Survey | None
+    rows: Sequence[Row],
+    tallies: Mapping[Root, Tally],
+    weights_root: Root | None,
+    survey: Survey | None,
+    averages: Sequence[Row],
 ) -> Weights:
-    """Count the branch of the weights, or where it is not clear all branches but averaged copies."""
+    """Count the branch of the weights, or where it is not clear all branches but averaged copies.
+
+    ``averages`` are the rows that are an averaged copy in the state_dict of what they copy.
+    """
     roles = {root: _place(root, tally, {})[1] for root, tally in tallies.items()}
     averaged = {root for root, role in roles.items() if role == "ema" and tallies[root].is_state_dict}
     counted = {root for root, role in roles.items() if role != "ema"}
@@ -260,6 +265,17 @@ def count_weights(
     total = Tally()
     for root in counted & tallies.keys():
         total.add(tallies[root])
+    averages = [row for row in averages if row.entry.root in counted]
+    for copies in tally_rows(averages).values():
+        for name in (
+            "parameters",
+            "tied_parameters",
+            "parameter_numel",
+            "persistent_buffers",
+            "buffer_numel",
+        ):
+            setattr(total, name, getattr(total, name) - getattr(copies, name))
+    inside = {(row.entry.root, prefix_of(str(row.entry.name))): None for row in averages}
     weights = Weights(
         total.parameters,
         total.tied_parameters,
@@ -269,7 +285,8 @@ def count_weights(
         total.unknown,
         total.parameter_numel,
         total.parameter_numel + total.buffer_numel + total.unknown_numel,
-        _find_copies(rows, tallies, counted, averaged - counted),
+        _find_copies(rows, tallies, counted, averaged - counted)
+        + tuple([Copy(root, True, prefix) for root, prefix in inside]),
     )
     if survey is None:
         return weights
@@ -278,6 +295,7 @@ def count_weights(
         for row in rows
         if row.entry.root in counted
         and row.classification.kind is Kind.PARAMETER
+        and not row.classification.averaged_of
         and row.tied_to is None
         and row.entry.value is not None
         and id(row.entry) not in survey.entries

@@ -21,6 +21,7 @@ from ckpttool.kinds.corroborate import (
 from ckpttool.kinds.evidence import (
     STRENGTH,
     is_final,
+    read_averages,
     read_pickled_modules,
     read_pickled_parameters,
     read_target_copies,
@@ -136,6 +137,8 @@ def _judge_weights(
                 kind = Kind.PERSISTENT_BUFFER if entry.name in buffers else Kind.PARAMETER
                 judged[at] = said._replace(kind=kind, basis=Basis.METADATA, note="DeepSpeed buffer_names")
     for at, said in read_pickled_parameters(entries, judged, versions, checkpoint.ordered).items():
+        judged[at] = said
+    for at, said in read_averages(entries, judged).items():
         judged[at] = said
     for index, said in zip(indices, judged, strict=True):
         found[index] = said

@@ -113,7 +113,7 @@ def _match_root(
             return by_name, "names"
     # parameters() gives a tied parameter once; buffers are left out: those that any rule knows, or all
     # but the sure parameters if these are as many as the optimizer has, or only what takes no gradient.
-    single = [index for index in indices if tied_to[index] is None]
+    single = [index for index in indices if tied_to[index] is None and not found[index].averaged_of]
     sure = [index for index in single if is_sure(found[index])]
     best: list[int] = []
     for candidates in (

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ckpttool.kinds.state_dict import stands_as_written
+from ckpttool.names.averages import find_averages
 from ckpttool.values.checkpoint import (
     UNCLASSIFIED,
     Basis,
@@ -127,6 +128,21 @@ def read_target_copies(entries: Sequence[Entry]) -> dict[int, Classification]:
             note = "a target network: the parameters beside it once more, in buffers"
             said[at] = Classification(Kind.PERSISTENT_BUFFER, Basis.COPY, note=note)
     return said
+
+
+def read_averages(entries: Sequence[Entry], judged: Sequence[Classification]) -> dict[int, Classification]:
+    """Of averaged copies in one state_dict, by position: their original's kind, or LitEma's buffers."""
+    at = [position for position, entry in enumerate(entries) if isinstance(entry.name, str)]
+    names = [str(entries[position].name) for position in at]
+    said = {}
+    for average in find_averages(names, [entries[position].shape for position in at]):
+        for copy, of in average.copies.items():
+            kind = Kind.PERSISTENT_BUFFER if average.squashed else judged[at[of]].kind
+            note = f"averaged copy of {names[of]}"
+            said[at[copy]] = Classification(kind, Basis.COPY, note=note, averaged_of=names[of])
+        counter = Classification(Kind.PERSISTENT_BUFFER, Basis.SIBLING, note="beside averaged weights")
+        said.update((at[own], counter) for own in average.own)
+    return {position: known for position, known in said.items() if not is_final(entries[position])}
 
 
 def read_pickled_parameters(

@@ -154,6 +154,8 @@ def _weight_facts(weights: Weights) -> Iterator[str]:
 
 def _copy_text(copy: Copy) -> str:
     what = "averaged copy" if copy.averaged else "copy of the same names and shapes"
+    if copy.prefix:
+        return f"{what} under {safe(copy.prefix, NAME_LIMIT)}*"
     return f"{what} under {format_root(copy.root) or '(top)'}"
 
 

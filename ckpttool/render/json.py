@@ -163,6 +163,8 @@ def _row_object(row: Row) -> dict[str, Any]:
         fields["tied_to"] = place(row.tied_to.root, row.tied_to.name)
     if row.entry.subclass:
         fields["subclass"] = encode(row.entry.subclass)
+    if row.classification.averaged_of:
+        fields["averaged_of"] = encode(row.classification.averaged_of)
     if made_of := _made_of(row.entry.value):
         last = {name: fields.pop(name) for name in ("requires_grad", "tied_to")}
         fields |= made_of | last

@@ -328,7 +328,8 @@ class Classification(NamedTuple):
     ``rebuilt_since`` says of a buffer which versions of its library leave it out of files and build it
     anew, in words; empty where none is known to. ``registered`` is false of a tensor that the file
     says is beside the parameters and buffers of its module; ``tied_to`` is, for a missing entry, the
-    name under which the file holds its tensor.
+    name under which the file holds its tensor. ``averaged_of`` is, for an averaged copy in the same
+    state_dict, what it is a copy of.
     """
 
     kind: Kind
@@ -338,6 +339,7 @@ class Classification(NamedTuple):
     rebuilt_since: str = ""
     registered: bool = True
     tied_to: str = ""
+    averaged_of: str = ""
 
     @property
     def exact(self) -> bool:

@@ -101,10 +101,14 @@ class Quantization(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A branch that holds the weights once more; ``averaged``: its name says EMA, SWA or the like."""
+    """A branch that holds the weights once more; ``averaged``: its name says EMA, SWA or the like.
+
+    With a ``prefix`` it is what bears that in the state_dict at ``root``.
+    """
 
     root: Root
     averaged: bool
+    prefix: str = ""
 
 
 class Weights(NamedTuple):

@@ -131,7 +131,7 @@ def test_a_copy_is_in_the_first_line_and_in_the_document(
     )
     assert main(["inspect", str(path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["weights"]["copies"] == [{"root": ["model_ema"], "averaged": True}]
+    assert document["weights"]["copies"] == [{"root": ["model_ema"], "averaged": True, "prefix": ""}]
     assert (document["weights"]["parameter_numel"], document["summary"]["parameter_numel"]) == (56, 112)
 
 
