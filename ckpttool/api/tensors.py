@@ -9,6 +9,7 @@ from ckpttool.files.local import Sources
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import CompositeTensor, Strided, Tensor
 from ckpttool.values.errors import UnsupportedFeature
+from ckpttool.values.words import indefinite
 
 if TYPE_CHECKING:
     from ckpttool.elements.arrays import Array
@@ -65,4 +66,6 @@ def _strided(value: Tensor | None) -> Strided:
         raise UnsupportedFeature("an entry that the file does not hold has no elements")
     if not isinstance(value, CompositeTensor):
         return value
-    raise UnsupportedFeature(f"a {value.layout} tensor is made of parts, and is not put together here")
+    raise UnsupportedFeature(
+        f"{indefinite(value.layout)} tensor is made of parts, and is not put together here"
+    )

@@ -86,7 +86,7 @@ def diff_sides(
     entries = _settle_ties(entries)
     unread = sum(outcome.equal is None for outcome in outcomes)
     if unread and not structure_only:
-        left_out.append(f"{unread:,} tensors without values in either file")
+        left_out.append(f"{plural(unread, 'tensor')} without values in either file")
     values: tuple[ValueChange, ...] = ()
     if request.only is None and not request.include and not request.exclude:
         values, said = compare_surroundings(a, b, scope)
@@ -156,7 +156,7 @@ def _keep_only(alignment: Alignment, only: str, left_out: list[str]) -> Alignmen
     )
     unknown = kinds.count(Kind.UNKNOWN)
     if unknown:
-        left_out.append(f"{unknown:,} entries of unknown kind, neither parameters nor buffers for sure")
+        left_out.append(f"{plural(unknown, 'entry')} of unknown kind")
     return kept
 
 

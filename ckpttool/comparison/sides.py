@@ -152,7 +152,7 @@ def _outside(side: Side, home: Root, base: Root, which: str) -> list[str]:
     branches = Counter([str(root[0])[:_MOST_SHOWN] if root else "top" for root in roots])
     facts = [f"{plural(count, 'tensor')} of {name}" for name, count in list(branches.items())[:_MOST_NAMED]]
     if len(branches) > _MOST_NAMED:
-        facts.append(f"{len(branches) - _MOST_NAMED:,} more branches")
+        facts.append(plural(len(branches) - _MOST_NAMED, "more branch"))
     outside = [value for value in side.checkpoint.values if value.root[: len(base)] != base]
     if outside:
         first = min(outside, key=lambda value: len(value.root))

@@ -92,7 +92,7 @@ def _changed_versions(a: _Facts, b: _Facts, said: list[str]) -> Iterable[ValueCh
     for mine, other, which in ((a, b, "A"), (b, a, "B")):
         above = sum(isinstance(version, int) and version > 1 for version in mine.values())
         if above and not other:
-            said.append(f"only in {which}: _metadata, with {above:,} modules above version 1")
+            said.append(f"only in {which}: _metadata, with {plural(above, 'module')} above version 1")
     for key, version in a.items():
         if key in b and version != b[key]:
             yield ValueChange("version", *key, Status.CHANGED, version, b[key])

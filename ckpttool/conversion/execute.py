@@ -33,6 +33,7 @@ from ckpttool.values.conversion import (
 )
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError, DestinationExists
+from ckpttool.values.words import agree, plural
 
 if TYPE_CHECKING:
     from ckpttool.elements.digests import NamedDigest
@@ -142,14 +143,15 @@ def check_target(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Ta
     leftovers = find_leftovers(list_folder(target.path), [layout.name for layout in layouts])
     if not leftovers:
         return plan
-    found = f"{len(leftovers)} of an older set: {shorten_list(leftovers)}"
+    found = f"{plural(len(leftovers), 'file')} of an older set: {shorten_list(leftovers)}"
     if not target.force:
         raise DestinationExists(
-            f"files are there already, {found}",
+            f"already holds {found}",
             path=target.path,
             hint="write into another folder; --force writes beside them",
         )
-    note = f"in {target.path} stay {found}; remove them, or a loader may take them for these"
+    them = agree(len(leftovers), "it", "them")
+    note = f"{target.path} still holds {found}; remove {them}, or a loader may take {them} for these"
     return plan._replace(notes=(*plan.notes, note))
 
 

@@ -31,7 +31,7 @@ from ckpttool.values.checkpoint import Root
 from ckpttool.values.conversion import WRITABLE_CONTAINERS, ConversionPlan, Placed
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError, LimitExceeded
-from ckpttool.values.words import some
+from ckpttool.values.words import plural, some
 
 Named = tuple[str, Root, Item]
 """Flat name, the path that it stands for, and the tensor."""
@@ -138,7 +138,7 @@ def _note_overlaps(named: Sequence[Named]) -> list[str]:
     if not groups:
         return []
     names = [named[position][0] for position in groups[0]]
-    more = f" (and {len(groups) - 1:,} more groups)" if len(groups) > 1 else ""
+    more = f" (and {plural(len(groups) - 1, 'more group')})" if len(groups) > 1 else ""
     return [f"views with bytes in common are written apart: {some(names, repr)}{more}"]
 
 

@@ -37,6 +37,7 @@ from ckpttool.values.checkpoint import (
 )
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import LimitExceeded
+from ckpttool.values.words import plural
 
 DIGEST_CHUNK_NBYTES = 64 << 20
 MANIFEST_SCHEMA = "ckpttool/manifest/1"
@@ -174,7 +175,7 @@ def check_claim(tensor: Strided) -> None:
     """
     limit = claim_limit(tensor, _MOST_EXPANDED)
     if tensor.nbytes > limit:
-        what = f"the size that a tensor of {stored_nbytes(tensor):,} stored bytes claims"
+        what = f"the size that a tensor of {plural(stored_nbytes(tensor), 'stored byte')} claims"
         raise LimitExceeded(what, limit=limit, actual=tensor.nbytes)
 
 

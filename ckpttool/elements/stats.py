@@ -33,6 +33,7 @@ from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import Entry, Finding, Strided, parts
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import UnsupportedFeature
+from ckpttool.values.words import agree, plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,14 +141,24 @@ def iter_value_findings(stats: EntryStats, fail_on: Iterable[str]) -> Iterator[F
         return Finding(f"value_{code}", "error" if code in asked else default, name, message)
 
     if stats.nan:
-        yield finding("nan", "warning", f"{stats.nan:,} of {stats.numel:,} values are NaN")
+        yield finding("nan", "warning", _said(stats, stats.nan, "NaN"))
     if stats.is_mask:
         yield Finding("value_mask", "info", name, f"{stats.neginf:,} -inf among zeros: an attention mask")
     elif stats.inf:
-        message = f"{stats.inf:,} of {stats.numel:,} values are infinite ({stats.neginf:,} of them -inf)"
-        yield finding("inf", "warning", message)
+        both = f"infinite ({stats.posinf:,} +inf, {stats.neginf:,} -inf)"
+        what = "+inf" if not stats.neginf else both if stats.posinf else "-inf"
+        yield finding("inf", "warning", _said(stats, stats.inf, what))
     if stats.all_zero:
-        yield finding("zero", "info", f"all {stats.numel:,} values are zero")
+        yield finding("zero", "info", _said(stats, stats.zero, agree(stats.numel, "0", "zero")))
+
+
+def _said(stats: EntryStats, count: int, what: str) -> str:
+    """``1 of 4 values is NaN``, ``all 4 values are NaN``, ``the only value is NaN``."""
+    if stats.numel == 1:
+        return f"the only value is {what}"
+    if count == stats.numel:
+        return f"all {plural(count, 'value')} are {what}"
+    return f"{count:,} of {plural(stats.numel, 'value')} {agree(count, 'is', 'are')} {what}"
 
 
 def _examine(np: Any, entry: Entry, part: str, view: Strided, reader: TensorReader) -> EntryStats:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ckpttool.values.checkpoint import StorageRef
 from ckpttool.values.errors import MalformedCheckpoint
+from ckpttool.values.words import plural
 
 # Compressed bytes read, and inflated bytes skipped, at a time.
 _PIECE_NBYTES = 256 << 10
@@ -83,7 +84,7 @@ class Inflater:
         return MalformedCheckpoint(
             what,
             name=self.storage.key,
-            expected=f"{self.storage.nbytes} bytes",
-            actual=f"{self.position} before that",
+            expected=plural(self.storage.nbytes, "byte"),
+            actual=f"{self.position:,} before that",
             path=self.storage.file,
         )

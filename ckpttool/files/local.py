@@ -16,6 +16,7 @@ from types import TracebackType
 
 from ckpttool.values.checkpoint import FileInfo
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, redact
+from ckpttool.values.words import plural
 
 # Descriptors held open; a checkpoint may have thousands of shards, and 1024 is a common limit.
 _MOST_OPEN = 64
@@ -68,8 +69,8 @@ def check_status(file: FileInfo, status: os.stat_result) -> None:
         raise MalformedCheckpoint("the file was written to while it was read", path=file.path)
     raise MalformedCheckpoint(
         "the file changed while it was read",
-        expected=f"{file.nbytes:,} bytes",
-        actual=f"{now.nbytes:,} bytes",
+        expected=plural(file.nbytes, "byte"),
+        actual=plural(now.nbytes, "byte"),
         path=file.path,
     )
 
@@ -112,8 +113,8 @@ class FileSource:
             raise MalformedCheckpoint(
                 "a range lies outside the file",
                 byte_offset=offset,
-                expected=f"{nbytes} bytes",
-                actual=f"{max(0, self.size - offset)} left",
+                expected=plural(nbytes, "byte"),
+                actual=f"{max(0, self.size - offset):,} left",
                 path=self.name,
             )
         data = self._pread(nbytes, offset)

@@ -55,6 +55,7 @@ from ckpttool.values.checkpoint import (
     packed_stride,
 )
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
+from ckpttool.values.words import plural
 
 # 8 MiB was fastest of 256 KiB to 64 MiB for reading and writing alike, and stays in a shared L3.
 CHUNK_NBYTES = 8 << 20
@@ -298,7 +299,7 @@ def _checked_storage(info: TensorInfo) -> StorageRef:
         raise MalformedCheckpoint(
             "a tensor leaves its storage",
             name=storage.key,
-            expected=f"at most {storage.nbytes} bytes",
+            expected=f"at most {plural(storage.nbytes, 'byte')}",
             actual=f"bytes {start} to {end}",
             path=storage.file,
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ckpttool.findings.text import Evidence, about, name_pair, short_name
 from ckpttool.values.checkpoint import CompositeTensor, Entry, Finding, Kind, TensorInfo, views_of
 from ckpttool.values.dtypes import BY_NAME
-from ckpttool.values.words import cut, plural, some
+from ckpttool.values.words import agree, cut, nbytes_of, plural, some
 
 _BLOAT_SHARE = 100  # less than 1/100 of the storages, and less than a page, is padding
 _BLOAT_NBYTES = 4096
@@ -31,7 +31,7 @@ def find_no_data(evidence: Evidence) -> Iterator[Finding]:
                     empty.append(entry)
         elif isinstance(value, CompositeTensor) and value.layout == "uninitialized":
             lazy.append(entry)
-    fact = "on the meta device: the file has shapes for them and no data"
+    fact = "on the meta device: the file holds shapes and no data"
     yield from about("meta-tensors", "error", meta, fact)
     if len(empty) > 1 and 2 * len(empty) > floating:
         fact = (
@@ -51,8 +51,9 @@ def find_bloat(evidence: Evidence) -> Iterator[Finding]:
         return
     largest = max(aliasing.bloated, key=lambda bloat: bloat.unreferenced_nbytes)
     fact = (
-        f"{wasted:,} of {held:,} bytes in {plural(len(aliasing.bloated), 'storage')} belong to no tensor, "
-        f"most in that of {short_name(largest.entry)} ({largest.unreferenced_nbytes:,} bytes): "
+        f"{wasted:,} of {nbytes_of(held)} in {plural(len(aliasing.bloated), 'storage')} "
+        f"{agree(wasted, 'belongs', 'belong')} to no tensor, "
+        f"most in that of {short_name(largest.entry)} ({nbytes_of(largest.unreferenced_nbytes)}): "
         "a slice is saved with all of what it was cut from, unless it is cloned first"
     )
     severity = "warning" if 10 * wasted >= held else "info"
@@ -100,8 +101,8 @@ def find_layouts(evidence: Evidence) -> Iterator[Finding]:
     fact = "not contiguous: safetensors' save_file refuses such tensors"
     yield from about("non-contiguous", "info", strided, fact)
     fact = (
-        "stored with a conj or neg bit: their bytes are not their values, and safetensors 0.8.0 "
-        "saves them wrong; call .resolve_conj().resolve_neg() before"
+        "stored with a conj or neg bit, so that bytes are not values: safetensors 0.8.0 saves the "
+        "bytes; call .resolve_conj().resolve_neg() before"
     )
     yield from about("conj-neg-bit", "warning", flagged, fact)
     fact = "in big-endian byte order: torch.load swaps it, tools that map the file do not"
@@ -127,6 +128,6 @@ def find_devices(evidence: Evidence) -> Iterator[Finding]:
     tags = [(tag, count) for tag, count in evidence.summary.locations if tag not in _NO_DEVICE]
     if tags:
         shown = some([f"{plural(count, 'storage')} saved on {cut(tag)}" for tag, count in tags])
-        what = "that device" if len(tags) == 1 else "those devices"
+        what = agree(len(tags), "that device", "those devices")
         fact = f'{shown}; without {what} use `torch.load(path, map_location="cpu")`'
         yield Finding("device-tags", "warning", "", fact)

@@ -9,7 +9,7 @@ from ckpttool.names.match import NameMatch
 from ckpttool.values.checkpoint import Basis, Classification, Entry, Finding, Kind, Presence, Tensor
 from ckpttool.values.dtypes import DType
 from ckpttool.values.model import ModelSpec
-from ckpttool.values.words import cut, plural, some
+from ckpttool.values.words import agree, cut, plural, some
 
 STALE = "stale: this version does not save it"
 
@@ -56,8 +56,8 @@ class Differences:
     def findings(self) -> Iterator[Finding]:
         """A sentence per way to differ."""
         fact = (
-            "stale: in the file, but this version of the model does not save it, and strict loading "
-            "refuses it; leave it out with `--exclude`"
+            "stale: in the file, but this version of the model does not save such an entry, and strict "
+            "loading refuses; leave out with `--exclude`"
         )
         yield from about("stale-buffer", "warning", self.stale, fact)
         yield from self._shape_findings()
@@ -77,7 +77,7 @@ class Differences:
     def _shape_findings(self) -> Iterator[Finding]:
         # torch/nn/modules/module.py, _load_from_state_dict: a scalar takes the first of a vector (torch 0.3).
         scalars = [entry for entry, known in self.shapes if _takes_first(entry.value, known.value)]
-        fact = "a vector in the file and a scalar in the model: load_state_dict takes its first value"
+        fact = "a vector in the file and a scalar in the model: load_state_dict takes the first value"
         yield from about("shape-differs", "warning", scalars, fact)
         others = [pair for pair in self.shapes if not _takes_first(pair[0].value, pair[1].value)]
         if others:
@@ -116,10 +116,10 @@ def _is_widening(stored: DType, wanted: DType) -> bool:
 
 
 _FATES = {
-    Kind.PARAMETER: "it keeps what the constructor draws",
-    Kind.PERSISTENT_BUFFER: "it keeps what the constructor gives it",
-    Kind.EXTRA_STATE: "set_extra_state is not called",
-    Kind.UNKNOWN: "nothing happens",
+    Kind.PARAMETER: ("it keeps what the constructor draws", "they keep what the constructor draws"),
+    Kind.PERSISTENT_BUFFER: ("it keeps what the constructor sets", "they keep what the constructor sets"),
+    Kind.EXTRA_STATE: ("set_extra_state is not called", "set_extra_state is not called"),
+    Kind.UNKNOWN: ("nothing happens", "nothing happens"),
 }
 _MADE_BY_HOOKS = ("entry made by a state_dict hook", "entries made by state_dict hooks")
 
@@ -142,21 +142,22 @@ def missing_findings(spec: ModelSpec, missing: Sequence[Entry]) -> Iterator[Find
     for kind, entries in by_kind.items():
         count = plural(len(entries), *((_NOUNS[kind],) if kind in _NOUNS else _MADE_BY_HOOKS))
         fact = (
-            f"{count} of the model ({some(entries, short_name)}) not in the file: strict loading refuses, "
-            f"and without strict {_FATES[kind]}"
+            f"{count} of the model ({some(entries, short_name)}) {agree(len(entries), 'is', 'are')} not in "
+            f"the file: strict loading refuses, and without strict {agree(len(entries), *_FATES[kind])}"
         )
         severity = "warning" if kind is Kind.UNKNOWN else "error"
         yield Finding("missing-entry", severity, str(entries[0].name), fact)
     if tied:
+        notes = list(dict.fromkeys(entry.declared.note for entry in tied))
         fact = (
-            f"missing, but {tied[0].declared.note}: strict=True refuses, "
-            "safetensors.torch.load_model and strict=False load it right"
+            f"missing, but {some(notes)}: strict=True refuses, "
+            "safetensors.torch.load_model and strict=False do not"
         )
         yield from about("missing-tied", "warning", tied, fact)
     yield from about("missing-entry", "warning", own_code, f"not in the file; {_OWN_CODE}")
 
 
-_OWN_CODE = "its module loads by code of its own, which may rename: `ckpttool verify` tells"
+_OWN_CODE = "the module loads by code of its own, which may rename: `ckpttool verify` tells"
 
 
 def unexpected_findings(spec: ModelSpec, unexpected: Sequence[Entry], match: NameMatch) -> Iterator[Finding]:
@@ -170,7 +171,7 @@ def unexpected_findings(spec: ModelSpec, unexpected: Sequence[Entry], match: Nam
         (own_code if _loads_by_own_code(spec, name) else empty if name in slots else others).append(entry)
     fact = "in the file, and in the model registered as None until something is assigned: strict loading "
     yield from about("unexpected-entry", "warning", empty, f"{fact}into a fresh model refuses")
-    fact = "in the file and not in the model: strict loading refuses; leave it out with `--exclude`"
+    fact = "in the file and not in the model: strict loading refuses; leave out with `--exclude`"
     yield from about("unexpected-entry", "warning", others, fact)
     yield from about("unexpected-entry", "info", own_code, f"in the file and not in the model; {_OWN_CODE}")
 
@@ -189,14 +190,17 @@ def names_findings(spec: ModelSpec, match: NameMatch) -> Iterator[Finding]:
         yield Finding("model-names", "warning", "", "the model has no parameters and no buffers")
     elif not match.matched:
         names = list(match.to_model)
-        fact = (
-            f"none of the {len(names):,} names of the file is one of the model's {len(entries):,}: "
-            f"{some(names, cut)} against {some(entries, short_name)}; is it another model, or is there "
-            "a `--root`?"
+        wanted = some(entries, short_name)
+        none = agree(
+            len(names), "the file's only name is not", f"none of the file's {plural(len(names), 'name')} is"
         )
-        yield Finding("model-names", "error", "", fact)
+        fact = f"{none} one of the model's {len(entries):,}: {some(names, cut)} against {wanted}"
+        if not names:
+            fact = f"the file has none of the model's {plural(len(entries), 'name')}: {wanted}"
+        yield Finding("model-names", "error", "", f"{fact}; is it another model, or is there a `--root`?")
     elif match.description:
-        met = f"{match.matched:,} of {len(match.to_model):,} names meet the model's"
+        verb = agree(match.matched, "matches", "match")
+        met = f"{match.matched:,} of {plural(len(match.to_model), 'name')} {verb} the model's"
         yield Finding("model-names", "info", "", f"{met}, with {match.description}")
 
 
@@ -210,5 +214,6 @@ def model_findings(spec: ModelSpec) -> Iterator[Finding]:
         yield Finding("none-slot", "info", spec.none_names[0], fact)
     if spec.custom_load:
         named = some([cut(str(own)) for own in spec.custom_load])
-        fact = f"{plural(len(spec.custom_load), 'module')} with saving or loading of its own: {named}"
+        own = agree(len(spec.custom_load), "saves or loads in its own way", "save or load in their own way")
+        fact = f"{plural(len(spec.custom_load), 'module')} {own}: {named}"
         yield Finding("custom-load", "info", "", f"{fact}; keys in a file may differ from the attributes")

@@ -10,7 +10,7 @@ from ckpttool.findings.text import Evidence, about, name_branch
 from ckpttool.names.prefixes import AVERAGED, common_first_part
 from ckpttool.values.checkpoint import Entry, Finding, Key, Kind, Root
 from ckpttool.values.dtypes import BY_NAME
-from ckpttool.values.words import MOST_NAMED, cut, plural, some
+from ckpttool.values.words import MOST_NAMED, agree, cut, plural, some
 
 _BATCH_NORM_VERSION = 2  # torch/nn/modules/batchnorm.py: _NormBase._version, with num_batches_tracked
 _BATCH_NORM_NAME = re.compile(r"(?:^|_)bn\d*$|batch_?norm", re.IGNORECASE)
@@ -69,7 +69,7 @@ def find_attribute_prefix(evidence: Evidence) -> Iterator[Finding]:
     first = common_first_part(name for name in names if isinstance(name, str))
     if first is not None and root not in evidence.prefixes:
         prefix = cut(first) + "."
-        who = f"all {len(names):,} names start" if len(names) > 1 else "the only name starts"
+        who = agree(len(names), "the only name starts", f"all {plural(len(names), 'name')} start")
         fact = f"{who} with {prefix}, an attribute of the LightningModule"
         yield Finding("attribute-prefix", "info", "", f"{fact}; for the model alone: {_take_off(prefix)}")
 
@@ -114,7 +114,7 @@ def find_batch_norms(evidence: Evidence) -> Iterator[Finding]:
             ):
                 bare.append(module)
     if bare:
-        who = f"{some(bare, cut)} {'has' if len(bare) == 1 else 'have'}"
+        who = f"{some(bare, cut)} {agree(len(bare), 'has', 'have')}"
         fact = f"{who} no running statistics: after strict=False, eval() would use mean 0 and variance 1"
         yield Finding("batch-norm-no-statistics", "warning", bare[0], fact)
 
@@ -130,7 +130,7 @@ def find_parametrized(evidence: Evidence) -> Iterator[Finding]:
     ]
     fact = (
         "part of a weight that the model computes (weight norm, spectral norm, pruning): a model "
-        "without that parametrization does not know these names"
+        "without that parametrization has no such names"
     )
     yield from about("parametrized", "info", parts, fact)
     norms = [entry for entry in evidence.ending(".original0") if f"{str(entry.name)[:-1]}1" in directions]
@@ -182,7 +182,7 @@ def find_packed(evidence: Evidence) -> Iterator[Finding]:
         )
         or (entry.value is not None and entry.value.dtype is not None and entry.value.dtype.packed > 1)
     ]
-    counted = "the first line counts the weights that they stand for"
+    counted = "the first line counts the weights themselves"
     stored = "parameter counts are of stored elements, not of weights"
     fact = f"of a packed or quantized weight: {counted if evidence.quantized else stored}"
     yield from about("packed-weights", "info", packed, fact)

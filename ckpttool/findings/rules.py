@@ -24,7 +24,7 @@ from ckpttool.findings.weights_only import (
 )
 from ckpttool.values.checkpoint import Basis, Entry, Finding, Kind, Presence
 from ckpttool.values.inspection import Group, container_bases
-from ckpttool.values.words import cut, format_path, nbytes_of, plural, some
+from ckpttool.values.words import agree, cut, format_path, nbytes_of, plural, some
 
 CARRIED = "non-persistent-present"
 _WEIGHTS_ROLES = ("weights", "module")  # of a group
@@ -77,7 +77,8 @@ def _roots(evidence: Evidence) -> Iterator[Finding]:
     found = [group for group in evidence.groups if group.role in _WEIGHTS_ROLES]
     if evidence.weights_root is None and len(found) > 1:
         fact = (
-            f"{len(found):,} state_dicts, none plainly the one: {some(found, _branch)}; choose with `--root`"
+            f"{plural(len(found), 'state_dict')}, none plainly the one: {some(found, _branch)}; "
+            "choose with `--root`"
         )
         yield Finding("several-state-dicts", "info", "", fact)
 
@@ -95,7 +96,8 @@ def _dtypes(evidence: Evidence) -> Iterator[Finding]:
         ranked = sorted(by_dtype.items(), key=lambda item: -len(item[1]))
         counts = ", ".join(f"{len(entries):,} {name}" for name, entries in ranked)
         name, rarest = ranked[-1]
-        fact = f"parameters of several dtypes: {counts}; {name} are {some(rarest, short_name)}"
+        verb = agree(len(rarest), "is", "are")
+        fact = f"parameters of several dtypes: {counts}; {name} {verb} {some(rarest, short_name)}"
         yield Finding("mixed-dtypes", "info", str(rarest[0].name), fact)
 
 
@@ -115,7 +117,7 @@ def _quantized(evidence: Evidence) -> Iterator[Finding]:
     """Members that a quantised module lacks by its scheme, or has beside them."""
     for scheme, member, missing, sure, paths in evidence.quantized.faults if evidence.quantized else ():
         who = f"{plural(len(paths), f'{scheme} module')} ({some(paths, cut)})"
-        verb = ("is" if missing else "holds") if len(paths) == 1 else ("are" if missing else "hold")
+        verb = agree(len(paths), "is", "are") if missing else agree(len(paths), "holds", "hold")
         if missing:
             why = "such a module cannot be loaded or computed" if sure else "all others of the file have one"
             fact, code = f"{verb} without {member}: {why}", "quantized-incomplete"
@@ -137,9 +139,10 @@ def _extra_state(evidence: Evidence) -> Iterator[Finding]:
         if isinstance(leaf.name, str) and leaf.name.rpartition(".")[2] == "_extra_state"
     ]
     if objects:
+        them = agree(len(objects), "it", "them")
         fact = (
             f"{plural(len(objects), 'extra state')} that no tensor holds: {some(objects)}; safetensors "
-            "cannot keep it, and strict loading misses it"
+            f"cannot keep {them}, and strict loading misses {them}"
         )
         yield Finding("extra-state-object", "info", "", fact)
 

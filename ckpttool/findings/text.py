@@ -10,7 +10,7 @@ from ckpttool.kinds.quantized import Survey
 from ckpttool.names.prefixes import Prefix
 from ckpttool.values.checkpoint import Checkpoint, Entry, Finding, Root
 from ckpttool.values.inspection import Group, Row, Spread, Summary
-from ckpttool.values.words import cut, format_path, format_root, plural, some
+from ckpttool.values.words import agree, cut, format_path, format_root, plural, some
 
 
 class Evidence(NamedTuple):
@@ -47,7 +47,7 @@ def about(code: str, severity: str, entries: Sequence[Entry], fact: str) -> Iter
     distinct = list({id(entry): entry for entry in entries}.values())
     if distinct:
         who = f"{plural(len(distinct), 'entry')} ({some(distinct, short_name)})"
-        text = f"{who} {'is' if len(distinct) == 1 else 'are'} {fact}"
+        text = f"{who} {agree(len(distinct), 'is', 'are')} {fact}"
         yield Finding(code, severity, str(distinct[0].name), text)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ckpttool.findings.globals import ALLOWED_GLOBALS, GlobalVerdict, Verdict, judge_global, python3_path
 from ckpttool.pickles.nodes import CALLS_RESULT, MANY_DIGITS, MAX_DIGITS, NOT_UTF8, ON_OBJECT
 from ckpttool.values.checkpoint import Basis, Checkpoint, parts
-from ckpttool.values.words import cut, plural, some
+from ckpttool.values.words import agree, cut, plural, some
 
 _REFUSED_OPCODES = {
     0x30: "POP", 0x31: "POP_MARK", 0x32: "DUP",
@@ -79,7 +79,7 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
         return False, some(found)
     opcodes = [_REFUSED_OPCODES[op] for op in sorted(checkpoint.rare_opcodes) if op in _REFUSED_OPCODES]
     if opcodes:
-        return False, f"opcode{'s' * (len(opcodes) > 1)} {some(opcodes)}, which it does not know"
+        return False, f"{agree(len(opcodes), 'opcode', 'opcodes')} {some(opcodes)}, which it does not know"
     if NOT_UTF8 in checkpoint.rare_opcodes:
         return False, "a string of Python 2 that is not UTF-8"
     return True, ""
@@ -195,7 +195,7 @@ def _use(item: GlobalVerdict) -> str:
     if not places:
         return _name(item) + reason
     others = max(item.ref.calls, len(item.ref.places)) - len(places)
-    more = f" and {others:,} more place{'s' * (others > 1)}" if others > 0 else ""
+    more = f" and {plural(others, 'more place')}" if others > 0 else ""
     return f"{_name(item)}{reason} at {' and '.join(places) if not more else ', '.join(places)}{more}"
 
 

@@ -47,6 +47,7 @@ from ckpttool.values.checkpoint import (
 )
 from ckpttool.values.dtypes import BY_NAME, BY_SAFETENSORS_TAG, DType
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+from ckpttool.values.words import plural
 
 LENGTH_NBYTES = 8  # the little-endian u64 in front of the header
 _MAX_SIZE = 2**63 - 1  # torch keeps sizes and strides as int64
@@ -118,7 +119,7 @@ def read_header(source: ByteSource, limits: Limits) -> bytes:
     if source.size < LENGTH_NBYTES:
         raise MalformedCheckpoint(
             "the file ends inside the safetensors header's length",
-            expected=f"{LENGTH_NBYTES} bytes",
+            expected=plural(LENGTH_NBYTES, "byte"),
             actual=source.size,
         )
     nbytes = int.from_bytes(source.read_at(0, LENGTH_NBYTES), "little")
@@ -126,7 +127,7 @@ def read_header(source: ByteSource, limits: Limits) -> bytes:
     if nbytes > left:
         raise MalformedCheckpoint(
             "the file ends inside the safetensors header (cut short, or its length is damaged)",
-            expected=f"{nbytes:,} bytes",
+            expected=plural(nbytes, "byte"),
             actual=f"{left:,}",
         )
     if nbytes > limits.header_nbytes:
@@ -191,7 +192,7 @@ def _parse_rows(document: dict[str, object], limits: Limits, findings: list[Find
             what = "data_offsets is not an array"
             raise _malformed(name, what, "[begin, end]", describe_json_type(offsets))
         if len(offsets) != 2:
-            raise _malformed(name, "data_offsets is not a pair", "[begin, end]", f"{len(offsets)} items")
+            raise _malformed(name, "data_offsets is not a pair", "[begin, end]", plural(len(offsets), "item"))
         begin, end = offsets
         if type(begin) is not int or type(end) is not int:
             wrong = end if type(begin) is int else begin
@@ -212,7 +213,7 @@ def _malformed(name: str, what: str, expected: str, actual: str) -> MalformedChe
 
 def _shorten(text: str) -> str:
     """At most 60 characters of a string or a number from the file."""
-    return text if len(text) <= 60 else f"{text[:57]}… ({len(text)} characters)"
+    return text if len(text) <= 60 else f"{text[:57]}… ({plural(len(text), 'character')})"
 
 
 def _unknown_fields(name: str, fields: dict[str, object]) -> Finding:
@@ -243,11 +244,11 @@ def _check_ranges(rows: list[_Row], data_offset: int, file_nbytes: int) -> None:
     left = file_nbytes - data_offset
     if cursor > left:
         raise MalformedCheckpoint(
-            f"the file is cut short: {cursor - left} of {cursor} data bytes missing",
+            f"the file is cut short: {cursor - left:,} of {plural(cursor, 'data byte')} missing",
             hint="download or copy it again; the bytes that are missing cannot be recovered",
         )
     if cursor < left:
-        what = f"{left - cursor} bytes after the last tensor"
+        what = f"{plural(left - cursor, 'byte')} after the last tensor"
         raise MalformedCheckpoint(what, byte_offset=data_offset + cursor)
 
 
@@ -256,7 +257,7 @@ def _refuse_size(name: str, dtype: DType, shape: tuple[int, ...], nbits: int, ac
     if nbits % 8:
         what = "a tensor of packed numbers does not end at a byte"
         raise MalformedCheckpoint(what, name=name, actual=tensor)
-    what, expected = "shape and range do not agree", f"{_shorten(str(nbits // 8))} bytes for {tensor}"
+    what, expected = "shape and range do not agree", f"{_shorten(plural(nbits // 8, 'byte'))} for {tensor}"
     raise MalformedCheckpoint(what, name=name, expected=expected, actual=_shorten(str(actual)))
 
 

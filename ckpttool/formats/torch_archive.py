@@ -14,6 +14,7 @@ from ckpttool.formats.zip_records import LOCAL_MAGIC, ZipArchive, read_archive, 
 from ckpttool.pickles.nodes import PickleTree
 from ckpttool.values.checkpoint import Finding, Record, StorageRef
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint
+from ckpttool.values.words import plural
 
 _MIN_VERSION, _MAX_VERSION = 1, 10  # caffe2/serialize/versions.h
 _TEXT_NBYTES = 4096  # version, byteorder and the like are a few bytes
@@ -114,7 +115,8 @@ def open_torch_archive(source: ByteSource, archive: ZipArchive) -> TorchArchive:
     outside = len(archive.records) - len(records)
     if outside:
         message = (
-            f"{outside} members lie outside the top folder {top!r}: torch 2.13 refuses such a file, "
+            f"{plural(outside, 'member lies', 'members lie')} outside the top folder {top!r}: torch 2.13 "
+            "refuses such a file, "
             "other readers may see another one in it"
         )
         findings.append(Finding("zip-members-outside", "warning", "", message))

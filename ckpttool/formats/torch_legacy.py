@@ -31,6 +31,7 @@ from ckpttool.pickles.nodes import LocatedBytes, PersistentId, PickleTree
 from ckpttool.values.checkpoint import Checkpoint, Finding, GlobalRef, StorageRef
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import MalformedCheckpoint, UnsupportedFeature
+from ckpttool.values.words import agree, plural
 
 _MAGIC_BYTES = b"\x8a\x0a" + MAGIC_NUMBER.to_bytes(10, "little")  # LONG1 of ten bytes
 _MAGIC_TEXT = f"L{MAGIC_NUMBER}L\n".encode()  # protocols 0 and 1
@@ -102,7 +103,9 @@ def read_legacy(source: ByteSource, limits: Limits) -> LegacyFile:
     storages, end = _walk_storages(source, [str(key) for key in keys], claims, stream.position)
     findings: tuple[Finding, ...] = ()
     if end < source.size:
-        message = f"{source.size - end} bytes follow the last storage and are not read"
+        rest = source.size - end
+        follow = plural(rest, "byte follows", "bytes follow")
+        message = f"{follow} the last storage and {agree(rest, 'is', 'are')} not read"
         findings = (Finding("bytes-after-storages", "warning", "", message),)
     return LegacyFile(tree, (magic, version, sys_info, last), storages, findings)
 
@@ -171,7 +174,7 @@ def _walk_storages(
                 "a storage of another size than its pickle says",
                 name=key,
                 byte_offset=source.base + position - 8,
-                expected=f"{claim.whole_numel} elements",
+                expected=plural(claim.whole_numel, "element"),
                 actual=numel,
             )
         if position + nbytes > source.size:
@@ -186,7 +189,7 @@ def _cut(source: ByteSource, key: str, nbytes: int, position: int) -> MalformedC
         "the file is cut off in a storage",
         name=key,
         byte_offset=source.base + position,
-        expected=f"{nbytes} bytes",
-        actual=f"{source.size - position} left",
+        expected=plural(nbytes, "byte"),
+        actual=f"{source.size - position:,} left",
         hint=FETCH_AGAIN,
     )

@@ -20,6 +20,7 @@ from ckpttool.values.checkpoint import (
     views_of,
 )
 from ckpttool.values.errors import CkptToolError, LimitExceeded, MalformedCheckpoint
+from ckpttool.values.words import plural
 
 _MOST_CHUNKS = 1 << 16  # of one tensor: a grid of them takes seconds to prove; 1,024 ranks write 1,024
 _MAX_INT64 = 2**63 - 1  # torch keeps sizes, strides, offsets and numel as int64
@@ -82,7 +83,7 @@ def _check_tensor(entry: Entry, info: TensorInfo, storages: dict[str, dict[str, 
         raise MalformedCheckpoint(
             "a tensor reaches beyond its storage",
             name=str(entry.name),
-            expected=f"at most {ref.nbytes} bytes",
+            expected=f"at most {plural(ref.nbytes, 'byte')}",
             actual=((last + 1) * bits + 7) // 8,
         )
 
@@ -141,8 +142,8 @@ def _check_storages(file: FileInfo, storages: dict[str, StorageRef]) -> None:
                 "a storage lies outside its file",
                 name=ref.key,
                 byte_offset=start,
-                expected=f"{nbytes} bytes",
-                actual=f"{max(0, file.nbytes - start)} left",
+                expected=plural(nbytes, "byte"),
+                actual=f"{max(0, file.nbytes - start):,} left",
                 path=file.path,
             )
         if start < previous_end:

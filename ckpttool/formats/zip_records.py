@@ -22,6 +22,7 @@ from ckpttool.files.source import ByteSource
 from ckpttool.formats.base import Limits, first_repeated
 from ckpttool.values.checkpoint import Finding, Record
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
+from ckpttool.values.words import plural
 
 _EOCD = Struct("<4s4H2IH")
 _EOCD64_LOCATOR = Struct("<4sIQI")
@@ -111,7 +112,8 @@ def read_archive(source: ByteSource, limits: Limits) -> ZipArchive:
     if not differing:
         return ZipArchive(records, ())
     message = (
-        f"{len(differing)} members have a local header that contradicts the zip's directory: "
+        f"{plural(len(differing), 'member has', 'members have')} a local header that contradicts the zip's "
+        "directory: "
         "other readers may see another file"
     )
     return ZipArchive(records, (Finding("zip-headers-differ", "warning", differing[0], message),))
@@ -161,7 +163,8 @@ def read_record(source: ByteSource, record: Record, max_nbytes: int, what: str) 
         raise MalformedCheckpoint("damaged DEFLATE stream", name=record.name) from None
     if len(data) != record.nbytes:
         what = "a compressed member does not have the size that the zip says"
-        expected, actual = f"{record.nbytes} bytes", f"{len(data)}{' or more' * (len(data) > record.nbytes)}"
+        more = " or more" if len(data) > record.nbytes else ""
+        expected, actual = plural(record.nbytes, "byte"), f"{len(data):,}{more}"
         raise MalformedCheckpoint(what, name=record.name, expected=expected, actual=actual)
     return data
 
@@ -171,8 +174,8 @@ def _outside(source: ByteSource, name: str, offset: int, nbytes: int) -> Malform
         "a member of the zip lies outside the file",
         name=name,
         byte_offset=offset,
-        expected=f"{nbytes} bytes",
-        actual=f"{max(0, source.size - offset)} left",
+        expected=plural(nbytes, "byte"),
+        actual=f"{max(0, source.size - offset):,} left",
     )
 
 
@@ -212,7 +215,7 @@ def _locate_directory(source: ByteSource, limits: Limits) -> tuple[int, int, int
         raise MalformedCheckpoint(
             "the zip's central directory lies outside the file",
             byte_offset=offset,
-            expected=f"{nbytes} bytes",
+            expected=plural(nbytes, "byte"),
             hint="the file was cut or joined: fetch or save it again",
         )
     if count > limits.records:
@@ -251,13 +254,20 @@ def _parse_directory(data: bytes, count: int, offset: int) -> list[_Member]:
             raise UnsupportedFeature(f"zip compression method {method} of member {name!r}")
         elif nbytes > _MAX_RATIO * (compressed + 1):
             what, most = "a zip member claims more than DEFLATE can hold", _MAX_RATIO * (compressed + 1)
-            raise MalformedCheckpoint(what, name=name, expected=f"at most {most} bytes", actual=nbytes)
+            raise MalformedCheckpoint(
+                what, name=name, expected=f"at most {plural(most, 'byte')}", actual=nbytes
+            )
         members.append((name, raw_name, method, crc, compressed, nbytes, header))
         pos += extra_len + comment_len
     if pos < end:
         # Readers that go by the size would see more members than those that go by the count.
-        what, more = "the zip's central directory is longer than its members", f"{end - pos} bytes more"
-        raise MalformedCheckpoint(what, byte_offset=offset + pos, expected=f"{count} members", actual=more)
+        what, more = (
+            "the zip's central directory is longer than its members",
+            plural(end - pos, "byte") + " more",
+        )
+        raise MalformedCheckpoint(
+            what, byte_offset=offset + pos, expected=plural(count, "member"), actual=more
+        )
     return members
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckpttool.values.errors import CkptToolError
+from ckpttool.values.words import plural
 
 if TYPE_CHECKING:
     from ckpttool.values.inspection import Inspection, Row
@@ -37,7 +38,7 @@ def find_row(inspection: Inspection, name: str) -> Row:
         return found[0]
     if found:
         paths = [format_path(row.entry.root, row.entry.name) for row in found[:_MOST_SUGGESTED]]
-        what = f"{name!r} names {len(found)} tensors"
+        what = f"{name!r} names {plural(len(found), 'tensor')}"
         raise CkptToolError(what, path=inspection.checkpoint.path, hint=f"say which: {', '.join(paths)}")
     import difflib
 

@@ -15,6 +15,7 @@ from ckpttool.names.prefixes import Prefix, is_averaged
 from ckpttool.values.checkpoint import Basis, Checkpoint, Classification, Key, Kind, Root, TensorInfo
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.inspection import Copy, Group, Row, Summary, Weights, container_bases
+from ckpttool.values.words import plural
 
 _WEIGHTS_KEYS = frozenset(
     """
@@ -214,10 +215,11 @@ def _note(role: str, class_name: str, match: OptimizerMatch | None, prefixes: Se
     if match is not None:
         mapped = f"{match.mapped:,} of " if 0 < match.mapped < match.parameters else ""
         how = f" mapped by {match.by}" if match.mapped else ""
-        return f"{match.class_name or 'optimizer'}, {mapped}{match.parameters:,} parameters{how}"
+        return f"{match.class_name or 'optimizer'}, {mapped}{plural(match.parameters, 'parameter')}{how}"
     facts = [class_name] if role == "module" and class_name else []
     facts += [
-        f"{prefix.text} {'inside' if prefix.inside else 'on'} {prefix.matched:,} of {prefix.total:,} names"
+        f"{prefix.text} {'inside' if prefix.inside else 'on'} {prefix.matched:,} of "
+        f"{plural(prefix.total, 'name')}"
         for prefix in prefixes[:_MOST_PREFIXES]
     ]
     return ", ".join(facts)
@@ -368,7 +370,7 @@ def title_of(
         return "whole pickled module"
     if weights_root is None:
         number = roles.count("weights") + roles.count("module")
-        return f"{number:,} state_dicts" if number > 1 else "tensors"
+        return plural(number, "state_dict") if number > 1 else "tensors"
     if len(rows) == 1 and rows[0].entry.root == () and rows[0].entry.name == "":
         return "one tensor"
     if rows and all("lora_" in str(row.entry.name) for row in rows[:1000]):

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from ckpttool.names.prefixes import strip_wrappers
+from ckpttool.values.words import plural
 
 _MAX_PREFIX_PARTS = 4
 _MAX_CANDIDATES = 12  # leading paths tried on each side, most frequent first
@@ -56,7 +57,7 @@ def _candidates(file_names: Sequence[str], known: set[str]) -> Iterator[tuple[st
     ways: list[tuple[str, Sequence[str]]] = [("", file_names)]
     changed = sum(old != new for old, new in zip(file_names, unwrapped, strict=True))
     if changed:
-        said = f"wrapper prefixes taken off {changed} of {len(file_names)} names of the file"
+        said = f"wrapper prefixes taken off {changed:,} of {plural(len(file_names), 'name')} of the file"
         yield said, unwrapped
         ways.append((f"{said}, ", unwrapped))
     for said, names in ways:

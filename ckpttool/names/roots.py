@@ -12,7 +12,7 @@ from itertools import takewhile
 
 from ckpttool.values.checkpoint import Checkpoint, Key, Root
 from ckpttool.values.errors import CkptToolError
-from ckpttool.values.words import first_few, format_root
+from ckpttool.values.words import first_few, format_root, plural
 
 _MOST_SUGGESTED = 8
 
@@ -45,7 +45,7 @@ def resolve_root(checkpoint: Checkpoint, text: str | Root) -> Root:
                     stack.append(((*path, key), rest[len(spelling) :]))
     if len(found) == 1:
         return found[0]
-    what = f"no branch {text!r}" if not found else f"{text!r} names {len(found)} branches"
+    what = f"no branch {text!r}" if not found else f"{text!r} names {plural(len(found), 'branch')}"
     raise CkptToolError(what, path=checkpoint.path, hint=_suggest(checkpoint))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ckpttool.pickles.nodes import CALLS_RESULT, ON_OBJECT, Call, Global, Node, PersistentId, PickleCutOff
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+from ckpttool.values.words import indefinite, plural
 
 
 class Machine:
@@ -68,8 +69,8 @@ class Machine:
     def take(self, pos: int, nbytes: int) -> bytes:
         """``nbytes`` bytes at ``pos``; the length is compared before anything is allocated."""
         if nbytes < 0 or pos + nbytes > len(self.data):
-            what, left = "a string in a pickle is longer than the pickle", f"{len(self.data) - pos} left"
-            raise PickleCutOff(what, byte_offset=self.op_start, expected=f"{nbytes} bytes", actual=left)
+            what, left = "a string in a pickle is longer than the pickle", f"{len(self.data) - pos:,} left"
+            raise PickleCutOff(what, byte_offset=self.op_start, expected=plural(nbytes, "byte"), actual=left)
         return self.data[pos : pos + nbytes]
 
     def line(self, pos: int) -> tuple[bytes, int]:
@@ -103,7 +104,8 @@ class Machine:
     def misuse(self, opcode: str, target: Node) -> MalformedCheckpoint:
         """The error for an opcode applied to something that cannot take it."""
         return MalformedCheckpoint(
-            f"{opcode} in a pickle is applied to a {type(target).__name__}", byte_offset=self.op_start
+            f"{opcode} in a pickle is applied to {indefinite(type(target).__name__)}",
+            byte_offset=self.op_start,
         )
 
 

@@ -10,6 +10,7 @@ from ckpttool.values.checkpoint import Objects, Root
 from ckpttool.values.inspection import Copy, Inspection, ModelFacts, Quantization, Weights
 from ckpttool.values.words import (
     NAME_LIMIT,
+    agree,
     format_count,
     format_magnitude,
     format_nbytes,
@@ -58,11 +59,12 @@ def _model_facts(model: ModelFacts) -> list[Span]:
     built = Span(safe(model.built, _MAX_REASON), "dim")
     if model.matched is None:
         return [built]
+    match = agree(model.matched, "matches", "match")
     who = safe(f"{model.text} ({model.class_name.rpartition('.')[2]})", NAME_LIMIT)
     return [
         Span(f"kinds by {who}"),
         built,
-        Span(f"{format_count(model.matched)} of {plural(model.names, 'name matches', 'names match')}"),
+        Span(f"{format_count(model.matched)} of {plural(model.names, 'name')} {match}"),
     ]
 
 
@@ -138,18 +140,20 @@ def _weight_facts(weights: Weights) -> Iterator[str]:
         copies += f" + {format_count(len(weights.copies) - _MAX_COPIES)} more"
     first, *more = _count_facts(weights)
     if weights.quantized:
-        first, more = f"{format_magnitude(weights.weights_numel)} weights", []
+        first, more = _magnitude(weights.weights_numel, "weight"), []
         if any(item.weights is None for item in weights.quantized):
-            first = (
-                f"{format_magnitude(weights.weights_numel)} other weights" if weights.weights_numel else ""
-            )
+            first = _magnitude(weights.weights_numel, "other weight") if weights.weights_numel else ""
         shown = weights.quantized[:_MAX_SCHEMES]
         more.append(
             " + ".join(map(quantization_text, shown)) + (" + …" if shown != weights.quantized else "")
         )
-        more.append(f"{format_magnitude(weights.stored_numel, about='')} stored elements")
+        more.append(_magnitude(weights.stored_numel, "stored element", about=""))
     yield f"{first}{copies}" if first else copies.removeprefix(" + ")
     yield from more
+
+
+def _magnitude(count: int, noun: str, about: str = "about ") -> str:
+    return f"{format_magnitude(count, about)} {agree(count, noun, f'{noun}s')}"
 
 
 def _copy_text(copy: Copy) -> str:

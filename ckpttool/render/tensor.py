@@ -120,7 +120,7 @@ def _storage_facts(storage: StorageRef | None) -> list[tuple[str, str]]:
 
 def _exact_nbytes(nbytes: int) -> str:
     text = format_nbytes(nbytes)
-    return text if nbytes < 1024 else f"{text} ({format_count(nbytes)} bytes)"
+    return text if nbytes < 1024 else f"{text} ({plural(nbytes, 'byte')})"
 
 
 def _iter_parts(value: Tensor | None, width: int) -> Iterator[Line]:

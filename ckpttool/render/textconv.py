@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ckpttool.elements.digests import NamedDigest, digest_set
 from ckpttool.render.fields import entry_fields, format_sizes
 from ckpttool.values.difference import Side
-from ckpttool.values.words import format_path, format_value, safe
+from ckpttool.values.words import format_path, format_value, plural, safe
 
 _DIGEST_DIGITS = 16  # of a tensor: 64 bits tell two versions of it apart
 
@@ -22,7 +22,7 @@ def iter_textconv(side: Side, digests: Sequence[NamedDigest]) -> Iterator[str]:
         ("buffers", totals.buffers, totals.buffer_tensors),
         ("all", totals.all, totals.tensors),
     ):
-        yield f"digest\t{what}\t{count} tensors\tsha256 {digest}\n"
+        yield f"digest\t{what}\t{plural(count, 'tensor')}\tsha256 {digest}\n"
     yield from sorted(
         f"value\t{format_path(item.root, item.name, None)}\t{format_value(item.value, 1000)}\n"
         for item in checkpoint.values

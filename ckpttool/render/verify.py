@@ -115,7 +115,7 @@ def _named(names: Iterable[str]) -> Iterable[tuple[str]]:
 
 def _lossy_items(run: Run) -> Iterator[Item]:
     for name, file_dtype, model_dtype, changed, _, before, after in run.lossy:
-        more = f" ({format_count(changed)} values)" if changed > 1 else ""
+        more = f" ({plural(changed, 'value')})" if changed > 1 else ""
         yield Item(name, f"{model_dtype} {after}", f"{file_dtype} {before}{more}")
 
 

@@ -33,6 +33,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.dtypes import parse_torch_name
 from ckpttool.values.errors import ModelImportFailed, UnsupportedFeature
 from ckpttool.values.model import CustomLoad, ModelSpec
+from ckpttool.values.words import indefinite
 
 MODEL_FILE = "<model>"
 _EXTRA_STATE = "_extra_state"  # torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX
@@ -143,7 +144,9 @@ def named_state(module: nn.Module, text: str = "the model") -> dict[str, Any]:
         except TypeError:
             state = module.state_dict()
     if not issubclass(type(state), Mapping):
-        raise ModelImportFailed(f"state_dict() of {text} gives a {type(state).__name__}, not a mapping")
+        raise ModelImportFailed(
+            f"state_dict() of {text} gives {indefinite(type(state).__name__)}, not a mapping"
+        )
     return state  # type: ignore[no-any-return]
 
 

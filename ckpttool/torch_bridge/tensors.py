@@ -30,6 +30,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.conversion import CastLoss
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import UnsupportedFeature
+from ckpttool.values.words import indefinite
 
 NamedTensors: TypeAlias = Mapping[str, torch.Tensor]
 
@@ -98,7 +99,7 @@ class FileTensors:
 
     def _composite(self, entry: Entry, value: CompositeTensor) -> torch.Tensor:
         """Quantized, sparse and nested tensors, which torch's own loader (it runs nothing) puts together."""
-        what = f"entry {str(entry.name)!r} is a {value.layout} tensor"
+        what = f"entry {str(entry.name)!r} is {indefinite(value.layout)} tensor"
         if value.layout == "uninitialized":
             what = f"entry {str(entry.name)!r} is an uninitialised tensor of a lazy module: it has no values"
             hint = "run one forward pass before saving, so that the lazy modules know their shapes"

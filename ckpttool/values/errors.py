@@ -120,10 +120,14 @@ class MalformedCheckpoint(CkptToolError):
         if self.byte_offset is not None:
             text += f" at byte {self.byte_offset}"
         if self.expected is not None:
-            text += f", expected {self.expected}"
+            text += f", expected {_number(self.expected)}"
         if self.actual is not None:
-            text += f", got {self.actual}"
+            text += f", got {_number(self.actual)}"
         return text
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 class UnsupportedFeature(CkptToolError):
@@ -184,4 +188,6 @@ class NotEnoughSpace(CkptToolError):
 
     def describe(self) -> str:
         """``not enough space: needs N bytes, M are free``."""
-        return f"{self.what}: needs {self.needed:,} bytes, {self.available:,} are free"
+        from ckpttool.values.words import plural
+
+        return f"{self.what}: needs {plural(self.needed, 'byte')}, {self.available:,} free"

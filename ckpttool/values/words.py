@@ -84,8 +84,19 @@ def format_magnitude(value: int, about: str = "about ") -> str:
 def plural(count: int, noun: str, many: str = "") -> str:
     """Return ``1 tensor`` or ``2 entries``; ``many`` is the plural of what is more than one noun."""
     if count != 1:
-        noun = many or (f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s")
+        noun = many or _plural_of(noun)
     return f"{format_count(count)} {noun}"
+
+
+def _plural_of(noun: str) -> str:
+    if noun.endswith("ry"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("ch", "sh", "s", "x")) else f"{noun}s"
+
+
+def agree(count: int, one: str, many: str) -> str:
+    """Return the word that goes with a count: ``is`` with 1, ``are`` with 0 and with 2."""
+    return one if count == 1 else many
 
 
 def indefinite(noun: str) -> str:
@@ -203,7 +214,9 @@ def _scalar(value: Plain, limit: int) -> str:
     if isinstance(value, float):
         return format_float(value)
     if isinstance(value, bytes):
-        return f"{value[:limit]!r}" if len(value) <= limit else f"{value[:16]!r}…({len(value)} bytes)"
+        return (
+            f"{value[:limit]!r}" if len(value) <= limit else f"{value[:16]!r}…({plural(len(value), 'byte')})"
+        )
     return f'"{safe(str(value), limit)}"'
 
 
@@ -228,7 +241,7 @@ def first_few(items: Sequence[T], show: Callable[[T], str] = str, most: int = MO
 def nbytes_of(number: int) -> str:
     """A number of bytes in digits, or its magnitude."""
     # An expanded tensor claims any size: Python refuses to write integers of 4,300 digits.
-    return f"{number:,} bytes" if number < _MOST_WRITTEN else f"about 2**{number.bit_length()} bytes"
+    return plural(number, "byte") if number < _MOST_WRITTEN else f"about 2**{number.bit_length()} bytes"
 
 
 def cut(text: str, limit: int = _LONGEST_NAME) -> str:

@@ -91,7 +91,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_findings_go_to_stderr_and_data_to_stdout(files: Path) -> None:
     result = run("inspect", files / "values.safetensors", "--fail-on", "nan")
     assert result.returncode == 1
-    assert "error: bad: 1 of 2 values are NaN [value_nan]\n" in result.stderr
+    assert "error: bad: 1 of 2 values is NaN [value_nan]\n" in result.stderr
     assert "NaN" not in result.stdout
 
 

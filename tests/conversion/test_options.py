@@ -483,12 +483,12 @@ def test_an_older_set_in_the_folder_is_not_left_in_silence(run: Any, tmp_path: P
     assert len(old) == 3
     outcome = run(source, f"{out}/")  # one file, of a name that is not there yet
     assert outcome.status == 2
-    assert "files are there already, 3 of an older set: model-00001-of-00002.safetensors" in outcome.err
+    assert "already holds 3 files of an older set: model-00001-of-00002.safetensors" in outcome.err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == old
     for arguments in (["--dry-run"], []):
         outcome = run(source, f"{out}/", "--force", "--json", *arguments)
         assert outcome.status == 0
-        assert any("stay 3 of an older set" in note for note in outcome.document["notes"])
+        assert any("still holds 3 files of an older set" in note for note in outcome.document["notes"])
     assert {path.name for path in out.iterdir()} == {*old, "model.safetensors"}
     (out / "notes.safetensors").write_bytes(b"of another model")  # not of this family
     (out / "model.safetensors.index.json").unlink()

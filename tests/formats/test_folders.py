@@ -61,7 +61,7 @@ def test_shards_without_an_index_count_from_one_or_from_zero(model: Path) -> Non
     [
         ([shard_name(1, 3), shard_name(3, 3)], "1 of 3 shards of model.safetensors missing: number 2"),
         ([shard_name(2, 2)], "1 of 2 shards of model.safetensors missing: number 1"),
-        ([shard_name(1, 999_999)], "999998 of 999999 shards of model.safetensors missing: number 2, 3"),
+        ([shard_name(1, 999_999)], "999,998 of 999,999 shards of model.safetensors missing: number 2, 3"),
         ([shard_name(3, 2), shard_name(1, 2)], "numbered beyond their total or twice"),
         (["model-1-of-2.safetensors", "model-01-of-2.safetensors"], "numbered beyond their total or twice"),
     ],
@@ -144,7 +144,7 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
         "(DCP): .metadata and 2 .distcp files",
         "dcp_to_torch",
     ),
-    "cut dcp": (["__0_0.distcp"], "1 .distcp files without its .metadata", "interrupted"),
+    "cut dcp": (["__0_0.distcp"], "1 .distcp file without its .metadata", "interrupted"),
     "zero 3": (
         zero_names(8, 3),
         "DeepSpeed ZeRO-3 folder, world size 8: 8 *_model_states.pt",

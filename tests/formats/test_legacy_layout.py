@@ -63,10 +63,9 @@ def test_each_storage_begins_where_the_one_before_ends(
         assert content[start : start + ref.nbytes] == blobs[at][1]
         assert content[start - 8 : start] == struct.pack("<q", blobs[at][0])
         assert (ref.location, ref.nbytes) == (f"cuda:{at}", len(blobs[at][1]))
+    follow, are = ("1 byte follows", "is") if len(tail) == 1 else (f"{len(tail)} bytes follow", "are")
     assert [(item.code, item.message) for item in found.findings] == (
-        [("bytes-after-storages", f"{len(tail)} bytes follow the last storage and are not read")]
-        if tail
-        else []
+        [("bytes-after-storages", f"{follow} the last storage and {are} not read")] if tail else []
     )
     read(content)
 

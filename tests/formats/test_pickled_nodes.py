@@ -44,7 +44,7 @@ def called(name: str, *args: Any) -> Call:
     ("node", "words"),
     [
         (Global("m", "C", 0), "m.C"),
-        (BigInt(4097), "4097 bits"),
+        (BigInt(4097), "4,097 bits"),
         (PersistentId(("storage", FLOATS, "0", "cpu", 4)), "torch.FloatStorage of 4 elements"),
         (PersistentId(("storage", FLOATS, "0", "cpu", "4")), "persistent id"),
         (PersistentId(("storage", "FloatStorage", "0", "cpu", 4)), "persistent id"),
@@ -182,7 +182,7 @@ def test_what_follows_a_pickle_is_counted_as_its_own() -> None:
     tree = parse_within(Limits(), first)
     assert absorb_following(tree, b"", 0, Limits()) == ()
     (finding,) = absorb_following(tree, b"\xff", 1, Limits())
-    assert finding.message == "1 bytes follow the first pickle and are not read"
+    assert finding.message == "1 byte follows the first pickle and is not read"
     (finding,) = absorb_following(tree, op.dump(1), len(op.dump(1)), Limits())
     assert finding.message.startswith("1 more pickle follows the first")
 

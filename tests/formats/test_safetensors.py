@@ -265,7 +265,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "a dtype of another kind": (pack({"a": tensor(["F32"])}, bytes(8)), "dtype is not a string"),
     "an unknown dtype": (pack({"a": tensor("F33")}, bytes(8)), "unknown dtype"),
     "a dtype in lower case": (pack({"a": tensor("f32")}, bytes(8)), "unknown dtype"),
-    "a long dtype": (pack({"a": tensor("F" * 10_000)}, bytes(8)), "(10002 characters)"),
+    "a long dtype": (pack({"a": tensor("F" * 10_000)}, bytes(8)), "(10,002 characters)"),
     "a size of true": (pack({"a": tensor(shape=[True, 2])}, bytes(8)), "a size in shape is not an integer"),
     "a size of 2.0": (pack({"a": tensor(shape=[2.0])}, bytes(8)), "got a number"),
     "a size of '2'": (pack({"a": tensor(shape=["2"])}, bytes(8)), "got a string"),
@@ -274,7 +274,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "a size of 5000 digits": (pack(b'{"a":' + b"9" * 5000 + b"}"), "thousands of digits"),
     "a shape that is a number": (pack({"a": tensor(shape=2)}, bytes(8)), "shape is not an array"),
     "sizes whose product wraps to 8": (pack({"a": tensor(shape=[2**62, 4, 2])}, bytes(8)), "shape and range"),
-    "one offset": (pack({"a": tensor(offsets=[8])}, bytes(8)), "1 items"),
+    "one offset": (pack({"a": tensor(offsets=[8])}, bytes(8)), "1 item"),
     "three offsets": (pack({"a": tensor(offsets=[0, 8, 8])}, bytes(8)), "3 items"),
     "an offset of 8.0": (pack({"a": tensor(offsets=[0, 8.0])}, bytes(8)), "an offset is not an integer"),
     "an offset of false": (pack({"a": tensor(offsets=[False, 8])}, bytes(8)), "an offset is not an integer"),
@@ -295,13 +295,13 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
         pack({"a": tensor(), "b": tensor(shape=[0], offsets=[4, 4])}, bytes(8)),
         "overlap",
     ),
-    "a tail": (pack(PERMISSIVE, bytes(9)), "1 bytes after the last tensor"),
+    "a tail": (pack(PERMISSIVE, bytes(9)), "1 byte after the last tensor"),
     "a tail without tensors": (pack({}, b"PK"), "2 bytes after the last tensor"),
     "cut by one byte": (pack(PERMISSIVE, bytes(7)), "1 of 8 data bytes missing"),
     "data all gone": (pack(PERMISSIVE), "8 of 8 data bytes missing"),
     "offsets beyond 64 bits": (
         pack({"a": tensor("U8", [2**62], [0, 2**62])}),
-        f"{2**62} of {2**62} data bytes",
+        f"{2**62:,} of {2**62:,} data bytes",
     ),
 }
 
@@ -353,7 +353,7 @@ def test_a_cut_file_says_how_much_is_missing(tmp_path: Path) -> None:
     safetensors.torch.save_file({"w": torch.zeros(3_076_640)}, path)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 8)
-    with pytest.raises(MalformedCheckpoint, match="cut short: 8 of 12306560 data bytes missing"):
+    with pytest.raises(MalformedCheckpoint, match="cut short: 8 of 12,306,560 data bytes missing"):
         read(path)
 
 

@@ -34,7 +34,7 @@ def refusal(path: Path, content: bytes, limits: Limits | None = None) -> Any:
         ({"shape": [2, -1]}, "a size in shape is out of range", "0 to 2**63 - 1", "-1"),
         ({"shape": [2, 2**63]}, "a size in shape is out of range", "0 to 2**63 - 1", str(2**63)),
         ({"data_offsets": 8}, "data_offsets is not an array", PAIR, "an integer"),
-        ({"data_offsets": [0]}, "data_offsets is not a pair", PAIR, "1 items"),
+        ({"data_offsets": [0]}, "data_offsets is not a pair", PAIR, "1 item"),
         ({"data_offsets": [0, 8, 9]}, "data_offsets is not a pair", PAIR, "3 items"),
         ({"data_offsets": [0, "8"]}, "an offset is not an integer", "integers", "a string"),
         ({"data_offsets": [None, 8]}, "an offset is not an integer", "integers", "null"),

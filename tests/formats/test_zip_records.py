@@ -297,7 +297,7 @@ def test_a_deflated_member_holds_no_more_than_deflate_can() -> None:
     assert archive(write(file._replace(central={"nbytes": most}))).records["a"].nbytes == most
     error = refusal(write(file._replace(central={"nbytes": most + 1})))
     assert "claims more than DEFLATE can hold" in str(error)
-    assert (error.name, error.expected, error.actual) == ("a", f"at most {most} bytes", most + 1)
+    assert (error.name, error.expected, error.actual) == ("a", f"at most {most:,} bytes", most + 1)
 
 
 @pytest.mark.parametrize("nbytes", [3, 5, 4000])
@@ -307,7 +307,7 @@ def test_a_deflated_member_has_the_size_that_it_says(nbytes: int) -> None:
     with pytest.raises(MalformedCheckpoint) as caught:
         read_record(source, record, 4096, "a member")
     assert "does not have the size" in str(caught.value) and caught.value.name == "a"
-    assert caught.value.expected == f"{nbytes} bytes"
+    assert caught.value.expected == f"{nbytes:,} bytes"
     assert caught.value.actual == ("4 or more" if nbytes == 3 else "4")
 
 
@@ -335,7 +335,7 @@ def test_a_zip64_field_too_short_for_what_it_must_hold_gives_nothing(
     """The full 32-bit number stands, and what lies there is outside of the file."""
     extra = before + struct.pack("<2H", 1, nbytes) + bytes(nbytes)
     file = File("a", b"data", deflated=word != "nbytes", central={word: FULL}, extra=extra)
-    assert "4294967295" in str(refusal(write(file))) or "outside" in str(refusal(write(file)))
+    assert "4,294,967,295" in str(refusal(write(file))) or "outside" in str(refusal(write(file)))
     enough = before + struct.pack(
         "<2HQ", 1, 8, {"nbytes": 4, "compressed": len(packed(file)), "header": 0}[word]
     )

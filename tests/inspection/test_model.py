@@ -102,7 +102,7 @@ def test_a_missing_parameter_is_an_error_and_a_missing_mask_is_not(tmp_path: Pat
     }
     assert codes(found) == {"missing-entry": "error"}
     sentences = [each.message for each in found.findings if each.code == "missing-entry"]
-    assert [sentence.partition(" not in the file")[0] for sentence in sentences] == [
+    assert [sentence.partition(" is not in the file")[0] for sentence in sentences] == [
         "1 persistent buffer of the model (count)",
         "1 parameter of the model (blocks.1.weight)",
     ]
@@ -120,7 +120,7 @@ def test_a_non_persistent_buffer_in_a_state_dict_is_stale(tmp_path: Path) -> Non
         STALE,
     )
     assert codes(found) == {"stale-buffer": "warning"}
-    assert "stale: in the file, but this version of the model does not save it" in message(
+    assert "stale: in the file, but this version of the model does not save such" in message(
         found, "stale-buffer"
     )
     assert not any(finding.code == "non-persistent-present" for finding in found.findings)
@@ -204,7 +204,9 @@ def test_a_module_that_loads_by_its_own_code_gives_no_false_alarm(tmp_path: Path
     state = {"0.old": torch.ones(2, 2), "0.bias": torch.ones(2)}
     assert model.load_state_dict(dict(state))
     assert codes(inspected(state, model, tmp_path), worst="error") == {}
-    assert "loads by code of its own" in message(inspected(state, model, tmp_path), "missing-entry")
+    assert "the module loads by code of its own" in message(
+        inspected(state, model, tmp_path), "missing-entry"
+    )
 
 
 def test_extra_state_that_is_no_tensor_counts_as_there(tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_a_string_that_a_hook_adds_counts_as_there(tmp_path: Path) -> None:
 def test_a_file_of_another_model_is_one_finding_not_hundreds(tmp_path: Path) -> None:
     found = inspected({"a.x": torch.ones(2), "b.y": torch.ones(2)}, Net(), tmp_path)
     assert codes(found) == {"model-names": "error"}
-    assert "none of the 2 names of the file" in message(found, "model-names")
+    assert "none of the file's 2 names is" in message(found, "model-names")
     assert {row.classification.presence for row in found.rows} == {Presence.UNEXPECTED}
 
 
@@ -246,7 +248,7 @@ def test_a_model_without_entries_is_told(tmp_path: Path) -> None:
 def test_a_prefix_is_seen_through_and_said(prefix: str, tmp_path: Path) -> None:
     found = inspected({prefix + key: value for key, value in Net().state_dict().items()}, Net(), tmp_path)
     assert {row.classification.basis for row in found.rows} == {Basis.MODULE}
-    assert "7 of 7 names meet the model's, with " in message(found, "model-names")
+    assert "7 of 7 names match the model's, with " in message(found, "model-names")
     assert [row.entry.name for row in found.missing] == ["mask"]
 
 

@@ -275,7 +275,7 @@ ROWS = [
         strictly(Clip), strictly(Clip)),
     Row(3, 'Missing key(s) in state_dict: "fc.bias"',
         saved(lambda: {"fc.weight": torch.ones(4, 3), "running_max": torch.tensor(2)}),
-        ("1 parameter of the model (fc.bias) not in the file", "keeps what the constructor draws"),
+        ("1 parameter of the model (fc.bias) is not in the file", "keeps what the constructor draws"),
         (VERIFY,), strictly(Net), with_model=True),
     Row(4, 'Unexpected key(s) in state_dict: "_orig_mod.module.fc.weight"',
         saved(lambda: {f"_orig_mod.module.{name}": value for name, value in net_state().items()}),

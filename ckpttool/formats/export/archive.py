@@ -36,6 +36,7 @@ from ckpttool.values.checkpoint import (
     TensorInfo,
 )
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
+from ckpttool.values.words import plural
 
 _OLD_PROGRAM = "serialized_exported_program.json"
 _WEIGHTS, _CONSTANTS, _AOTI = "data/weights/", "data/constants/", "data/aotinductor/"
@@ -249,7 +250,7 @@ class _Reader:
         refs, findings = list_pickled_globals(self.source, record, self.limits)
         self.globals.append(("", refs))
         self.findings += findings
-        summary = f"{record.nbytes:,} bytes, run by torch.export.load"
+        summary = f"{plural(record.nbytes, 'byte')}, run by torch.export.load"
         self.opaque.append(Opaque(root, name, "pickle", summary))
 
     def describe_files(self) -> None:
@@ -258,7 +259,7 @@ class _Reader:
             folder = next((folder for folder in _FILES if member.startswith(folder)), None)
             if folder is not None:
                 root = tuple(folder.removeprefix("data/").rstrip("/").split("/"))
-                self.opaque.append(Opaque(root, member[len(folder) :], "file", f"{record.nbytes:,} bytes"))
+                self.opaque.append(Opaque(root, member[len(folder) :], "file", plural(record.nbytes, "byte")))
 
     def json(self, member: str) -> object:
         """A JSON member; a graph of a large model has tens of MB."""

@@ -159,7 +159,7 @@ def _tensor_meta(meta: _Object) -> TensorMeta:
 
 def _check_rank(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
     if len(shape) != len(stride) or len(shape) > _MAX_DIMS:
-        raise _bad("tensor", f"as many strides as its {len(shape)} sizes", f"{len(stride)}")
+        raise _bad("tensor", f"as many strides as sizes, {len(shape)}", f"{len(stride)}")
 
 
 def _sym_int(value: object, what: str) -> int:

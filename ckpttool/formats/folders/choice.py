@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ckpttool.files.folder import Listing
 from ckpttool.values.errors import MalformedCheckpoint, UnknownFormat
-from ckpttool.values.words import shorten, some
+from ckpttool.values.words import plural, shorten, some
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pt2")
 _NAMES_SHOWN = 8
@@ -105,7 +105,7 @@ def choose_unit(units: list[Unit], listing: Listing) -> Unit:
             return same[0]
     described = [_describe_unit(unit) for unit in units]
     raise UnknownFormat(
-        f"a folder of {len(units)} checkpoints: {shorten_list(described)}",
+        f"a folder of {plural(len(units), 'checkpoint')}: {shorten_list(described)}",
         path=listing.path,
         hint=f"name the one that is meant, such as {listing.at(units[0].name)}",
     )
@@ -127,7 +127,8 @@ def check_numbers(unit: Unit, listing: Listing) -> None:
     absent = [str(number) for number in expected if number not in numbers]
     if absent:
         raise MalformedCheckpoint(
-            f"{len(absent)} of {unit.total} shards of {unit.family} missing: number {shorten_list(absent)}",
+            f"{len(absent):,} of {plural(unit.total, 'shard')} of {unit.family} missing: "
+            f"number {shorten_list(absent)}",
             path=listing.path,
             hint="download or copy them again; or name one shard to see what it holds",
         )

@@ -45,7 +45,7 @@ from ckpttool.values.checkpoint import (
     views_of,
 )
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
-from ckpttool.values.words import shorten
+from ckpttool.values.words import plural, shorten
 
 _Fact = TypeVar("_Fact")
 _SHOWN_FINDINGS = 20  # of one code; the rest is counted
@@ -84,7 +84,7 @@ def read(listing: Listing, reading: Reading) -> Checkpoint:
     elif unit.shards:
         check_numbers(unit, listing)
         checkpoint = _read_shards(path, path, unit.shards, reading, {})
-        what = f"no index beside the {len(unit.shards)} shards: what they should hold together is not known"
+        what = f"no index beside {plural(len(unit.shards), 'shard')}: what the whole should hold is not known"
         findings.append(Finding("shard-no-index", "info", "", what))
     else:
         checkpoint = _read_shard(path, unit.name, path, reading)
@@ -118,7 +118,7 @@ def read_index(look: Look, reading: Reading) -> Checkpoint:
     findings = [*checkpoint.findings, *_check_total(metadata.get("total_size"), checkpoint.entries)]
     findings += _find_strays(folder, path.rpartition("/")[2], files)
     return checkpoint._replace(
-        layout=f"{len(files)} shards and an index",
+        layout=f"{plural(len(files), 'shard')} and an index",
         metadata={**checkpoint.metadata, **{key: _to_text(value) for key, value in metadata.items()}},
         findings=tuple(findings),
     )
@@ -166,10 +166,9 @@ def _refuse_missing(files: tuple[str, ...], folder: str, path: str) -> None:
     if missing:
         import shlex
 
-        shards = "shard" if len(files) == 1 else "shards"
         one = shlex.join(["ckpttool", "inspect", *(f"{folder}/{file}" for file in present[:1])])
         raise MalformedCheckpoint(
-            f"{len(missing)} of {len(files)} {shards} missing: {shorten_list(missing)}",
+            f"{len(missing):,} of {plural(len(files), 'shard')} missing: {shorten_list(missing)}",
             path=path,
             hint="download or copy them again" + (f"; `{one}` reads one that is there" if present else ""),
         )
@@ -211,7 +210,7 @@ def _read_shards(
     return Checkpoint(
         path=path,
         format="sharded_safetensors" if plain else "sharded_torch",
-        layout=f"{len(shards)} shards without an index",
+        layout=f"{plural(len(shards), 'shard')} without an index",
         files=((index,) if index else ()) + tuple(info for part in parts for info in part.files),
         entries=entries,
         values=tuple(item for part in parts for item in part.values),
@@ -244,7 +243,7 @@ def _merge_entries(
         taken[root, name] = said if said in files else files[0]
         text = str(name)
         if len(files) > 1:
-            note = f"in {len(files)} shards ({shorten_list(files)}); taken from {taken[root, name]}"
+            note = f"in {plural(len(files), 'shard')} ({shorten_list(files)}); taken from {taken[root, name]}"
             twice.append((text, note))
         if weight_map and not root:
             if said is None:
@@ -271,7 +270,7 @@ def _capped(code: str, severity: str, found: list[tuple[str, str]]) -> list[Find
     """Findings of one code, the first few apart and the others counted."""
     findings = [Finding(code, severity, name, note) for name, note in found[:_SHOWN_FINDINGS]]
     if more := len(found) - len(findings):
-        findings.append(Finding(code, severity, "", f"the same of {more:,} more names"))
+        findings.append(Finding(code, severity, "", f"the same of {plural(more, 'more name')}"))
     return findings
 
 
@@ -323,7 +322,7 @@ def _check_total(total: object, entries: tuple[Entry, ...]) -> list[Finding]:
     if type(total) in (int, float) and total in (each, _unique_nbytes(entries)):
         return []
     said = f"{total:,}" if type(total) is int else describe_json_type(total)
-    message = f"the index says total_size {said}, the tensors in the shards take {each:,} bytes"
+    message = f"the index says total_size {said}, the tensors in the shards take {plural(each, 'byte')}"
     return [Finding("shard-total-size", "warning", "", message)]
 
 

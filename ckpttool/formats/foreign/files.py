@@ -18,7 +18,7 @@ from ckpttool.formats.base import Look
 from ckpttool.formats.foreign.magics import KERAS_HINT, MAGICS, NUMPY_HINT, UNPACK
 from ckpttool.formats.zip_records import FETCH_AGAIN, LOCAL_MAGIC, has_end_record, read_archive
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnknownFormat, UnsupportedFeature
-from ckpttool.values.words import plural, shorten, some
+from ckpttool.values.words import agree, plural, shorten, some
 
 WHAT_IS_READ = (
     "files of torch.save (zip and pre-1.6), plain pickles, TorchScript, .pt2, .safetensors, "
@@ -56,7 +56,8 @@ def describe_foreign(look: Look) -> CkptToolError:
 
 def _unknown(head: bytes, source: ByteSource) -> tuple[str, str]:
     shown = " ".join(f"{byte:02x}" for byte in head[:16])
-    return f"unknown content: {source.size:,} bytes that begin with {shown}", _READ_HERE
+    begin = agree(source.size, "begins with", "begin with")
+    return f"unknown content: {plural(source.size, 'byte')} that {begin} {shown}", _READ_HERE
 
 
 def _empty(head: bytes, source: ByteSource) -> _Answer:
@@ -78,12 +79,12 @@ def _pointer(head: bytes, source: ByteSource) -> _Answer:
         oid, size = _LFS_POINTER.match(head), _LFS_SIZE.search(head)
         stands_for = f" that stand for {int(size[1]):,}" if size else ""
         digest = f" (sha256 {oid[1].decode()[:12]}…)" if oid else ""
-        found = f"git-lfs pointer, not a checkpoint: {source.size:,} bytes{stands_for}{digest}"
+        found = f"git-lfs pointer, not a checkpoint: {plural(source.size, 'byte')}{stands_for}{digest}"
         return found, "git lfs pull --include {name}"
     for start, tool, command in _POINTERS:
         if head.startswith(start):
-            found = f"{tool} pointer, not a checkpoint: {source.size:,} bytes that stand for a larger file"
-            return found, command
+            stands = f"{plural(source.size, 'byte')} that stand for a larger file"
+            return f"{tool} pointer, not a checkpoint: {stands}", command
     return None
 
 
@@ -168,7 +169,7 @@ def _darknet(head: bytes, source: ByteSource) -> _Answer:
     if major or minor not in (1, 2) or revision > 5 or floats <= 0 or floats % 4:
         return None
     return (
-        f"Darknet weights (YOLO) of {floats // 4:,} numbers without names",
+        f"Darknet weights (YOLO) of {plural(floats // 4, 'number')} without names",
         "the .cfg beside it says what they are",
     )
 
@@ -180,7 +181,7 @@ def _gguf(head: bytes, source: ByteSource) -> _Answer:
     # Big-endian files exist; a version that fits in 16 bits tells the order.
     order: Literal["little", "big"] = "little" if head[6:8] == b"\0\0" else "big"
     version, tensors = int.from_bytes(head[4:8], order), int.from_bytes(head[8:16], order)
-    found = f"GGUF version {version} (llama.cpp) of {tensors:,} tensors, not a PyTorch checkpoint"
+    found = f"GGUF version {version} (llama.cpp) of {plural(tensors, 'tensor')}, not a PyTorch checkpoint"
     return found, "gguf-dump {name} (package gguf) lists it"
 
 
@@ -300,7 +301,9 @@ def _describe_members(names: list[str]) -> tuple[str, str]:
         found = "torch zip without data.pkl: torch.save failed before it wrote the object"
         return found, "save again, and look for the error: most often something in it cannot be pickled"
     if all(name.endswith(".npy") for name in files):
-        found = f"NumPy archive (.npz) of {len(files)} arrays: {_list_names(files)}; not a checkpoint"
+        found = (
+            f"NumPy archive (.npz) of {plural(len(files), 'array')}: {_list_names(files)}; not a checkpoint"
+        )
         return found, NUMPY_HINT
     if "model.weights.h5" in held:
         return "Keras 3 model (.keras), not a PyTorch checkpoint", KERAS_HINT
@@ -365,7 +368,7 @@ def _text(head: bytes, source: ByteSource) -> _Answer:
     if _JSON_START.match(text):
         return _json(text)
     line = shorten(text.strip().partition("\n")[0].strip(), _LINE)
-    return f"text of {source.size:,} bytes that begins {line!r}, not a checkpoint", _READ_HERE
+    return f"text of {plural(source.size, 'byte')} that begins {line!r}, not a checkpoint", _READ_HERE
 
 
 _JSON_START = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"\]tfn0-9-])")  # and no template, which has {{ or {%
@@ -389,9 +392,12 @@ def _zeros(head: bytes, source: ByteSource) -> _Answer:
     step = max(1, source.size // 16)
     for offset in (*range(0, source.size, step), max(0, source.size - 4096)):
         if source.read_at(offset, min(4096, source.size - offset)).strip(b"\0"):
-            found = f"zeros for at least the first {len(head):,} of {source.size:,} bytes"
+            found = f"zeros for at least the first {len(head):,} of {plural(source.size, 'byte')}"
             return found, "an interrupted download or a damaged disk: fetch the file again"
-    return f"{source.size:,} bytes of zeros: space was set aside, and nothing was written", FETCH_AGAIN
+    return (
+        f"{plural(source.size, 'byte')} of zeros: space was set aside, and nothing was written",
+        FETCH_AGAIN,
+    )
 
 
 _RECOGNISERS: tuple[Callable[[bytes, ByteSource], _Answer], ...] = (

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from ckpttool.files.folder import Listing, list_folder
 from ckpttool.formats.folders.choice import shorten_list
 from ckpttool.values.errors import CkptToolError, UnknownFormat, UnsupportedFeature
+from ckpttool.values.words import plural
 
 _ZERO_RANK = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_([0-9]{1,6})_mp_rank_[0-9]+_optim_states\.pt", re.A)
 # `model.rank_3.pth` (FSDP examples, dinov2), `model_world_size_8_rank_3.pt` (verl).
@@ -49,12 +50,14 @@ def describe_empty_folder(listing: Listing) -> CkptToolError:
 def _dcp(listing: Listing) -> _Answer:
     count = sum(name.endswith(".distcp") for name in listing.files)
     if count and ".metadata" in listing.files:
-        found = f"a torch.distributed checkpoint (DCP): .metadata and {count} .distcp files"
+        found = f"a torch.distributed checkpoint (DCP): .metadata and {plural(count, '.distcp file')}"
         # Said with its condition: the converter unpickles .metadata.
         hint = "if you trust it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
         return found, f"{hint} {shlex.quote(listing.path)} OUT.pt"
     if count:
-        found = f"a torch.distributed checkpoint (DCP) of {count} .distcp files without its .metadata"
+        found = (
+            f"a torch.distributed checkpoint (DCP) of {plural(count, '.distcp file')} without its .metadata"
+        )
         hint = ".metadata is written last: the save was interrupted, or the file was left behind by a copy"
         return found, hint
     return None
@@ -75,7 +78,7 @@ def _deepspeed(listing: Listing) -> _Answer:
         if model:
             hint = f"{listing.at(model[0])} holds the weights as the model computed with them; {hint}"
     world = f", world size {max(ranks) + 1}" if ranks else ""
-    counts = f"{len(model)} *_model_states.pt and {len(optimizer)} *_optim_states.pt"
+    counts = f"{len(model):,} *_model_states.pt and {len(optimizer):,} *_optim_states.pt"
     gap = f"; the file of rank {missing[0]} is missing" if missing else ""
     return f"a {found} folder{world}: {counts}{gap}", hint
 
@@ -84,7 +87,7 @@ def _deepspeed_parent(listing: Listing) -> _Answer:
     steps = [name for name in listing.folders if name.startswith("global_step")]
     if not steps or "latest" not in listing.files:
         return None
-    found = f"a folder of {len(steps)} DeepSpeed checkpoints: {shorten_list(steps)}"
+    found = f"a folder of {plural(len(steps), 'DeepSpeed checkpoint')}: {shorten_list(steps)}"
     return found, f"name one of them, such as {listing.at(steps[-1])}"
 
 
@@ -94,9 +97,10 @@ def _ranks(listing: Listing) -> _Answer:
     ]
     slices = [name for name in listing.files if _CONSOLIDATED.fullmatch(name)]
     if len(ranks) > 1:
-        found = f"one file for each of {len(ranks)} ranks (FSDP): {shorten_list(ranks)}"
+        found = f"one file for each of {plural(len(ranks), 'rank')} (FSDP): {shorten_list(ranks)}"
     elif len(slices) > 1:
-        found = f"slices of every tensor in {len(slices)} files (tensor parallel): {shorten_list(slices)}"
+        files = plural(len(slices), "file")
+        found = f"slices of every tensor in {files} (tensor parallel): {shorten_list(slices)}"
         ranks = slices
     else:
         return None
@@ -128,11 +132,11 @@ def _diffusers(listing: Listing) -> _Answer:
 def _hub_cache(listing: Listing) -> _Answer:
     if {"blobs", "snapshots"} <= set(listing.folders):
         revisions = list_folder(listing.at("snapshots"))
-        found = f"a repository in the Hugging Face cache, of {len(revisions.folders)} revisions"
+        found = f"a repository in the Hugging Face cache, of {plural(len(revisions.folders), 'revision')}"
         last = revisions.folders[-1] if revisions.folders else "REVISION"
         return found, f"name one of them: {revisions.at(last)}"
     if repositories := [name for name in listing.folders if name.startswith("models--")]:
-        found = f"a Hugging Face cache of {len(repositories)} models: {shorten_list(repositories)}"
+        found = f"a Hugging Face cache of {plural(len(repositories), 'model')}: {shorten_list(repositories)}"
         return found, f"name one of them, such as {listing.at(repositories[0])}"
     return None
 

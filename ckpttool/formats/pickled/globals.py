@@ -11,7 +11,7 @@ from ckpttool.pickles.nodes import LOCATED_CALLS, Call, Global, Node, PickleTree
 from ckpttool.pickles.tree import parse_pickle
 from ckpttool.values.checkpoint import Finding, GlobalRef, Root
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint
-from ckpttool.values.words import cut, some
+from ckpttool.values.words import agree, cut, plural, some
 
 # Every tensor calls one of these, or holds the result (its backward hooks): a place says nothing.
 _IN_EVERY_TENSOR = TENSOR_GLOBALS | {("collections", "OrderedDict")}
@@ -107,12 +107,13 @@ def absorb_following(tree: PickleTree, behind: bytes, left: int, limits: Limits)
         position, count = following.end, count + 1
         _absorb(tree, following)
     if not count:
-        message = f"{left} bytes follow the first pickle and are not read"
+        follow = plural(left, "byte follows", "bytes follow")
+        message = f"{follow} the first pickle and {agree(left, 'is', 'are')} not read"
     else:
-        noun = "pickle follows" if count == 1 else "pickles follow"
-        message = f"{count} more {noun} the first: a loader that reads on would unpickle what is there"
-        if position < left:
-            message += f"; {left - position} bytes behind are not read"
+        more = plural(count, "more pickle follows", "more pickles follow")
+        message = f"{more} the first: a loader that reads on would unpickle what is there"
+        if rest := left - position:
+            message += f"; {plural(rest, 'byte')} behind {agree(rest, 'is', 'are')} not read"
     return (Finding("bytes-after-pickle", "warning", "", message),)
 
 

@@ -46,11 +46,11 @@ def summarize(node: Node) -> str:
     if isinstance(node, Global):
         return shorten(node.full_name, MAX_SUMMARY)
     if isinstance(node, BigInt):
-        return f"{node.nbits} bits"
+        return plural(node.nbits, "bit")
     if isinstance(node, PersistentId):
         pid = node.pid
         if isinstance(pid, tuple) and len(pid) >= 5 and isinstance(pid[1], Global) and type(pid[4]) is int:
-            return shorten(f"{pid[1].full_name} of {pid[4]} elements", MAX_SUMMARY)
+            return shorten(f"{pid[1].full_name} of {plural(pid[4], 'element')}", MAX_SUMMARY)
         return "persistent id"
     unit = _UNITS.get(type(node))
     return plural(len(node), unit) if unit else ""

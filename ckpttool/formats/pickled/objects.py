@@ -69,7 +69,7 @@ from ckpttool.values.checkpoint import (
     Value,
 )
 from ckpttool.values.errors import LimitExceeded
-from ckpttool.values.words import plural
+from ckpttool.values.words import agree, plural
 
 # What torch.nn.Module itself keeps in a module's __dict__ and fills by registration.
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
@@ -125,7 +125,9 @@ def read_objects(
     walk = _Walk(tensors, limits)
     walk.run(tree.value, root)
     if walk.budget.unlisted:
-        message = f"{walk.budget.unlisted:,} plain attributes of objects are not listed, and not compared"
+        unlisted = walk.budget.unlisted
+        what = f"{plural(unlisted, 'plain attribute')} of objects {agree(unlisted, 'is', 'are')}"
+        message = f"{what} not listed, and not compared"
         findings += (Finding("attributes-unlisted", "info", "", message),)
     refs = list_globals(tree, walk.places)
     for known in tree.globals.values():

@@ -37,6 +37,7 @@ from ckpttool.values.checkpoint import (
 )
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+from ckpttool.values.words import plural
 
 _MAX_NESTED_REBUILDS = 16  # a subclass of a subclass …: real files have 2
 # Tensors may share their sizes, and tensors inside tensors their parts: a small file can ask for any amount
@@ -111,7 +112,7 @@ class TensorReader:
         try:
             return rebuild(self, args, depth)
         except IndexError:
-            raise malformed(function.name, f"{len(args)} arguments are too few") from None
+            raise malformed(function.name, f"{plural(len(args), 'argument')}, too few") from None
 
     # -- plain tensors ----------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ class TensorReader:
         """Sizes and strides of one tensor."""
         shape, strides = read_sizes(size), read_ints(stride)
         if len(shape) != len(strides):
-            raise malformed("tensor", f"{len(shape)} sizes but {len(strides)} strides")
+            raise malformed("tensor", f"{plural(len(shape), 'size')} but {plural(len(strides), 'stride')}")
         self.count_dims(2 * len(shape))
         return shape, strides
 
@@ -190,16 +191,15 @@ class TensorReader:
             self.check_claim(node.pid, claim, ref)
         nbytes = claim.view_offset * claim.unit_nbytes + claim.nbytes
         if nbytes > ref.nbytes:
-            what, needed = "a storage is smaller than its pickle says", f"{nbytes} bytes"
+            what, needed = "a storage is smaller than its pickle says", plural(nbytes, "byte")
             raise MalformedCheckpoint(what, name=claim.key, expected=needed, actual=ref.nbytes)
         return ref, claim
 
     def check_claim(self, pid: Node, claim: StorageClaim, ref: StorageRef) -> None:
         """Note what the loader of the container would not take of a storage that it meets first."""
         if self.id_length is not None and len(pid) != self.id_length:
-            self.obstacles[f"a storage's persistent id of {len(pid)} parts instead of {self.id_length}"] = (
-                None
-            )
+            said = f"a storage's persistent id of {plural(len(pid), 'part')} instead of {self.id_length}"
+            self.obstacles[said] = None
         if claim.whole_numel * claim.unit_nbytes != ref.nbytes:
             self.obstacles["a storage of another size than its pickle says"] = None
 

@@ -13,6 +13,7 @@ from ckpttool.torch_bridge.lint.scan import Stray, is_stock
 from ckpttool.torch_bridge.reference import iter_filled, slots_by
 from ckpttool.torch_bridge.tensors import is_lazy, is_parameter, is_tensor, type_name
 from ckpttool.values.checkpoint import Kind
+from ckpttool.values.words import agree, plural
 
 _ASSIGN = "assign it to the module itself"
 _REGISTER = 'self.register_buffer("{}", ..., persistent=False) for a constant, persistent=True for a state'
@@ -46,10 +47,9 @@ def find_plain_modules(facts: Facts) -> Iterator[Hit]:
         slots = [slot for slot in iter_filled(stray.value) if id(slot.tensor) not in known]
         if slots:
             parameters = sum(slot.kind is Kind.PARAMETER for slot in slots)
-            message = (
-                f"{type(stray.value).__name__} that no module registered: its {parameters} parameters and "
-                f"{len(slots) - parameters} buffers are not trained, moved or saved"
-            )
+            held = f"{plural(parameters, 'parameter')} and {plural(len(slots) - parameters, 'buffer')}"
+            message = f"{type(stray.value).__name__} that no module registered: its {held} are not trained, "
+            message += "moved or saved"
             yield Hit(stray.name, message, _ASSIGN if stray.direct else "use nn.ModuleList or nn.ModuleDict")
 
 
@@ -90,8 +90,8 @@ def find_uninitialized(facts: Facts) -> Iterator[Hit]:
     lazy = [slot for slot in facts.iter_filled() if is_lazy(slot.tensor)]
     for path, slots in slots_by(lambda slot: slot.path, lazy).items():
         names = ", ".join(slot.name for slot in slots)
-        message = f"{names} have no shape before the first forward: weights_only=True refuses "
-        message += "such a file, safetensors cannot write one"
+        message = f"{names} {agree(len(slots), 'has', 'have')} no shape before the first forward: "
+        message += "weights_only=True refuses such a file, safetensors cannot write one"
         yield Hit(path, message, "run one forward on an example before saving, or give the sizes")
 
 

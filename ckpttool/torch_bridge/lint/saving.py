@@ -14,6 +14,7 @@ from ckpttool.torch_bridge.lint.probes import storage_of
 from ckpttool.torch_bridge.reference import Registered, iter_filled, iter_modules, slots_by
 from ckpttool.torch_bridge.tensors import byte_view, has_bytes
 from ckpttool.values.checkpoint import Kind
+from ckpttool.values.words import agree, plural
 
 _TABLE_NBYTES = 1024  # below, a rebuildable buffer (a mean, a scale) is not worth a remark
 _UNUSED_NBYTES = 1024  # of a storage that torch.save writes for nothing
@@ -28,7 +29,9 @@ def find_rebuildable(facts: Facts) -> Iterator[Hit]:
     for slot in facts.iter_filled():
         constant = slot.kind is Kind.PERSISTENT_BUFFER and _is_constant(facts, slot)
         if constant and slot.tensor.nbytes >= _TABLE_NBYTES:
-            message = f"persistent, and every build computes the same {slot.tensor.nbytes:,} bytes: each "
+            message = (
+                f"persistent, and every build computes the same {plural(slot.tensor.nbytes, 'byte')}: each "
+            )
             message += "file carries them, and the size is locked"
             fix = "register_buffer(..., persistent=False); older files then have an unexpected key to drop"
             yield Hit(slot.full_name, message, fix)
@@ -71,8 +74,8 @@ def find_large_storages(facts: Facts) -> Iterator[Hit]:
         views = {(t.storage_offset(), t.shape, t.stride(), t.dtype): t.nbytes for t in tensors}
         whole, used = tensors[0].untyped_storage().nbytes(), sum(views.values())
         if whole - used >= max(_UNUSED_NBYTES, whole * _UNUSED_SHARE):
-            message = f"a view: torch.save writes all {whole:,} bytes of its storage for "
-            message += f"{used:,} bytes of entries"
+            message = f"a view: torch.save writes all {plural(whole, 'byte')} of its storage for "
+            message += f"{plural(used, 'byte')} of entries"
             yield Hit(group[0].full_name, message, "register a .clone() of the part that is used")
 
 
@@ -109,7 +112,9 @@ def find_averaged_buffers(facts: Facts) -> Iterator[Hit]:
         if is_a(module, AveragedModel) and not module.use_buffers:
             count = sum(slot.kind is Kind.PERSISTENT_BUFFER for slot in iter_filled(module.module))
             if count:
-                message = f"averages parameters only: the {count} buffers in it stay as they were copied"
+                message = (
+                    f"averages parameters only: {plural(count, 'buffer stays', 'buffers stay')} as copied"
+                )
                 fix = "use_buffers=True, or torch.optim.swa_utils.update_bn at the end"
                 yield Hit(path, message, fix)
 
@@ -147,8 +152,9 @@ def find_shared_modules(facts: Facts) -> Iterator[Hit]:
         keys = len(list(iter_filled(module)))
         if keys:
             reported.append(path)
-            message = f"the same module as {original or 'the model'}: its {keys} tensors are saved under "
-            message += "both names, and parameters() lists them once"
+            saved = plural(keys, "tensor is", "tensors are")
+            message = f"the same module as {original or 'the model'}: {saved} saved under both names, and "
+            message += f"parameters() lists {agree(keys, 'it', 'them')} once"
             yield Hit(path, message, "call the one module twice, or deepcopy it if two were meant")
 
 

@@ -18,6 +18,7 @@ from ckpttool.torch_bridge.door import foreign_streams, one_line, pass_on, text_
 from ckpttool.torch_bridge.tensors import is_tensor
 from ckpttool.torch_bridge.verify.builds import Poison
 from ckpttool.values.verification import Mismatched
+from ckpttool.values.words import plural
 
 # The sentences of torch/nn/modules/module.py (load_state_dict, _load_from_state_dict), torch 2.5 to 2.13,
 # and of copies of them with "where the shape is … in current model".
@@ -129,7 +130,7 @@ def round_trip(held: list[nn.Module], build: Callable[[int], nn.Module], nbytes:
     with tempfile.TemporaryDirectory(prefix="ckpttool-verify-") as folder:
         free = shutil.disk_usage(folder).free
         if free < nbytes + _SPARE_NBYTES:
-            said = f"{tempfile.gettempdir()} has {free:,} bytes free and {nbytes:,} are needed: set TMPDIR"
+            said = f"{tempfile.gettempdir()} has {plural(free, 'byte')} free, {nbytes:,} needed: set TMPDIR"
             return Loaded(None, LoadOutcome(other=(said,)))
         try:
             return _through_both(held, build, Path(folder))

@@ -11,7 +11,7 @@ from ckpttool.names.match import NameMatch
 from ckpttool.values.checkpoint import UNCLASSIFIED, Entry, Kind
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.verification import NORMAL_BUILDS, Run
-from ckpttool.values.words import first_few
+from ckpttool.values.words import first_few, plural
 
 _MAX_RENAMES = 8
 _MAX_COMPARED = 5000  # missing names that are looked at; beyond, another model is meant
@@ -92,7 +92,8 @@ def _renames(
     for old, new in found[:_MAX_RENAMES]:
         yield f"likely renamed (one shape, one ending): {old} in the file is {new} in the model"
     if len(found) > _MAX_RENAMES:
-        yield f"and {len(found) - _MAX_RENAMES} more likely renames: ckpttool convert --rename 'OLD=>NEW'"
+        more = plural(len(found) - _MAX_RENAMES, "more likely rename")
+        yield f"and {more}: ckpttool convert --rename 'OLD=>NEW'"
 
 
 def _shape(entry: Entry | None) -> tuple[int, ...] | None:
@@ -168,14 +169,14 @@ def _history(name: str, entries: Mapping[str, Entry]) -> str:
 
 
 def _entries(count: int, which: str) -> str:
-    return f"{count} {which}{'entry' if count == 1 else 'entries'}"
+    return plural(count, f"{which}entry")
 
 
 def _fix_for_run(run: Run) -> Iterator[str]:
     """How to get right what one way of loading leaves wrong."""
     if run.not_restored:
         count, example = len(run.not_restored), run.not_restored[0].name
-        buffers = f"{count} non-persistent buffer{'' if count == 1 else 's'}"
+        buffers = plural(count, "non-persistent buffer")
         if run.load == "assign":
             yield (
                 f"assign=True leaves {buffers} on meta ({example}): build the model on the CPU, or "

@@ -36,6 +36,7 @@ from ckpttool.values.errors import DeviceUnavailable, ModelImportFailed
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.progress import SILENT, Progress
 from ckpttool.values.verification import LOADS, NORMAL_BUILDS, Fingerprint, Plan, Run, Verification
+from ckpttool.values.words import agree, plural
 
 _ORDER = ("copy", "round-trip", "assign", "to-empty")
 
@@ -137,7 +138,7 @@ def choose_devices(asked: Sequence[str]) -> tuple[str, ...]:
 
 
 def _are(devices: int) -> str:
-    return "is 1 device" if devices == 1 else f"are {devices} devices"
+    return f"{agree(devices, 'is', 'are')} {plural(devices, 'device')}"
 
 
 class _Session:
