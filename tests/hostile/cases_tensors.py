@@ -55,8 +55,8 @@ TENSORS: dict[str, tuple[bytes, str]] = {
     "offset beyond": (op.tensor(offset=2**40, size=(1,)), "beyond its storage"),
     "stride beyond": (op.tensor(size=(2, 2), stride=(3, 1)), "beyond its storage"),
     "huge stride": (op.tensor(size=(2, 2), stride=(2**62, 1)), "beyond its storage"),
-    "more sizes than strides": (op.tensor(size=(2, 2), stride=(1,)), "2 sizes but 1 strides"),
-    "more strides than sizes": (op.tensor(size=(4,), stride=(1, 1)), "1 sizes but 2 strides"),
+    "more sizes than strides": (op.tensor(size=(2, 2), stride=(1,)), "2 sizes but 1 stride"),
+    "more strides than sizes": (op.tensor(size=(4,), stride=(1, 1)), "1 size but 2 strides"),
     "5,000 dimensions": (op.tensor(size=(1,) * 5000, stride=(1,) * 5000), "not a tuple"),
     "too few arguments": (op.call("torch._utils:_rebuild_tensor_v2", op.storage()), "too few"),
     "no arguments": (op.call("torch._utils:_rebuild_tensor_v2"), "too few"),
@@ -111,7 +111,7 @@ TENSORS: dict[str, tuple[bytes, str]] = {
         op.call(
             "torch._utils:_rebuild_meta_tensor_no_storage", op.named("torch:float32"), (2, 2), (1,), False
         ),
-        "2 sizes but 1 strides",
+        "2 sizes but 1 stride",
     ),
     "meta beyond int64": (
         op.call(
