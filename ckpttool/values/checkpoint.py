@@ -194,6 +194,10 @@ class Part(NamedTuple):
 PLAIN_PART = "data"  # no attribute: `tensor.data = …` sets the tensor itself
 
 
+LOCAL_TENSOR, LOCAL_SHARDS = "_local_tensor", "_local_shards"
+"""Parts of what is spread over ranks: what a DTensor has here, and a ShardedTensor, which numbers them."""
+
+
 class CompositeTensor(NamedTuple):
     """A tensor that is rebuilt from parts: quantized, sparse, nested, wrapper subclass, DTensor.
 

@@ -1,4 +1,7 @@
-"""State_dicts of DTensors, as one rank of a job saves them: torch makes them without any other process."""
+"""State_dicts of DTensors and ShardedTensors, as one rank of a job saves them.
+
+torch makes them without any other process.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor import Shard as LocalShard
+from torch.distributed._shard.sharded_tensor import ShardedTensor, ShardedTensorMetadata
+from torch.distributed._shard.sharded_tensor.metadata import TensorProperties
+from torch.distributed._shard.sharding_spec import ChunkShardingSpec
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -20,7 +28,10 @@ from ckpttool.render.views import InspectListing
 from ckpttool.values.checkpoint import CompositeTensor, Finding
 from ckpttool.values.inspection import Inspection
 
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch is built without distributed")
+pytestmark = [
+    pytest.mark.skipif(not dist.is_available(), reason="torch is built without distributed"),
+    pytest.mark.filterwarnings("ignore:Please use DTensor instead"),
+]
 
 
 @pytest.fixture
@@ -89,3 +100,65 @@ def test_what_is_whole_is_not_said_to_be_a_part(ranks: int, tmp_path: Path) -> N
     assert "one-rank" not in findings
     _, findings = inspected({"w": torch.ones(3)}, tmp_path / "y.pt")
     assert "one-rank" not in findings
+
+
+def test_the_mesh_is_no_entry_of_the_checkpoint(tmp_path: Path) -> None:
+    """A mesh has its ranks in a tensor: below each DTensor, below the mesh that it is cut from, and alone."""
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
+    try:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+        state = {
+            "w": spread(mesh, Shard(0), Shard(1)),
+            "part": spread(mesh["tp"], Shard(0)),
+            "bias": torch.nn.Parameter(spread(mesh, Replicate(), Shard(0))),
+            "mesh": mesh,
+            "spec": spread(mesh, Replicate(), Replicate())._spec,
+        }
+        inspection, findings = inspected(state, tmp_path / "x.pt")
+    finally:
+        dist.destroy_process_group()
+    assert [row.entry.name for row in inspection.rows] == ["w", "part", "bias"]
+    assert {item.name for item in inspection.checkpoint.opaque} >= {"mesh", "spec"}
+    assert findings.keys() <= {"one-rank", "weights-only-refuses", "storage-bloat"}
+
+
+def sharded(rows: int, columns: int, ranks: int, *, here: bool = True) -> ShardedTensor:
+    """What the last of ``ranks`` has of rows that are cut as by torch.chunk; nothing if not ``here``."""
+    chunk = -(-rows // ranks)
+    places = [
+        ShardMetadata([start, 0], [min(chunk, rows - start), columns], f"rank:{rank}/cpu")
+        for rank, start in enumerate(range(0, rows, chunk))
+    ]
+    properties = TensorProperties(dtype=torch.float32)
+    whole = ShardedTensorMetadata(places, torch.Size([rows, columns]), properties)
+    mine = [LocalShard(torch.ones(places[-1].shard_sizes), places[-1])] if here else []
+    spec = ChunkShardingSpec(0, [f"rank:{rank}/cpu" for rank in range(ranks)])
+    return ShardedTensor._init_from_local_shards_and_global_metadata(mine, whole, sharding_spec=spec)
+
+
+@pytest.mark.parametrize("ranks", [2, 3], indirect=True)
+def test_a_sharded_tensor_of_fsdp1_is_said_to_be_one_rank_s_part(ranks: int, tmp_path: Path) -> None:
+    state = {"w": sharded(7, 4, ranks), "v": sharded(ranks, 2, ranks), "plain": torch.ones(3)}
+    inspection, findings = inspected(state, tmp_path / "x.pt")
+    local = {name: state[name].local_shards()[0].tensor for name in "wv"}
+    here, whole = sum(tensor.numel() for tensor in local.values()), 28 + 2 * ranks
+    message = findings["one-rank"].message
+    assert message.startswith(f"one rank of {ranks}: {here} of {whole} elements of 2 ShardedTensors")
+    assert f"(rank {ranks - 1} saved it)" in message
+    assert f"w (Shard(0): {local['w'].shape[0]}×4 of 7×4)" in message
+    assert [row.entry.name for row in inspection.rows] == ["w", "v", "plain"]
+    for row in inspection.rows[:2]:
+        value = row.entry.value
+        assert isinstance(value, CompositeTensor)
+        tensor = local[str(row.entry.name)]
+        assert (value.shape, value.nbytes) == (tuple(state[str(row.entry.name)].size()), tensor.nbytes)
+
+
+def test_a_rank_without_a_shard_has_nothing_of_it(tmp_path: Path) -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=2, world_size=3)
+    try:
+        _, findings = inspected({"w": sharded(2, 4, 3, here=False)}, tmp_path / "x.pt")
+    finally:
+        dist.destroy_process_group()
+    assert "one rank of 3: 0 of 8 elements of 1 ShardedTensor" in findings["one-rank"].message
+    assert "w (Shard(0): nothing of 2×4)" in findings["one-rank"].message

@@ -1,4 +1,4 @@
-"""What a DTensor says of itself: over which mesh of devices, and how, it is spread.
+"""What a DTensor or a ShardedTensor says of itself: over which devices, and how, it is spread.
 
 - A rank saves its own ``_local_tensor`` and a ``DTensorSpec``, whose ``mesh`` is a ``DeviceMesh``, and whose
   ``placements`` are ``Shard(dim)``, ``_StridedShard``, ``Replicate()`` or ``Partial(op)``, one for each
@@ -7,8 +7,11 @@
   ``_layout.axes``, each with a ``shape`` (2.13).
 - The rank MAY be in ``_rank``; where in the mesh it is, in ``_coordinate_on_dim``.
 
+- A ``ShardedTensor`` (FSDP1) is pickled by its state: a list of ``Shard``, each with a ``tensor``; the
+  metadata; the rank in its group and in the job, and their sizes; the spec, which MAY have a ``dim``; a flag.
+
 Source: ``torch/distributed/tensor/_dtensor_spec.py``, ``placement_types.py``, ``device_mesh.py``,
-``_mesh_layout.py`` of torch 2.13.
+``_mesh_layout.py``, ``_shard/sharded_tensor/api.py`` of torch 2.13.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from ckpttool.values.checkpoint import Plain
 
 _MOST_DIMS = 16  # of a mesh; more are not told of
 _MOST_STEPS = 64  # attributes looked at
+_SHARDED_STATE = 5  # what ``ShardedTensor.__getstate__`` returns
+DEVICE_MESH = "torch.distributed.device_mesh.DeviceMesh"
 
 
 def describe_spec(spec: Node) -> tuple[tuple[str, Plain], ...]:
@@ -37,6 +42,25 @@ def describe_spec(spec: Node) -> tuple[tuple[str, Plain], ...]:
     if type(rank := mesh.get("_rank")) is int:
         details.append(("rank", rank))
     return tuple(details)
+
+
+def local_shards(state: Node) -> list[Node]:
+    """The tensors of a ShardedTensor that this rank has; none where ``state`` is not that of one."""
+    if not isinstance(state, tuple) or len(state) != _SHARDED_STATE or not isinstance(state[0], list):
+        return []
+    return [_attributes(shard).get("tensor") for shard in state[0]]
+
+
+def describe_shards(state: Node) -> tuple[tuple[str, Plain], ...]:
+    """The same of the state of a ShardedTensor: one dimension of ranks, of which each has a part."""
+    if not isinstance(state, tuple) or len(state) != _SHARDED_STATE:
+        return ()
+    ranks, spec = _attributes(state[2]), _attributes(state[3])
+    rank, size = ranks.get("local_rank"), _ints(ranks.get("local_world_size"))
+    if type(rank) is not int or not size:
+        return ()
+    placed = f"Shard({spec['dim']})" if type(spec.get("dim")) is int else "sharded"
+    return ("placements", (placed,)), ("mesh", size), ("rank", rank)
 
 
 def _attributes(node: Node) -> dict[str, Node]:

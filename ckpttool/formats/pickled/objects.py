@@ -24,6 +24,7 @@ from typing import NamedTuple
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
 from ckpttool.formats.pickled.contents import Contents
+from ckpttool.formats.pickled.dtensor import DEVICE_MESH
 from ckpttool.formats.pickled.globals import Places, describe_place, list_globals
 from ckpttool.formats.pickled.mappings import KeyReader, MetadataReader
 from ckpttool.formats.pickled.nodes import (
@@ -299,6 +300,8 @@ class _Walk:
     def object_children(self, path: Root, node: Call) -> list[tuple[Key, Node]]:
         """Everything an unknown object carries: arguments, state, appended and set items."""
         children = self.beside_items(path, node, attribute_items(node))
+        if node.name == DEVICE_MESH:  # its ranks are no tensors of the checkpoint
+            children = [(key, child) for key, child in children if not self.is_tensor(child)]
         items = self.children_by_key(path, iter_items(node.items))
         if len(items) * 2 < len(node.items or ()):  # what its class does with an item that is set twice
             items = [(self.keys.key(key), value) for key, value in iter_items(node.items)]
@@ -432,6 +435,10 @@ class _Walk:
             if node.states:
                 self.modules[id(node)] = known
         return known
+
+    def is_tensor(self, node: Node) -> bool:
+        """Whether the node rebuilds a tensor."""
+        return isinstance(node, Call) and self.tensors.read(node) is not None
 
     def join(self, prefix: str, name: str) -> str:
         """The dotted name of a member."""

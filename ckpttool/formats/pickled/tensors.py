@@ -26,6 +26,7 @@ from ckpttool.formats.pickled.arguments import (
 from ckpttool.formats.pickled.nodes import is_mapping
 from ckpttool.pickles.nodes import Call, DictNode, Global, Node, PersistentId, SetNode, iter_items
 from ckpttool.values.checkpoint import (
+    LOCAL_SHARDS,
     PLAIN_PART,
     CompositeTensor,
     Part,
@@ -282,6 +283,8 @@ class TensorReader:
             if type(key) is str
         ):
             inner = inner._replace(is_parameter=True)  # what nn.Parameter makes of a class of its own
+        if cls.name == "ShardedTensor" and isinstance(inner.tensor, CompositeTensor):
+            return self.sharded(inner, inner.tensor, cls, state, depth)
         more, others = self.state_parts(state, depth)
         inner, attributes = inner._replace(attributes=_together(inner.attributes, *others)), tuple(more)
         if isinstance(inner.tensor, CompositeTensor) and inner.tensor.layout == "subclass":
@@ -294,6 +297,23 @@ class TensorReader:
         else:
             return inner._replace(subclass=cls.full_name)
         return inner._replace(tensor=outer)
+
+    def sharded(
+        self, inner: StoredTensor, whole: CompositeTensor, cls: Global, state: Node, depth: int
+    ) -> StoredTensor:
+        """A ``ShardedTensor`` of FSDP1: what this rank has of it, and how it is spread."""
+        from ckpttool.formats.pickled.dtensor import describe_shards, local_shards
+
+        parts = []
+        for index, node in enumerate(local_shards(state)):
+            self.count_dims(1)
+            stored = self.read(node, depth + 1) if isinstance(node, Call) else None
+            if stored is None:
+                return inner._replace(attributes=_together(inner.attributes, state))
+            parts.append(Part(f"{LOCAL_SHARDS}.{index}", stored.tensor))
+        more = whole._replace(type_name=cls.full_name, parts=tuple(parts), details=describe_shards(state))
+        rest = state[1:] if parts and isinstance(state, tuple) else state
+        return inner._replace(tensor=more, attributes=_together(inner.attributes, rest))
 
     def state_parts(self, state: Node, depth: int) -> tuple[list[Part], list[Node]]:
         """Tensors in a subclass's state, ``dict`` or ``(dict, slots)``, and in the containers in it.
