@@ -31,6 +31,7 @@ hypothesis.settings.register_profile("default_here", deadline=None, derandomize=
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("default_here")
 
+DEVICE_TESTS = Path(__file__).parent / "torch_bridge"
 REAL_DIR_VARIABLE = "CKPTTOOL_REAL_DIR"
 
 
@@ -101,6 +102,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if (seed := config.getoption("--shuffle")) is not None:
         shuffle(items, seed)
     on_cuda = [item for item in items if item.get_closest_marker("cuda")]
+    if astray := [item.nodeid for item in on_cuda if DEVICE_TESTS not in item.path.parents]:
+        raise pytest.UsageError(f"`make cuda` collects {DEVICE_TESTS} alone, and would not see {astray[0]}")
     if on_cuda and (reason := why_no_cuda()):
         for item in on_cuda:
             item.add_marker(pytest.mark.skip(reason=f"needs CUDA: {reason}"))
