@@ -236,29 +236,30 @@ def _where(runs: Sequence[Run]) -> str:
 
 def _iter_problem(title: str, items: Sequence[Item], style: str, width: int) -> Iterator[Line]:
     yield from _iter_sentence("·" if style == "info" else "!", style, title, width)
-    folded = _fold(items)
+    counts, rows = _fold(items)
     # A word or a number stays whole and the name gives way; a sentence gives way itself.
-    long = any(row[1].width > _SHORT for row in folded)
+    long = any(row[1].width > _SHORT for row in rows)
     columns = (Column("name", floor=24), Column("found", floor=_SHORT if long else None), Column("expected"))
-    yield from iter_table(columns, folded[:_MAX_LINES], width, indent=4, head=False)
-    if len(folded) > _MAX_LINES:
-        left = sum(int(row[0].tail.removeprefix(" ×") or 1) for row in folded[_MAX_LINES:])
+    yield from iter_table(columns, rows[:_MAX_LINES], width, indent=4, head=False)
+    if left := sum(counts[_MAX_LINES:]):
         yield (Span(f"    … and {format_count(left)} more: --json lists all", "dim"),)
 
 
-def _fold(items: Sequence[Item]) -> list[Sequence[Cell]]:
-    """Rows of a list: those that differ in indices only, and say the same, share a line."""
+def _fold(items: Sequence[Item]) -> tuple[list[int], list[Sequence[Cell]]]:
+    """The items of each row, and the rows: names that differ in indices, and say the same, share one."""
     alike: dict[tuple[str, str], list[str]] = {}
     for item in items:
         alike.setdefault(item[1:], []).append(item.name)
+    counts: list[int] = []
     rows: list[Sequence[Cell]] = []
     for (found, expected), names in alike.items():
         for folded in fold_names(names):
             name = Cell(safe(folded.pattern, NAME_LIMIT), "", times(folded.count))
             holds = Cell(safe(found, NAME_LIMIT), "dim" if expected else "")
             should = Cell(f"expected {safe(expected, NAME_LIMIT)}" if expected else "", "dim")
+            counts.append(folded.count)
             rows.append((name, holds, should))
-    return rows
+    return counts, rows
 
 
 def _random(result: Verification) -> Iterator[str]:

@@ -14,9 +14,10 @@ from ckpttool.elements.bits import number_bits, number_table, parse_small_float
 from ckpttool.elements.stats import BINS, SAMPLE_NUMEL, EntryStats, iter_stats, iter_value_findings
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.formats import read_checkpoint
-from ckpttool.values.checkpoint import CompositeTensor, Entry, FileInfo, Part, StorageRef, Tensor, TensorInfo
+from ckpttool.values.checkpoint import CompositeTensor, Entry, Part, Tensor
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import MalformedCheckpoint
+from tests.support.raw_storages import RawStorages
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 
@@ -26,27 +27,8 @@ INTS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"
 COMPLEX = ["complex32", "complex64", "complex128"]
 
 
-class Files:
-    """Raw storages in files, and the entries that view them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: list[FileInfo] = []
-
-    def info(self, tensor: torch.Tensor, dtype: str | None = None) -> TensorInfo:
-        path = self.folder / f"{len(self.files)}.bin"
-        path.write_bytes(bytes(torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy()))
-        status = path.stat()
-        self.files.append(FileInfo.of(str(path), status))
-        return TensorInfo(
-            BY_NAME[dtype or str(tensor.dtype).removeprefix("torch.")],
-            tuple(tensor.shape),
-            tuple(tensor.stride()),
-            tensor.storage_offset(),
-            StorageRef(str(path), "0", 0, status.st_size),
-            tensor.is_conj(),
-            tensor.is_neg(),
-        )
+class Files(RawStorages):
+    """Entries that view raw storages, and their statistics."""
 
     def stats(self, *values: Tensor | None) -> list[EntryStats]:
         entries = [Entry((), f"t{i}", value) for i, value in enumerate(values)]

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from ckpttool.comparison.compare import Comparer, Outcome
 from ckpttool.elements.sums import Tolerance
-from ckpttool.values.checkpoint import FileInfo, StorageRef, Tensor, TensorInfo
+from ckpttool.values.checkpoint import Tensor
 from ckpttool.values.difference import Numbers
-from ckpttool.values.dtypes import BY_NAME
+from tests.support.raw_storages import RawStorages
 
 
-class Files:
-    """Raw storages in files, each tensor in one of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: list[FileInfo] = []
-
-    def info(self, tensor: torch.Tensor) -> TensorInfo:
-        path = self.folder / f"{len(self.files)}.bin"
-        path.write_bytes(bytes(torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy()))
-        status = path.stat()
-        self.files.append(FileInfo.of(str(path), status))
-        return TensorInfo(
-            BY_NAME[str(tensor.dtype).removeprefix("torch.")],
-            tuple(tensor.shape),
-            tuple(tensor.stride()),
-            tensor.storage_offset(),
-            StorageRef(str(path), "0", 0, status.st_size),
-            tensor.is_conj(),
-            tensor.is_neg(),
-        )
+class Files(RawStorages):
+    """Pairs of tensors, compared."""
 
     def compare(self, *pairs: tuple[Tensor, Tensor], tolerance: Tolerance | None = None) -> list[Outcome]:
         return Comparer(self.files, self.files, tolerance).compare(pairs)
