@@ -49,20 +49,18 @@ class _View(NamedTuple):
 def find_aliases(entries: Sequence[Entry]) -> Aliasing:
     """Group ``entries`` by the bytes they view."""
     tied_to: list[Entry | None] = [None] * len(entries)
-    composites: dict[Tensor, int] = {}
+    composites: dict[Tensor | None, int] = {}
     first_user: dict[tuple[str, str, int], tuple[int, TensorInfo, StorageRef]] = {}
     further_users: dict[tuple[str, str, int], list[tuple[int, TensorInfo]]] = {}
     for index, entry in enumerate(entries):
         value = entry.value
-        if value is not None and not isinstance(value, TensorInfo):
+        if type(value) is not TensorInfo:
             first = composites.setdefault(value, index)
-            if first != index:
-                # Equal values name equal bytes: parts hold the address. A composite without bytes
-                # of its own (all parts empty or on meta) is tied to nothing.
-                if any(part.storage is not None and part.numel for part in views_of(value)):
-                    tied_to[index] = entries[first]
-                continue
-        for tensor in (value,) if isinstance(value, TensorInfo) else views_of(value):
+            # Equal values name equal bytes: parts hold the address. A composite without bytes of its
+            # own (all parts empty or on meta) is tied to nothing.
+            if first != index and any(part.storage is not None and part.numel for part in views_of(value)):
+                tied_to[index] = entries[first]
+        for tensor in views_of(value):
             storage = tensor.storage
             if storage is None or not storage.nbytes:
                 continue
@@ -99,14 +97,13 @@ def _distinct_views(
     users: Iterable[tuple[int, TensorInfo]], entries: Sequence[Entry], tied_to: list[Entry | None]
 ) -> list[_View]:
     """The unequal views of one storage, by start; what equals an earlier one is noted in ``tied_to``."""
-    seen: dict[object, int] = {}
+    seen: dict[TensorInfo, int] = {}
     views = []
     for index, tensor in users:
         start, end = tensor.byte_span
         if start == end:
             continue
-        view = (tensor.dtype.name, *tensor[1:4], *tensor[5:])  # all but the storage
-        first = seen.setdefault(view, index)
+        first = seen.setdefault(tensor._replace(storage=None), index)
         if first == index:
             views.append(_View(start, end, index, tensor))
         elif isinstance(entries[index].value, TensorInfo) and isinstance(entries[first].value, TensorInfo):
@@ -133,17 +130,13 @@ def _overlapping(views: Sequence[_View]) -> list[tuple[int, int]]:
     A view is in at most one pair as the later one.
     """
     pairs = []
-    furthest: _View | None = None
+    furthest = views[:1]
     for position, view in enumerate(views):
-        nearby = list(views[max(0, position - _COMPARED_VIEWS) : position])
-        if furthest is not None and furthest not in nearby:
-            nearby.append(furthest)
-        for other in nearby:
+        for other in (*views[max(0, position - _COMPARED_VIEWS) : position], *furthest):
             if other.end > view.start and other.entry != view.entry and _may_meet(other.tensor, view.tensor):
                 pairs.append((min(other.entry, view.entry), max(other.entry, view.entry)))
                 break
-        if furthest is None or view.end > furthest.end:
-            furthest = view
+        furthest = [max(*furthest, view, key=lambda it: it.end)]
     return pairs
 
 
@@ -156,22 +149,20 @@ def _may_meet(a: TensorInfo, b: TensorInfo) -> bool:
     """
     if a.dtype.bits != b.dtype.bits:
         return True
-    steps: list[dict[int, int]] = [
-        {stride: size for size, stride in zip(t.shape, t.stride, strict=True) if size > 1 and stride}
-        for t in (a, b)
-    ]
-    strides = sorted({*steps[0], *steps[1]}, reverse=True)
+    steps: tuple[Counter[int], Counter[int]] = Counter(), Counter()  # the distance to the last, by stride
+    for reach, tensor in zip(steps, (a, b), strict=True):
+        for size, stride in zip(tensor.shape, tensor.stride, strict=True):
+            if size > 1 and stride:
+                reach[stride] += size - 1
     rests = [t.storage_offset - min(a.storage_offset, b.storage_offset) for t in (a, b)]
-    ends = [rests[i] + sum((size - 1) * stride for stride, size in steps[i].items()) for i in (0, 1)]
+    ends = [rests[i] + sum(stride * count for stride, count in steps[i].items()) for i in (0, 1)]
     apart = False
-    for stride in strides:
+    for stride in sorted(steps[0] | steps[1], reverse=True):
         starts = [rest // stride for rest in rests]
-        sizes = [step.get(stride, 1) for step in steps]
-        apart |= starts[0] + sizes[0] <= starts[1] or starts[1] + sizes[1] <= starts[0]
+        lasts = [start + reach[stride] for start, reach in zip(starts, steps, strict=True)]
+        apart |= lasts[0] < starts[1] or lasts[1] < starts[0]
         rests = [rest - start * stride for rest, start in zip(rests, starts, strict=True)]
-        ends = [
-            end - (start + size - 1) * stride for end, start, size in zip(ends, starts, sizes, strict=True)
-        ]
+        ends = [end - last * stride for end, last in zip(ends, lasts, strict=True)]
         if max(ends) >= stride:  # it wraps into the next step: not a box
             return True
     return not (apart or rests[0] != rests[1])

@@ -65,7 +65,7 @@ def leave_out_of_optimizers(
     members: Counter[Root] = Counter()
     named: set[Root] = set()
     for match in matches:
-        root = match.weights_root if match.mapped or len(weights) != 1 else next(iter(weights))
+        root = match.weights_root if len(weights) != 1 else next(iter(weights))
         if root is not None:
             members[root] += match.parameters
             if match.mapped == match.parameters:

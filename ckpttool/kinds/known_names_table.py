@@ -190,7 +190,6 @@ AMBIGUOUS = (
     Rule(
         "quantization state of bitsandbytes beside the weight",
         "SCB absmax quant_map nested_absmax nested_quant_map",
-        endings="bitsandbytes__nf4 bitsandbytes__fp4",
     ),
 )
 

@@ -126,7 +126,7 @@ def _by_siblings(signature: Signature, context: Context, found: Found) -> Said:
     if {"running_mean", "running_var"} <= names:
         if "num_batches_tracked" in names:
             said.update(dict.fromkeys(("weight", "bias"), _COUNTED_NORM))
-        elif signature.version is None and signature.even and context.young and not context.own_norms:
+        elif signature.even and context.young and not context.own_norms:
             said.update(dict.fromkeys(("weight", "bias"), _FROZEN_IN_NEW))
     for name in names:
         stem, _, role = name.rpartition("_")
@@ -198,7 +198,7 @@ def _by_dtype(signature: Signature, context: Context, found: Found) -> Said:
 
 def _by_order(signature: Signature, context: Context, found: Found) -> Said:
     """Within a module every parameter precedes every buffer (``Module._save_to_state_dict``)."""
-    if not context.ordered or not found:
+    if not context.ordered:
         return
     first_buffer = min((at for at, said in found.items() if said.kind is BUFFER), default=None)
     last_parameter = max((at for at, said in found.items() if said.kind is PARAMETER), default=None)
@@ -243,13 +243,8 @@ def _by_name(signature: Signature, context: Context, found: Found) -> Said:
     """The table of names; unknown where it says nothing, or what another fact contradicts."""
     table = load_name_table()
     names = {leaf.name for leaf in signature.leaves}
-    # Only what no rule above could place: without a version, and without a counter in any file.
-    unsure = (
-        signature.even
-        and signature.version is None
-        and not context.own_norms
-        and "num_batches_tracked" not in names
-    )
+    # What no rule above could place: without a version, and without a counter in any file.
+    unsure = signature.even and not context.own_norms
     in_loss = "bias" not in names and _LOSS.search(signature.module)
     for index, leaf in enumerate(signature.leaves):
         known = table.find(leaf.name, signature.module, leaf.shape) or _UNKNOWN

@@ -102,8 +102,6 @@ def find_groups(checkpoint: Checkpoint) -> dict[Root, Groups]:
 
 def split_state_root(root: Root, optimizers: Mapping[Root, object]) -> tuple[Root, Key] | None:
     """(the optimizer's root, the parameter's key) for the root of one parameter's states, else None."""
-    if "state" not in root[:-1]:
-        return None
     depths = [depth for depth, key in enumerate(root[:-1]) if key == "state"]
     for depth in depths[:_MOST_STATES]:
         if root[:depth] in optimizers:
@@ -198,9 +196,7 @@ def _sure_positions(wanted: Sequence[Shape | None], shapes: Sequence[Shape | Non
     left = _embed(wanted, shapes)
     if left is None:
         return None
-    right = _embed(wanted[::-1], shapes[::-1])
-    if right is None:
-        return None
+    right = _embed(wanted[::-1], shapes[::-1]) or []  # there is one where there is the other
     last = len(shapes) - 1
     return [a for a, b in zip(left, reversed(right), strict=True) if a == last - b]
 

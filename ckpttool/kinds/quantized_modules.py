@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 from ckpttool.kinds.quantization_schemes import (
     ACTIVATIONS,
@@ -19,7 +19,7 @@ from ckpttool.kinds.quantization_schemes import (
     Scheme,
 )
 from ckpttool.kinds.quantized import Fault, Survey
-from ckpttool.values.checkpoint import CompositeTensor, Entry, Root, parts
+from ckpttool.values.checkpoint import CompositeTensor, Entry, Root, Strided, parts
 from ckpttool.values.inspection import Quantization
 
 _Modules: TypeAlias = dict[tuple[Root, str], dict[str, Entry]]
@@ -71,9 +71,9 @@ def _group(entries: Sequence[Entry]) -> _Modules:
         if not isinstance(name, str) or entry.value is None or isinstance(entry.value, CompositeTensor):
             continue
         path, _, leaf = name.rpartition(".")
-        at = name.rfind("weight.") if ".weight." in name or name.startswith("weight.") else -1
-        if at >= 0 and name[at + 7 :].startswith(NESTED):
-            path, leaf = name[: max(at - 1, 0)], name[at:]
+        above, found, nested = f".{name}".rpartition(".weight.")
+        if found and nested.startswith(NESTED):
+            path, leaf = above[1:], f"weight.{nested}"
         modules.setdefault((entry.root, path), {})[leaf] = entry
     for (root, path), members in list(modules.items()):
         for leaf in list(members):
@@ -81,27 +81,27 @@ def _group(entries: Sequence[Entry]) -> _Modules:
                 continue
             stem, _, role = leaf.rpartition("_")
             if role == "blocks" and stem:
-                _take(
-                    modules, (root, f"{path}.{stem}"), members, {leaf: "blocks", f"{stem}_scales": "scales"}
-                )
+                names = {leaf: "blocks", f"{stem}_scales": "scales"}
+                modules[root, _join(path, stem)] = _take(members, names)
             elif leaf != "weight" and _leaf(members[leaf]).dtype in FLOAT8:
                 scales = {f"{leaf}_{name}": f"weight_{name}" for name in ("scale", "scale_inv")}
                 if not scales.keys().isdisjoint(members):
-                    _take(modules, (root, f"{path}.{leaf}"), members, {leaf: "weight", **scales})
+                    modules[root, _join(path, leaf)] = _take(members, {leaf: "weight", **scales})
     return modules
 
 
-def _take(
-    modules: _Modules, at: tuple[Root, str], members: dict[str, Entry], names: Mapping[str, str]
-) -> None:
-    """Make a module of its own of some members, under the names that its scheme has for them."""
-    modules[at] = {new: members.pop(old) for old, new in names.items() if old in members}
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _take(members: dict[str, Entry], names: Mapping[str, str]) -> dict[str, Entry]:
+    """Some members, to be a module of their own, under the names that its scheme has for them."""
+    return {new: members.pop(old) for old, new in names.items() if old in members}
 
 
 def _leaf(entry: Entry) -> Leaf:
-    value = entry.value
-    dtype = None if value is None else value.dtype
-    return Leaf("" if dtype is None else dtype.name, (value.shape or ()) if value is not None else ())
+    value = cast("Strided", entry.value)  # see _group
+    return Leaf(value.dtype.name, value.shape)
 
 
 def _has(members: Mapping[str, object], name: str) -> bool:
@@ -129,9 +129,10 @@ def _likely(members: Mapping[str, Entry], common: Sequence[Scheme]) -> Scheme | 
     # Without an example in the file, more than the anchor must speak for a scheme.
     for scheme in SCHEMES:
         anchor = members.get(scheme.anchor)
-        if anchor is not None and not TELLING.isdisjoint(scheme.members & members.keys()):
-            fits = scheme.anchor not in EVERYDAY and _leaf(anchor).dtype in scheme.dtypes
-            return scheme if fits else None
+        if anchor is None or scheme.anchor in EVERYDAY or _leaf(anchor).dtype not in scheme.dtypes:
+            continue
+        if not TELLING.isdisjoint(scheme.members & members.keys()):
+            return scheme
     return None
 
 

@@ -112,7 +112,7 @@ def _module_name(path: str) -> tuple[str, bool]:
         parts = path.rsplit(".", _DEEPEST_NUMBERS)
         while len(parts) > 1 and parts[-1].isdecimal():
             parts.pop()
-    return parts[-1], len(parts) > 1 and parts[-2].endswith("parametrizations")
+    return parts[-1], len(parts) > 1 and f".{parts[-2]}".endswith(".parametrizations")
 
 
 def stands_as_written(entries: Sequence[Entry]) -> bool:
