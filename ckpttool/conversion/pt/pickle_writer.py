@@ -81,7 +81,8 @@ class PickleWriter:
         elif -(1 << 31) <= value < 1 << 31:
             self._out += b"J" + value.to_bytes(4, "little", signed=True)
         else:
-            data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+            magnitude = value if value >= 0 else ~value
+            data = value.to_bytes(magnitude.bit_length() // 8 + 1, "little", signed=True)
             if len(data) <= 0xFF:
                 self._out += b"\x8a" + bytes((len(data),)) + data
             else:
