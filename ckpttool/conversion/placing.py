@@ -109,13 +109,7 @@ class Placing:
     def _place_alone(self, wanted: Wanted) -> Placed:
         """One view: with its strides if it is dense in some order, else packed."""
         info = wanted.info
-        if (
-            isinstance(info, TensorInfo)
-            and not info.is_contiguous
-            and wanted.cast is None
-            and not (info.conj or info.neg)
-            and info.dtype.bits % 8 == 0
-        ):
+        if isinstance(info, TensorInfo) and not info.is_contiguous and wanted.cast is None:
             start, end = info.byte_span
             if end - start <= info.nbytes:
                 return self._share_span([wanted], start, end)[0]
