@@ -218,7 +218,7 @@ class _Run:
         from ckpttool.elements.digests import TensorDigest, digest_tensor
 
         for position, (tensor, whole) in enumerate(zip(self._plan.tensors, self._wholes, strict=True)):
-            if whole is not None and whole in self._piece_digests:
+            if whole in self._piece_digests:
                 self.digests[position] = self._piece_digests[whole]
             elif whole is not None and not self._plan.pieces[whole[0]].nbytes:
                 self.digests[position] = TensorDigest(*whole[1]).hexdigest()

@@ -13,7 +13,15 @@ import torch
 
 import ckpttool
 from ckpttool.conversion import execute
+from ckpttool.conversion.plan import plan_conversion
+from ckpttool.conversion.shards import lay_out_file, lay_out_folder
+from ckpttool.elements.casts import cast_floats
 from ckpttool.files import staging, streams
+from ckpttool.formats import read_checkpoint
+from ckpttool.inspection.inspect import inspect_checkpoint
+from ckpttool.values.conversion import CastLoss, Options
+from ckpttool.values.dtypes import BY_NAME, DType
+from ckpttool.values.errors import CkptToolError
 from tests.support.converting import convert
 from tests.support.descriptors import watch
 
@@ -123,3 +131,67 @@ def test_shards_go_into_a_folder_that_has_no_older_set(source: Path, tmp_path: P
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(["config.json", *(Path(file.path).name for file in conversion.files)])
     assert {entry.name for entry in ckpttool.open(folder).entries} == STATE.keys()
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("target", ["b.pt", "b.safetensors", "shards"])
+def test_progress_adds_up_to_the_bytes_that_are_written_and_those_that_are_checked(
+    source: Path, tmp_path: Path, target: str, check: bool, digests: bool
+) -> None:
+    told: list[int] = []
+    options = Options("pt" if target == "b.pt" else "safetensors")
+    plan = plan_conversion(inspect_checkpoint(read_checkpoint(str(source))), options)
+    is_folder = target == "shards"
+    layouts = lay_out_folder(plan, 3_000_000) if is_folder else lay_out_file(plan, target)
+    done = execute.convert(
+        plan,
+        layouts,
+        execute.Target(str(tmp_path / target), is_folder),
+        execute.Effort(check, digests, told.append),
+    )
+    assert sum(told) == sum(piece.nbytes for piece in plan.pieces) * (1 + check)
+    assert 0 < min(told) and max(told) <= streams.BLOCK_NBYTES
+    assert (done.checked, done.written) == (check, True)
+    assert sorted(done.digests) == (list(range(len(plan.tensors))) if digests else [])
+    assert all((file.sha256 is not None) is digests for file in done.files)
+
+
+def test_a_plan_that_casts_needs_a_caster(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "a.pt")
+    inspection = inspect_checkpoint(read_checkpoint(str(tmp_path / "a.pt")))
+    plan = plan_conversion(inspection, Options("pt", dtype=BY_NAME["float16"]))
+    target = execute.Target(str(tmp_path / "b.pt"), False)
+    with pytest.raises(CkptToolError, match="no caster was given"):
+        execute.convert(plan, lay_out_file(plan, "b.pt"), target, execute.Effort())
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pt"}
+    lost: list[str] = []
+
+    def cast(data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
+        lost.append(before.name)
+        return cast_floats(data, before, after)
+
+    done = execute.convert(plan, lay_out_file(plan, "b.pt"), target, execute.Effort(cast=cast))
+    assert lost == ["float32"] * 4  # each of two once to write it, once to check it
+    assert {at: loss.numel for at, loss in done.losses.items()} == {0: 4, 1: 2}  # and counted once
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "views with bytes in common are written apart: 'a', 'b' (and 1 more groups)"),
+        ({"drop": ("c",)}, "views with bytes in common are written apart: 'a', 'b'"),
+        ({"drop": ("c", "a")}, None),
+    ],
+)
+def test_views_that_are_written_apart_are_told_once(
+    tmp_path: Path, options: dict[str, Any], said: str | None
+) -> None:
+    first, second = torch.arange(8.0), torch.arange(9.0)
+    state = {"a": first, "b": first[2:], "c": second, "d": second[1:], "e": torch.ones(1), "f": second[1:]}
+    torch.save(state, tmp_path / "a.pt")
+    plan = plan_conversion(
+        inspect_checkpoint(read_checkpoint(str(tmp_path / "a.pt"))), Options("safetensors", **options)
+    )
+    assert list(plan.notes) == ([said] if said else [])
+    assert plan.aliases == {"f": "d"}
