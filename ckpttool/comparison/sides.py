@@ -126,6 +126,16 @@ def values_under(side: Side, base: Root, skipped: AbstractSet[Key]) -> tuple[lis
     )
 
 
+def attributes_under(side: Side, base: Root, skipped: AbstractSet[Key]) -> list[Value]:
+    """Plain attributes of pickled modules that are compared, with roots relative to ``base``."""
+    depth = len(base)
+    return [
+        item._replace(root=item.root[depth:])
+        for item in side.checkpoint.attributes
+        if item.root[:depth] == base and (not item.root or item.root[0] not in skipped)
+    ]
+
+
 def _counterpart(side: Side, other: Root | None) -> Root:
     """The branch to lay beside ``other``: the one of that name, else the weights, else the top."""
     roots = {row.entry.root for row in side.rows}

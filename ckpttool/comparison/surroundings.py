@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from ckpttool.comparison.sides import Scope, values_under
-from ckpttool.values.checkpoint import Key, Objects, Plain, Root
+from ckpttool.comparison.sides import Scope, attributes_under, values_under
+from ckpttool.values.checkpoint import Key, Objects, Plain, Root, Value
 from ckpttool.values.difference import Side, Status, ValueChange
 from ckpttool.values.words import first_few, plural
 
@@ -30,6 +30,7 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
         *_changes("value", values, "plain values", said, same_layout=scope.whole and _same_layout(a, b)),
         *_changed_versions(versions_a, versions_b, said),
         *_changes("metadata", metadata, "entries of metadata", said),
+        *_changed_attributes([attributes_under(side, base, scope.skipped) for side, base in sides], said),
     ]
     objects_a, objects_b = (
         {(item.root, item.name): " ".join(filter(None, item[2:])) for item in found}
@@ -49,6 +50,17 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
         which, only = ("A", objects_a) if objects_a else ("B", objects_b)
         said.append(f"only in {which}: {plural(len(only), 'opaque object')}")
     return tuple(changes), said
+
+
+def _changed_attributes(sides: Sequence[Iterable[Value]], said: list[str]) -> Iterable[ValueChange]:
+    """Plain attributes of modules that both sides have; of a module that one side has, its class alone."""
+    a, b = ({(item.root, item.name): item.value for item in found} for found in sides)
+    if a and b:
+        both = {root for root, _ in a} & {root for root, _ in b}
+        a, b = (
+            {key: facts[key] for key in facts if key[0] in both or key[1] == "__class__"} for facts in (a, b)
+        )
+    return _changes("attribute", (a, b), "attributes of modules", said)
 
 
 def same_plain(a: Plain, b: Plain) -> bool:

@@ -48,6 +48,7 @@ def iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Itera
         f"{format_nbytes(summary.tensor_nbytes)} of tensors",
         f"{format_nbytes(summary.storage_nbytes)} of storages" if has_gaps else "",
         summary.dtypes[0][0] if len(dtypes) == 1 else _some(dtypes),
+        plural(len(checkpoint.attributes), "attribute") + " of modules" if checkpoint.attributes else "",
     ]
     yield from fill(_spans(second), width, indent=0)
     if inspection.model is not None:

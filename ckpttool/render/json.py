@@ -94,6 +94,7 @@ def inspect_document(
         "groups": encode(inspection.groups),
         "entries": _written_rows((*inspection.rows, *inspection.missing), extra or {}),
         "values": encode(checkpoint.values),
+        "attributes": encode(checkpoint.attributes),
         "opaque": [
             {**place(item.root, item.name), "type": item.type_name, "summary": item.summary}
             for item in checkpoint.opaque

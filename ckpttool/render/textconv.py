@@ -28,6 +28,10 @@ def iter_textconv(side: Side, digests: Sequence[NamedDigest]) -> Iterator[str]:
         for item in checkpoint.values
     )
     yield from sorted(
+        f"attribute\t{format_path(item.root, item.name, None)}\t{format_value(item.value, 1000)}\n"
+        for item in checkpoint.attributes
+    )
+    yield from sorted(
         f"object\t{format_path(item.root, item.name, None)}\t{safe(item.type_name)}\t{safe(item.summary)}\n"
         for item in checkpoint.opaque
     )

@@ -490,7 +490,8 @@ class Checkpoint(NamedTuple):
     Where facts that a conversion carried were put back (``formats.carried``), ``stored`` is the checkpoint
     as the file itself has it, and ``put_back`` are root and name of the entries that are no keys of the file.
     ``obstacles`` say what of the file torch cannot load, though it is read here.
-    ``digests`` stand for bytes that are in no file (a manifest), by path.
+    ``digests`` stand for bytes that are in no file (a manifest), by path. ``attributes`` are plain ones of
+    pickled modules (``p``, ``eps``, ``training``), by the path of the module, and its ``__class__``.
     """
 
     path: str
@@ -513,6 +514,7 @@ class Checkpoint(NamedTuple):
     stored: Checkpoint | None = None
     put_back: frozenset[tuple[Root, Key]] = frozenset()
     digests: Mapping[Root, str] = {}
+    attributes: tuple[Value, ...] = ()
 
     @property
     def file_nbytes(self) -> int:

@@ -186,8 +186,9 @@ class DiffEntry(NamedTuple):
 
 
 class ValueChange(NamedTuple):
-    """Something beside the tensors: ``section`` is ``value``, ``metadata``, ``version`` or ``object``.
+    """Something beside the tensors.
 
+    ``section`` is ``value``, ``attribute`` (plain, of a module), ``metadata``, ``version`` or ``object``.
     ``a`` and ``b`` are None with ``status`` added or removed.
     """
 

@@ -51,6 +51,7 @@ TOP = {
     "groups": list,
     "entries": list,
     "values": list,
+    "attributes": list,
     "opaque": list,
     "metadata": dict,
     "weights_only": dict,

@@ -19,6 +19,7 @@ _STEPS_PER_ENTRY = 4  # children looked at; real files have little more than one
 _FREE_REPEATS = 250_000  # scalars of shared lists (and pieces of shared strings) that are shown again
 _MAX_REPEATS = 100_000  # names whose values are no more shown than that they are shared
 _MAX_ATTRIBUTES = 10_000  # plain attributes of objects that are listed
+_MAX_MODULE_ATTRIBUTES = 200_000  # and of modules: real ones have about fifteen each
 _MAX_TEXT = 64 << 20  # characters of long keys and of the joined names of modules
 
 
@@ -36,7 +37,8 @@ class WalkBudget:
         self.seen_values: set[int] = set()  # larger plain values, by identity
         self.repeats = 0  # scalars shown again so far, and names of which that was too much
         self.unshown = 0
-        self.attributes = 0  # plain ones of objects so far, and those beyond what is listed
+        self.attributes = 0  # plain ones of objects so far, of modules, and those beyond what is listed
+        self.module_attributes = 0
         self.unlisted = 0
 
     def is_shared_too_often(self, node: Node, path: Root) -> bool:
@@ -77,8 +79,14 @@ class WalkBudget:
     def lists_attribute(self) -> bool:
         """Count a plain attribute of an object; false once they are too many."""
         self.attributes += 1
-        self.unlisted = max(0, self.attributes - _MAX_ATTRIBUTES)
-        return not self.unlisted
+        self.unlisted += self.attributes > _MAX_ATTRIBUTES
+        return self.attributes <= _MAX_ATTRIBUTES
+
+    def lists_module_attribute(self) -> bool:
+        """The same of a module."""
+        self.module_attributes += 1
+        self.unlisted += self.module_attributes > _MAX_MODULE_ATTRIBUTES
+        return self.module_attributes <= _MAX_MODULE_ATTRIBUTES
 
     def shows_value(self, node: Node, size: int) -> bool:
         """Whether a plain value of ``size`` scalars is still written out, or too often shared by now.

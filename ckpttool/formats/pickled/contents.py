@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ckpttool.files.source import ByteSource
@@ -32,6 +33,7 @@ class Contents(NamedTuple):
     rare_opcodes: frozenset[int] = frozenset()
     findings: tuple[Finding, ...] = ()
     obstacles: tuple[str, ...] = ()
+    attributes: Sequence[Value] = ()
 
     @classmethod
     def empty(cls) -> Contents:
@@ -65,4 +67,5 @@ def assemble(
         findings=findings + contents.findings,
         rare_opcodes=contents.rare_opcodes,
         obstacles=obstacles + contents.obstacles,
+        attributes=tuple(contents.attributes),
     )

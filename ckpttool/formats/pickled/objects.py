@@ -82,6 +82,8 @@ _DESCRIBED_ARGUMENTS = (*_HOLDS_OTHERS, PersistentId, Global)  # of an object th
 # ones, no plain leaves, nothing.
 _ALL, _SHORT, _NONE, _QUIET = range(4)
 _THE_KEY = OddKey("<the key itself>", literal=False)
+_USUALLY_NONE = "_is_full_backward_hook"  # of every module that has no hook
+_CLASS = "__class__"
 _MOST_SCALARS = 64  # of an attribute that is a value; a longer one is counted
 _MOST_ITEMS = 256  # of a container in an object, all of whose plain items are values
 
@@ -141,6 +143,7 @@ def read_objects(
         rare_opcodes=tree.rare_opcodes,
         findings=findings,
         obstacles=tuple(tensors.obstacles),
+        attributes=walk.attributes,
     )
 
 
@@ -152,6 +155,7 @@ class _Walk:
         self.limits = limits
         self.found = Contents.empty()
         self.entries, self.values, self.opaque, self.containers = self.found[:4]
+        self.attributes: list[Value] = []  # plain ones of modules
         self.places = Places()
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
         self.held: deque[tuple[Root, Key, Node, int]] = deque()  # to be walked after what holds them
@@ -349,7 +353,9 @@ class _Walk:
             state = dict(named_state(module))
             for name in _REGISTRIES:
                 self.budget.spend(width_of(state.get(name)), ())
-            self.containers.append(Container(path, type_name(module), len(state)))
+            class_name = type_name(module)
+            self.containers.append(Container(path, class_name, len(state)))
+            self.attributes.append(Value(path, _CLASS, class_name))
             self.add_registered(root, prefix, path, state)
             self.add_attributes(root, prefix, path, state)
             self.hold_rest(path, module, state)
@@ -392,21 +398,39 @@ class _Walk:
         return stored is not None
 
     def add_attributes(self, root: Root, prefix: str, path: Root, state: dict[str, Node]) -> None:
-        """Tensors among a module's attributes; lists, dicts and objects are put off: one may be in them.
+        """A module's class, its plain attributes, and tensors among the others.
 
-        They are walked after the module, not from within it, so that nothing here recurses.
+        Lists, dicts and objects are put off: a tensor may be in them. They are walked after the module, not
+        from within it, so that nothing here recurses.
         """
         for name, node in state.items():
-            if name in _REGISTRIES or not isinstance(node, _HOLDS_OTHERS):
+            if name in _REGISTRIES:
+                continue
+            if not isinstance(node, _HOLDS_OTHERS):
+                if node is not None or name != _USUALLY_NONE:
+                    self.add_module_attribute(path, name, node)
                 continue
             if isinstance(node, Call):
                 if self.add_member(root, prefix, path, name, node, _PLAIN_ATTRIBUTE):
                     continue
                 self.places.note(node, (*path, name))
+            if self.plain.read(node)[1]:
+                self.add_module_attribute(path, name, node)
+                continue
             empty = not width_of(node) and not (isinstance(node, Call) and is_computed(node))
-            if not empty and id(node) not in self.held_ids and not self.plain.read(node)[1]:
+            if not empty and id(node) not in self.held_ids:
                 self.held_ids.add(id(node))
                 self.held.append((path, name, node, _SHORT))
+
+    def add_module_attribute(self, path: Root, name: str, node: Node) -> None:
+        """A plain one: a value if it is short, else counted."""
+        if not self.budget.lists_module_attribute():
+            return
+        plain, size = (node.full_name, 1) if isinstance(node, Global) else self.plain.sized(node, 0)
+        if 0 <= size <= _MOST_SCALARS and self.budget.shows_value(node, size):
+            self.attributes.append(Value(path, name, plain))
+        else:
+            self.opaque.append(Opaque(path, name, type_name(node), summarize(node)))
 
     def hold_rest(self, path: Root, module: Call, state: dict[str, Node]) -> None:
         """Put off what else a module carries, and what its registries do besides their items."""
