@@ -23,7 +23,7 @@ from ckpttool.values.errors import TYPED, CkptToolError, ModelImportFailed, reda
 COMMANDS = (
     ("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),
     ("diff", "Compare two checkpoints: what changed, where, and by how much."),
-    ("convert", "Write a checkpoint in another container: the same bytes, nothing lost in silence."),
+    ("convert", "Convert to another format: bytes are copied, whatever is dropped is listed."),
     ("verify", "Load a checkpoint into its model for real, and tell whether the loaded model is right."),
     ("git-textconv", "Print a checkpoint as stable text, for `git diff` and `git log -p`."),
     ("lint", "Find traps of Parameter and Buffer in a model, and prove what each tensor is."),

@@ -36,7 +36,7 @@ def parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[st
     """A destination, and the format if it is said -> (container, whether it is a folder).
 
     Raises:
-        ValueError: the suffix tells no format.
+        ValueError: the suffix is that of no format.
     """
     is_folder = destination.endswith("/") or sharded or os.path.isdir(destination)
     if to is not None:
@@ -46,7 +46,7 @@ def parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[st
     by_suffix = {suffix: name for name, (known, _) in containers.CONTAINERS.items() for suffix in known}
     suffix = os.path.splitext(destination)[1].lower()
     if suffix not in by_suffix:
-        raise ValueError(f"the suffix of {destination} tells no format: use {', '.join(by_suffix)}, or --to")
+        raise ValueError(f'cannot tell the format from "{destination}": use {", ".join(by_suffix)}, or --to')
     return by_suffix[suffix], False
 
 

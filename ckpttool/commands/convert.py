@@ -46,99 +46,109 @@ def command(
         _destination(
             "--to",
             metavar="FORMAT",
-            help="safetensors or pt; else DST's suffix says.",
+            help="Write safetensors or pt; by default DST's suffix decides.",
             autocompletion=options.complete_choice(*CONTAINERS),
         ),
     ] = None,
     max_shard_size: Annotated[
-        str | None, _destination("--max-shard-size", metavar="SIZE", help="Shards of at most 5GB, 500MiB …")
+        str | None,
+        _destination("--max-shard-size", metavar="SIZE", help="Write shards of at most 5GB, 500MiB, …"),
     ] = None,
     root: Annotated[
-        str | None, _selection("--root", metavar="KEY.PATH", help="The branch to convert; '' is all of it.")
+        str | None,
+        _selection("--root", metavar="KEY.PATH", help="Convert this branch; '' converts everything."),
     ] = None,
     prefer: Annotated[
         str | None,
         _selection(
             "--prefer",
             metavar="ema",
-            help="The averaged weights, if there are any.",
+            help="Take the averaged weights, if there are any.",
             autocompletion=options.complete_choice("ema"),
         ),
     ] = None,
     weights_only: Annotated[
-        bool, _selection("--weights-only", help="The weights' tensors only: no epoch, no optimizer.")
+        bool, _selection("--weights-only", help="Write the weights alone: no epoch, no optimizer.")
     ] = False,
     keep: Annotated[
         options.Texts,
-        _selection("--keep", "--include", metavar="GLOB", help="Only such tensors. May be repeated."),
+        _selection(
+            "--keep", "--include", metavar="GLOB", help="Keep tensors that match GLOB. May be repeated."
+        ),
     ] = None,
     drop: Annotated[
         options.Texts,
-        _selection("--drop", "--exclude", metavar="GLOB", help="Nothing so called. May be repeated."),
+        _selection("--drop", "--exclude", metavar="GLOB", help="Drop what matches GLOB. May be repeated."),
     ] = None,
     drop_known_buffers: Annotated[
-        bool, _selection("--drop-known-buffers", help="No buffers that today's libraries rebuild themselves.")
+        bool, _selection("--drop-known-buffers", help="Drop buffers that today's libraries rebuild.")
     ] = False,
     add_known_buffers: Annotated[
         bool,
-        _selection("--add-known-buffers", help="Also the buffers that only --model has, for older code."),
+        _selection("--add-known-buffers", help="Add buffers that only --model has, for older code."),
     ] = False,
     non_persistent: Annotated[
         bool,
-        _selection("--non-persistent", help="Of a module or program also what its state_dict leaves out."),
+        _selection(
+            "--non-persistent", help="Also write what the state_dict of a module or program leaves out."
+        ),
     ] = False,
     strip_prefix: Annotated[
         str | None,
-        _names("--strip-prefix", metavar="PREFIX", help="Off the names; auto: what wrappers put there."),
+        _names(
+            "--strip-prefix",
+            metavar="PREFIX",
+            help="Remove PREFIX from names; auto removes module., _orig_mod., …",
+        ),
     ] = None,
     add_prefix: Annotated[
-        str | None, _names("--add-prefix", metavar="PREFIX", help="Before every name.")
+        str | None, _names("--add-prefix", metavar="PREFIX", help="Put PREFIX before every name.")
     ] = None,
     rename: Annotated[
         options.Texts,
-        _names("--rename", metavar="REGEX=>REPL", help="As re.sub does. May be repeated, in order."),
+        _names("--rename", metavar="REGEX=>REPL", help="Rename as re.sub does. May be repeated, in order."),
     ] = None,
     shared: Annotated[
         str,
         _tensors(
             "--shared",
             metavar="HOW",
-            help="Tied tensors: alias (kept once and listed), duplicate or fail.",
+            help="Keep tied tensors once (alias), write each (duplicate), or fail.",
             autocompletion=options.complete_choice(*SHARED_WAYS),
         ),
     ] = "alias",
     as_bytes: Annotated[
-        bool, _tensors("--as-bytes", help="Keep as raw bytes what the format has no dtype for.")
+        bool, _tensors("--as-bytes", help="Keep dtypes that the format lacks as raw bytes.")
     ] = False,
     dtype: Annotated[
         str | None,
         _tensors(
             "--dtype",
             metavar="DTYPE",
-            help="Cast parameters: bf16, fp16, fp32, fp8_e4m3 …",
+            help="Cast parameters to bf16, fp16, fp32, fp8_e4m3, …",
             autocompletion=options.complete_choice(*DTYPES),
         ),
     ] = None,
     keep_dtype: Annotated[
-        options.Texts, _tensors("--keep-dtype", metavar="GLOB", help="Never cast these.")
+        options.Texts, _tensors("--keep-dtype", metavar="GLOB", help="Never cast tensors that match GLOB.")
     ] = None,
     metadata: Annotated[
         options.Texts,
-        _destination("--metadata", metavar="KEY=VALUE", help="Into a safetensors header. May be repeated."),
+        _destination("--metadata", metavar="KEY=VALUE", help="Add to a safetensors header. May be repeated."),
     ] = None,
     manifest: Annotated[
         str | None, _destination("--manifest", metavar="FILE", help="Write digests of every tensor as JSON.")
     ] = None,
     strict: Annotated[bool, _selection("--strict", help="Fail if anything would be left behind.")] = False,
     dry_run: Annotated[bool, _destination("--dry-run", help="Show the plan; write nothing.")] = False,
-    force: Annotated[bool, _destination("--force", help="Replace DST if it is there.")] = False,
+    force: Annotated[bool, _destination("--force", help="Replace DST if it exists.")] = False,
     no_check: Annotated[bool, _destination("--no-check", help="Do not read back what was written.")] = False,
     model: options.KindsModel = None,
     model_arg: Annotated[options.Texts, options.model_arg_option("Kinds")] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Write a checkpoint in another container, with the same bytes wherever that is possible.
+    """Convert a checkpoint to another format: bytes are copied, whatever is dropped is listed.
 
     DST is written beside its final name, read back and compared, and only then renamed: an
     interrupted run leaves the old DST, or none. Tensors are copied as bytes; nothing is cast that

@@ -30,16 +30,16 @@ def command(
     json: options.Json = False,
     quiet: options.Quiet = False,
     headers: Annotated[
-        bool, _compared("--headers", help="Names, dtypes and shapes only: reads no tensor.")
+        bool, _compared("--headers", help="Compare names, dtypes and shapes only; read no tensor.")
     ] = False,
     root: Annotated[
-        str | None, _compared("--root", metavar="KEY.PATH", help="One branch only, on both sides.")
+        str | None, _compared("--root", metavar="KEY.PATH", help="Compare one branch only, on both sides.")
     ] = None,
     root_a: Annotated[
-        str | None, _compared("--root-a", metavar="KEY.PATH", help="The branch of A to compare.")
+        str | None, _compared("--root-a", metavar="KEY.PATH", help="Compare this branch of A.")
     ] = None,
     root_b: Annotated[
-        str | None, _compared("--root-b", metavar="KEY.PATH", help="The branch of B to compare.")
+        str | None, _compared("--root-b", metavar="KEY.PATH", help="Compare this branch of B.")
     ] = None,
     include: Annotated[options.Texts, options.include_option("What is compared")] = None,
     exclude: Annotated[options.Texts, options.exclude_option("What is compared")] = None,
@@ -48,33 +48,34 @@ def command(
         _compared(
             "--only",
             metavar="KIND",
-            help="Only parameters, or only buffers.",
+            help="Compare only parameters, or only buffers.",
             autocompletion=options.complete_choice(*KINDS),
         ),
     ] = None,
     no_align: Annotated[
-        bool, _names("--no-align", help="Only equal names meet: no prefixes, no renames.")
+        bool, _names("--no-align", help="Match equal names only: no prefixes, no renames.")
     ] = False,
     map_: Annotated[
         options.Texts,
-        _names("--map", metavar="REGEX=>REPL", help="Rename A's names before. May be repeated."),
+        _names("--map", metavar="REGEX=>REPL", help="Rename A's names first. May be repeated."),
     ] = None,
     atol: Annotated[
-        str, _tolerance("--atol", metavar="X", help="Absolute difference that counts as none.")
+        str, _tolerance("--atol", metavar="X", help="Ignore absolute differences up to X.")
     ] = "0",
     rtol: Annotated[
-        str, _tolerance("--rtol", metavar="X", help="Difference relative to the larger value.")
+        str, _tolerance("--rtol", metavar="X", help="Ignore differences up to X times the larger value.")
     ] = "0",
     ulp: Annotated[
         str | None,
-        _tolerance("--ulp", metavar="N", help="Values at most N representable ones apart count as equal."),
+        _tolerance("--ulp", metavar="N", help="Ignore differences of up to N representable values."),
     ] = None,
     group_depth: Annotated[
-        str | None, typer.Option("--group-depth", metavar="N", help="Totals by the first N parts of names.")
+        str | None,
+        typer.Option("--group-depth", metavar="N", help="Show totals by the first N parts of names."),
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="List equal entries, too.")] = False,
     top: Annotated[
-        str | None, typer.Option("--top", metavar="N", help="Only the N largest relative changes.")
+        str | None, typer.Option("--top", metavar="N", help="Show only the N largest relative changes.")
     ] = None,
     model_arg: Annotated[options.Texts, options.model_arg_option("Models")] = None,
 ) -> int:

@@ -38,10 +38,10 @@ def command(
     ],
     json: options.Json = False,
     quiet: options.Quiet = False,
-    flat: Annotated[bool, typer.Option("--flat", help="Every entry of every branch, unfolded.")] = False,
+    flat: Annotated[bool, typer.Option("--flat", help="List every entry of every branch, unfolded.")] = False,
     root: Annotated[
         str | None,
-        _selection("--root", metavar="KEY.PATH", help="One branch only, such as model.state_dict."),
+        _selection("--root", metavar="KEY.PATH", help="Show one branch only, such as model.state_dict."),
     ] = None,
     include: Annotated[options.Texts, options.include_option("Selection")] = None,
     exclude: Annotated[options.Texts, options.exclude_option("Selection")] = None,
@@ -50,16 +50,15 @@ def command(
         typer.Option(
             "--sort",
             metavar="ORDER",
-            help="Order of the table: file, name or size.",
+            help="Order the table by file, name or size.",
             autocompletion=options.complete_choice(*_SORTS),
         ),
     ] = "file",
     tensor: Annotated[
-        str | None, _selection("--tensor", metavar="NAME", help="One entry in full, with its first values.")
+        str | None,
+        _selection("--tensor", metavar="NAME", help="Show one entry in full, with its first values."),
     ] = None,
-    values: Annotated[
-        str, _selection("--values", metavar="N", help="How many values --tensor shows.")
-    ] = "16",
+    values: Annotated[str, _selection("--values", metavar="N", help="Show N values of --tensor.")] = "16",
     model: options.KindsModel = None,
     model_arg: Annotated[options.Texts, options.model_arg_option("Kinds")] = None,
     stats: Annotated[
@@ -80,10 +79,10 @@ def command(
     ] = False,
     digest: Annotated[
         bool,
-        _instead("--digest", help="Hash the weights' content, whatever the container, instead of entries."),
+        _instead("--digest", help="Hash the content of the weights, whatever the container."),
     ] = False,
     show_globals: Annotated[
-        bool, _instead("--globals", help="What an unpickler would import and call, instead of entries.")
+        bool, _instead("--globals", help="List what an unpickler would import and call.")
     ] = False,
 ) -> int:
     """Show what is in a checkpoint: every tensor with its kind, and on what evidence.
@@ -93,6 +92,11 @@ def command(
     fields. Only --stats, --fail-on, --check and --tensor read the tensors themselves.
 
     With --model, kinds are the model's own, and entries that are missing or unexpected are listed.
+
+    The column evidence says where a kind comes from. Registered so, and exact: module (--model), pickled
+    module, torchscript, export. Inferred: copy (of a pickled module), pickled parameter, optimizer (its
+    state), metadata (_metadata), neighbour (the names beside it), dtype, order (of the keys), shape,
+    name. A dash: unknown.
     """
     from ckpttool.api.inspect import digest as take_digest
     from ckpttool.api.inspect import inspect

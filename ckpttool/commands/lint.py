@@ -23,7 +23,9 @@ _SHAPE = re.compile(r"\(\)|[0-9]{1,9}(?:[,x×][0-9]{1,9})*")
 def command(
     model: Annotated[
         str,
-        typer.Argument(metavar="M", help="package.module:factory or path/to/file.py:factory; its code runs."),
+        typer.Argument(
+            metavar="MODEL", help="package.module:factory or path/to/file.py:factory; its code runs."
+        ),
     ],
     model_arg: Annotated[options.Texts, options.model_arg_option("Model")] = None,
     example_input: Annotated[
@@ -31,11 +33,11 @@ def command(
         _model(
             "--example-input",
             metavar="SHAPE[:DTYPE]",
-            help="An input of forward, as 2,3,224,224 or 2,16:int64: runs it. Repeated: one per argument.",
+            help="Run forward on an input such as 2,3,224,224 or 2,16:int64. Repeat for more arguments.",
         ),
     ] = None,
     prove: Annotated[
-        bool, _proof("--prove", help="What happens to each tensor: trained, moved, saved, restored.")
+        bool, _proof("--prove", help="Show what happens to each tensor: trained, moved, saved, restored.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

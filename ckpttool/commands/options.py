@@ -11,8 +11,8 @@ import typer
 
 _MOST_DIGITS = 9
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; the status answers.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only; read the exit status.")]
 Texts: TypeAlias = list[str] | None
 
 
@@ -34,17 +34,19 @@ def _shared(*spelled: str, metavar: str, help: str) -> Callable[[str], Any]:
     return lambda head: typer.Option(*spelled, metavar=metavar, help=help, rich_help_panel=head)
 
 
-include_option = _shared("--include", metavar="GLOB", help="Only entries with such a name. May be repeated.")
-exclude_option = _shared("--exclude", metavar="GLOB", help="No entries with such a name. May be repeated.")
+include_option = _shared("--include", metavar="GLOB", help="Keep names that match GLOB. May be repeated.")
+exclude_option = _shared(
+    "--exclude", metavar="GLOB", help="Leave out names that match GLOB. May be repeated."
+)
 model_arg_option = _shared(
-    "--model-arg", metavar="KEY=VALUE", help="An argument of the factory. May be repeated."
+    "--model-arg", metavar="KEY=VALUE", help="Pass an argument to the factory. May be repeated."
 )
 KindsModel = Annotated[
     str | None,
     panel("Kinds")(
         "--model",
-        metavar="M",
-        help="Exact kinds from a model: package.module:factory, FILE.py:factory, or hf. Runs its code.",
+        metavar="MODEL",
+        help="Read exact kinds off a model: package.module:factory, FILE.py:factory, or hf. Runs its code.",
     ),
 ]
 

@@ -15,7 +15,7 @@ COMPLETE_VARIABLE = "_CKPTTOOL_COMPLETE"
 
 _WIDEST_NAME = 30  # columns of an option and its value in a help text; a longer one has a line of its own
 _REST = "Output"
-_FILES = frozenset("CKPT A B SRC DST FILE M".split())  # metavars of what names a file
+_FILES = frozenset("CKPT A B SRC DST FILE MODEL".split())  # metavars of what names a file
 
 
 def wants_completion(arguments: Sequence[str]) -> bool:

@@ -38,21 +38,21 @@ def command(
         str,
         _model(
             "--model",
-            metavar="M",
+            metavar="MODEL",
             help="package.module:factory, path/to/file.py:factory, or hf (config.json). Its code runs.",
         ),
     ],
     model_arg: Annotated[options.Texts, options.model_arg_option("Model")] = None,
     root: Annotated[
         str | None,
-        _loading("--root", metavar="KEY.PATH", help="The state_dict to load, such as model.state_dict."),
+        _loading("--root", metavar="KEY.PATH", help="Load this state_dict, such as model.state_dict."),
     ] = None,
     device: Annotated[
         options.Texts,
         _loading(
             "--device",
             metavar="D,...",
-            help="cpu, cuda, cuda:1, mps, xpu. Default: cpu, and whatever is here.",
+            help="Load on cpu, cuda, cuda:1, mps or xpu. Default: cpu, and the accelerator if there is one.",
             autocompletion=options.complete_list("cpu", "cuda", "mps", "xpu"),
         ),
     ] = None,
@@ -61,20 +61,24 @@ def command(
         _loading(
             "--load",
             metavar="WAY,...",
-            help="copy, assign, to-empty, round-trip; those named decide. Default: all, copy decides.",
+            help="Load by copy, assign, to-empty, round-trip; those named decide, by default copy.",
             autocompletion=_complete_loads,
         ),
     ] = None,
     allow_cast: Annotated[
-        bool, _loading("--allow-cast", help="Values changed by a cast to the model's dtype are fine.")
+        bool, _loading("--allow-cast", help="Accept values that a cast to the model's dtype changed.")
     ] = False,
     reference: Annotated[
         str | None,
-        _reference("--reference", metavar="FILE", help="Check rebuilt buffers against fingerprints kept."),
+        _reference(
+            "--reference", metavar="FILE", help="Compare rebuilt buffers with the fingerprints in FILE."
+        ),
     ] = None,
     write_reference: Annotated[
         str | None,
-        _reference("--write-reference", metavar="FILE", help="Keep fingerprints of rebuilt buffers."),
+        _reference(
+            "--write-reference", metavar="FILE", help="Write fingerprints of rebuilt buffers to FILE."
+        ),
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,

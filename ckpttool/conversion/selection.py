@@ -29,7 +29,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.conversion import Dropped, Options
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection, Row, is_rebuilt
-from ckpttool.values.words import first_few, format_root
+from ckpttool.values.words import agree, first_few, format_root, plural
 
 _PROGRAM = (Basis.TORCHSCRIPT, Basis.EXPORT)
 
@@ -236,8 +236,8 @@ def _select_rest(
             if container.describes:
                 selection.objects.append(item)
             if count:
-                where = "are kept" if container.describes else "stay behind"
-                reason += f"; its plain values ({count:,}) {where}"
+                where = ("is kept", "are kept") if container.describes else ("stays behind", "stay behind")
+                reason += f"; {plural(count, 'plain value')} of it {agree(count, *where)}"
         selection.dropped.append(Dropped(item.root, item.name, item.type_name, 0, reason, asked))
     inside = _ancestors(selection) if bare or root is not None else None
     for branch in checkpoint.containers:

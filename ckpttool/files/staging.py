@@ -177,11 +177,11 @@ def refuse_overwriting(target: str, *, force: bool, sources: Iterable[FileInfo])
     except FileNotFoundError:
         if os.path.islink(target) and not force:
             raise DestinationExists(
-                "a symbolic link that leads nowhere stands there", path=target, hint="--force replaces it"
+                "is a symbolic link that leads nowhere", path=target, hint="--force replaces it"
             ) from None
         return
     if not stat.S_ISREG(status.st_mode):
-        raise DestinationExists("it is there, and is no regular file", path=target)
+        raise DestinationExists("exists and is not a regular file", path=target)
     for source in sources:
         if os.path.samestat(status, os.stat(source.path)):
             raise DestinationExists(
@@ -190,7 +190,7 @@ def refuse_overwriting(target: str, *, force: bool, sources: Iterable[FileInfo])
                 hint="write to another name, and rename it when you have looked at it",
             )
     if not force:
-        raise DestinationExists("it is there already", path=target, hint="--force replaces it")
+        raise DestinationExists("already exists", path=target, hint="--force replaces it")
 
 
 def sync_folder(path: str) -> None:

@@ -127,7 +127,9 @@ def find_devices(evidence: Evidence) -> Iterator[Finding]:
     """Storages that were saved on a device other machines may lack."""
     tags = [(tag, count) for tag, count in evidence.summary.locations if tag not in _NO_DEVICE]
     if tags:
-        shown = some([f"{plural(count, 'storage')} saved on {cut(tag)}" for tag, count in tags])
+        shown = some(
+            [f"{plural(count, 'storage was', 'storages were')} saved on {cut(tag)}" for tag, count in tags]
+        )
         what = agree(len(tags), "that device", "those devices")
         fact = f'{shown}; without {what} use `torch.load(path, map_location="cpu")`'
         yield Finding("device-tags", "warning", "", fact)

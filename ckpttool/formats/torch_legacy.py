@@ -41,7 +41,7 @@ _LEGACY = Finding(
     "legacy-layout",
     "info",
     "",
-    "in the layout before torch 1.6: torch.load(mmap=True) refuses it, and reads all of it into memory",
+    "pre-1.6 file layout: torch cannot memory-map it and reads the whole file into RAM",
 )
 
 

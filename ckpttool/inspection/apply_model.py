@@ -1,6 +1,6 @@
 """A checkpoint in the light of a live model: exact kinds, what is missing, what is not the model's.
 
-Names meet by whole path parts (``match_names``). A missing non-persistent buffer is as designed;
+Names meet by whole path parts (``match_names``). A missing non-persistent buffer is by design;
 one that is in a state_dict is stale: this version of the model does not save it. A file that says
 itself what is registered (a pickled module, TorchScript, an exported program) is no state_dict, and
 may hold non-persistent buffers.
@@ -36,7 +36,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.inspection import ModelFacts, Row
 from ckpttool.values.model import ModelSpec
 
-AS_DESIGNED = "as designed"
+AS_DESIGNED = "by design"
 NOT_IN_MODEL = "not in the model"
 
 _MOST_COMPARED = 16  # state_dicts of one checkpoint that are laid against the model, in file order

@@ -31,6 +31,7 @@ from ckpttool.values.checkpoint import Basis, ChunkedTensor, CompositeTensor, Ki
 from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import (
     NAME_LIMIT,
+    agree,
     format_name,
     format_nbytes,
     format_path,
@@ -51,7 +52,7 @@ _COLUMNS = (
     Column("dtype"),
     *number_columns("shape", "size"),
     Column("", optional=2),
-    Column("basis", optional=1),
+    Column("evidence", optional=1),
     Column("note", floor=12, prose=True),
 )
 _MODEL_COLUMNS = (
@@ -120,8 +121,9 @@ def _listed(inspection: Inspection, listing: InspectListing) -> tuple[Sequence[R
     listed = {row.entry.root for row in shown}
     others = [group.root for group in inspection.groups if group.root and group.root not in listed]
     branch = format_root(others[0]) if others else "KEY.PATH"
-    left_out = plural(len(rows) - len(shown), "tensor")
-    facts = (f"{left_out} of other branches not listed", f"--root {branch} for one", "--flat for all")
+    hidden = len(rows) - len(shown)
+    left_out = f"{plural(hidden, 'tensor')} in other branches {agree(hidden, 'is', 'are')} hidden"
+    facts = (left_out, f"--root {branch} for one", "--flat for all")
     return shown, facts
 
 
@@ -305,8 +307,9 @@ def iter_missing(inspection: Inspection, width: int, *, in_table: bool) -> Itera
     designed, absent = _by_design(missing)
     if designed:
         yield ()
-        head = Span(f"missing as designed: {_kinds(designed)}", "missing")
-        yield (Span("  "), head, Span(", rebuilt by the constructor", "dim"))
+        head = Span(f"not stored, by design: {_kinds(designed)}", "missing")
+        why = Span(f"(the constructor recreates {agree(len(designed), 'it', 'them')})", "dim")
+        yield from fill([head, why], width, separator=" ")
         yield from _iter_missing_rows(designed, width)
     if absent:
         yield ()
@@ -326,11 +329,11 @@ def _kinds(rows: Sequence[Row]) -> str:
 
 
 def missing_facts(inspection: Inspection) -> list[Span]:
-    """Return ``17 non-persistent buffers missing, as designed`` for what a live model says of the file."""
+    """Return ``17 non-persistent buffers not stored, by design`` for what a live model says of the file."""
     if not _is_compared(inspection):
         return []
     designed, absent = _by_design([row for row in inspection.missing if _is_of_model(row)])
-    facts = [Span(f"{_kinds(designed)} missing, as designed", "missing")] if designed else []
+    facts = [Span(f"{_kinds(designed)} not stored, by design", "missing")] if designed else []
     return facts + ([Span(f"{_kinds(absent)} missing", "error")] if absent else [])
 
 

@@ -22,19 +22,19 @@ KIND_NOUNS = {kind: noun for kind, (_, noun, _) in _KINDS.items()}
 KIND_STYLES = {kind: style for kind, (_, _, style) in _KINDS.items()}
 
 _BASIS_PHRASES = {
-    Basis.MODULE: "by the module",
-    Basis.PICKLED_MODULE: "by the pickled module",
-    Basis.TORCHSCRIPT: "by TorchScript",
-    Basis.EXPORT: "by the export signature",
-    Basis.COPY: "by a pickled copy",
-    Basis.PICKLED_PARAMETER: "by pickled Parameters",
-    Basis.OPTIMIZER: "by optimizer",
-    Basis.METADATA: "by _metadata",
-    Basis.SIBLING: "by siblings",
-    Basis.DTYPE: "by dtype",
-    Basis.ORDER: "by order",
-    Basis.SHAPE: "by shape",
-    Basis.NAME: "by name table",
+    Basis.MODULE: "from the module",
+    Basis.PICKLED_MODULE: "from the pickled module",
+    Basis.TORCHSCRIPT: "from TorchScript",
+    Basis.EXPORT: "from the export signature",
+    Basis.COPY: "from a pickled copy",
+    Basis.PICKLED_PARAMETER: "from pickled Parameters",
+    Basis.OPTIMIZER: "from the optimizer",
+    Basis.METADATA: "from _metadata",
+    Basis.SIBLING: "from neighbours",
+    Basis.DTYPE: "from dtypes",
+    Basis.ORDER: "from key order",
+    Basis.SHAPE: "from shapes",
+    Basis.NAME: "from names",
     Basis.NONE: "without evidence",
 }
 
@@ -48,12 +48,12 @@ def basis_name(basis: Basis) -> str:
     """Return a basis as it stands in a table: ``optimizer``, ``module (exact)``, ``—``."""
     if basis is Basis.NONE:
         return "—"
-    text = basis.value.replace("_", " ")
+    text = "neighbour" if basis is Basis.SIBLING else basis.value.replace("_", " ")
     return f"{text} (exact)" if basis in EXACT_BASES else text
 
 
 def iter_legend(bases: Iterable[tuple[str, str, int]]) -> Iterator[Span]:
-    """Yield ``134 parameters: 127 by optimizer, 7 by order``, one span per kind; unknown always last."""
+    """Yield ``134 parameters: 127 from the optimizer, 7 from names``, a span per kind; unknown last."""
     counts: dict[Kind, dict[Basis, int]] = {}
     for kind_value, basis_value, entries in bases:
         counts.setdefault(Kind(kind_value), {})[Basis(basis_value)] = entries

@@ -205,7 +205,7 @@ def test_hostile_names_and_sizes_give_few_and_short_sentences() -> None:
 def test_devices() -> None:
     found = by_hand(Checkpoint("f", "", "", (), (entry("a.weight", "cuda:5"), entry("b.weight"))))
     assert list(found) == ["device-tags"]
-    assert "1 storage saved on cuda:5; without that device" in found["device-tags"].message
+    assert "1 storage was saved on cuda:5; without that device" in found["device-tags"].message
     assert by_hand(Checkpoint("f", "", "", (), (entry("a.weight"),))) == {}
 
 

@@ -153,10 +153,9 @@ def test_a_conversion_keeps_them_where_no_dict_comes_of_it(
         assert main(["convert", before, after, *more, "--json"]) == 0
         dropped = json.loads(capsys.readouterr().out)["dropped"]
         reasons = {item["name"]: item["reason"] for item in dropped}
-        where = "are kept" if after == kept else "stay behind"
-        assert (
-            reasons["args"] == f"an object: described in the file, never built; its plain values (1) {where}"
-        )
+        where = "is kept" if after == kept else "stays behind"
+        what = "an object: described in the file, never built"
+        assert reasons["args"] == f"{what}; 1 plain value of it {where}"
         assert reasons["mode"] == "an object: described in the file, never built"
     assert main(["diff", source, kept, "--json"]) == 0
     assert values(kept) == {"args.lr": 0.5, "epoch": 3}

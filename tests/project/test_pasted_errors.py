@@ -267,7 +267,8 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 3
 PAGE = b"<!DOCTYPE html><html><head><title>Quota exceeded</title></head></html>"
 
 ROWS = [
-    Row(1, "index 1841 is out of bounds", saved(net_state), ("1 non-persistent buffer missing, as designed",),
+    Row(1, "index 1841 is out of bounds", saved(net_state),
+        ("1 non-persistent buffer not stored, by design",),
         (VERIFY,), with_model=True),
     Row(2, 'Unexpected key(s) in state_dict: "text_model.embeddings.position_ids"', saved(clip_state),
         ("position_ids", "rebuilt by newer versions of the library", "not saved since 4.31"),
@@ -292,7 +293,7 @@ ROWS = [
         (VERIFY,), with_model=True),
     Row(10, "mmap can only be used with files saved with",
         saved(weights, save=save_legacy),
-        ("layout before torch 1.6", "torch.load(mmap=True) refuses it"),
+        ("pre-1.6 file layout", "torch cannot memory-map it"),
         (f"{CONVERT} {{path}} {{stem}}.safetensors",),
         lambda path: torch.load(path, mmap=True, weights_only=True), load_file),
     Row(11, "Unsupported operand 118", written(POINTER, "model.pt"),
@@ -318,7 +319,7 @@ ROWS = [
         ("model", "← weights", "epoch 3"),
         (f"{CONVERT} {{path}} {{stem}}.safetensors --weights-only",), save, load_file),
     Row(20, "Attempting to deserialize object on", on_cuda_5,
-        ("2 storages saved on cuda:5", 'map_location="cpu"'),
+        ("2 storages were saved on cuda:5", 'map_location="cpu"'),
         (f"{CONVERT} {{path}} {{stem}}.safetensors",), load, load_file),
     Row(21, "copying a param with shape torch.Size([0]) from checkpoint",
         saved(lambda: {"fc.weight": torch.empty(0), "fc.bias": torch.empty(0)}),

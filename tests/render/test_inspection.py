@@ -103,7 +103,7 @@ def test_folding_hides_nothing() -> None:
     lines = seen(training(), 200)
     assert any("blocks.{0..5}.attn.q_proj.weight ×6" in line and "96.0 KiB" in line for line in lines)
     assert sum("exp_avg" in line for line in lines) == 0
-    assert any("25 tensors of other branches not listed · --root optimizer" in line for line in lines)
+    assert any("25 tensors in other branches are hidden · --root optimizer" in line for line in lines)
     assert sum("exp_avg" in line for line in seen(training(), 200, InspectListing(flat=True))) == 25
 
 
@@ -127,10 +127,10 @@ def test_sorted_by_size_the_largest_is_first() -> None:
 
 def test_the_legend_counts_each_kind_by_its_evidence() -> None:
     assert [span.text for span in iter_legend(training().summary.bases)] == [
-        "27 parameters: 20 by optimizer, 1 by siblings, 6 by order",
-        "2 buffers: 1 by dtype, 1 by name table",
-        "1 non-persistent buffer: by name table",
-        "1 extra state entry: by name table",
+        "27 parameters: 20 from the optimizer, 1 from neighbours, 6 from key order",
+        "2 buffers: 1 from dtypes, 1 from names",
+        "1 non-persistent buffer: from names",
+        "1 extra state entry: from names",
         "1 unknown",
     ]
 
@@ -138,15 +138,15 @@ def test_the_legend_counts_each_kind_by_its_evidence() -> None:
 def test_exact_evidence_is_called_exact() -> None:
     bases = [("parameter", "pickled_module", 3), ("persistent_buffer", "name", 1)]
     assert [span.text for span in iter_legend(bases)] == [
-        "3 parameters: by the pickled module, exact",
-        "1 buffer: by name table",
+        "3 parameters: from the pickled module, exact",
+        "1 buffer: from names",
         "0 unknown",
     ]
 
 
 def test_what_is_missing_as_designed_is_told_from_what_is_missing() -> None:
     lines = seen(inspection([row("w")], absent=[missing("mask"), missing("b", kind=Kind.PARAMETER)]))
-    designed = lines.index("  missing as designed: 1 non-persistent buffer, rebuilt by the constructor")
+    designed = lines.index("  not stored, by design: 1 non-persistent buffer (the constructor recreates it)")
     absent = lines.index("  missing from the file: 1 parameter")
     assert "mask" in lines[designed + 1] and "    b" in lines[absent + 1]
 

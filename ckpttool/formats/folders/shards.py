@@ -338,7 +338,7 @@ def _find_strays(folder: str, index: str, files: tuple[str, ...]) -> list[Findin
         return []
     named = set(files)
     names = [name for name in list_folder(folder).files if name not in named and is_same_family(name, family)]
-    note = "is named like a shard, and not in the index: a loader that follows it never opens this"
+    note = "looks like a shard, but the index does not list it: loaders ignore it"
     return _capped("shard-stray", "warning", [("", f"{name} {note}") for name in names])
 
 

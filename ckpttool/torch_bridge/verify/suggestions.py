@@ -11,7 +11,7 @@ from ckpttool.names.match import NameMatch
 from ckpttool.values.checkpoint import UNCLASSIFIED, Entry, Kind
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.verification import NORMAL_BUILDS, Run
-from ckpttool.values.words import first_few, plural
+from ckpttool.values.words import agree, first_few, plural
 
 _MAX_RENAMES = 8
 _MAX_COMPARED = 5000  # missing names that are looked at; beyond, another model is meant
@@ -176,16 +176,17 @@ def _fix_for_run(run: Run) -> Iterator[str]:
     """How to get right what one way of loading leaves wrong."""
     if run.not_restored:
         count, example = len(run.not_restored), run.not_restored[0].name
-        buffers = plural(count, "non-persistent buffer")
+        buffers, them = plural(count, "non-persistent buffer"), agree(count, "it", "them")
         if run.load == "assign":
             yield (
                 f"assign=True leaves {buffers} on meta ({example}): build the model on the CPU, or "
-                "run the lines that register them again after the load"
+                f"run the constructor code that creates {them} after the load"
             )
         else:
             yield (
                 f'to_empty() leaves garbage in {buffers} ({example}), and strict=True says "All keys '
-                'matched": build the model normally, or run the lines that register them again after it'
+                'matched": build the model normally, or run the constructor code that creates '
+                f"{them} after the load"
             )
     if run.untied:
         tied = " and ".join(run.untied[0])
