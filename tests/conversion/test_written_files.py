@@ -179,7 +179,7 @@ def test_a_plan_that_casts_needs_a_caster(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "views with bytes in common are written apart: 'a', 'b' (and 1 more groups)"),
+        ({}, "views with bytes in common are written apart: 'a', 'b' (and 1 more group)"),
         ({"drop": ("c",)}, "views with bytes in common are written apart: 'a', 'b'"),
         ({"drop": ("c", "a")}, None),
     ],
