@@ -75,8 +75,8 @@ def tell(names: set[str], reason: str, asked: bool) -> dict[str, tuple[str, bool
 
 PT = "pt"
 ST = "safetensors"
-ARGS_STAY = {"args": (f"{DESCRIBED}; its plain values (2) stay behind", False)}
-ARGS_KEPT = {"args": (f"{DESCRIBED}; its plain values (2) are kept", False), "half": (DESCRIBED, False)}
+ARGS_STAY = {"args": (f"{DESCRIBED}; 2 plain values of it stay behind", False)}
+ARGS_KEPT = {"args": (f"{DESCRIBED}; 2 plain values of it are kept", False), "half": (DESCRIBED, False)}
 ODD_KEYS = {BY_OBJECT: (IS_OBJECT, False), **tell({BY_TUPLE, OF_OBJECT}, BESIDE, False)}
 BARE = {"a.weight", "a.bias"}
 NOT_IN_BRANCH = {MOMENT, BY_OBJECT, STEP, *GROUP, *PLAIN, BY_TUPLE, OF_OBJECT, "args", "half"}

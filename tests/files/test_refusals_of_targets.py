@@ -73,7 +73,7 @@ def test_what_is_there_is_replaced_by_force_alone_and_a_source_never(tmp_path: P
     target.touch()
     with pytest.raises(DestinationExists) as caught:
         refuse_overwriting(str(target), force=False, sources=sources(source, other))
-    assert (caught.value.what, caught.value.hint) == ("it is there already", "--force replaces it")
+    assert (caught.value.what, caught.value.hint) == ("already exists", "--force replaces it")
     refuse_overwriting(str(target), force=True, sources=sources(source, other))
     (tmp_path / "hard").hardlink_to(source)
     (tmp_path / "soft").symlink_to(source)
@@ -93,7 +93,7 @@ def test_a_link_that_leads_nowhere_and_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ("folder", "fifo"):
         for force in (False, True):
-            with pytest.raises(DestinationExists, match="no regular file"):
+            with pytest.raises(DestinationExists, match="not a regular file"):
                 refuse_overwriting(str(tmp_path / name), force=force, sources=[])
 
 
