@@ -4,7 +4,7 @@ safetensors knows packed tensors only: each has a piece of its own. A ``.pt`` kn
 are the same view stay tied, views that overlap keep their overlap, and a dense tensor in another order
 (transposed, channels_last, expanded) keeps its strides, which also makes it a plain copy. Views of one
 storage that do not overlap are split, and only what is referenced is written. A storage of elements that
-share a byte (quint4x2) stays whole: torch pads its rows, and counts offsets in it in bytes.
+share a byte (quint4x2) stays whole: torch counts offsets in it in bytes.
 """
 
 from __future__ import annotations

@@ -65,9 +65,9 @@ def segments(tensor: Strided) -> list[StoredRun] | None:
         start = tensor.storage_offset * bits
         if tensor.conj or tensor.neg or storage.big_endian or storage.compressed_nbytes is not None:
             return None
-        return (
-            None if start % 8 or not tensor.is_contiguous else [StoredRun(storage, start // 8, tensor.nbytes)]
-        )
+        if start % 8 or not tensor.is_contiguous or start // 8 + tensor.nbytes > storage.nbytes:
+            return None
+        return [StoredRun(storage, start // 8, tensor.nbytes)]
     found: list[StoredRun] = []
     for offsets, view in sorted(tensor.chunks, key=lambda chunk: chunk.offsets):
         if 0 in view.shape:

@@ -292,7 +292,7 @@ def _describe(value: Any, seen: dict[int, tuple[int, torch.UntypedStorage]]) -> 
     storage = value.untyped_storage()
     number, _ = seen.setdefault(storage._cdata, (len(seen), storage))
     ref = StorageRef(MODEL_FILE, str(number), 0, storage.nbytes(), "meta")
-    shape, offset = tuple(value.shape), int(value.storage_offset())
+    shape, offset = tuple(value.shape), int(value.storage_offset()) * dtype.per_offset
     return TensorInfo(dtype, shape, value.stride(), offset, ref, value.is_conj(), value.is_neg())
 
 

@@ -67,7 +67,8 @@ class FileTensors:
         if value.numel == 0:
             return torch.empty(value.shape, dtype=dtype)
         tensor = torch.empty(0, dtype=dtype)
-        tensor.set_(self._storage(value, value.storage), value.storage_offset, value.shape, value.stride)
+        offset = value.storage_offset // value.dtype.per_offset
+        tensor.set_(self._storage(value, value.storage), offset, value.shape, value.stride)
         if value.conj:
             tensor = tensor.conj()
         return torch._neg_view(tensor) if value.neg else tensor

@@ -32,6 +32,11 @@ class DType(NamedTuple):
         return (self.bits + 7) // 8
 
     @property
+    def per_offset(self) -> int:
+        """Elements for each unit in which torch counts a storage_offset: bytes, where several are in one."""
+        return 8 // self.bits if self.kind == "quantized" and self.bits < 8 else 1
+
+    @property
     def is_floating_point(self) -> bool:
         """True for real floating types of any width."""
         return self.kind == "float"

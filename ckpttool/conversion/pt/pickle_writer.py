@@ -222,7 +222,7 @@ class PickleWriter:
     def _write_view(self, placed: Placed) -> None:
         """Storage, storage_offset, size and stride: the first four arguments of every rebuild."""
         self._write_storage(placed)
-        self.write_int(placed.storage_offset)
+        self.write_int(placed.storage_offset // placed.dtype.per_offset)
         self.write_plain(placed.shape)
         self.write_plain(placed.stride)
 

@@ -157,7 +157,8 @@ class TensorReader:
         if metadata is not None:
             bits = {key: value for key, value in iter_items(dict_items(metadata)) if type(key) is str}
             conj, neg = bits.get("conj") is True, bits.get("neg") is True
-        return TensorInfo(dtype, shape, stride, offset + claim.view_offset, ref, conj, neg)
+        offset = (offset + claim.view_offset) * dtype.per_offset
+        return TensorInfo(dtype, shape, stride, offset, ref, conj, neg)
 
     def geometry(self, size: Node, stride: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Sizes and strides of one tensor."""
