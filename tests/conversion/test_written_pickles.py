@@ -163,6 +163,26 @@ def test_a_list_has_places_whatever_a_header_calls_one(
         assert [index for index, item in enumerate(back) if item is not None] == sorted(places)  # type: ignore[type-var]
 
 
+@pytest.mark.parametrize(
+    ("value", "back"),
+    [
+        (3, {3}),
+        ({"tuple": [1, {"tuple": [2]}]}, {(1, (2,))}),
+        ([1], [[1]]),
+        ({"tuple": [1, [2]]}, [(1, [2])]),
+        ({"tuple": [{"tuple": [[]]}]}, [(([],),)]),
+    ],
+    ids=str,
+)
+def test_a_set_holds_what_can_be_in_one_whatever_a_header_calls_one(
+    value: Any, back: Any, tmp_path: Path
+) -> None:
+    metadata = {"ckpttool.values": json.dumps([[["s", 0], value]]), "ckpttool.lists": '[[["s"],"set"]]'}
+    save_file({"w": torch.ones(1)}, tmp_path / "a.safetensors", metadata)
+    convert(tmp_path / "a.safetensors", tmp_path / "b.pt")
+    assert torch.load(tmp_path / "b.pt", weights_only=True)["s"] == back
+
+
 def test_what_was_taken_out_of_a_list_or_tuple_leaves_none_in_its_place(tmp_path: Path) -> None:
     made = {"x": [torch.ones(1), torch.ones(2), (torch.ones(3), 4, torch.ones(5))], "e": [{}, []], "w": {}}
     torch.save(made, tmp_path / "a.pt")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TypeAlias, Union
 
 from ckpttool.conversion.pt.pickle_writer import PickleWriter
-from ckpttool.values.checkpoint import Key, Opaque, PlainList, Root, Value
+from ckpttool.values.checkpoint import Key, Opaque, Plain, PlainList, Root, Value
 from ckpttool.values.conversion import WRITABLE_CONTAINERS, ConversionPlan, Planned
 from ckpttool.values.errors import MalformedCheckpoint
 
@@ -126,7 +126,12 @@ _MOST_GAPS = 1 << 16  # an index is the reader's own count, so gaps are what was
 
 def _is_unhashable(node: Node) -> bool:
     """Whether a load would fail to put what is written for this into a set."""
-    return isinstance(node, Branch) or (isinstance(node, Value) and isinstance(node.value, PlainList))
+    return isinstance(node, Branch) or (isinstance(node, Value) and _holds_list(node.value))
+
+
+def _holds_list(value: Plain) -> bool:
+    """Whether it is a list, or a tuple with one in it (as deep as a reader lets them nest)."""
+    return isinstance(value, PlainList) or (isinstance(value, tuple) and any(map(_holds_list, value)))
 
 
 def _has_places(branch: Branch) -> bool:
