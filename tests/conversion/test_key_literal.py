@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ckpttool.conversion.pt.key_literal import parse_key
@@ -16,6 +16,8 @@ KEYS = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4).map(tuple
 
 
 @given(KEYS)
+@example("\n\r\t\\ ' \"")
+@example(("\\n", b"\n'\"", "\x00\x7f\xa0\u2028\U000e0001", -0.0, 1e300, 1e-7))
 def test_a_key_comes_back_from_its_text(key: object) -> None:
     assert repr(parse_key(repr(key))) == repr(key)
 

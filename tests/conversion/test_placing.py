@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpttool.conversion.placing import Placing, Wanted, as_bytes, overlapping
-from ckpttool.values.checkpoint import StorageRef, TensorInfo
+from ckpttool.values.checkpoint import Chunk, ChunkedTensor, StorageRef, TensorInfo
 from ckpttool.values.conversion import Piece, Placed
 from ckpttool.values.dtypes import BY_NAME
 
@@ -162,6 +162,21 @@ def test_numbers_that_share_bytes_take_the_whole_storage(shape: tuple[int, ...],
     [piece] = placing.pieces
     assert (piece.nbytes, piece.source.dtype.name, place.storage_offset) == (NBYTES, "uint8", offset)
     assert (place.dtype, place.shape, place.stride) == info[:3]
+
+
+@pytest.mark.parametrize("cast", [None, BY_NAME["bfloat16"]])
+def test_a_tensor_in_chunks_is_packed_alone_or_beside_another(cast: Any) -> None:
+    kind = BY_NAME["float32"]
+    rows = [TensorInfo(kind, (1, 2), (2, 1), at, STORAGES["a"]) for at in (0, 4)]
+    whole = ChunkedTensor(kind, (2, 2), tuple(Chunk((at, 0), row) for at, row in enumerate(rows)))
+    placing = Placing()
+    placed = placing.share_all([Wanted(whole, cast), Wanted(rows[0]), Wanted(whole, cast)])
+    assert [(place.piece, place.shape, place.stride) for place in placed] == [
+        (0, (2, 2), (2, 1)), (1, (1, 2), (2, 1)), (0, (2, 2), (2, 1))
+    ]  # fmt: skip
+    assert [(piece.source, piece.cast) for piece in placing.pieces] == [(whole, cast), (rows[0], None)]
+    other = whole._replace(chunks=tuple(reversed(whole.chunks)))
+    assert len({place.piece for place in Placing().share_all([Wanted(whole), Wanted(other)])}) == 2
 
 
 def test_bytes_of_a_piece_are_a_row(tmp_path: Any) -> None:
