@@ -83,7 +83,7 @@ def _widen_half(np: Any, values: Array) -> Array:
 
 def _narrow(np: Any, name: str, exact: Array, result: Array, bfloat16_nan: int) -> Array:
     """Round numbers into ``result``; returns what it holds, or ``exact`` itself if nothing was lost."""
-    if name == "float64" or exact.dtype == result.dtype:
+    if name == "float64":
         result[:] = exact
         return exact
     single = exact.astype("<f4", copy=False)
