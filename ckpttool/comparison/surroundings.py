@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from ckpttool.comparison.sides import Scope, attributes_under, values_under
@@ -39,7 +39,12 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
     if objects_a and objects_b:
         changes += _changes("object", (objects_a, objects_b), "", said)
         types = {(item.root, item.name): item.type_name for item in opaque_a}
-        same = [key for key, text in objects_a.items() if objects_b.get(key) == text]
+        known = {(*item.root, item.name) for item in opaque_a if item.sha256}
+        same = [
+            key
+            for key, text in objects_a.items()
+            if objects_b.get(key) == text and not _is_within((*key[0], key[1]), known)
+        ]
         if same:
             named = first_few(same, lambda key: f"{str(key[1])[:40]}: {types[key][:60]}")
             objects = Objects(opaque_a, a.checkpoint.containers)
@@ -50,6 +55,11 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
         which, only = ("A", objects_a) if objects_a else ("B", objects_b)
         said.append(f"only in {which}: {plural(len(only), 'opaque object')}")
     return tuple(changes), said
+
+
+def _is_within(path: Root, known: Collection[Root]) -> bool:
+    """Whether ``path`` is one of ``known``, or below one."""
+    return bool(known) and any(path[:length] in known for length in range(1, len(path) + 1))
 
 
 def _changed_attributes(sides: Sequence[Iterable[Value]], said: list[str]) -> Iterable[ValueChange]:

@@ -96,7 +96,12 @@ def inspect_document(
         "values": encode(checkpoint.values),
         "attributes": encode(checkpoint.attributes),
         "opaque": [
-            {**place(item.root, item.name), "type": item.type_name, "summary": item.summary}
+            {
+                **place(item.root, item.name),
+                "type": item.type_name,
+                "summary": item.summary,
+                **({"sha256": item.sha256} if item.sha256 else {}),
+            }
             for item in checkpoint.opaque
         ],
         "metadata": dict(checkpoint.metadata),

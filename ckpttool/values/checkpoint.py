@@ -395,12 +395,16 @@ class Value(NamedTuple):
 
 
 class Opaque(NamedTuple):
-    """A leaf that is neither tensor nor plain: described, never built."""
+    """A leaf that is neither tensor nor plain: described, never built.
+
+    ``sha256`` is of a numpy array, with all that is in it: its type, shape, order and bytes.
+    """
 
     root: Root
     name: Key
     type_name: str
     summary: str = ""
+    sha256: str = ""
 
 
 class Objects:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
@@ -42,7 +42,7 @@ from ckpttool.formats.pickled.nodes import (
     whole_states,
     width_of,
 )
-from ckpttool.formats.pickled.plain import PlainReader, is_numpy, without_type_tag
+from ckpttool.formats.pickled.plain import PlainReader, is_numpy, is_numpy_array, without_type_tag
 from ckpttool.formats.pickled.tensors import StoredTensor, TensorReader
 from ckpttool.pickles.nodes import (
     BigInt,
@@ -71,6 +71,9 @@ from ckpttool.values.checkpoint import (
 )
 from ckpttool.values.errors import LimitExceeded
 from ckpttool.values.words import agree, plural
+
+if TYPE_CHECKING:
+    from ckpttool.formats.pickled.array_digest import ContentDigests
 
 # What torch.nn.Module itself keeps in a module's __dict__ and fills by registration.
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
@@ -156,6 +159,7 @@ class _Walk:
         self.found = Contents.empty()
         self.entries, self.values, self.opaque, self.containers = self.found[:4]
         self.attributes: list[Value] = []  # plain ones of modules
+        self.digests: ContentDigests | None = None  # of numpy arrays
         self.places = Places()
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
         self.held: deque[tuple[Root, Key, Node, int]] = deque()  # to be walked after what holds them
@@ -504,8 +508,16 @@ class _Walk:
 
     def add_opaque(self, root: Root, name: Key | None, node: Node) -> None:
         """A leaf, or an object, that is described and not built."""
-        self.opaque.append(Opaque(root, _leaf(name), type_name(node), summarize(node)))
+        digest = self.digest_array(node) if isinstance(node, Call) and is_numpy_array(node) else ""
+        self.opaque.append(Opaque(root, _leaf(name), type_name(node), summarize(node), digest))
         self.places.note(node, _path(root, name))
+
+    def digest_array(self, call: Call) -> str:
+        """What is in a numpy array, as a digest."""
+        from ckpttool.formats.pickled.array_digest import ContentDigests
+
+        self.digests = self.digests or ContentDigests()
+        return self.digests.of(call)
 
 
 _UNDECLARED = Entry((), "", None).declared

@@ -20,6 +20,8 @@ _MAX_FLAT_SCALARS = 12_000_000  # in a flat one: as many as a pickle has opcodes
 
 _NUMPY_SCALAR = frozenset({"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"})
 _NUMPY_ARRAY = frozenset({"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"})
+# What protocol 5 calls with the bytes (numpy/core/numeric.py).
+_NUMPY_BUFFER = frozenset({"numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"})
 # numpy's type strings -> struct's format letters (numpy/core/numerictypes, struct docs).
 _STRUCT_FORMATS = dict(zip("f2 f4 f8 b1 i1 i2 i4 i8 u1 u2 u4 u8".split(), "efd?bhiqBHIQ", strict=True))
 # How TorchScript writes a typed container: the value, then its type (torch/jit/_pickle.py).
@@ -40,6 +42,9 @@ class PlainReader:
 
     def __init__(self) -> None:
         self.known: dict[tuple[int, int], tuple[Plain, int]] = {}  # by identity and depth
+        self.encoded: dict[
+            int, tuple[Plain, bool]
+        ] = {}  # bytes by the identity of their text: many may share it
 
     def read(self, node: Node) -> tuple[Plain, bool]:
         """(value, True) if ``node`` is plain, else (None, False)."""
@@ -86,12 +91,27 @@ class PlainReader:
         """``sized`` of a call that stands for a plain value; kept, because it makes a new one."""
         known = self.known.get((id(node), 0))
         if known is None:
-            plain, is_plain = plain_of_call(node)
+            plain, is_plain = self.of_new_call(node)
             if not is_plain:
                 return None, -1
             known = plain, 1 + len(plain) // _TEXT_PIECE if isinstance(plain, (bytes, tuple)) else 1
             self.known[id(node), 0] = known
         return known
+
+    def of_new_call(self, node: Call) -> tuple[Plain, bool]:
+        """``plain_of_call``, which makes the bytes of a long text once."""
+        text = node.args[0] if node.name == "_codecs.encode" and isinstance(node.args, tuple) else None
+        if (
+            not isinstance(text, str)
+            or node.states
+            or node.items
+            or node.appended
+            or node.args[1:] != ("latin1",)
+        ):
+            return plain_of_call(node)
+        if id(text) not in self.encoded:
+            self.encoded[id(text)] = plain_of_call(node)
+        return self.encoded[id(text)]
 
 
 def without_type_tag(call: Call) -> Node:
@@ -125,7 +145,12 @@ def plain_of_call(call: Call) -> tuple[Plain, bool]:
 
 def is_numpy(call: Call) -> bool:
     """Whether a call makes an array, or its type: what it carries are bytes and codes, no attributes."""
-    return call.name in _NUMPY_ARRAY or call.name == "numpy.dtype"
+    return is_numpy_array(call) or call.name == "numpy.dtype"
+
+
+def is_numpy_array(call: Call) -> bool:
+    """Whether a call makes an array."""
+    return call.name in _NUMPY_ARRAY or call.name in _NUMPY_BUFFER
 
 
 def describe_call(call: Call) -> str:
