@@ -167,7 +167,7 @@ class Runner:
 
     def choose(self, mutant: Mutant) -> list[str]:
         """The tests that run its line: those of its room, the quickest first, as far as time goes."""
-        met = set(mutant.lines) if mutant.place else None
+        met = set(mutant.lines) if mutant.function[0] else None  # else it runs at import
         room = f"/{mutant.module.partition('.')[0]}/"
         chosen = []
         for name, test in self.tests.items():

@@ -143,26 +143,26 @@ def _overlapping(views: Sequence[_View]) -> list[tuple[int, int]]:
 def _may_meet(a: TensorInfo, b: TensorInfo) -> bool:
     """False if two views with overlapping spans are surely disjoint, as columns of one matrix are.
 
-    Slices of one dense parent step by the same strides. Where each stride is longer than all that
-    lies within it, an address has one decomposition into steps, so two such boxes meet only if
-    they meet along every stride.
+    ``a`` starts no later than ``b``. Slices of one dense parent step by the same strides. Where each
+    stride is longer than all that lies within it, an address has one decomposition into steps, so two
+    such boxes meet only if they meet along every stride.
     """
     if a.dtype.bits != b.dtype.bits:
         return True
-    steps: tuple[Counter[int], Counter[int]] = Counter(), Counter()  # the distance to the last, by stride
-    for reach, tensor in zip(steps, (a, b), strict=True):
+    reaches: tuple[Counter[int], Counter[int]] = Counter(), Counter()  # the distance to the last, by stride
+    for reach, tensor in zip(reaches, (a, b), strict=True):
         for size, stride in zip(tensor.shape, tensor.stride, strict=True):
             if size > 1 and stride:
                 reach[stride] += size - 1
-    rests = [t.storage_offset - min(a.storage_offset, b.storage_offset) for t in (a, b)]
-    ends = [rests[i] + sum(stride * count for stride, count in steps[i].items()) for i in (0, 1)]
+    rest = b.storage_offset - a.storage_offset
+    end_a, end_b = (sum(stride * count for stride, count in reach.items()) for reach in reaches)
+    end_b += rest
     apart = False
-    for stride in sorted(steps[0] | steps[1], reverse=True):
-        starts = [rest // stride for rest in rests]
-        lasts = [start + reach[stride] for start, reach in zip(starts, steps, strict=True)]
-        apart |= lasts[0] < starts[1] or lasts[1] < starts[0]
-        rests = [rest - start * stride for rest, start in zip(rests, starts, strict=True)]
-        ends = [end - last * stride for end, last in zip(ends, lasts, strict=True)]
-        if max(ends) >= stride:  # it wraps into the next step: not a box
+    for stride in sorted(reaches[0] | reaches[1], reverse=True):
+        start, rest = divmod(rest, stride)
+        apart |= reaches[0][stride] < start
+        end_a -= reaches[0][stride] * stride
+        end_b -= (start + reaches[1][stride]) * stride
+        if max(end_a, end_b) >= stride:  # it wraps into the next step: not a box
             return True
-    return not (apart or rests[0] != rests[1])
+    return not (apart or rest)

@@ -80,6 +80,7 @@ AXIS = stated("t.Axis", shape=3)
         ({"mesh": rebuilt("x")}, None),
         ({"mesh": 5}, None),
         ({"mesh": called("f", 1, 2)}, None),
+        ({"mesh": called("f", 1, 2, (3,))}, (3,)),
         ({"mesh": Call("reduce", Global("t", "f", 0), [1, 2, (3,)], 0)}, None),
         ({"_layout": layout(shape=(2, 4))}, (2, 4)),
         ({"_layout": layout(shape=8)}, (8,)),

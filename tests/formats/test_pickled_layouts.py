@@ -8,7 +8,7 @@ import pytest
 
 from ckpttool.formats.pickled import tensors as module
 from ckpttool.pickles.nodes import DictNode
-from ckpttool.values.checkpoint import PlainList
+from ckpttool.values.checkpoint import CompositeTensor, PlainList
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import LimitExceeded
 from tests.hostile import pickles as op
@@ -164,6 +164,76 @@ def test_rebuilds_within_rebuilds_have_an_end(monkeypatch: pytest.MonkeyPatch) -
     rebuilt(nested(0), tensors)
     with pytest.raises(LimitExceeded, match="number of parts of tensors"):
         rebuilt(nested(1), tensors)
+
+
+def test_each_level_of_a_rebuild_counts_once() -> None:
+    def in_states(depth: int) -> bytes:
+        code = subclass("m:Mine", {})
+        for _ in range(depth):
+            code = subclass("m:Mine", {"a": code})
+        return code
+
+    def in_arguments(depth: int) -> bytes:
+        function, given = (
+            op.named("torch._utils:_rebuild_tensor_v2"),
+            op.push((op.storage(), 0, (4,), (1,), False, None)),
+        )
+        for _ in range(depth):
+            given = op.push((function, op.named("m:Mine"), given, {}))
+            function = op.named(FROM_TYPE)
+        return op.call(FROM_TYPE, function, op.named("m:Mine"), given, {})
+
+    for nest in (in_states, in_arguments):
+        assert rebuilt(nest(15)) is not None
+        assert "nested too deeply" in refused(nest(16))
+
+
+# -- what is spread over ranks ----------------------------------------------------------------------------
+
+SPREAD = op.with_state(
+    op.call("t:DTensorSpec"),
+    {"placements": (op.with_state(op.call("t:Shard"), {"dim": 0}),), "mesh": op.call("t:DeviceMesh")},
+)
+
+
+@pytest.mark.parametrize("slots", [False, True])
+def test_a_dtensor_says_how_it_is_spread(slots: bool) -> None:
+    attributes = {"_local_tensor": sized(3), 5: 6, "_spec": SPREAD, "other": 1}
+    state = (None, attributes) if slots else attributes
+    found = composite(subclass("torch.distributed.tensor:DTensor", state, WRAPPED))
+    assert found.type_name == "torch.distributed.tensor.DTensor" and shapes(found) == {"_local_tensor": (3,)}
+    assert found.details == (("placements", ("Shard(0)",)),)
+    for other in (
+        subclass("m:Two", state, WRAPPED),
+        subclass("m:DTensor", {"_local_tensor": sized(3), "spec": SPREAD}, WRAPPED),
+        subclass("m:DTensor", {"_local_tensor": sized(3)}, WRAPPED),
+    ):
+        assert composite(other).details == ()
+
+
+def shards(*tensors: bytes, rank: Any = 1) -> tuple[Any, ...]:
+    held = [op.with_state(op.call("t:Shard"), {"tensor": tensor}) for tensor in tensors]
+    ranks = op.with_state(op.call("t:Ranks"), {"local_rank": rank, "local_world_size": 4})
+    return held, op.call("t:Metadata"), ranks, op.with_state(op.call("t:Spec"), {"dim": 0}), True
+
+
+def test_a_sharded_tensor_has_the_shards_of_this_rank() -> None:
+    sharded = "torch.distributed._shard.sharded_tensor.api:ShardedTensor"
+    for tensors in ((sized(2), sized(3)), (sized(2),), ()):
+        found = read(subclass(sharded, shards(*tensors), WRAPPED))
+        whole = found.tensor
+        assert isinstance(whole, CompositeTensor) and whole.type_name == sharded.replace(":", ".")
+        assert whole.details == (("placements", ("Shard(0)",)), ("mesh", (4,)), ("rank", 1))
+        assert (whole.shape, whole.dtype) == ((8, 2), BY_NAME["bfloat16"])
+        assert shapes(whole) == {f"_local_shards.{at}": (at + 2,) for at in range(len(tensors))}
+        assert len(found.attributes) == (4 if tensors else 5)
+    # What is no tensor leaves the whole without parts, and all of its state to be walked.
+    found = read(subclass(sharded, shards(sized(2), op.call("m:f")), WRAPPED))
+    assert isinstance(found.tensor, CompositeTensor) and found.tensor.parts == found.tensor.details == ()
+    assert len(found.attributes) == 5
+    assert composite(subclass("m:Other", {"a": sized(2)}, WRAPPED)).details == ()
+    plain = read(subclass(sharded, {"a": sized(2)}))
+    assert shapes(plain.tensor) == {"data": (4,), "a": (2,)}  # type: ignore[arg-type]
 
 
 def test_dimensions_of_all_tensors_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,15 +195,25 @@ def test_metadata_that_many_share_is_read_once_and_counted() -> None:
 
 def test_facts_nest_one_deep_and_what_is_no_fact_is_kept_for_the_walk() -> None:
     objects = [called(f"m.C{at}") for at in range(4)]
-    local = DictNode(["version", 1, "o", objects[0], "deep", DictNode(
-        ["fact", 1, "p", objects[1], 5, "no name", 6, objects[2]]), "set", SetNode([1], False)])  # fmt: skip
+    local = DictNode(
+        [
+            "version",
+            1,
+            "o",
+            objects[0],
+            "deep",
+            DictNode(["fact", 1, "p", objects[1], 5, "no name", 7, None, 6, objects[2]]),
+            "set",
+            SetNode([1], False),
+        ]
+    )
     reader = metadata()
     (found,) = reader.read(with_metadata(DictNode(["a", local, "b", DictNode([7, objects[3]])])))
     assert found == ({"a": 1, "b": None}, {"a": ((("deep", "fact"), 1),)})
     taken = reader.take_objects()
     assert [node for node in taken if not isinstance(node, SetNode)] == [objects[0], objects[1], objects[2]]
     assert len(taken) == 4 and reader.take_objects() == []
-    assert reader.budget.steps == 4 + 1 + 4
+    assert reader.budget.steps == 4 + 1 + 5
 
 
 def test_a_version_that_is_one_level_down_is_no_version() -> None:

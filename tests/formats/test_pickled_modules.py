@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled import objects as module
 from ckpttool.values.checkpoint import Basis, Kind
 from ckpttool.values.errors import LimitExceeded
 from tests.hostile import pickles as op
+from tests.support.parsed import parse
 from tests.support.walked import (
     BIG,
     appended,
@@ -20,6 +22,7 @@ from tests.support.walked import (
     objects,
     path,
     places,
+    reader,
     sized,
     values,
     walk,
@@ -210,3 +213,34 @@ def test_a_value_that_many_share_is_shown_so_often(monkeypatch: pytest.MonkeyPat
     assert list(values(found)) == ["first", "k0", "k1"]
     assert objects(found) == dict.fromkeys(("k2", "k3"), ("list", "the same value as an earlier one"))
     assert module._MOST_SCALARS == 64
+
+
+def test_what_a_module_costs_is_all_that_is_looked_at() -> None:
+    """Its state, each registry, and the names that are joined."""
+
+    def budget(code: bytes) -> Any:
+        looked = module._Walk(reader(), Limits())
+        looked.run(parse(op.PROTO(2) + code + op.STOP).value, ())
+        return looked.budget
+
+    def plain(**registries: Any) -> bytes:
+        state = {"_parameters": {}, "_buffers": {}, "_modules": {}, **registries}
+        return op.with_state(op.call("m:Top"), state)
+
+    # Once as an object that is met, once as a module: itself, one state, and three attributes of it.
+    assert budget(plain()).steps == 2 * (1 + 1 + 3)
+    assert budget(plain(_parameters={"ab": sized(2), "c": sized(3)})).steps == 2 * 5 + 2
+    assert budget(plain(_parameters={"ab": sized(2), "c": sized(3)})).text == 3
+    child = plain(_buffers={"xyz": sized(2)})
+    whole = budget(plain(_modules={"child": child}))
+    assert whole.steps == 2 * 5 + 1 + 5 + 1
+    assert whole.text == len("child.") + len("child.xyz")
+
+
+def test_places_of_a_modules_attributes_are_below_it() -> None:
+    held = op.call("m:Held")
+    inner = op.module("m:Inner", held=held, parameters={"w": sized(2)})
+    found = walk({"net": op.module("m:Top", modules={"c": inner})})
+    assert places(found)["Held"] == ("$.net.c.held",)
+    deep = op.module("m:Inner", held=[sized(3)])
+    assert entries(walk({"net": op.module("m:Top", modules={"c": deep})})) == {"net.c.held.0": 3}

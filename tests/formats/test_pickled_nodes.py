@@ -28,7 +28,7 @@ from ckpttool.formats.pickled.nodes import (
 )
 from ckpttool.pickles.nodes import BigInt, Call, DictNode, Global, PersistentId, PickleTree, SetNode
 from ckpttool.values.checkpoint import GlobalRef
-from ckpttool.values.errors import LimitExceeded
+from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 from tests.hostile import pickles as op
 from tests.support.parsed import parse
 
@@ -229,3 +229,26 @@ def test_a_pickle_may_do_a_part_of_what_the_limits_allow() -> None:
 def test_a_path_of_32_steps_is_written_out() -> None:
     assert describe_place(tuple("a" * 32)) == "$" + ".a" * 32
     assert describe_place(tuple("a" * 33)) == "$…" + ".a" * 32
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        (calls("f", 1), "a damaged pickle: an unpickler would call m.f before it breaks off"),
+        (
+            calls("f", 1) + calls("g", 1),
+            "a damaged pickle: an unpickler would call m.f, m.g before it breaks off",
+        ),
+        (op.GLOBAL("m", "f"), None),
+        (op.call("collections:OrderedDict"), None),
+        (
+            op.call("collections:OrderedDict") + calls("f", 1),
+            "a damaged pickle: an unpickler would call m.f before it breaks off",
+        ),
+        (b"", None),
+    ],
+)
+def test_what_a_broken_pickle_would_call_is_its_hint(body: bytes, hint: str | None) -> None:
+    with pytest.raises(MalformedCheckpoint) as caught:
+        parse_within(Limits(), op.PROTO(2) + body + b"\xff")
+    assert caught.value.hint == hint

@@ -59,6 +59,7 @@ def test_a_list_is_told_from_a_tuple_and_counts_its_scalars() -> None:
     assert (value, size) == ((1, "x", (2.5, None)), 4)
     assert type(value) is PlainList and type(value[2]) is PlainList
     assert type(sized((1, 2))[0]) is tuple
+    assert PlainReader().read([[[[5]]]]) == (((((5,),),),), True)
     assert sized([]) == ((), 0) and sized(()) == ((), 0) and sized([[], [()]]) == (((), ((),)), 0)
 
 
@@ -289,6 +290,8 @@ def array(shape: Any, dtype: Any, *more: Any) -> Call:
         (called("m.C", None), ""),
         (called("m.C", None, 1), "None, 1"),
         (called("m.C", True, [1], (2,)), "True"),
+        (called("m.C", "x" * 130 + "'"), "'" + "x" * 118 + "…"),
+        (called("m.C", b"x" * 130 + b"'"), "b'" + "x" * 117 + "…"),
         (called("m.C", *range(20)), ", ".join(map(str, range(16)))),
         (called("m.C", "x" * 500), "'" + "x" * 118 + "…"),
         (Call("reduce", Global("m", "C", 0), [1], 0), ""),
@@ -326,7 +329,7 @@ def test_an_object_without_arguments_is_told_by_what_it_holds() -> None:
         bare_ = called("numpy.core.multiarray._reconstruct")
         bare_.states = states
         assert describe_call(bare_) == ""
-    bare.states = [5, *(bare.states or ())]
+    bare.states = [5, (1, (3,)), (1, (3,), called("numpy.dtype", "f8"), False)]
     assert describe_call(bare) == "f8 (3)"
 
 

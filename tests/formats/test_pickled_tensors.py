@@ -57,6 +57,7 @@ def test_three_versions_of_a_strided_tensor() -> None:
         ({"conj": 1, "neg": "x"}, (False, False)),
         ({5: True, "other": True}, (False, False)),
         (op.ordered({"neg": True}), (False, True)),
+        (op.EMPTY_DICT + op.push([1]) + op.NONE + op.SETITEM, (False, False)),
         (7, (False, False)),
     ],
 )

@@ -148,6 +148,25 @@ def test_all_that_an_object_carries_is_walked() -> None:
     assert entries(walk({"o": op.named(OBJECT) + sized(2) + op.REDUCE})) == {"o.args[0]": 2}
 
 
+def test_a_list_that_is_an_argument_is_no_mapping() -> None:
+    for argument in ([sized(3)], {"k": sized(3)}, (sized(3),)):
+        found = walk({"o": obj(argument, 1)})
+        assert list(entries(found).values()) == [3] and next(iter(entries(found))).startswith("o.args[0].")
+    odd = op.call("collections:OrderedDict", 5, sized(4))
+    assert entries(walk({"o": odd})) == {"o.args[1]": 4}
+    assert entries(walk({"o": op.call("collections:OrderedDict", obj(sized(4)))})) == {"o.args[0].args[0]": 4}
+
+
+def test_a_long_container_in_a_long_one_is_counted_with_it() -> None:
+    long = {f"k{at}": at if at else sized(2) for at in range(300)}
+    found = walk({"o": obj(a={**long, "inner": long})})
+    assert objects(found) == {"o": ("m.Obj", "1 attribute"), "o.a": ("dict", "301 items")}
+    assert len(entries(found)) == 2 and values(found) == {}
+    key = op.call("m:Key", {**long, "s": op.call("builtins:set", [sized(3)])})
+    found = walk({"d": op.EMPTY_DICT + op.MARK + key + op.push(1) + op.SETITEMS})
+    assert objects(found) == {} and sorted(entries(found).values()) == [2, 3]
+
+
 def test_names_that_meet_in_an_object_stay_apart() -> None:
     code = filled(
         op.with_state(op.call(OBJECT), {"a": sized(2)}), ("a", sized(3)), ("b", sized(4)), ("b", sized(5))

@@ -69,7 +69,7 @@ def any_view(draw: st.DrawFn) -> TensorInfo:
     )
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(any_view(), any_view())
 @example(view((3, 4), (1, 1)), run(4, 6))
 @example(run(2, 4), run(8, 9, dtype="uint8"))
@@ -109,7 +109,7 @@ def split(draw: st.DrawFn) -> tuple[TensorInfo, TensorInfo]:
     return made[0], made[1]
 
 
-@settings(max_examples=400)
+@settings(max_examples=300)
 @given(split())
 def test_slices_of_one_parent_are_told_apart(both: tuple[TensorInfo, TensorInfo]) -> None:
     a, b = both

@@ -60,7 +60,7 @@ class KeyReader:
             return node  # type: ignore[no-any-return]
         self.unhashable = self.unhashable or is_unhashable(node)
         plain, size = self._plain.sized(node, 0)
-        if 0 <= size <= _MAX_KEY_SCALARS and not isinstance(plain, str):
+        if 0 <= size <= _MAX_KEY_SCALARS:
             return OddKey(repr(plain), literal=True)
         key = self._numbered(" ".join(filter(None, (type_name(node), summarize(node)))))
         if size < 0:

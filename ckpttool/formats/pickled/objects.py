@@ -446,8 +446,7 @@ class _Walk:
             if is_set(node):
                 self.places.note(node, (*path, name))
             elif isinstance(node, Call) and is_mapping(node):
-                if node.states or node.appended or node.args:
-                    rest.append(((*path, name), self.beside_items(path, node, attribute_items(node))))
+                rest.append(((*path, name), self.beside_items(path, node, attribute_items(node))))
             elif not isinstance(node, DictNode):
                 rest.append((path, [(name, node)]))
         for root, children in rest:

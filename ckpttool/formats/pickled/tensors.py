@@ -186,7 +186,7 @@ class TensorReader:
         first = self.first_claims.setdefault(claim.key, claim)
         # torch takes type and size from whichever it meets first; it writes no file in which they differ.
         # (An untyped storage is one of uint8 there.)
-        if first is not claim and element_type(first) != element_type(claim):
+        if element_type(first) != element_type(claim):
             raise MalformedCheckpoint("a storage is given two types", name=claim.key)
         ref = self.resolve(claim)
         if first is claim:
@@ -211,7 +211,7 @@ class TensorReader:
             return
         for node in persistent_ids:
             pid = node.pid
-            if type(pid) is tuple and pid and type(pid[0]) is str and pid[0] == "module":
+            if type(pid) is tuple and pid and pid[0] == "module":
                 continue  # how a legacy file names the source of a class: another loader's question
             try:
                 claim = parse_storage_id(pid)
@@ -374,7 +374,7 @@ class TensorReader:
         parts = [Part("int_repr", info)]
         scheme = quantizer[0].full_name
         details: list[tuple[str, Plain]] = [("qscheme", scheme)]
-        for name, value in zip(names, quantizer[1:4], strict=False):
+        for name, value in zip(names, quantizer[1:], strict=False):
             if isinstance(value, Call):
                 parts.append(Part(name, self.inner(value, depth).tensor))
             elif type(value) is list:
@@ -412,7 +412,7 @@ class TensorReader:
             self.obstacles["a sparse tensor that says neither yes nor no to being coalesced"] = None
         parts = self.named_parts(names, data, depth)
         dtype = parts[-1].value.dtype
-        coalesced = read_flag(data[3]) if layout == "sparse_coo" and len(data) > 3 else None
+        coalesced = read_flag(data[3]) if len(data) > 3 else None
         whole = CompositeTensor(layout, "torch.Tensor", dtype, read_sizes(size), parts, coalesced=coalesced)
         return StoredTensor(whole)
 
