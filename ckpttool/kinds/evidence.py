@@ -170,7 +170,7 @@ def read_pickled_parameters(
     for position, (entry, known) in enumerate(zip(entries, found, strict=True)):
         if entry.declared != UNCLASSIFIED or known.kind not in (Kind.UNKNOWN, Kind.PARAMETER):
             continue
-        if known.kind is Kind.PARAMETER and strength(known) >= STRENGTH[Basis.METADATA]:
+        if strength(known) >= STRENGTH[Basis.METADATA]:  # a parameter: what is unknown has no basis
             return {}
         # A Parameter that is a subclass is pickled as that, and packed weights are no Parameters at all.
         if isinstance(entry.value, TensorInfo) and not (

@@ -181,7 +181,7 @@ def match_order(optimizer: Optimizer, shapes: Sequence[Shape | None]) -> list[in
     """
     wanted = [[optimizer.shapes.get(key) for key in group] for group in optimizer.groups]
     whole = [shape for group in wanted for shape in group]
-    if sum(shape is not None for shape in whole) * 2 < len(whole) or not whole:
+    if sum(shape is not None for shape in whole) * 2 < len(whole):
         return []  # too little is known to recognise anything
     sure = _sure_positions(whole, shapes)
     if sure is None and len(wanted) > 1:

@@ -156,7 +156,7 @@ def _gptq(members: _Members) -> Measure | None:
 def _awq(members: _Members) -> Measure | None:
     """``qweight`` (in, out * bits / 32), ``qzeros`` (groups, out * bits / 32), ``scales`` (groups, out)."""
     packed, zeros, scales = (_shape(members, name) for name in ("qweight", "qzeros", "scales"))
-    if packed is None or not packed[1] or "g_idx" in members or (scales is None and zeros is None):
+    if packed is None or not packed[1] or "g_idx" in members:
         return None
     if scales is None:
         if zeros is None or zeros[1] != packed[1]:
@@ -274,9 +274,9 @@ def _grain(weight: tuple[int, ...], scale: tuple[int, ...]) -> str:
 def _block(size: int, blocks: int) -> int:
     """The power of two that cuts ``size`` into ``blocks``, the last one perhaps shorter; else about it."""
     step = 1
-    while step < size and -(-size // step) > blocks:
+    while -(-size // step) > blocks:
         step *= 2
-    return step if blocks and -(-size // step) == blocks else -(-size // max(blocks, 1))
+    return step if -(-size // step) == blocks else -(-size // blocks)
 
 
 def _mxfp4(members: _Members) -> Measure | None:

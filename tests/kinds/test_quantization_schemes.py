@@ -6,74 +6,11 @@ out * in weights come back is what is asked. Its negative twins differ in one sh
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ckpttool.kinds.quantized_modules import survey_modules
-from tests.support.classified import entry
-
-Layer: TypeAlias = "dict[str, tuple[str, tuple[int, ...]]]"
-"""The dtype and the shape of each member."""
-
-
-def measured(layer: Layer, told: int | None = None) -> tuple[Any, ...] | None:
-    """(scheme, bits, group, word, weights) of a module with these members; None if nothing tells.
-
-    ``told`` are the bits that a config says.
-    """
-    entries = [entry(f"m.{name}", dtype, shape) for name, (dtype, shape) in layer.items()]
-    survey = survey_modules(entries, told)
-    if survey is None or not survey.quantizations:
-        return None
-    (one,) = survey.quantizations
-    assert one.modules == 1 and survey.weights == (one.weights or 0)
-    return (*one[:4], one.weights)
-
-
-def chunks(size: int, each: int) -> int:
-    """How many runs of ``each`` it takes, the last one perhaps shorter."""
-    return len(range(0, size, each))
-
-
-def int32s(elements: int, bits: int) -> int:
-    """How many int32 are filled by elements of so many bits."""
-    return len(bytes(len(range(0, elements * bits, 32))))
-
-
-def without(layer: Layer, *names: str) -> Layer:
-    return {name: leaf for name, leaf in layer.items() if name not in names}
-
-
-def gptq(out: int, inputs: int, bits: int, group: int) -> Layer:
-    """What is beyond a whole block of 32 is cut."""
-    groups = chunks(inputs, group)
-    return {
-        "qweight": ("int32", (inputs // 32 * bits, out)),
-        "qzeros": ("int32", (groups, out // 32 * bits)),
-        "scales": ("float16", (groups, out)),
-        "g_idx": ("int32", (inputs,)),
-    }
-
-
-def awq(out: int, inputs: int, bits: int, group: int) -> Layer:
-    groups = chunks(inputs, group)
-    return {
-        "qweight": ("int32", (inputs, int32s(out, bits))),
-        "qzeros": ("int32", (groups, int32s(out, bits))),
-        "scales": ("float16", (groups, out)),
-    }
-
-
-def packed(out: int, inputs: int, bits: int, group: int) -> Layer:
-    return {
-        "weight_packed": ("int32", (out, int32s(inputs, bits))),
-        "weight_scale": ("bfloat16", (out, chunks(inputs, group))),
-        "weight_shape": ("int64", (2,)),
-    }
-
+from tests.support.quantized_layers import Layer, awq, chunks, gptq, int32s, measured, packed, without
 
 thirty_twos = st.integers(1, 12).map(lambda count: 32 * count)
 powers = st.sampled_from([16, 32, 64, 128, 256])
@@ -93,6 +30,7 @@ def shared(inputs: int, group: int) -> int | None:
 # -- words of 32 bits -----------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(thirty_twos, st.integers(32, 400), widths, powers)
 @example(64, 96, 4, 64)
 @example(4544, 4544, 4, 128)
@@ -127,6 +65,7 @@ def test_gptq(out: int, inputs: int, bits: int, group: int) -> None:
         assert measured(bare, bits) == ("GPTQ", bits, None, "", out * inputs)
 
 
+@settings(max_examples=40)
 @given(thirty_twos, st.integers(1, 400), st.sampled_from([2, 4, 8]), powers)
 def test_awq(out: int, inputs: int, bits: int, group: int) -> None:
     layer = awq(out, inputs, bits, group)
@@ -135,6 +74,8 @@ def test_awq(out: int, inputs: int, bits: int, group: int) -> None:
     assert measured(without(layer, "qzeros")) == expected
     if bits == 4:
         assert measured(without(layer, "scales")) == expected
+    empty: Layer = {"qweight": ("int32", (0, 8)), "scales": ("float16", (2, 64))}
+    assert measured(empty) == ("AWQ", 4, None, "", 0)
 
 
 PADDED = [
@@ -162,6 +103,7 @@ def test_groups_of_gemv_are_padded(inputs: int, padded: int, group: int | None) 
     assert measured(without(fast, "scales")) == ("AWQ", 4, None, "GEMV fast", 96 * inputs)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 2, 5]))
 def test_marlin(rows: int, columns: int, groups: int) -> None:
     out, inputs = 64 * columns, 128 * rows
@@ -172,6 +114,7 @@ def test_marlin(rows: int, columns: int, groups: int) -> None:
     assert measured(layer) == ("Marlin", 4, shared(inputs, 128), "", out * inputs)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 90), st.integers(1, 600), st.integers(1, 8), powers)
 def test_pack_quantized(out: int, inputs: int, bits: int, group: int) -> None:
     """Bits are told by an index or by packed zero points; where neither does, by a config or not at all."""
@@ -217,6 +160,7 @@ def test_pack_quantized(out: int, inputs: int, bits: int, group: int) -> None:
 # -- bytes ----------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(
     st.integers(1, 70), st.integers(1, 70), st.sampled_from([64, 128, 4096]), st.sampled_from(["nf4", "fp4"])
 )
@@ -237,9 +181,6 @@ def test_bitsandbytes_4(out: int, half: int, block: int, kind: str) -> None:
     untyped = without(layer, f"weight.quant_state.bitsandbytes__{kind}")
     for state in ({}, {"weight.quant_state.bitsandbytes__int5": ("uint8", (80,))}):
         assert measured(untyped | state) == ("bitsandbytes", 4, group, "", numel)
-
-
-Scale: TypeAlias = "tuple[int, ...]"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +211,9 @@ Scale: TypeAlias = "tuple[int, ...]"
         ((6,), (3,), ""),
     ],
 )
-def test_what_shares_a_scale_of_eight_bits(weight: Scale, scale: Scale, word: str) -> None:
+def test_what_shares_a_scale_of_eight_bits(
+    weight: tuple[int, ...], scale: tuple[int, ...], word: str
+) -> None:
     numel = 1
     for size in weight:
         numel *= size
@@ -288,6 +231,7 @@ def test_what_shares_a_scale_of_eight_bits(weight: Scale, scale: Scale, word: st
     assert measured(layer) == ("bitsandbytes", 8, None, "", numel)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_four_bits_in_bytes(out: int, groups: int) -> None:
     for inputs, scale, scheme, members in (
@@ -322,6 +266,7 @@ def test_four_bits_in_bytes(out: int, groups: int) -> None:
     assert measured(two) == ("MXFP4", 4, 16, "", groups * 16)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 70))
 def test_bitnet(rows: int, inputs: int) -> None:
     layer: Layer = {"weight": ("uint8", (rows, inputs)), "weight_scale": ("bfloat16", (1,))}
@@ -335,6 +280,7 @@ def test_bitnet(rows: int, inputs: int) -> None:
     )
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 35).map(lambda half: 4 * half), st.sampled_from([1, 2, 4, 8]))
 def test_hqq(eights: int, group: int, bits: int) -> None:
     """Rows of one group each, packed along the first axis; or turned, which does not tell the bits."""
@@ -359,19 +305,21 @@ def test_hqq(eights: int, group: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("anchor", ["weight._data", "weight._data._data"])
+@settings(max_examples=40)
 @given(st.integers(3, 40), st.integers(1, 40), st.sampled_from([2, 4]))
 def test_quanto(anchor: str, groups: int, group: int, bits: int) -> None:
     whole: Layer = {"weight._data": ("int8", (groups, group)), "weight._scale": ("float16", (groups, 1))}
     assert measured(whole) == ("quanto", 8, None, "per channel", groups * group)
     shift: Layer = {"weight._shift": ("float16", (groups, 1))}
-    rows: Layer = {
-        anchor: ("uint8", (chunks(groups * bits, 8), group)), "weight._scale": ("float16", (groups, 1)),
-        **shift,
-    }  # fmt: skip
+    rows: Layer = {anchor: ("uint8", (chunks(groups * bits, 8), group)), **shift}
+    rows["weight._scale"] = ("float16", (groups, 1))
     assert measured(rows) == ("quanto", bits, group, "", groups * group)
-    turned: Layer = {
-        anchor: ("uint8", (group, groups)), "weight._scale": ("float16", (1, groups)), **shift,
-    }  # fmt: skip
+    bare = measured(without(rows, "weight._shift"))  # which tells packed ones of the same name apart
+    if anchor == "weight._data":
+        assert bare is not None and (bare[:3], bare[4]) == (("quanto", 8, None), rows[anchor][1][0] * group)
+    else:
+        assert bare == measured(rows) and measured({**rows, anchor: ("uint8", (2, 2, 2))}) is None
+    turned: Layer = {**rows, anchor: ("uint8", (group, groups)), "weight._scale": ("float16", (1, groups))}
     assert measured(turned) == ("quanto", None, None, "", None)
     assert measured(turned, bits) == ("quanto", bits, 8 * group // bits, "", 8 * group * groups // bits)
     lost = without(turned, "weight._scale")
@@ -380,6 +328,7 @@ def test_quanto(anchor: str, groups: int, group: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("stem", ["weight:", "_weight_", "weight_"])
+@settings(max_examples=40)
 @given(st.integers(2, 40), st.integers(1, 40))
 def test_torchao(stem: str, groups: int, more: int) -> None:
     """A scale for each group: a column of (out, groups), or a row of (groups, out)."""
@@ -445,6 +394,7 @@ BLANK: Layer = {}
         (without(GPTQ, "g_idx"), {"scales": ("float16", (9, 64))}),
         (without(GPTQ, "g_idx"), {"qzeros": ("int32", (4, 64))}),
         (without(GPTQ, "g_idx", "qzeros", "scales"), BLANK),
+        (AWQ, {"scales": ("float16", (4, 65))}),
         (AWQ, {"scales": ("float16", (4, 63))}),
         (AWQ, {"scales": ("float16", (4, 96))}), (AWQ, {"qzeros": ("int32", (4, 9))}),
         (AWQ, {"g_idx": ("int32", (128,))}),

@@ -141,3 +141,24 @@ def test_an_empty_module_of_a_known_name_misses_its_buffer(
             Kind.NON_PERSISTENT_BUFFER, Presence.MISSING, Basis.METADATA,
         )  # fmt: skip
         assert item.declared.note in ("rotary positions", "sinusoidal positions")
+
+
+def test_what_deepspeed_lists_is_no_weaker_than_a_version() -> None:
+    """A norm that looks frozen by its version, in a file whose list of buffers does not have its weight."""
+    names = ("n.weight", "n.bias", "n.running_mean", "n.running_var")
+    entries = [entry(name, root=("module",)) for name in names]
+    versions: Any = {("module",): {"n": 1}}
+    plain = classify(checkpoint(entries, module_versions=versions)).classifications
+    assert (plain[0].kind, plain[0].basis) == (BUFFER, Basis.METADATA)
+    listed = (Value((), "buffer_names", names[2:]),)
+    said = classify(checkpoint(entries, module_versions=versions, values=listed)).classifications
+    assert [item.kind for item in said] == [PARAMETER, PARAMETER, BUFFER, BUFFER]
+
+
+def test_ties_may_be_given() -> None:
+    """As they were found once for all."""
+    one = entry("a.weight", root=MODEL)
+    other = one._replace(name="a.strange")
+    source = checkpoint([one, other])
+    assert [item.kind for item in classify(source).classifications] == [PARAMETER, PARAMETER]
+    assert [item.kind for item in classify(source, [None, None]).classifications] == [PARAMETER, UNKNOWN]
