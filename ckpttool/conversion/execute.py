@@ -196,20 +196,19 @@ class _Run:
 
     def _write(self, layout: FileLayout, fd: int) -> Iterable[Segment]:
         """Write one file; its segments as they stand there, checksums included."""
-        crc32 = load_crc32() if layout.with_crcs else None
+        crc32 = load_crc32() if layout.wants_crcs else None
         writer = Writer(fd)
-        for segment in layout.segments:
+        for segment in layout.segments({}):
             if segment.piece < 0:
                 writer.append(segment.literal)
             else:
                 self._write_piece(segment.piece, writer, crc32)
         writer.flush()
-        if layout.with_crcs is None:
-            return layout.segments
-        for old, new in zip(layout.segments, layout.with_crcs(self._crcs), strict=True):
-            if old.literal != new.literal:
-                write_at(fd, new.literal, new.offset)
-        return layout.with_crcs(self._crcs)
+        if layout.wants_crcs:
+            for segment in layout.segments(self._crcs):
+                if segment.late:
+                    write_at(fd, segment.literal, segment.offset)
+        return layout.segments(self._crcs)
 
     def complete_digests(self) -> None:
         """Digests by tensor; one that is a strided view of its piece is read once more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 Crcs = Mapping[int, int]
@@ -10,42 +10,51 @@ Crcs = Mapping[int, int]
 
 
 class Segment(NamedTuple):
-    """Bytes at ``offset`` of the file: ``literal``, or those of the piece at position ``piece``."""
+    """Bytes at ``offset`` of the file: ``literal``, or those of the piece at position ``piece``.
+
+    ``late`` is true of a literal that holds checksums of pieces: they are known once those have passed.
+    """
 
     offset: int
     nbytes: int
     literal: bytes = b""
     piece: int = -1
+    late: bool = False
 
 
 class FileLayout(NamedTuple):
-    """A file of the destination. Segments follow each other without gaps and fill it.
+    """A file of the destination.
 
-    ``with_crcs``, if there is one, gives the segments once the CRCs of the pieces are known, one by one and
-    from the start whenever it is called; it changes literals only, never their lengths.
+    ``segments`` gives its parts one by one and from the start whenever it is called, with the CRCs of
+    pieces that are known: they change late literals, but never a length. Segments follow each other
+    without gaps and fill the file.
     """
 
     name: str
     nbytes: int
-    segments: Sequence[Segment]
-    with_crcs: Callable[[Crcs], Iterable[Segment]] | None = None
+    segments: Callable[[Crcs], Iterable[Segment]]
+    wants_crcs: bool = False
 
 
 class SegmentList:
-    """Segments in the making, one after the other."""
+    """Segments of a file without checksums in the making, one after the other."""
 
     def __init__(self) -> None:
-        self.segments: list[Segment] = []
-        self.nbytes = 0
+        self._segments: list[Segment] = []
+        self._nbytes = 0
 
     def add_literal(self, data: bytes) -> None:
         """Append bytes that are known."""
         if data:
-            self.segments.append(Segment(self.nbytes, len(data), data))
-            self.nbytes += len(data)
+            self._segments.append(Segment(self._nbytes, len(data), data))
+            self._nbytes += len(data)
 
     def add_piece(self, piece: int, nbytes: int) -> None:
         """Append a piece of the plan."""
         if nbytes:
-            self.segments.append(Segment(self.nbytes, nbytes, piece=piece))
-            self.nbytes += nbytes
+            self._segments.append(Segment(self._nbytes, nbytes, piece=piece))
+            self._nbytes += nbytes
+
+    def layout(self, name: str) -> FileLayout:
+        """The file that they are."""
+        return FileLayout(name, self._nbytes, lambda _: self._segments)

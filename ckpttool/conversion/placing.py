@@ -9,7 +9,7 @@ share a byte (quint4x2) stays whole: torch counts offsets in it in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ckpttool.files.strides import segments
@@ -159,21 +159,22 @@ def _shared_span(members: list[Wanted]) -> tuple[int, int] | None:
     return (start, end) if end - start <= _SPARSE_SPAN * sum(view.nbytes for view in views) else None
 
 
-def _group(wanted: Sequence[Wanted]) -> list[list[int]]:
+def _group(wanted: Sequence[Wanted]) -> Iterator[list[int]]:
     """Positions of tensors whose spans overlap, each position in one group; by storage, then by span."""
-    groups: list[list[int]] = []
     by_storage: dict[object, list[tuple[int, int, int]]] = {}
     for position, item in enumerate(wanted):
         span = item.span
         if span is None:
-            groups.append([position])
+            yield [position]
         else:
             by_storage.setdefault(span[0], []).append((*span[1:], position))
     for spans in by_storage.values():
+        group: list[int] = []
         reached = -1
         for start, end, position in sorted(spans):
-            if start >= reached:
-                groups.append([])
-            groups[-1].append(position)
+            if group and start >= reached:
+                yield sorted(group)
+                group = []
+            group.append(position)
             reached = max(reached, end)
-    return [sorted(group) for group in groups]
+        yield sorted(group)

@@ -14,11 +14,11 @@ Source: ``safetensors/src/tensor.rs`` (``prepare``, ``Dtype``).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ckpttool.conversion.containers import ContainerKind
 from ckpttool.conversion.layout import FileLayout, SegmentList
-from ckpttool.conversion.placing import Item, Placing, as_bytes, overlapping
+from ckpttool.conversion.placing import Item, Placing, Wanted, as_bytes, overlapping
 from ckpttool.formats.carried import (
     PREFIX,
     carry_json,
@@ -33,8 +33,8 @@ from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import CkptToolError, LimitExceeded
 from ckpttool.values.words import plural, some
 
-Named = tuple[str, Root, Item]
-"""Flat name, the path that it stands for, and the tensor."""
+Named = tuple[str, Root, Item, Wanted]
+"""Flat name, the path that it stands for, and the tensor, which is of one piece here."""
 
 
 def lacks_dtype(dtype: DType, shape: tuple[int, ...]) -> bool:
@@ -55,24 +55,16 @@ def place(plan: ConversionPlan, items: Sequence[Item], root: Root) -> Conversion
     own = _foreign_metadata(plan)
     placing = Placing()
     ties = plan.options.shared == "alias"
-    first: dict[object, str] = {}
-    aliases: dict[str, str] = {}
-    tensors, notes = [], []
-    for name, _, item in named:
-        (wanted,) = item.leaves
-        if ties:
-            kept = first.setdefault(wanted.view, name)
-            if kept != name and name not in own and not name.startswith(PREFIX):
-                aliases[name] = kept
-                continue
-            if kept != name:
-                notes.append(f"{name!r} is written apart: __metadata__ has another use for that name")
+    aliases, notes = _tie(named, own) if ties else ({}, [])
+    apart = [entry for entry in named if entry[0] not in aliases]
+    if ties:
+        notes += _note_overlaps(apart)
+    tensors = []
+    for name, _, item, wanted in apart:
         placed = placing.pack(wanted)
         if lacks_dtype(placed.dtype, placed.shape):
             placed = as_bytes(placed, placing)
         tensors.append(item.planned((), name, placed))
-    if ties:
-        notes += _note_overlaps([entry for entry in named if entry[0] not in aliases])
     return plan._replace(
         pieces=tuple(placing.pieces),
         tensors=tuple(tensors),
@@ -81,6 +73,22 @@ def place(plan: ConversionPlan, items: Sequence[Item], root: Root) -> Conversion
         metadata={**own, **aliases, **_carry(plan, named, root)},
         notes=tuple(notes),
     )
+
+
+def _tie(named: Sequence[Named], metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The names of tensors that are written under an earlier one, by that; and which cannot be, in words."""
+    first: dict[object, str] = {}
+    aliases: dict[str, str] = {}
+    notes = []
+    for name, _, _, wanted in named:
+        kept = first.setdefault(wanted.view, name)
+        if kept == name:
+            continue
+        if name in metadata or name.startswith(PREFIX):
+            notes.append(f"{name!r} is written apart: __metadata__ has another use for that name")
+        else:
+            aliases[name] = kept
+    return aliases, notes
 
 
 def _name_flat(items: Sequence[Item], root: Root, path: str) -> list[Named]:
@@ -94,7 +102,8 @@ def _name_flat(items: Sequence[Item], root: Root, path: str) -> list[Named]:
             raise CkptToolError(f"two tensors would both be called {name!r}", path=path)
         seen.add(name)
         _check_name(name, path)
-        named.append((name, keys, item))
+        (wanted,) = item.leaves
+        named.append((name, keys, item, wanted))
     return named
 
 
@@ -109,15 +118,15 @@ def _carry(plan: ConversionPlan, named: Sequence[Named], root: Root) -> dict[str
     """Everything around the tensors, as strings under keys of our own."""
     carried: dict[str, object] = {
         "root": encode_path(root),
-        "paths": {name: encode_path(path) for name, path, _ in named if path != (name,)},
+        "paths": {name: encode_path(path) for name, path, _, _ in named if path != (name,)},
         "lists": _unusual_containers(plan, named),
         "objects": [
             [encode_path((*item.root, item.name)), item.type_name, item.summary] for item in plan.objects
         ],
-        "parameters": [name for name, _, item in named if item.is_parameter],
+        "parameters": [name for name, _, item, _ in named if item.is_parameter],
         "as_bytes": {
             name: {"dtype": info.dtype.name, "shape": list(info.shape)}
-            for name, _, item in named
+            for name, _, item, _ in named
             if (info := item.row.entry.strided) is not None
             and lacks_dtype(item.cast or info.dtype, info.shape)
         },
@@ -128,13 +137,13 @@ def _carry(plan: ConversionPlan, named: Sequence[Named], root: Root) -> dict[str
     if plan.module_versions:
         metadata["module_versions"] = carry_versions(plan.module_versions, plan.module_extras)
     if plan.source.ordered:
-        metadata["order"] = carry_order([name for name, _, _ in named])
+        metadata["order"] = carry_order([name for name, *_ in named])
     return {PREFIX + key: text for key, text in metadata.items()}
 
 
 def _note_overlaps(named: Sequence[Named]) -> list[str]:
     """Unequal views of the same bytes are written apart: say so, for they were one memory."""
-    groups = overlapping([leaf for _, _, item in named for leaf in item.leaves])
+    groups = overlapping([wanted for *_, wanted in named])
     if not groups:
         return []
     names = [named[position][0] for position in groups[0]]
@@ -159,7 +168,7 @@ def _check_name(name: str, path: str) -> None:
 
 def _unusual_containers(plan: ConversionPlan, named: Sequence[Named]) -> list[list[object]]:
     """Containers that are not what they would be made: a mapping of tensors an OrderedDict, others a dict."""
-    holding = {item.root for _, _, item in named}
+    holding = {item.root for _, _, item, _ in named}
     return [
         [encode_path(container.path), container.type_name]
         for container in plan.containers
@@ -185,28 +194,39 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
         placed = tensor.value
         if isinstance(placed, Placed):  # the plan refuses all else
             rows.append((-placed.dtype.rank, str(tensor.name).encode(), placed))
-    rows.sort(key=lambda row: row[:2])
-    header = [f'"__metadata__":{_encode(dict(sorted(plan.metadata.items())))}'] if plan.metadata else []
+    rows.sort()  # no two have one name
+    segments = SegmentList()
+    segments.add_literal(_header(plan, rows))
+    for _, _, placed in rows:
+        segments.add_piece(placed.piece, plan.pieces[placed.piece].nbytes)
+    return segments.layout(name)
+
+
+def _header(plan: ConversionPlan, rows: Sequence[tuple[int, bytes, Placed]]) -> bytes:
+    """Its length in front of it."""
+    out = bytearray(b"12345678{")
+    if plan.metadata:
+        out += f'"__metadata__":{_encode(dict(sorted(plan.metadata.items())))},'.encode()
     offset = 0
     for _, encoded, placed in rows:
         shape = list(placed.shape)
         if placed.dtype.packed > 1:
             shape[-1] *= placed.dtype.packed
         end = offset + plan.pieces[placed.piece].nbytes
-        header.append(
+        out += (
             f'{_encode(encoded.decode())}:{{"dtype":"{placed.dtype.safetensors}","shape":{_encode(shape)},'
-            f'"data_offsets":[{offset},{end}]}}'
-        )
+            f'"data_offsets":[{offset},{end}]}},'
+        ).encode()
         offset = end
-    raw = f"{{{','.join(header)}}}".encode()
-    raw += b" " * (-len(raw) % _ALIGNMENT)
-    if len(raw) > MAX_HEADER_NBYTES:
-        raise LimitExceeded("length of the safetensors header", limit=MAX_HEADER_NBYTES, actual=len(raw))
-    segments = SegmentList()
-    segments.add_literal(len(raw).to_bytes(8, "little") + raw)
-    for _, _, placed in rows:
-        segments.add_piece(placed.piece, plan.pieces[placed.piece].nbytes)
-    return FileLayout(name, segments.nbytes, segments.segments)
+    if out.endswith(b","):
+        del out[-1]
+    out += b"}"
+    out += b" " * (-len(out) % _ALIGNMENT)
+    nbytes = len(out) - 8
+    if nbytes > MAX_HEADER_NBYTES:
+        raise LimitExceeded("length of the safetensors header", limit=MAX_HEADER_NBYTES, actual=nbytes)
+    out[:8] = nbytes.to_bytes(8, "little")
+    return bytes(out)
 
 
 CONTAINER = ContainerKind("safetensors", "model", ".safetensors", place, lacks_dtype, lay_out, describes=True)

@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 
 from ckpttool.conversion.containers import load_container
-from ckpttool.conversion.layout import FileLayout, Segment
+from ckpttool.conversion.layout import FileLayout, SegmentList
 from ckpttool.values.conversion import ConversionPlan, Piece, Planned
 
 INDEX_SUFFIX = ".index.json"
@@ -55,7 +55,9 @@ def lay_out_folder(plan: ConversionPlan, max_shard_nbytes: int) -> list[FileLayo
     total = sum(_nbytes(tensor) for tensor in plan.tensors)
     index = {"metadata": {"total_size": total}, "weight_map": files}
     data = (json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    return [*layouts, FileLayout(stem + suffix + INDEX_SUFFIX, len(data), [Segment(0, len(data), data)])]
+    segments = SegmentList()
+    segments.add_literal(data)
+    return [*layouts, segments.layout(stem + suffix + INDEX_SUFFIX)]
 
 
 def split(tensors: Sequence[Planned], pieces: Sequence[Piece], max_shard_nbytes: int) -> list[list[Planned]]:

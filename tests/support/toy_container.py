@@ -37,7 +37,7 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
     for tensor in plan.tensors:
         for placed in tensor.leaves:
             segments.add_piece(placed.piece, plan.pieces[placed.piece].nbytes)
-    return FileLayout(name, segments.nbytes, segments.segments)
+    return segments.layout(name)
 
 
 CONTAINER = ContainerKind("a toy", "toys", ".toy", place, lambda dtype, shape: False, lay_out)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -54,17 +54,21 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
     storages = {
         piece: StorageName(str(number), plan.pieces[piece].nbytes) for number, piece in enumerate(used)
     }
-    pickle = PickleWriter(storages)
-    write_tree(pickle, build_tree(plan), plan)
     members: list[_Member] = []
-    _append(members, "data.pkl", data=pickle.finish())
+    _append(members, "data.pkl", data=_pickle(plan, storages))
     _append(members, "byteorder", data=b"little")
     for piece, storage in storages.items():
         _append(members, f"data/{storage.key}", piece=piece, nbytes=storage.nbytes)
     _append(members, "version", data=_VERSION)
-    with_crcs = partial(_iter_segments, members)
-    segments = list(with_crcs({}))
-    return FileLayout(name, segments[-1].offset + segments[-1].nbytes, segments, with_crcs)
+    nbytes = _end(members[-1]) + len(_directory(members, {}))
+    return FileLayout(name, nbytes, partial(_iter_segments, members), wants_crcs=True)
+
+
+def _pickle(plan: ConversionPlan, storages: Mapping[int, StorageName]) -> bytes:
+    # Tree and memo take as much memory as all headers do: they are gone when those are made.
+    writer = PickleWriter(storages)
+    write_tree(writer, build_tree(plan), plan)
+    return writer.finish()
 
 
 def _append(
@@ -89,19 +93,22 @@ def _end(member: _Member) -> int:
 
 def _iter_segments(members: Sequence[_Member], crcs: Crcs) -> Iterator[Segment]:
     """The whole file; a CRC that is not known yet is 0."""
-    offset = 0
-    directory = bytearray()
     for member in members:
-        crc = zlib.crc32(member.data) if member.piece < 0 else crcs.get(member.piece, 0)
-        literal = _local_header(member, crc) + member.data
-        yield Segment(offset, len(literal), literal)
-        offset += len(literal)
+        literal = _local_header(member, _crc(member, crcs)) + member.data
+        yield Segment(member.offset, len(literal), literal, late=member.piece >= 0)
         if member.piece >= 0 and member.nbytes:
-            yield Segment(offset, member.nbytes, piece=member.piece)
-            offset += member.nbytes
-        directory += _central_header(member, crc)
-    literal = bytes(directory) + _end_records(len(members), len(directory), offset)
-    yield Segment(offset, len(literal), literal)
+            yield Segment(member.offset + len(literal), member.nbytes, piece=member.piece)
+    literal = _directory(members, crcs)
+    yield Segment(_end(members[-1]), len(literal), literal, late=True)
+
+
+def _directory(members: Sequence[_Member], crcs: Crcs) -> bytes:
+    headers = b"".join([_central_header(member, _crc(member, crcs)) for member in members])
+    return headers + _end_records(len(members), len(headers), _end(members[-1]))
+
+
+def _crc(member: _Member, crcs: Crcs) -> int:
+    return zlib.crc32(member.data) if member.piece < 0 else crcs.get(member.piece, 0)
 
 
 def _local_header(member: _Member, crc: int) -> bytes:
