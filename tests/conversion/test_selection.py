@@ -16,6 +16,7 @@ from ckpttool.formats import read_checkpoint
 from ckpttool.inspection.inspect import inspect_checkpoint
 from ckpttool.values.checkpoint import Root
 from ckpttool.values.conversion import ConversionPlan, Options
+from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import CkptToolError
 from tests.support.converting import convert
 
@@ -258,3 +259,37 @@ def test_buffers_that_are_rebuilt_are_dropped_on_demand(tmp_path: Path) -> None:
     plan = plan_of(tmp_path / "a.pt", ST, drop_known_buffers=True)
     assert (kept(plan), left(plan)) == ({names[1]}, {names[0]: ("--drop-known-buffers", True)})
     assert kept(plan_of(tmp_path / "a.pt", ST)) == set(names)
+
+
+# -- casts ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_cast_and_what_keeps_its_dtype_is_told_with_the_evidence(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 2)).sum().backward()
+    optimizer.step()
+    bare = model.state_dict()
+    more = {"mystery": torch.ones(3), "h.weight": torch.ones(2).half(), "i": torch.arange(3)}
+    every = ["0.weight", "0.bias", "1.weight", "1.bias"]
+    half = {"dtype": BY_NAME["float16"]}
+    kept = {**half, "keep_dtype": ("0.*",)}
+    trained = {"model": bare, "optimizer": optimizer.state_dict()}
+    cases: list[tuple[Any, dict[str, Any], list[str], str, str]] = [
+        (model, half, every, "4 parameters to float16: 4 pickled_module", "2 buffers, 1 not floating point"),
+        ({**bare, **more}, half, every,
+         "4 parameters to float16: 2 inferred by name, 2 inferred by sibling",
+         "2 buffers, 2 not floating point, 1 of unknown kind"),
+        ({**bare, **more}, kept, every[2:], "2 parameters to float16: 2 inferred by sibling",
+         "2 parameters, 2 buffers, 2 not floating point, 1 of unknown kind"),
+        (trained, half, every, "4 parameters to float16: 4 inferred by optimizer",
+         "12 optimizer states, 2 buffers, 1 not floating point"),
+        (more, half, [], "0 parameters to float16: none", "1 not floating point, 1 of unknown kind"),
+    ]  # fmt: skip
+    for content, options, names, cast, stays in cases:
+        torch.save(content, tmp_path / "a.pt")
+        plan = plan_of(tmp_path / "a.pt", PT, **options)
+        assert [item.name for item in plan.casts] == names
+        said, stay = plan.notes
+        assert said == f"cast {cast}"
+        assert set(stay.removeprefix("dtype kept: ").split(", ")) == set(stays.split(", "))
