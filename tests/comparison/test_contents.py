@@ -119,6 +119,21 @@ def test_contents_are_equal_where_the_bytes_are(
             assert values[id(item)].view(-1)[0] == values[id(item)].view(-1)[1]
 
 
+@pytest.mark.parametrize("place", [0, 1200, 2399, 700])
+@pytest.mark.parametrize("cut", [1, 13, 20, 39])
+def test_samples_of_rows_in_several_files_are_those_of_one_run(tmp_path: Path, cut: int, place: int) -> None:
+    files = Files(tmp_path)
+    whole = torch.zeros(40, 60)  # longer than the three samples
+    changed = whole.clone()
+    changed.view(-1)[place] += 1
+    chunks, packed = (placed(made) for made in (in_rows(files, changed, cut), files.info(changed)))
+    other = placed(in_rows(files, whole, cut))
+    contents = find_contents([chunks, other], [packed], (files.files, files.files))
+    assert contents[id(chunks)] == contents[id(packed)] != contents.get(id(other))
+    is_sampled = place in (0, 1200, 2399)
+    assert contents[id(packed)].says_little is not is_sampled
+
+
 def test_what_cannot_be_equal_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = Files(tmp_path)
     tensors = [torch.arange(6.0), torch.arange(6), torch.arange(6.0).view(2, 3), torch.arange(8.0)]

@@ -83,6 +83,14 @@ def test_one_branch_is_compared_with_its_counterpart(save: Save, other: Any, pla
     assert diff(a, a, root_a=(), root_b=()).equal and len(lines(diff(a, a, root_a=()))) == 4
 
 
+def test_other_branches_stay_at_their_places_where_the_weights_are_moved(save: Save) -> None:
+    a = save({"model": weights(), "state": {"m": ones(2)}})
+    b = save({"net": weights(), "state": {"m": ones(2)}, "model_ema": weights(2)})
+    found = diff(a, b)
+    assert (("state",), "m", "equal") in lines(found)
+    assert [line for line in lines(found) if line[0] == ("net",)] == under(("net",), "equal")
+
+
 def test_values_of_a_branch_that_one_side_lacks_are_counted(save: Save) -> None:
     whole = {"model": weights(), "optim": {"m": ones(1), "lr": 1, "groups": [{"b": 2}]}, "epoch": 1}
     a, b = save(whole), save({"model": weights(), "epoch": 1})
@@ -113,7 +121,17 @@ def test_equal_contents_are_paired_in_order_where_no_name_is_nearer(save: Save) 
     assert all(item.basis is NameBasis.CONTENT for item in found.entries if item.name != "k")
 
 
-@pytest.mark.parametrize("value", [torch.arange(6.0), ones(6) * 3, torch.zeros(6)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.arange(6.0),
+        torch.cat([torch.zeros(4000), ones(1)]),
+        torch.cat([torch.zeros(2000), ones(1), torch.zeros(2000)]),
+        ones(6) * 3,
+        torch.zeros(6),
+        torch.zeros(4000),
+    ],
+)
 def test_a_parameter_is_taken_for_a_buffer_only_where_the_content_says_much(
     save: Save, value: torch.Tensor
 ) -> None:
@@ -171,6 +189,10 @@ def test_a_tie_that_one_file_lists_is_told_by_both_names(save: Save) -> None:
     two = save({"e": shared, "h": shared, "x": ones(1)})
     assert said(diff(one, two)) == [("tied-name-added", "info", "h")]
     assert messages(diff(one, two)) == ["h is tied to e; not stored on side A"]
+    turned = save(
+        {"h": shared, "e": shared, "x": ones(1)}
+    )  # here e is the one that is tied to an earlier name
+    assert said(diff(turned, one)) == [("tied-name-dropped", "info", "h")]
     other = save({"e": shared + 1, "x": ones(1)})
     assert messages(diff(two, other)) == [
         "is tied to a name that B keeps: a model that ties the two finds everything in B"
