@@ -173,7 +173,8 @@ def test_a_loss_is_the_worst_of_the_relative_errors(
 def test_a_set_has_the_digest_of_its_sorted_lines() -> None:
     keys: list[Any] = ["b", "a", 3, OddKey("(1, 2)", True), 'q"\u00e9']
     kinds = [Kind.PARAMETER, Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER, Kind.UNKNOWN, Kind.PARAMETER]
-    named = [NamedDigest(root, key, kind, None, None, f"{at:064x}")
+    int8 = BY_NAME["int8"]
+    named = [NamedDigest(root, key, kind, int8 if root else None, (2, at) if root else None, f"{at:064x}")
              for root in ((), ("m", 0), (OddKey("None", True),))
              for at, (key, kind) in enumerate(zip(keys, kinds, strict=True))]  # fmt: skip
 
@@ -192,7 +193,12 @@ def test_a_set_has_the_digest_of_its_sorted_lines() -> None:
     assert found[:3] == (digest(*Kind), digest(Kind.PARAMETER), digest(*kinds[1:3]))
     assert found[3:] == (15, 6, 6)
     document = digests.manifest_document(named)
-    assert [entry["name"] for entry in document["entries"]] == [plain(key) for key in keys] * 3  # type: ignore[attr-defined]
+    assert document["entries"] == [
+        {"root": [plain(key) for key in item.root], "name": plain(item.name), "kind": item.kind.value,
+         "dtype": "int8" if item.root else None, "shape": list(item.shape) if item.shape else None,
+         "sha256": item.sha256}
+        for item in named
+    ]  # fmt: skip
 
 
 @given(st.lists(st.integers(0, 40), max_size=6))

@@ -136,8 +136,9 @@ def test_a_range_lies_inside_its_source(file: Path, offset: int, nbytes: int, in
         with pytest.raises(MalformedCheckpoint) as caught:
             source.read_at(offset, nbytes)
         assert caught.value.actual == f"{max(0, 100 - offset)} left" and caught.value.path == str(file)
-        with pytest.raises(MalformedCheckpoint):
+        with pytest.raises(MalformedCheckpoint) as caught:
             RangeSource(source, offset, nbytes)
+        assert (caught.value.byte_offset, caught.value.path) == (offset, str(file))
 
 
 @pytest.mark.parametrize(("offset", "nbytes", "inside"), RANGES)
