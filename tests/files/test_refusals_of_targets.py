@@ -302,3 +302,25 @@ def test_a_signal_between_open_and_write_leaves_nothing(
         with signals_are_free(), pytest.raises(KeyboardInterrupt), staged():
             pytest.fail("written")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("removable", [True, False])
+def test_a_folder_whose_names_cannot_be_synced_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, removable: bool
+) -> None:
+    target = tmp_path / "set"
+    if is_there:
+        target.mkdir()
+    monkeypatch.setattr(staging, "sync_folder", fail(errno.EIO))
+    if not removable:
+        watch(monkeypatch, staging, rmdir=fail(errno.EACCES))
+    raised = CkptToolError if is_there and not removable else OSError
+    with signals_are_free(), pytest.raises(raised) as caught, staged_folder(str(target), ["a"], 0) as folder:
+        Path(folder, "a").write_bytes(b"new")
+    assert (target / "a").read_bytes() == b"new"
+    assert partial_of(target).exists() is (is_there and not removable)
+    error: Any = caught.value
+    assert str(target) == (error.path if raised is CkptToolError else error.filename)
+    if raised is CkptToolError:
+        assert error.hint == f"{partial_of(target)} stays behind: Permission denied"
