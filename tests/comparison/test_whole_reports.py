@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import OrderedDict
 from typing import Any
 
@@ -234,3 +235,48 @@ def test_a_long_name_is_cut_in_the_middle(save: Save) -> None:
     (message,) = messages(diff(save(a), save(nan)))
     assert message.endswith(f"({'a' * 40}…{'b' * 39}, {'c' * 80})")
     assert message.startswith("2 tensors hold values that became NaN; ")
+
+
+# -- what surrounds ---------------------------------------------------------------------------------------
+
+
+def test_values_and_objects_that_came_went_or_changed(save: Save) -> None:
+    model, half, space = weights(), torch.float16, argparse.Namespace
+    both = "2 opaque objects (args: argparse.Namespace, dt: torch.dtype), but for plain attributes"
+    cases: list[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, ...]], tuple[str, ...]]] = [
+        ({"args": space(lr=1), "e": 1}, {"e": 1, "new": 2},
+         [("value", ("args",), "lr", "removed", 1, None), ("value", (), "new", "added", None, 2)],
+         ("only in A: 1 opaque object",)),
+        ({"e": 1}, {"args": space(lr=1), "e": 1},
+         [("value", ("args",), "lr", "added", None, 1)], ("only in B: 1 opaque object",)),
+        ({"args": space(lr=1), "dt": half}, {"args": space(lr=2), "dt": half},
+         [("value", ("args",), "lr", "changed", 1, 2)], (both,)),
+        ({"dt": half, "r": torch.int8}, {"dt": torch.float32, "q": torch.int8},
+         [("object", (), "dt", "changed", "torch.dtype torch.float16", "torch.dtype torch.float32"),
+          ("object", (), "r", "removed", "torch.dtype torch.int8", None),
+          ("object", (), "q", "added", None, "torch.dtype torch.int8")], ()),
+        ({}, {"lr": 1}, [("value", (), "lr", "added", None, 1)], ()),
+        ({"lr": 1, "q": [2]}, {"q": [2]}, [("value", (), "lr", "removed", 1, None)], ()),
+        ({"lr": 1, "q": [2]}, {"lr": 1, "q": [2]}, [], ()),
+    ]  # fmt: skip
+    for a, b, changed, left_out in cases:
+        found = diff(save({"m": model, **a}), save({"m": model, **b}))
+        assert (changes(found), found.left_out, found.equal) == (changed, left_out, not changed)
+
+
+def test_versions_of_modules_that_both_name_are_compared(save: Save) -> None:
+    def versioned(**versions: int) -> OrderedDict[str, Any]:
+        made: Any = OrderedDict(weights())
+        made._metadata = OrderedDict({name: {"version": number} for name, number in versions.items()})
+        return made
+
+    a, b = save(versioned(x=1, y=2, z=1)), save(versioned(x=1, y=3, q=9))
+    bare, old = save(weights()), save(versioned(x=1, y=1))
+    assert changes(diff(a, b)) == [("version", (), "y", "changed", 2, 3)]
+    assert changes(diff(b, a)) == [("version", (), "y", "changed", 3, 2)]
+    for first, second, which in ((a, bare, "A"), (bare, a, "B")):
+        found = diff(first, second)
+        assert found.equal and found.left_out == (
+            f"only in {which}: _metadata, with 1 module above version 1",
+        )
+    assert diff(old, bare).left_out == diff(bare, old).left_out == ()
