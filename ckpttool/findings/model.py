@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ckpttool.findings.text import about, short_name
 from ckpttool.names.match import NameMatch
-from ckpttool.values.checkpoint import Basis, Classification, Entry, Finding, Kind, Presence, Tensor
+from ckpttool.values.checkpoint import Basis, Classification, Entry, Finding, Kind, Presence, Root, Tensor
 from ckpttool.values.dtypes import DType
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.words import agree, cut, plural, some
@@ -124,9 +124,15 @@ _FATES = {
 _MADE_BY_HOOKS = ("entry made by a state_dict hook", "entries made by state_dict hooks")
 
 
-def missing_findings(spec: ModelSpec, missing: Sequence[Entry]) -> Iterator[Finding]:
-    """What a load would not fill, non-persistent buffers apart."""
+def missing_findings(
+    spec: ModelSpec, missing: Sequence[Entry], may_be_unread: Callable[[Root, str], bool] = lambda *_: False
+) -> Iterator[Finding]:
+    """What a load would not fill, non-persistent buffers apart.
+
+    ``may_be_unread`` says of an entry that it is perhaps in bytes of the file that are not read.
+    """
     tied: list[Entry] = []
+    unread: list[Entry] = []
     own_code: list[Entry] = []
     by_kind: dict[Kind, list[Entry]] = {}
     for entry in missing:
@@ -135,6 +141,8 @@ def missing_findings(spec: ModelSpec, missing: Sequence[Entry]) -> Iterator[Find
             continue
         if entry.declared.tied_to:
             tied.append(entry)
+        elif may_be_unread(entry.root, str(entry.name)):
+            unread.append(entry)
         elif _loads_by_own_code(spec, str(entry.name)):
             own_code.append(entry)
         else:
@@ -154,9 +162,11 @@ def missing_findings(spec: ModelSpec, missing: Sequence[Entry]) -> Iterator[Find
             "safetensors.torch.load_model and strict=False do not"
         )
         yield from about("missing-tied", "warning", tied, fact)
+    yield from about("missing-entry", "warning", unread, UNREAD)
     yield from about("missing-entry", "warning", own_code, f"not in the file; {_OWN_CODE}")
 
 
+UNREAD = "not seen: perhaps in a module that the file keeps as bytes, which are not read"
 _OWN_CODE = "the module loads by code of its own, which may rename: `ckpttool verify` tells"
 
 

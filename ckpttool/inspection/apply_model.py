@@ -88,12 +88,13 @@ def apply_model(checkpoint: Checkpoint, spec: ModelSpec, root: Root | None = Non
                 classifications[position] = differences.compare(entry, known)
         elif not _is_unregistered(entry):
             unexpected[position] = entry
-    missing = tuple(_iter_missing(spec, at, met))
+    missing = tuple(_iter_missing(checkpoint, spec, at, met))
     findings = [*names_findings(spec, match), *differences.findings()]
     if match.matched:
         # A load is not given what was put back.
         given = met - {match.to_model.get(str(name)) for root, name in checkpoint.put_back if root == at}
-        findings += missing_findings(spec, tuple(_iter_missing(spec, at, given)))
+        absent = tuple(_iter_missing(checkpoint, spec, at, given))
+        findings += missing_findings(spec, absent, checkpoint.may_be_unread)
         findings += unexpected_findings(spec, list(unexpected.values()), match)
     return Applied(
         at,
@@ -186,7 +187,7 @@ def _extra_names(checkpoint: Checkpoint, spec: ModelSpec, root: Root) -> list[st
 # ---------------------------------------- missing
 
 
-def _iter_missing(spec: ModelSpec, root: Root, met: set[str]) -> Iterator[Entry]:
+def _iter_missing(checkpoint: Checkpoint, spec: ModelSpec, root: Root, met: set[str]) -> Iterator[Entry]:
     """Entries of the model whose names are not ``met``, without storage."""
     entries = spec.checkpoint.entries
     ties = find_aliases(entries).tied_to
@@ -203,6 +204,8 @@ def _iter_missing(spec: ModelSpec, root: Root, met: set[str]) -> Iterator[Entry]
         if kind is not Kind.NON_PERSISTENT_BUFFER:
             tied_to = in_file.get(first, "")
             note = f"tied to {tied_to}, which is in the file" if tied_to else "not in the file"
+            if not tied_to and checkpoint.may_be_unread(root, str(entry.name)):
+                note = "not seen: perhaps in bytes"
         declared = entry.declared._replace(presence=Presence.MISSING, note=note, tied_to=tied_to)
         yield entry._replace(root=root, value=without_storage(entry.value), declared=declared)
 

@@ -496,6 +496,7 @@ class Checkpoint(NamedTuple):
     ``obstacles`` say what of the file torch cannot load, though it is read here.
     ``digests`` stand for bytes that are in no file (a manifest), by path. ``attributes`` are plain ones of
     pickled modules (``p``, ``eps``, ``training``), by the path of the module, and its ``__class__``.
+    ``unread_modules`` are paths of modules that keep others as bytes, which nobody looks into.
     """
 
     path: str
@@ -519,6 +520,14 @@ class Checkpoint(NamedTuple):
     put_back: frozenset[tuple[Root, Key]] = frozenset()
     digests: Mapping[Root, str] = {}
     attributes: tuple[Value, ...] = ()
+    unread_modules: frozenset[Root] = frozenset()
+
+    def may_be_unread(self, root: Root, name: str) -> bool:
+        """Whether an entry that a state_dict at ``root`` would have is perhaps in bytes that are not read."""
+        path = (*root, *name.split("."))
+        return bool(self.unread_modules) and any(
+            path[:length] in self.unread_modules for length in range(len(path))
+        )
 
     @property
     def file_nbytes(self) -> int:

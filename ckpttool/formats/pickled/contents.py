@@ -34,6 +34,7 @@ class Contents(NamedTuple):
     findings: tuple[Finding, ...] = ()
     obstacles: tuple[str, ...] = ()
     attributes: Sequence[Value] = ()
+    unread_modules: Sequence[Root] = ()
 
     @classmethod
     def empty(cls) -> Contents:
@@ -68,4 +69,5 @@ def assemble(
         rare_opcodes=contents.rare_opcodes,
         obstacles=obstacles + contents.obstacles,
         attributes=tuple(contents.attributes),
+        unread_modules=frozenset(contents.unread_modules),
     )

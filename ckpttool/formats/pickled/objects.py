@@ -70,7 +70,7 @@ from ckpttool.values.checkpoint import (
     Value,
 )
 from ckpttool.values.errors import LimitExceeded
-from ckpttool.values.words import agree, plural
+from ckpttool.values.words import agree, cut, format_root, plural, some
 
 if TYPE_CHECKING:
     from ckpttool.formats.pickled.array_digest import ContentDigests
@@ -87,6 +87,7 @@ _ALL, _SHORT, _NONE, _QUIET = range(4)
 _THE_KEY = OddKey("<the key itself>", literal=False)
 _USUALLY_NONE = "_is_full_backward_hook"  # of every module that has no hook
 _CLASS = "__class__"
+_MOST_PARTS = 4  # of a tuple that are looked at for bytes
 _MOST_SCALARS = 64  # of an attribute that is a value; a longer one is counted
 _MOST_ITEMS = 256  # of a container in an object, all of whose plain items are values
 
@@ -135,6 +136,14 @@ def read_objects(
         what = f"{plural(unlisted, 'plain attribute')} of objects {agree(unlisted, 'is', 'are')}"
         message = f"{what} not listed, and not compared"
         findings += (Finding("attributes-unlisted", "info", "", message),)
+    unread = tuple(dict.fromkeys(walk.unread_modules))
+    if unread:
+        who = some(unread, lambda path: cut(format_root(path)) or "the top one")
+        what = (
+            f"{plural(len(unread), 'module')} ({who}) {agree(len(unread), 'keeps', 'keep')} others as bytes"
+        )
+        fact = f"{what}, an archive or a pickle: what is registered in these is not read, and not listed"
+        findings += (Finding("module-in-bytes", "info", "", fact),)
     refs = list_globals(tree, walk.places)
     for known in tree.globals.values():
         known.first_calls = ()  # they point back at it: the tree would stay until somebody looks for cycles
@@ -147,6 +156,7 @@ def read_objects(
         findings=findings,
         obstacles=tuple(tensors.obstacles),
         attributes=walk.attributes,
+        unread_modules=unread,
     )
 
 
@@ -159,6 +169,8 @@ class _Walk:
         self.found = Contents.empty()
         self.entries, self.values, self.opaque, self.containers = self.found[:4]
         self.attributes: list[Value] = []  # plain ones of modules
+        self.unread_modules: list[Root] = []
+        self.module_paths: set[Root] = set()
         self.digests: ContentDigests | None = None  # of numpy arrays
         self.places = Places()
         self.modules: dict[int, bool] = {}  # whether a call is one, by identity
@@ -360,6 +372,7 @@ class _Walk:
             class_name = type_name(module)
             self.containers.append(Container(path, class_name, len(state)))
             self.attributes.append(Value(path, _CLASS, class_name))
+            self.module_paths.add(path)
             self.add_registered(root, prefix, path, state)
             self.add_attributes(root, prefix, path, state)
             self.hold_rest(path, module, state)
@@ -431,6 +444,8 @@ class _Walk:
         if not self.budget.lists_module_attribute():
             return
         plain, size = (node.full_name, 1) if isinstance(node, Global) else self.plain.sized(node, 0)
+        if _holds_module(plain):
+            self.unread_modules.append(path)
         if 0 <= size <= _MOST_SCALARS and self.budget.shows_value(node, size):
             self.attributes.append(Value(path, name, plain))
         else:
@@ -500,6 +515,9 @@ class _Walk:
 
     def add_attribute(self, root: Root, name: Key, node: Node, plain: Plain, size: int) -> None:
         """A plain leaf of an object: a value if it is short, else counted."""
+        if _holds_module(plain):  # in a dict or an object that some module has
+            modules = (root[:length] for length in range(len(root), -1, -1))
+            self.unread_modules += [path for path in modules if path in self.module_paths][:1]
         if size <= _MOST_SCALARS:
             self.values.append(Value(root, name, plain))
         else:
@@ -520,6 +538,19 @@ class _Walk:
 
 
 _UNDECLARED = Entry((), "", None).declared
+
+
+def _holds_module(plain: Plain) -> bool:
+    """Whether these are the bytes of an archive or a pickle, or such are among them (``("fx", bytes)``)."""
+    parts = plain[:_MOST_PARTS] if isinstance(plain, tuple) else (plain,)
+    return any(
+        isinstance(part, bytes)
+        and (
+            part[:4] == b"PK\x03\x04"
+            or (part[:1] == b"\x80" and part[1:2] in b"\2\3\4\5" and part[-1:] == b".")
+        )
+        for part in parts
+    )
 
 
 def _path(root: Root, name: Key | None) -> Root:

@@ -36,7 +36,7 @@ from ckpttool.values.errors import DeviceUnavailable, ModelImportFailed
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.progress import SILENT, Progress
 from ckpttool.values.verification import LOADS, NORMAL_BUILDS, Fingerprint, Plan, Run, Verification
-from ckpttool.values.words import agree, plural
+from ckpttool.values.words import agree, first_few, plural
 
 _ORDER = ("copy", "round-trip", "assign", "to-empty")
 
@@ -72,6 +72,18 @@ def verify(
         return _verify(checkpoint, root, source, options, devices, progress, announce)
 
 
+def _unread(checkpoint: Checkpoint, root: Root, runs: Sequence[Run]) -> str:
+    """What to say of missing entries that are perhaps in the file, where it keeps modules as bytes."""
+    missing = dict.fromkeys(item.name for run in runs for item in run.missing)
+    unread = [name for name in missing if checkpoint.may_be_unread(root, name)]
+    if not unread:
+        return ""
+    what = plural(len(unread), "missing entry")
+    return (
+        f"{what} ({first_few(unread)}): perhaps in a module that the file keeps as bytes, which are not read"
+    )
+
+
 def _verify(
     checkpoint: Checkpoint,
     root: Root,
@@ -98,7 +110,7 @@ def _verify(
         source.text,
         spec.class_name,
         stored.match.description,
-        tuple(filter(None, (note, *stored.notes))),
+        tuple(filter(None, (note, *stored.notes, _unread(checkpoint, root, runs)))),
         kinds.count(Kind.PARAMETER),
         kinds.count(Kind.PERSISTENT_BUFFER),
         tuple(now),
