@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ckpttool.values import containers
+from ckpttool.values.errors import redact
 
 if TYPE_CHECKING:
     from ckpttool.values.conversion import SharedWay
@@ -46,7 +47,8 @@ def parse_target(destination: str, to: str | None, *, sharded: bool) -> tuple[st
     by_suffix = {suffix: name for name, (known, _) in containers.CONTAINERS.items() for suffix in known}
     suffix = os.path.splitext(destination)[1].lower()
     if suffix not in by_suffix:
-        raise ValueError(f'cannot tell the format from "{destination}": use {", ".join(by_suffix)}, or --to')
+        shown = redact(destination, (destination,))
+        raise ValueError(f'cannot tell the format from "{shown}": use {", ".join(by_suffix)}, or --to')
     return by_suffix[suffix], False
 
 

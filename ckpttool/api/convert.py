@@ -17,7 +17,7 @@ from ckpttool.api.arguments import (
 )
 from ckpttool.api.models import find_model
 from ckpttool.api.opened import Opened, Path, Source, opened
-from ckpttool.values.errors import CkptToolError
+from ckpttool.values.errors import CkptToolError, bare_names
 from ckpttool.values.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _UNLIMITED = 1 << 62
 
 
+@bare_names()
 def convert(
     source: Source,
     destination: Path,

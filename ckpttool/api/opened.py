@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 from ckpttool.api.models import Arguments, Model, names_model
 from ckpttool.values.collector import collector_paused
-from ckpttool.values.errors import CkptToolError
+from ckpttool.values.errors import CkptToolError, bare_names
 
 if TYPE_CHECKING:
     from ckpttool.files.local import Sources
@@ -135,6 +135,7 @@ class Opened:
         return self.read
 
 
+@bare_names()
 def open_file(
     path: Path,
     *,

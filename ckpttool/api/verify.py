@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckpttool.api.arguments import choose
 from ckpttool.api.models import Arguments, Model
 from ckpttool.api.opened import Opened, Path, Source, opened
-from ckpttool.values.errors import CkptToolError
+from ckpttool.values.errors import CkptToolError, bare_names
 from ckpttool.values.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _MAX_REFERENCE_NBYTES = 64 << 20  # a fingerprint takes 200 bytes; nobody has 30
 _MOST_BRANCHES = 8
 
 
+@bare_names()
 def verify(
     checkpoint: Source,
     model: Model | None = None,
@@ -107,6 +108,7 @@ def choose_root(source: Opened) -> Root:
     raise CkptToolError(f"--root {format_root(root)} holds no tensors itself", path=read.path, hint=hint)
 
 
+@bare_names()
 def read_reference(path: str) -> dict[str, Fingerprint]:
     """Fingerprints that ``verify --write-reference`` kept.
 
@@ -122,6 +124,7 @@ def read_reference(path: str) -> dict[str, Fingerprint]:
     return parse_reference(data, path)
 
 
+@bare_names()
 def keep_reference(path: str, result: Verification) -> None:
     """Write the fingerprints of ``result``: there is the old file or the new one, never half of one.
 

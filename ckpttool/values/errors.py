@@ -19,8 +19,10 @@ so that a caller of the API who prints or logs an error shows none either.
 import os
 import re
 from collections.abc import Iterable
+from contextlib import ContextDecorator
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_LONGEST_CHAIN = 20  # errors, each raised while another one was handled
 _CLOSING = ".,;:)]}>'\""  # of a sentence around an address
 
 
@@ -63,6 +65,23 @@ def _hidden(text: str) -> str:
         if "@" not in bare:
             rest = rest.partition(":")[0]
     return bare[: found.end()] + re.split("[?#]", rest, maxsplit=1)[0] + text[len(bare) :]
+
+
+class bare_names(ContextDecorator):
+    """Takes the secrets of addresses out of the names of files in an ``OSError``, and in what led to it."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for _ in range(_LONGEST_CHAIN):
+            if error is None:
+                return
+            for which in ("filename", "filename2") if isinstance(error, OSError) else ():
+                name = getattr(error, which)
+                if isinstance(name, str):
+                    setattr(error, which, redact(name, (name,)))
+            error = error.__cause__ or error.__context__
 
 
 class CkptToolError(Exception):

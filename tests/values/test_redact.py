@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import re
 import string
+import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckpttool
 from ckpttool import cli
+from ckpttool.api.verify import keep_reference
 from ckpttool.values.errors import CkptToolError, redact
 from tests.support.folders import standing_in
 
@@ -174,10 +178,25 @@ def test_what_is_shown_is_what_a_parser_of_addresses_calls_host_and_path(
     assert redact(address, (address,)) == expected
 
 
-def test_errors_of_the_api_are_bare_too() -> None:
+def test_errors_of_the_api_are_bare_too(folder: Path) -> None:
     for call in (ckpttool.open, lambda path: ckpttool.diff(path, path)):
         with pytest.raises(OSError, match="https://h/x") as caught:
             call("https://u:SECRET@h/x?token=SECRET").entries  # type: ignore[operator]  # noqa: B018
         assert "SECRET" not in str(caught.value) + repr(caught.value)
+    here, model = ckpttool.open(folder / "model.pt"), partial(torch.nn.Linear, 2, 2)
+    address = "s3://u:SECRET@h/x.{}?token=SECRET"
+    for write in (
+        lambda: here.convert(address.format("pt")),
+        lambda: here.convert(address.format("pt").partition("?")[0]),
+        lambda: here.convert(address.format("safetensors/"), to="safetensors", max_shard_size="1KB"),
+        lambda: here.convert("out.pt", manifest=address.format("json"), force=True),
+        lambda: keep_reference(address.format("json"), ckpttool.verify(folder / "model.pt", model)),
+        lambda: ckpttool.verify(folder / "model.pt", model, reference=address.format("json")),
+    ):
+        with pytest.raises((OSError, CkptToolError, ValueError)) as caught:
+            write()
+        chain: list[BaseException | None] = [caught.value, caught.value.__cause__, caught.value.__context__]
+        assert "SECRET" not in "".join(f"{error} {error!r}" for error in chain), chain
+        assert "SECRET" not in "".join(traceback.format_exception(caught.value, limit=0))
     error = CkptToolError("see https://u:SECRET@h", path="https://h/x?SECRET", hint="or https://SECRET@h")
     assert "SECRET" not in f"{error} {error!r} {error.hint} {error.path} {error.what}"
