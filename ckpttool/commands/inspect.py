@@ -134,6 +134,7 @@ def _open(
 ) -> Opened:
     from ckpttool.api.models import names_model
     from ckpttool.api.opened import open_file, open_module
+    from ckpttool.values.words import command_line
 
     if not names_model(path):
         if arguments and model is None:
@@ -144,6 +145,6 @@ def _open(
             "a model is not a file: --model, --root, --stats, --check, --globals and --fail-on nan,inf,zero "
             "do not go with it",
             path=path,
-            hint=f"ckpttool inspect {path}",
+            hint=command_line("inspect", path),
         )
     return open_module(path, arguments, include=include, exclude=exclude)

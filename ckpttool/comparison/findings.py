@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ckpttool.values.checkpoint import Finding, Root, is_buffer
 from ckpttool.values.difference import SAME, DiffEntry, Side, Status
 from ckpttool.values.inspection import Row, is_rebuilt
-from ckpttool.values.words import first_few
+from ckpttool.values.words import command_line, first_few, typed
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -18,7 +18,7 @@ def find_differences(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator
     yield from _ties(a, b, entries)
     yield from _non_persistent(entries)
     yield from _statistics(entries)
-    yield from _nonfinite(entries)
+    yield from _nonfinite(b, entries)
 
 
 def _about(code: str, severity: str, entries: Sequence[DiffEntry], one: str, many: str) -> Iterator[Finding]:
@@ -34,9 +34,7 @@ def _cut(name: str) -> str:
 
 def _buffer_dtypes(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
     found = [entry for entry in entries if entry.status is Status.DTYPE and is_buffer(entry.kind)]
-    why = (
-        "statistics and tables lose what they need; cast parameters alone, as `ckpttool convert --dtype` does"
-    )
+    why = "statistics and tables lose what they need; cast parameters alone, as --dtype of convert does"
     yield from _about(
         "buffer-dtype",
         "warning",
@@ -147,10 +145,10 @@ def _statistics(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
     )
 
 
-def _nonfinite(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
+def _nonfinite(b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
     nan = [entry for entry in entries if entry.numbers and entry.numbers.nan_appeared]
     inf = [entry for entry in entries if entry.numbers and entry.numbers.inf_appeared]
-    look = "`ckpttool inspect B --stats` shows where"
+    look = f"`{command_line('inspect', typed(b.checkpoint.path), '--stats')}` shows where"
     for code, severity, found, what in (
         ("nan-appeared", "error", nan, "NaN"),
         ("inf-appeared", "warning", inf, "infinite"),

@@ -29,7 +29,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.conversion import Dropped, Options
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection, Row, is_rebuilt
-from ckpttool.values.words import agree, first_few, format_root, plural
+from ckpttool.values.words import agree, command_line, first_few, format_root, plural, typed
 
 _PROGRAM = (Basis.TORCHSCRIPT, Basis.EXPORT)
 
@@ -107,7 +107,7 @@ def _branches(inspection: Inspection) -> str:
     """What ``--root`` takes in this file."""
     named = [format_root(group.root) for group in inspection.groups if group.root]
     if not named:
-        return "ckpttool inspect shows what is in it"
+        return f"`{command_line('inspect', typed(inspection.checkpoint.path))}` shows what is in it"
     return f"--root takes one of: {first_few(named, most=4)}; --root '' takes everything"
 
 

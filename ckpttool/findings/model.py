@@ -66,7 +66,7 @@ class Differences:
             if _is_widening(stored, wanted):
                 yield from about("dtype-differs", "info", entries, f"{fact}a word")
             else:
-                fact += "a word, and values may change; `ckpttool verify` tells which do"
+                fact += "a word, and values may change: verify tells which do"
                 yield from about("dtype-differs", "warning", entries, fact)
         if self.kinds:
             entry, known = self.kinds[0]
@@ -167,7 +167,7 @@ def missing_findings(
 
 
 UNREAD = "not seen: perhaps in a module that the file keeps as bytes, which are not read"
-_OWN_CODE = "the module loads by code of its own, which may rename: `ckpttool verify` tells"
+_OWN_CODE = "the module loads by code of its own, which may rename: verify tells"
 
 
 def unexpected_findings(spec: ModelSpec, unexpected: Sequence[Entry], match: NameMatch) -> Iterator[Finding]:

@@ -15,11 +15,22 @@ from typing import NamedTuple
 from ckpttool.names.prefixes import strip_wrappers
 from ckpttool.names.renames import rename_all
 from ckpttool.names.roots import resolve_root
-from ckpttool.values.checkpoint import Basis, CompositeTensor, Key, Kind, OddKey, Presence, Root, is_buffer
+from ckpttool.values.checkpoint import (
+    Basis,
+    CompositeTensor,
+    Entry,
+    Key,
+    Kind,
+    OddKey,
+    Presence,
+    Root,
+    in_state_dict,
+    is_buffer,
+)
 from ckpttool.values.containers import HELD_LAYOUTS
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection, Row, is_rebuilt
-from ckpttool.values.words import format_root
+from ckpttool.values.words import command_line, format_root, typed
 
 _MOST_COMMANDS = 2
 _MOST_DROPPED = 3  # names that a command spells out
@@ -44,9 +55,7 @@ class NextCommand(NamedTuple):
     @property
     def command(self) -> str:
         """The line, quoted for a shell."""
-        import shlex
-
-        return shlex.join(self.words)
+        return command_line(*self.words[1:])
 
 
 class _Option(NamedTuple):
@@ -79,12 +88,14 @@ def _iter_convert(inspection: Inspection, codes: frozenset[str]) -> Iterator[Nex
     only_weights = _stands_among_others(inspection)
     if only_weights:
         asked.append(_Option("writes the weights alone", lambda _: ("--weights-only",)))
-    container = _container(inspection, root, whole=not only_weights)
+    # A .pt keeps every dtype: bytes without one are for those who want safetensors for nothing else.
+    lacking = "unknown-to-safetensors" in codes and any("pt" in option.to for option in asked)
+    container = _container(inspection, root, whole=not only_weights, keeps_dtypes=lacking)
     given = [(option.why, option.arguments(inspection)) for option in asked if container in option.to]
     reasons = dict.fromkeys(why for why, arguments in given if arguments is not None)
     if container is not None and reasons:
         words = [word for _, arguments in given for word in arguments or ()]
-        paths = (_source(inspection), _destination(inspection, container))
+        paths = (typed(inspection.checkpoint.path), new_name(inspection.checkpoint.path, container))
         yield NextCommand(("ckpttool", "convert", *paths, *words), "; ".join(reasons))
 
 
@@ -100,7 +111,7 @@ def _iter_unwrap(inspection: Inspection, codes: frozenset[str]) -> Iterator[Next
     text = format_root(root)
     container = _container(inspection, root, whole=False)
     if container is not None and _is_spelled(inspection, text, root):
-        paths = (_source(inspection), _destination(inspection, container))
+        paths = (typed(inspection.checkpoint.path), new_name(inspection.checkpoint.path, container))
         words = ("ckpttool", "convert", *paths, "--root", text, "--strip-prefix", "auto")
         yield NextCommand(words, f"takes wrappers off the names in {text}")
 
@@ -116,21 +127,25 @@ def _is_spelled(inspection: Inspection, text: str, root: Root) -> bool:
 # ------------------------------------------------------------------------------------- where to, and whether
 
 
-def _container(inspection: Inspection, root: Root | None, *, whole: bool) -> str | None:
+def _container(
+    inspection: Inspection, root: Root | None, *, whole: bool, keeps_dtypes: bool = False
+) -> str | None:
     """The container that can be written: the one that most can read, else a ``.pt``, else none.
 
-    It takes the tensors of ``root``; a ``.pt`` takes all there are if the ``whole`` is converted.
+    It takes the tensors of ``root``; a ``.pt`` takes all there are if the ``whole`` is converted. With
+    ``keeps_dtypes`` safetensors, which has not all of them, comes last.
     """
     rows = inspection.rows if root is None else [row for row in inspection.rows if row.entry.root == root]
-    if root is not None and _fits_safetensors(inspection, rows):
+    fits = root is not None and _fits_safetensors(inspection, rows)
+    if fits and not keeps_dtypes:
         return "safetensors"
     if any(row.classification.basis in _PROGRAM for row in inspection.rows):
-        return None  # of a program only the weights are written
+        return "safetensors" if fits else None  # of a program only the weights are written
     if whole:
         rows = inspection.rows
     elif root is None:
         return None
-    return "pt" if _fits_pt(inspection, rows) else None
+    return "pt" if _fits_pt(inspection, rows) else "safetensors" if fits else None
 
 
 def _is_kept(row: Row) -> bool:
@@ -142,15 +157,24 @@ def _is_kept(row: Row) -> bool:
 
 
 def _fits_safetensors(inspection: Inspection, rows: Sequence[Row]) -> bool:
-    names = {str(row.entry.name) for row in rows}
     return (
-        len(names) == len(rows)
-        and any(map(_is_kept, rows))
+        any(map(_is_kept, rows))
         and not any(isinstance(row.entry.value, CompositeTensor) for row in rows)
-        and "__metadata__" not in names
-        and all(name.isascii() or _is_unicode(name) for name in names)
+        and _has_safetensors_names([row.entry for row in rows])
         and _keeps_its_size(inspection, rows)
     )
+
+
+def _has_safetensors_names(entries: Sequence[Entry]) -> bool:
+    names = {str(entry.name) for entry in entries}
+    is_plain = len(names) == len(entries) and "__metadata__" not in names
+    return is_plain and all(name.isascii() or _is_unicode(name) for name in names)
+
+
+def lossless_container(entries: Sequence[Entry]) -> str:
+    """The container that keeps all names and dtypes of ``entries``: safetensors, else a ``.pt``."""
+    plain = all(entry.strided is not None and entry.strided.dtype.safetensors for entry in entries)
+    return "safetensors" if plain and _has_safetensors_names(entries) else "pt"
 
 
 def _fits_pt(inspection: Inspection, rows: Sequence[Row]) -> bool:
@@ -179,15 +203,8 @@ def _keeps_its_size(inspection: Inspection, rows: Sequence[Row]) -> bool:
     return written <= _MOST_GROWTH * max(inspection.checkpoint.file_nbytes, inspection.summary.storage_nbytes)
 
 
-def _source(inspection: Inspection) -> str:
-    """The path as it can be typed: one that begins with a dash is no option."""
-    path = inspection.checkpoint.path
-    return f"./{path}" if path.startswith("-") else path
-
-
-def _destination(inspection: Inspection, container: str) -> str:
+def new_name(path: str, container: str) -> str:
     """A name that nothing here has yet: the source's own, in the folder in which it is typed."""
-    path = inspection.checkpoint.path
     name = os.path.basename(os.path.abspath(path)).removesuffix(".index.json")
     stem, suffix = os.path.splitext(name)
     while suffix.lower() in _SUFFIXES:
@@ -201,7 +218,7 @@ def _destination(inspection: Inspection, container: str) -> str:
 
 def _iter_globals(inspection: Inspection, codes: frozenset[str]) -> Iterator[NextCommand]:
     if codes & {"dangerous-globals", "weights-only-refuses"} and inspection.checkpoint.globals:
-        words = ("ckpttool", "inspect", _source(inspection), "--globals")
+        words = ("ckpttool", "inspect", typed(inspection.checkpoint.path), "--globals")
         yield NextCommand(words, "what torch.load would import, and where")
 
 
@@ -209,6 +226,8 @@ def _iter_verify(inspection: Inspection, codes: frozenset[str]) -> Iterator[Next
     rebuilt = any(row.classification.kind is Kind.NON_PERSISTENT_BUFFER for row in inspection.missing)
     if not (rebuilt or codes & _VERIFIED) or codes & _NO_CONVERSION or inspection.weights_root is None:
         return
+    if not any(in_state_dict(row.entry) and row.entry.value is not None for row in inspection.rows):
+        return  # nothing is loaded
     why = "loads it into your model and checks every tensor"
     model, given = inspection.model, []
     if model is not None and _NAMED_MODEL.fullmatch(model.text) and not model.text.startswith("__main__:"):
@@ -216,7 +235,7 @@ def _iter_verify(inspection: Inspection, codes: frozenset[str]) -> Iterator[Next
         name = model.text
     else:  # none, or a factory that Python code handed over
         name, why = "MODEL", f"{why}; replace MODEL with yours, e.g. model.py:build"
-    yield NextCommand(("ckpttool", "verify", _source(inspection), "--model", name, *given), why)
+    yield NextCommand(("ckpttool", "verify", typed(inspection.checkpoint.path), "--model", name, *given), why)
 
 
 # ------------------------------------------------------------------------------------------------- convert

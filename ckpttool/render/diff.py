@@ -27,6 +27,7 @@ from ckpttool.values.words import (
     format_root,
     format_value,
     plural,
+    quote,
     safe,
 )
 
@@ -203,7 +204,7 @@ def _iter_others(entries: Sequence[DiffEntry]) -> Iterator[Line]:
         ]
         name = format_root(root) or "(top)"
         said = f"  {plural(sum(counts.values()), 'tensor')}: {', '.join(facts)}"
-        how = f"  --root {name} or --all lists them" if root else "  --all lists them"
+        how = f"  --root {quote(name)} or --all lists them" if root else "  --all lists them"
         yield Span(f"  {name}", "state"), Span(said), Span(how, "dim")
 
 

@@ -11,7 +11,7 @@ from ckpttool.render.fields import entry_fields, format_sizes
 from ckpttool.render.inspection_head import iter_around, iter_head
 from ckpttool.render.inspection_table import iter_missing, iter_rows, missing_facts
 from ckpttool.render.kinds import iter_legend
-from ckpttool.render.tables import Line, Span, block, cell_width, fill, hang, wrap
+from ckpttool.render.tables import Line, Span, block, fill, hang, wrap, wrap_command
 from ckpttool.render.views import InspectListing
 from ckpttool.values.checkpoint import CompositeTensor, Finding, Root
 from ckpttool.values.inspection import Inspection
@@ -22,6 +22,7 @@ from ckpttool.values.words import (
     format_name,
     format_path,
     format_root,
+    quote,
     safe,
 )
 
@@ -54,26 +55,11 @@ def _iter_next(inspection: Inspection, width: int) -> Iterator[Line]:
     """Yield ``→ command`` and below it what for; a long command goes on as one does in a shell."""
     for item in next_commands(inspection):
         start = Span("  → ", "good")
-        for line in _wrap_command(item.words, width - 6):
+        for line in wrap_command(list(map(quote, item.words)), width - 6):
             yield (start, Span(line))
             start = Span("      ")
         for text in wrap(safe(item.why), width - 4):
             yield (Span(f"    {text}", "dim"),)
-
-
-def _wrap_command(words: Sequence[str], width: int) -> Iterator[str]:
-    """Yield lines that a shell takes for one; they break between words."""
-    import shlex
-
-    line = ""
-    for word in words:
-        quoted = safe(shlex.quote(word))
-        if line and cell_width(line) + cell_width(quoted) + 3 > width:
-            yield f"{line} \\"
-            line = quoted
-        else:
-            line = f"{line} {quoted}".lstrip()
-    yield line
 
 
 def iter_next_lines(inspection: Inspection) -> Iterator[str]:

@@ -38,6 +38,7 @@ from ckpttool.values.words import (
     format_root,
     format_shape,
     plural,
+    quote,
     safe,
 )
 
@@ -123,7 +124,7 @@ def _listed(inspection: Inspection, listing: InspectListing) -> tuple[Sequence[R
     branch = format_root(others[0]) if others else "KEY.PATH"
     hidden = len(rows) - len(shown)
     left_out = f"{plural(hidden, 'tensor')} in other branches {agree(hidden, 'is', 'are')} hidden"
-    facts = (left_out, f"--root {branch} for one", "--flat for all")
+    facts = (left_out, f"--root {quote(branch)} for one", "--flat for all")
     return shown, facts
 
 

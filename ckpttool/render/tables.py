@@ -268,10 +268,46 @@ def block(lines: Iterable[Line]) -> Iterator[Line]:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Return a sentence in lines of at most ``width`` cells, or 20, that break between words."""
+    """Return a sentence in lines of at most ``width`` cells, or 20, that break between words.
+
+    A command in it stays on one line; one that is longer goes on behind a backslash, as a shell has it.
+    """
     import textwrap
 
-    return textwrap.wrap(text, max(20, width), break_on_hyphens=False) or [""]
+    width = max(20, width)
+    if "`ckpttool " not in text:
+        return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    marked = re.sub("`ckpttool [^`]*`", _mark_command, text)
+    lines: list[str] = []
+    for line in textwrap.wrap(marked, width, break_on_hyphens=False, break_long_words=False):
+        if len(line) <= width:
+            lines.append(line)
+        elif _GAP in line:
+            lines += wrap_command(line.split(_GAP), width)
+        else:
+            lines += textwrap.wrap(line, width, break_on_hyphens=False)
+    return [line.replace(_GAP, " ").replace(_BLANK, " ") for line in lines]
+
+
+# In a command: what is between its words, and a blank inside one.
+_GAP, _BLANK = "\0", "\1"
+_SHELL_WORD = re.compile(r"(?:[^\s'\"\\]|'[^']*'|\"[^\"]*\"|\\.)+")
+
+
+def _mark_command(found: re.Match[str]) -> str:
+    return _GAP.join([word.replace(" ", _BLANK) for word in _SHELL_WORD.findall(found[0])])
+
+
+def wrap_command(words: Sequence[str], width: int) -> Iterator[str]:
+    """Yield lines that a shell takes for one; they break between words, which are quoted."""
+    line = ""
+    for word in words:
+        if line and cell_width(line) + cell_width(word) + 3 > width:
+            yield f"{line} \\"
+            line = word
+        else:
+            line = f"{line} {word}".lstrip()
+    yield line
 
 
 def hang(start: Span, text: str, width: int, style: str = "", *, under: str | None = None) -> Iterator[Line]:

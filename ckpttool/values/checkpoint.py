@@ -386,6 +386,11 @@ class Entry(NamedTuple):
         return None if self.value is None else self.value.shape
 
 
+def in_state_dict(entry: Entry) -> bool:
+    """Whether a state_dict has it: no plain attribute of a module, and no non-persistent buffer."""
+    return entry.declared.kind is not Kind.NON_PERSISTENT_BUFFER and entry.declared.registered
+
+
 class Value(NamedTuple):
     """A plain leaf beside the tensors: epoch, lr, a string, a list of numbers."""
 

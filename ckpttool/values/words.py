@@ -99,6 +99,39 @@ def agree(count: int, one: str, many: str) -> str:
     return one if count == 1 else many
 
 
+def quote(word: str) -> str:
+    r"""``word`` as one types it in a shell: on one line, and with no mark that hides or moves.
+
+    What ``safe`` would escape stands as bytes in ``$'...'``, which bash, zsh and ksh know.
+    """
+    import os
+    import shlex
+
+    if safe(word) == word and "`" not in word:  # which ends a command in a sentence
+        return shlex.quote(word)
+    data = os.fsencode(word.encode("utf-8", "surrogatepass") if not _is_encodable(word) else word)
+    plain = [chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\`" else f"\\x{byte:02x}" for byte in data]
+    return f"$'{''.join(plain)}'"
+
+
+def _is_encodable(word: str) -> bool:
+    try:
+        word.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def command_line(*words: str) -> str:
+    """A command of this program, as one types it in a shell."""
+    return " ".join(["ckpttool", *map(quote, words)])
+
+
+def typed(path: str) -> str:
+    """Return the path as it can be typed: one that begins with a dash is no option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
 def indefinite(noun: str) -> str:
     """Return ``a list`` or ``an int``: what a name is, as it is spelled."""
     return f"{'an' if noun[:1].lower() in 'aeiou' and noun else 'a'} {noun}"

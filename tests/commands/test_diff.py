@@ -24,6 +24,7 @@ from ckpttool.elements.sums import Tolerance
 from ckpttool.render.diff import iter_diff
 from ckpttool.render.views import DiffListing
 from ckpttool.values.errors import MalformedCheckpoint
+from tests.support.folders import standing_in
 from tools.terminal import run_on_terminal
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -360,9 +361,10 @@ def terminal(*arguments: object, width: int = 100) -> str:
 def test_golden(
     name: str, width: int, view: DiffListing, request_: Request, pair: tuple[Path, Path], update_golden: bool
 ) -> None:
-    sides = [open_file(path).side._replace(label=path.name) for path in pair]
-    lines = iter_diff(diff_sides(*sides, request_), width, view)
-    text = "".join("".join(span.text for span in line).rstrip() + "\n" for line in lines)
+    with standing_in(pair[0].parent):
+        sides = [open_file(path.name).side for path in pair]
+        lines = iter_diff(diff_sides(*sides, request_), width, view)
+        text = "".join("".join(span.text for span in line).rstrip() + "\n" for line in lines)
     path = GOLDEN / f"{name}.txt"
     if update_golden:
         path.write_text(text, "utf-8")

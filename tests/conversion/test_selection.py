@@ -232,7 +232,8 @@ def test_a_branch_that_is_not_clear_is_refused(
     assert caught.value.what == said and caught.value.path == str(tmp_path / "a.pt")
     branches = [key for key, value in content.items() if isinstance(value, dict)]
     hint = f"--root takes one of: {', '.join(branches)}; --root '' takes everything"
-    assert caught.value.hint == (hint if branches else "ckpttool inspect shows what is in it")
+    look = f"`ckpttool inspect {tmp_path / 'a.pt'}` shows what is in it"
+    assert caught.value.hint == (hint if branches else look)
 
 
 def test_averaged_weights_are_taken_bare(tmp_path: Path) -> None:

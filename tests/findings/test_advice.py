@@ -201,6 +201,28 @@ def test_a_selection_says_nothing_of_the_rest(tmp_path: Path) -> None:
     assert advised(tmp_path, "model.pt", "--root", "optim") == []
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_dtype_that_safetensors_lacks_is_kept_where_a_pt_does_as_well(tmp_path: Path) -> None:
+    """Its bytes under another dtype are for those who asked for nothing but safetensors."""
+    half = torch.ones(3, dtype=torch.complex32)
+    save_legacy({"a.weight": half, "b.weight": torch.ones(2)}, tmp_path / "model.pt")
+    document = type_in(tmp_path, ["inspect", "model.pt", "--json"]).out
+    assert "legacy-unreadable" in document and "unknown-to-safetensors" in document
+    (advice,) = advised(tmp_path, "model.pt")
+    assert str(advice) == "ckpttool convert model.pt model.new.pt"
+    assert follow(tmp_path, advice) == ""
+    kept = torch.load(tmp_path / "model.new.pt", weights_only=True)["a.weight"]
+    assert kept.dtype is torch.complex32 and torch.equal(torch.view_as_real(kept), torch.view_as_real(half))
+    wide = torch.ones(2, dtype=torch.complex128)
+    assert commands(tmp_path, {"module.w": wide, "module.v": wide}, "a.pt")[0].startswith(
+        "ckpttool convert a.pt a.new.pt --strip-prefix auto"
+    )
+    assert commands(tmp_path, {"w": wide}, "b.pt") == ["ckpttool convert b.pt b.safetensors --as-bytes"]
+    quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    save_legacy({"q": quantized, "w": torch.ones(2)}, tmp_path / "q.pt")
+    assert [item.words[3] for item in advised(tmp_path, "q.pt")] == ["q.new.pt"]
+
+
 def test_safetensors_without_a_format(tmp_path: Path) -> None:
     save_file({"a.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     (advice,) = advised(tmp_path, "model.safetensors")

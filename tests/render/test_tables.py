@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpttool.render.console import Screen
-from ckpttool.render.tables import Cell, Column, Heading, Line, Span, cell_width, cut, elide, fill, iter_table
+from ckpttool.render.tables import (
+    Cell,
+    Column,
+    Heading,
+    Line,
+    Span,
+    cell_width,
+    cut,
+    elide,
+    fill,
+    iter_table,
+    wrap,
+)
+from ckpttool.values.words import command_line
+from tests.support.advice import shell_words
 
 COLUMNS = (
     Column("name", floor=10),
@@ -179,3 +194,22 @@ def test_prose_is_cut_at_its_end_and_names_in_their_middle() -> None:
     rows = [(Cell("encoder.layers.weight"), Cell("as designed: rebuilt by the constructor"))]
     assert text(list(iter_table(columns, rows, 26))[-1]) == "  ….weight    as designed…"
     assert (cut("wide", 4), cut("wider", 4), cut("wider", 1), cut("w", 0)) == ("wide", "wid…", "…", "")
+
+
+WORDS = st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12), max_size=8)
+
+
+@given(WORDS, st.lists(st.text("abc.", min_size=1, max_size=9), max_size=9), st.integers(20, 120))
+def test_a_command_in_a_sentence_is_whole_at_any_width(
+    words: list[str], around: list[str], width: int
+) -> None:
+    """What is copied off the screen is what was meant: one line, or lines with backslashes at their ends."""
+    command = f"`{command_line(*words)}`"
+    text = " ".join([*around, command, *around])
+    lines = wrap(text, width)
+    joined = " ".join(line.removesuffix(" \\") if line.endswith(" \\") else line for line in lines)
+    assert joined == text
+    if len(command) <= width:
+        assert any(command in line for line in lines)
+    copied = re.search("`([^`]*)`", "\n".join(lines))
+    assert copied is not None and shell_words(copied[1].replace("\\\n", "")) == ["ckpttool", *words]

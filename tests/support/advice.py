@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -79,16 +81,31 @@ def advised(folder: Path, name: str, *options: str) -> list[Advice]:
     if typed.status == 2:
         return []
     document = json.loads(typed.out)
-    found = [Advice(tuple(shlex.split(item["command"])), item["why"]) for item in document["next"]]
+    found = [Advice(tuple(shell_words(item["command"])), item["why"]) for item in document["next"]]
     for finding in document["findings"]:
-        found += [Advice(complete(shlex.split(text), name)) for text in _COMMAND.findall(finding["message"])]
+        found += [Advice(tuple(shell_words(text))) for text in _COMMAND.findall(finding["message"])]
     return list(dict.fromkeys(found))
 
 
-def complete(words: Sequence[str], name: str) -> tuple[str, ...]:
-    """A command that a sentence has without its paths, as one has to type it."""
-    paths = {"convert": (name, "completed.pt"), "verify": (name, "--model", MODEL)}.get(words[1], (name,))
-    return (*words[:2], *(path for path in paths if path not in words), *words[2:])
+def shell_words(text: str) -> list[str]:
+    """What a shell makes of a line; bash itself is asked where the standard library knows less."""
+    if "$'" not in text:
+        return shlex.split(text)
+    script = f"set -f; printf '%s\\0' {text}"
+    out = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
+    return [os.fsdecode(word) for word in out.split(b"\0")[:-1]]
+
+
+_PRINTED = re.compile(r"`(ckpttool [^`]*)`|^(?:next|hint): +(ckpttool .*)$", re.MULTILINE)
+_NAMED = re.compile(r"\bckpttool (?:inspect|diff|convert|verify|lint|git-textconv)\b")
+
+
+def printed(text: str) -> list[str]:
+    """Every command that stands in what was printed; that one stands where nobody can copy it is an error."""
+    found = [first or second for first, second in _PRINTED.findall(text)]
+    loose = _NAMED.findall(_PRINTED.sub("", text))
+    assert not loose, f"a command that is not marked as one: {text}"
+    return found
 
 
 def follow(folder: Path, advice: Advice, model: str | None = None) -> str:

@@ -45,7 +45,7 @@ from ckpttool.values.checkpoint import (
     views_of,
 )
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
-from ckpttool.values.words import plural, shorten
+from ckpttool.values.words import command_line, plural, shorten
 
 _Fact = TypeVar("_Fact")
 _SHOWN_FINDINGS = 20  # of one code; the rest is counted
@@ -164,9 +164,7 @@ def _refuse_missing(files: tuple[str, ...], folder: str, path: str) -> None:
         member = resolve_member(folder, file, path)
         (present if Path(member).exists() else missing).append(file)
     if missing:
-        import shlex
-
-        one = shlex.join(["ckpttool", "inspect", *(f"{folder}/{file}" for file in present[:1])])
+        one = command_line("inspect", *(f"{folder}/{file}" for file in present[:1]))
         raise MalformedCheckpoint(
             f"{len(missing):,} of {plural(len(files), 'shard')} missing: {shorten_list(missing)}",
             path=path,

@@ -137,7 +137,7 @@ def find_tied(facts: Facts) -> Iterator[Hit]:
         for slot in parameters[1:]:
             message = f"tied to {parameters[0].full_name}: two keys in a .pt, one in safetensors; to_empty() "
             message += "and load_state_dict(assign=True) untie them"
-            fix = "tie again after such a load; ckpttool verify shows whether it held"
+            fix = "tie again after such a load; verify shows whether it held"
             yield Hit(slot.full_name, message, fix)
 
 

@@ -35,7 +35,7 @@ def parse_reference(data: bytes, path: str) -> dict[str, Fingerprint]:
     Raises:
         MalformedCheckpoint: it is not what ``reference_text`` writes.
     """
-    hint = "make it with: ckpttool verify CKPT --model MODEL --write-reference FILE"
+    hint = "--write-reference FILE makes one"
     try:
         document: Any = parse_json(data, "reference", DEFAULT_LIMITS, path)
     except (MalformedCheckpoint, LimitExceeded):

@@ -9,7 +9,15 @@ from ckpttool.names.match import NameMatch, match_names
 from ckpttool.torch_bridge.reference import is_extra_state
 from ckpttool.torch_bridge.tensors import FileTensors, must_be_copied
 from ckpttool.torch_bridge.verify.loading import with_metadata
-from ckpttool.values.checkpoint import Checkpoint, Entry, Key, Kind, Plain, PlainList, Root, views_of
+from ckpttool.values.checkpoint import (
+    Checkpoint,
+    Key,
+    Plain,
+    PlainList,
+    Root,
+    in_state_dict,
+    views_of,
+)
 from ckpttool.values.model import ModelSpec
 
 _MAPPINGS = frozenset({"dict", "OrderedDict", "collections.OrderedDict", "defaultdict"})
@@ -30,9 +38,9 @@ class StoredState:
             entry
             for entry in checkpoint.entries
             # What a pickled module carries beside its state_dict is not given to load_state_dict.
-            if entry.root == root and entry.value is not None and not _is_carried(entry)
+            if entry.root == root and entry.value is not None and in_state_dict(entry)
         ]
-        model_names = [str(entry.name) for entry in spec.checkpoint.entries if not _is_carried(entry)]
+        model_names = [str(entry.name) for entry in spec.checkpoint.entries if in_state_dict(entry)]
         self.extra = dict(_extra_states(checkpoint, root, self.tensors))
         below = [(_below((*item.root, item.name), root), item.type_name) for item in checkpoint.opaque]
         opaque = [(path, type_name) for path, type_name in below if path and is_extra_state(path[0])]
@@ -79,10 +87,6 @@ class StoredState:
         for name in self.foreign:
             state.setdefault(name, None)
         return with_metadata(state, self.metadata)
-
-
-def _is_carried(entry: Entry) -> bool:
-    return entry.declared.kind is Kind.NON_PERSISTENT_BUFFER or not entry.declared.registered
 
 
 def _below(path: Root, root: Root) -> Root:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from ckpttool.kinds.known_names import load_name_table, shape_code
@@ -18,15 +19,22 @@ _MAX_COMPARED = 5000  # missing names that are looked at; beyond, another model 
 
 
 def suggest(
-    spec: ModelSpec, in_file: Mapping[str, Entry], match: NameMatch, runs: Sequence[Run]
+    spec: ModelSpec,
+    in_file: Mapping[str, Entry],
+    match: NameMatch,
+    runs: Sequence[Run],
+    convert: Callable[..., str],
 ) -> Iterator[str]:
-    """Sentences, the most useful first; ``in_file`` are the file's entries under the model's names."""
+    """Sentences, the most useful first; ``in_file`` are the file's entries under the model's names.
+
+    ``convert`` makes the command that converts the file with these options.
+    """
     first = next((run for run in runs if run.load == "copy"), runs[0])
     in_model = {str(entry.name): entry for entry in spec.checkpoint.entries}
     missing = [item.name for item in first.missing if item.becomes != "tied"]
-    yield from _names(match)
-    yield from _renames(in_model, in_file, missing, first.unexpected)
-    yield from _unexpected(in_model, in_file, first)
+    yield from _names(match, convert)
+    yield from _renames(in_model, in_file, missing, first.unexpected, match, convert)
+    yield from _unexpected(in_model, in_file, first, convert)
     yield from _missing(in_model, first)
     if first.lossy:
         example = first.lossy[0]
@@ -43,7 +51,7 @@ def suggest(
     yield from dict.fromkeys(sentence for run in runs for sentence in _fix_for_run(run))
 
 
-def _names(match: NameMatch) -> Iterator[str]:
+def _names(match: NameMatch, convert: Callable[..., str]) -> Iterator[str]:
     """How to get names that load_state_dict itself takes: it knows nothing of the mapping used here."""
     changed = [(old, new) for old, new in match.to_model.items() if old != new]
     if not changed:
@@ -53,16 +61,16 @@ def _names(match: NameMatch) -> Iterator[str]:
         prefix = old[: -len(new)]
         yield (
             f"load_state_dict alone does not take {prefix!r} off: {{k.removeprefix({prefix!r}): v for k, v "
-            f"in state.items()}}, or ckpttool convert --strip-prefix {prefix}"
+            f"in state.items()}}, or {convert('--strip-prefix', prefix)}"
         )
     elif new.endswith(old) and all(n == new[: -len(old)] + o for o, n in changed):
         prefix = new[: -len(old)]
         yield (
             f"load_state_dict alone does not put {prefix!r} before: {{{prefix!r} + k: v for k, v in "
-            f"state.items()}}, or ckpttool convert --add-prefix {prefix}"
+            f"state.items()}}, or {convert('--add-prefix', prefix)}"
         )
     else:
-        yield "load_state_dict alone does not match these names: ckpttool convert --strip-prefix auto does"
+        yield f"load_state_dict alone does not match these names: {convert('--strip-prefix', 'auto')} does"
 
 
 def _renames(
@@ -70,6 +78,8 @@ def _renames(
     in_file: Mapping[str, Entry],
     missing: Sequence[str],
     unexpected: Sequence[str],
+    match: NameMatch,
+    convert: Callable[..., str],
 ) -> Iterator[str]:
     """Pairs of a missing and an unexpected name with one shape and the longest common end, if unique."""
     candidates: dict[tuple[tuple[int, ...] | None, str], list[str]] = defaultdict(list)
@@ -92,8 +102,15 @@ def _renames(
     for old, new in found[:_MAX_RENAMES]:
         yield f"likely renamed (one shape, one ending): {old} in the file is {new} in the model"
     if len(found) > _MAX_RENAMES:
-        more = plural(len(found) - _MAX_RENAMES, "more likely rename")
-        yield f"and {more}: ckpttool convert --rename 'OLD=>NEW'"
+        yield f"and {plural(len(found) - _MAX_RENAMES, 'more likely rename')}"
+    elif found and not any("=>" in old for old, _ in found) and _as_they_are(match):
+        renames = [f"^{re.escape(old)}$=>" + new.replace("\\", r"\\") for old, new in found]
+        yield f"{convert(*(word for text in renames for word in ('--rename', text)))} renames them"
+
+
+def _as_they_are(match: NameMatch) -> bool:
+    """Whether the file's names are the model's without any rule."""
+    return all(old == new for old, new in match.to_model.items())
 
 
 def _shape(entry: Entry | None) -> tuple[int, ...] | None:
@@ -106,7 +123,9 @@ def _common_end(a: str, b: str) -> int:
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
-def _unexpected(in_model: Mapping[str, Entry], in_file: Mapping[str, Entry], run: Run) -> Iterator[str]:
+def _unexpected(
+    in_model: Mapping[str, Entry], in_file: Mapping[str, Entry], run: Run, convert: Callable[..., str]
+) -> Iterator[str]:
     """What stands in the file and is no entry of the model's state_dict."""
     ours = [name for name in run.unexpected if name in in_model]
     carried = [name for name in ours if in_model[name].declared.kind is Kind.NON_PERSISTENT_BUFFER]
@@ -119,14 +138,14 @@ def _unexpected(in_model: Mapping[str, Entry], in_file: Mapping[str, Entry], run
     known = [name for name in others if _history(name, in_file)]
     if known:
         yield (
-            f"{_listed('unexpected', known, in_file)}: versions of the library differ on this buffer; see "
-            "ckpttool convert --drop-known-buffers"
+            f"{_listed('unexpected', known, in_file)}: versions of the library differ on this buffer; "
+            f"{convert('--drop-known-buffers')} leaves it out"
         )
     foreign = [name for name in run.unexpected if name not in in_file]
     if foreign:
         yield (
             f"{_entries(len(foreign), 'unexpected ')} without a tensor ({first_few(foreign)}): the file is "
-            "more than a state_dict; ckpttool convert --weights-only writes the tensors alone"
+            f"more than a state_dict; {convert('--weights-only')} writes the tensors alone"
         )
 
 
@@ -192,11 +211,13 @@ def _fix_for_run(run: Run) -> Iterator[str]:
         tied = " and ".join(run.untied[0])
         yield f"{run.load} unties {tied}: tie them again after the load (tie_weights() in transformers)"
     if run.unmoved and run.load in NORMAL_BUILDS:
-        left = first_few(run.unmoved)
-        yield f"{left} stay behind: register_buffer(…, persistent=False) moves with the model"
+        left = f"{first_few(run.unmoved)} {agree(len(run.unmoved), 'stays', 'stay')} behind"
+        yield f"{left}: register_buffer(…, persistent=False) moves with the model"
     elif run.unmoved:
+        several = "are plain attributes and hold"
+        attributes = agree(len(run.unmoved), "is a plain attribute and holds", several)
         yield (
-            f"{first_few(run.unmoved)} are plain attributes and hold no data after a build on meta: "
+            f"{first_few(run.unmoved)} {attributes} no data after a build on meta: "
             "register_buffer(…), or build the model normally"
         )
     if run.assigned_dtype:

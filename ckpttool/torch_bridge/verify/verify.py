@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ckpttool.files.local import check_path
+from ckpttool.findings.next_commands import lossless_container, new_name
 from ckpttool.torch_bridge.accelerator import KNOWN, accelerator, count
 from ckpttool.torch_bridge.door import foreign_code, foreign_streams, looking_into, one_line, pass_on
 from ckpttool.torch_bridge.model import ModelSource
@@ -36,7 +37,7 @@ from ckpttool.values.errors import DeviceUnavailable, ModelImportFailed
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.progress import SILENT, Progress
 from ckpttool.values.verification import LOADS, NORMAL_BUILDS, Fingerprint, Plan, Run, Verification
-from ckpttool.values.words import agree, first_few, plural
+from ckpttool.values.words import agree, command_line, first_few, format_root, plural, typed
 
 _ORDER = ("copy", "round-trip", "assign", "to-empty")
 
@@ -104,6 +105,12 @@ def _verify(
     for file in checkpoint.files:
         check_path(file)
     now = session.builds.fingerprints()
+
+    def convert(*options: str) -> str:
+        target = new_name(checkpoint.path, lossless_container(stored.entries))
+        where = ("--root", format_root(root)) if root else ()
+        return f"`{command_line('convert', typed(checkpoint.path), target, *options, *where)}`"
+
     kinds = [entry.declared.kind for entry in spec.checkpoint.entries]
     return Verification(
         checkpoint.path,
@@ -117,7 +124,7 @@ def _verify(
         tuple(name for name in sorted(session.builds.transient) if session.builds.agrees(name) is False),
         tuple(compare_fingerprints(options.reference, now)) if options.reference is not None else (),
         tuple(runs),
-        tuple(suggest(spec, stored.by_model_name, stored.match, runs)),
+        tuple(suggest(spec, stored.by_model_name, stored.match, runs, convert)),
         root,
         now,
         options.allow_cast,
