@@ -14,7 +14,7 @@ from ckpttool.values.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from ckpttool.api.results.verification import Verification
-    from ckpttool.values.checkpoint import Root
+    from ckpttool.values.checkpoint import Checkpoint, Root
     from ckpttool.values.verification import Fingerprint, Load, Plan
 
 _MAX_REFERENCE_NBYTES = 64 << 20  # a fingerprint takes 200 bytes; nobody has 300,000 buffers
@@ -87,9 +87,13 @@ def choose_root(source: Opened) -> Root:
         CkptToolError: it cannot be told, or there are no tensors at it.
     """
     from ckpttool.inspection.inspect import inspect_checkpoint
+    from ckpttool.values.checkpoint import in_state_dict
     from ckpttool.values.words import format_root
 
     read = source.read.stored or source.read
+    loaded = [entry for entry in read.entries if in_state_dict(entry) and entry.value is not None]
+    if not loaded:
+        raise CkptToolError(_nothing_to_load(read), path=read.path, hint=_looked_at(read.path))
     owners = dict.fromkeys(entry.root for entry in read.entries)
     branches = [format_root(root) for root in owners if root][:_MOST_BRANCHES]
     hint = f"--root takes one of: {', '.join(branches)}" if branches else None
@@ -98,14 +102,33 @@ def choose_root(source: Opened) -> Root:
         root = inspect_checkpoint(read).weights_root
         if root is not None and root in owners:
             return root
-        what = "no tensors to load" if not owners else "which state_dict to load is not clear"
-        raise CkptToolError(what, path=read.path, hint=hint)
+        raise CkptToolError("which state_dict to load is not clear", path=read.path, hint=hint)
     if root in owners:
         return root
     # Where it stood before a conversion: the file has no branches any more.
     if source.read.stored is not None and {entry.root for entry in source.read.entries} == {root}:
         return ()
     raise CkptToolError(f"--root {format_root(root)} holds no tensors itself", path=read.path, hint=hint)
+
+
+def _nothing_to_load(read: Checkpoint) -> str:
+    """Why a load would load nothing: what a file without a state_dict's tensors has instead."""
+    from ckpttool.values.words import cut, plural, some
+
+    beside: dict[str, list[str]] = {}
+    for entry in read.entries:
+        noun = "non-persistent buffer" if entry.declared.registered else "plain attribute"
+        beside.setdefault(noun, []).append(str(entry.name))
+    if not beside:
+        return "holds no tensors, so there is nothing to load"
+    counted = [f"{plural(len(names), noun)} ({some(names, cut)})" for noun, names in beside.items()]
+    return f"holds nothing that load_state_dict takes, only {' and '.join(counted)}"
+
+
+def _looked_at(path: str) -> str:
+    from ckpttool.values.words import command_line, typed
+
+    return f"`{command_line('inspect', typed(path))}` shows what is in it"
 
 
 @bare_names()
