@@ -470,7 +470,7 @@ KNOWN = frozenset(name for scheme in SCHEMES for name in scheme.members) | ACTIV
 TELLING = frozenset(
     """
     qzeros g_idx SCB weight.absmax weight_scale weight_scale_inv weight_global_scale weight_shape
-    weight._scale scaled_zeros workspace
+    weight._scale scaled_zeros workspace weight:scale _weight_scale _weight_scale_and_zero
     """.split()
 )
 EVERYDAY = frozenset(("weight", "B", "blocks"))  # anchors that most modules have, quantised or not

@@ -249,6 +249,19 @@ def test_flattened_subclasses_of_torchao(tmp_path: Path, name: str) -> None:
     assert inspect(tmp_path, layer).weights.quantized == (("torchao", bits, group, "", 1, weights),)
 
 
+@pytest.mark.parametrize("name", TORCHAO)
+def test_a_member_of_torchao_that_is_gone_is_a_finding(tmp_path: Path, name: str) -> None:
+    layer, _, _ = TORCHAO[name]
+    for lost in (member for member in layer if member != "_weight_zero_point"):
+        made = {f"{at}.{member}": value.clone() for at in range(3) for member, value in layer.items()}
+        del made[f"1.{lost}"]
+        save_file(made, tmp_path / "m.safetensors", {"format": "pt"})
+        found = open_file(str(tmp_path / "m.safetensors")).inspection.findings
+        assert [(item.code, item.name) for item in found if item.code.startswith("quantized")] == [
+            ("quantized-incomplete", "1")
+        ]
+
+
 @pytest.mark.parametrize(
     "layer",
     [
