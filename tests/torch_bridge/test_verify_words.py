@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ckpttool.formats import read_checkpoint
 from ckpttool.names.match import NameMatch
 from ckpttool.torch_bridge.reference import describe_model
+from ckpttool.torch_bridge.verify.builds import Poison
 from ckpttool.torch_bridge.verify.casts import describe_values, find_loss, number_text
 from ckpttool.torch_bridge.verify.fingerprints import compare_fingerprints, parse_reference, reference_text
-from ckpttool.torch_bridge.verify.loading import parse_load_error
+from ckpttool.torch_bridge.verify.loading import LoadOutcome, parse_load_error
 from ckpttool.torch_bridge.verify.placement import find_untied, misplaced, share_memory, tie_groups
-from ckpttool.torch_bridge.verify.stored_state import _local_metadata, _module_paths, thaw
+from ckpttool.torch_bridge.verify.stored_state import StoredState, _local_metadata, _module_paths, thaw
 from ckpttool.torch_bridge.verify.suggestions import suggest
 from ckpttool.torch_bridge.verify.verify import is_right
 from ckpttool.values.checkpoint import Entry, PlainList
@@ -383,3 +386,57 @@ def test_advice_of_a_way_of_loading_is_given_once() -> None:
     assert one[0].startswith("assign=True leaves 1 non-persistent buffer on meta (t): ")
     assert one[1].startswith("p are plain attributes and hold no data after a build on meta: ")
     assert one[2].startswith("assign=True keeps the file's dtype in 1 entry (w), ")
+
+
+def test_a_load_is_right_only_if_nothing_was_said() -> None:
+    assert LoadOutcome().ok
+    for field in LoadOutcome._fields:
+        assert not LoadOutcome(**{field: ("x",)}).ok
+
+
+@pytest.mark.parametrize("count", [7, 8, 9, 12])
+def test_eight_renames_are_told_and_how_many_more_there_are(count: int) -> None:
+    spec = describe_model(
+        nn.ModuleDict({f"n{at}": nn.Linear(at + 1, 1) for at in range(count)}), "here:build"
+    )
+    old = {f"old{at}.weight": Entry((), f"old{at}.weight", tensor((1, at + 1))) for at in range(count)}
+    gone = tuple(f"n{at}.weight" for at in range(count))
+    run = RIGHT._replace(missing=missing(*gone), unexpected=tuple(old))
+    said = [text for text in suggest(spec, old, NameMatch({}, 0, ""), [run]) if "rename" in text]
+    start = "likely renamed (one shape, one ending): "
+    assert said[:8] == [
+        f"{start}old{at}.weight in the file is n{at}.weight in the model" for at in range(min(count, 8))
+    ]
+    assert len(said) == min(count, 8) + (count > 8)
+    assert count <= 8 or said[8].startswith(f"and {count - 8} more likely rename")
+
+
+def test_keys_beside_the_tensors_are_foreign_and_no_state(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    state = {**model.state_dict(), "epoch": 3, "cfg": {"a": 1}, "_extra_state": 5, "sub._extra_state": [1, 2]}
+    torch.save(state, tmp_path / "a.pt")
+    spec = describe_model(model, "here:build")
+    stored = StoredState(read_checkpoint(str(tmp_path / "a.pt")), (), spec)
+    assert (stored.extra, set(stored.foreign)) == (
+        {"_extra_state": 5, "sub._extra_state": [1, 2]}, {"epoch", "cfg"}
+    )  # fmt: skip
+    given = stored.state_dict()
+    assert list(given) == ["weight", "bias", "_extra_state", "sub._extra_state", *stored.foreign]
+    assert (given["epoch"], given["cfg"], given["_extra_state"]) == (None, None, 5)
+    assert stored.copied_nbytes == 0
+
+
+def test_poison_is_what_no_model_holds() -> None:
+    minus_one, poison = torch.tensor([-1, -1]), Poison()
+    assert not poison.survives("x", minus_one)
+    for dtype, raw in (
+        (torch.int32, 0x5A),
+        (torch.uint8, 0x5A),
+        (torch.float32, 0xFF),
+        (torch.complex64, 0xFF),
+    ):
+        made = torch.zeros(3, dtype=dtype)
+        poison.fill("x", made)
+        assert set(made.view(torch.uint8).tolist()) == {raw}
+        assert poison.survives("x", made)
+        assert not made.is_floating_point() or made.isnan().all()
