@@ -195,3 +195,7 @@ def test_views_that_are_written_apart_are_told_once(
     )
     assert list(plan.notes) == ([said] if said else [])
     assert plan.aliases == {"f": "d"}
+    empty = torch.ones(0)
+    torch.save({**state, "n": empty, "o": empty}, tmp_path / "a.pt")
+    inspection = inspect_checkpoint(read_checkpoint(str(tmp_path / "a.pt")))
+    assert plan_conversion(inspection, Options("pt", **options)).aliases == {"f": "d"}
