@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import ckpttool
 from ckpttool.values.difference import Diff, NameBasis, Status
+from tests.support.converting import convert
 from tests.support.differing import Save, diff
 
 ones = torch.ones
@@ -280,3 +283,36 @@ def test_versions_of_modules_that_both_name_are_compared(save: Save) -> None:
             f"only in {which}: _metadata, with 1 module above version 1",
         )
     assert diff(old, bare).left_out == diff(bare, old).left_out == ()
+
+
+# -- notes ------------------------------------------------------------------------------------------------
+
+
+def test_a_cast_that_only_rounds_is_called_so(save: Save) -> None:
+    fine = torch.tensor([1.0, 1.1, 3e-5])
+    a = save({"same": ones(3), "rounded": fine, "other": fine})
+    b = save({"same": ones(3).half(), "rounded": fine.bfloat16(), "other": fine.bfloat16() * 2})
+    for first, second in ((a, b), (b, a)):
+        notes = {item.name: item.note for item in diff(first, second).entries}
+        assert notes == {"same": "the same values", "rounded": "rounded, nothing else", "other": ""}
+
+
+def test_a_buffer_that_the_library_rebuilds_now_is_noted_with_the_version(save: Save) -> None:
+    kept = {"embeddings.word_embeddings.weight": ones(4, 4)}
+    old, new = save({**kept, "embeddings.position_ids": torch.arange(8)[None]}), save(kept)
+    for found in (diff(old, new), diff(new, old)):
+        (gone,) = [item for item in found.entries if item.name == "embeddings.position_ids"]
+        row = gone.a or gone.b
+        assert row is not None and row.classification.rebuilt_since
+        assert gone.note == row.classification.rebuilt_since
+
+
+def test_a_manifest_tells_renames_by_its_digests(save: Save, tmp_path: Path) -> None:
+    source, manifest = save({"x.w": ones(3) * 2, "x.b": ones(2), "k": ones(1)}), tmp_path / "m.json"
+    renamed = save({"y.q": ones(3) * 2, "x.b": ones(2), "k": ones(1)})
+    convert(source, tmp_path / "copy.safetensors", "--manifest", manifest)
+    for found, name, old in (
+        (ckpttool.diff(manifest, renamed), "y.q", "x.w"), (ckpttool.diff(renamed, manifest), "x.w", "y.q")
+    ):  # fmt: skip
+        (item,) = [one for one in found.entries if one.status is not Status.EQUAL]
+        assert (item.name, item.status, item.renamed_from) == (name, Status.RENAMED, ((), old))
