@@ -33,7 +33,7 @@ from ckpttool.values.checkpoint import (
     TensorInfo,
 )
 from ckpttool.values.dtypes import BY_NAME
-from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
+from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
 from ckpttool.values.inspection import Row
 from tests.support.compared import Files, bits_of
 
@@ -267,3 +267,39 @@ def test_parts_without_bytes_are_no_values(tmp_path: Path) -> None:
     empty = sparse(files, torch.zeros(1, 0, dtype=torch.int64), torch.zeros(0))
     assert files.compare((empty, without(empty, "values", "indices")))[0].equal in (True, False)
     assert bits_of(torch.ones(1)).shape == (1, 4)
+
+
+def test_numbers_below_a_byte_are_compared_from_a_whole_one_on(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    raw = torch.arange(12, dtype=torch.uint8)
+    a, b = (
+        files.info(raw + by)._replace(dtype=BY_NAME["float6_e2m3fn"], shape=(8,), stride=(1,))
+        for by in (0, 0)
+    )
+    for offset in (0, 4, 8):
+        first, second = a._replace(storage_offset=offset), b._replace(storage_offset=offset)
+        assert files.compare((first, second))[0].equal is True
+    for offset in (1, 2, 3, 6):
+        for pair in ((a._replace(storage_offset=offset), b), (a, b._replace(storage_offset=offset))):
+            with pytest.raises(UnsupportedFeature, match="does not begin on a byte"):
+                files.compare(pair)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 12)), max_size=3))
+def test_steps_that_are_apart_lead_to_as_many_elements(dims: list[tuple[int, int]]) -> None:
+    shape, stride = tuple(size for size, _ in dims), tuple(step for _, step in dims)
+    moving = [(size, step) for size, step in dims if step and size > 1]
+    places = [
+        sum(at * step for at, (_, step) in zip(index, moving, strict=True))
+        for index in itertools.product(*(range(size) for size, _ in moving))
+    ]
+    apart = compare._steps_apart(TensorInfo(BY_NAME["uint8"], shape, stride, 0, None))
+    if apart:
+        assert len(set(places)) == len(places)
+    nested = sorted(moving, key=lambda dim: dim[1])
+    fits = all(
+        step > sum((size - 1) * inner for size, inner in nested[:depth])
+        for depth, (_, step) in enumerate(nested)
+    )
+    assert apart is fits
