@@ -15,7 +15,7 @@ _VERBS = "are is, were was, have has, hold holds, follow follows, lie lies, belo
 _MANY_DO, _ONE_DOES = zip(*(pair.split() for pair in _VERBS.split(",")), strict=True)
 
 # Words that may stand between a number and its noun, and those of a subject.
-_LITTLE = "of in to and the or by at are is with without behind beside".split()
+_LITTLE = "of in to and the or by at are is with without from behind beside".split()
 _BETWEEN = rf"(?:(?!(?:{'|'.join([*_LITTLE, *_NOUNS])}) )[a-zA-Z_*.-]+ ){{0,2}}"
 _SUBJECT = rf"{_BETWEEN}\w+(?: \([^()]*\))?"
 _FREE = r"(?<![\d.,:×=+/^*-])(?<!\d )"  # what is before a number that is one by itself

@@ -97,6 +97,7 @@ def test_the_grammar_sees_what_is_wrong() -> None:
     for right in (
         "1 tensor", "0 tensors", "1 of 3 names matches", "1 of 2 values is NaN", "a uint8", "an OrderedDict",
         "2 of 3 names match", "module.1 names", "0 unknown", "1 missing", "rank 1 holds", "an nn.Module",
-        "0 persistent buffers byte-identical", "before 1.6: tensors", "an FP8 scale", "1 entry (a, b) is",
+        "0 persistent buffers byte-identical", "before 1.6: tensors",
+        "1 from names", "an FP8 scale", "1 entry (a, b) is",
     ):  # fmt: skip
         assert not mistakes(right), (right, mistakes(right))
