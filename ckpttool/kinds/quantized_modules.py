@@ -71,8 +71,8 @@ def _group(entries: Sequence[Entry]) -> _Modules:
         if not isinstance(name, str) or entry.value is None or isinstance(entry.value, CompositeTensor):
             continue
         path, _, leaf = name.rpartition(".")
-        above, found, nested = f".{name}".rpartition(".weight.")
-        if found and nested.startswith(NESTED):
+        above, _, nested = f".{name}".rpartition(".weight.")
+        if nested.startswith(NESTED):  # what is not found leaves the dot in front
             path, leaf = above[1:], f"weight.{nested}"
         modules.setdefault((entry.root, path), {})[leaf] = entry
     for (root, path), members in list(modules.items()):

@@ -174,14 +174,12 @@ def test_modules_nest_so_deep() -> None:
 
 @pytest.mark.parametrize("item", [5, sized(2), BIG])
 def test_what_is_recorded_is_limited_before_it_is(item: Any) -> None:
-    """A container counts with what it says that it holds."""
-    for count in (8, 9):
-        tree = {"a": {f"k{at}": item for at in range(count)}}
-        if count == 8:
-            walk(tree, entries=11)
-        else:
-            with pytest.raises(LimitExceeded, match="number of tensors, values and containers"):
-                walk(tree, entries=10)
+    """A container counts with what it says that it holds: three containers, and twice four items."""
+    tree = {at: {f"k{index}": item for index in range(4)} for at in "ab"}
+    walk(tree, entries=11)
+    with pytest.raises(LimitExceeded, match="number of tensors, values and containers") as caught:
+        walk(tree, entries=10)
+    assert caught.value.limit == 10
 
 
 def test_modules_and_their_tensors_are_limited() -> None:

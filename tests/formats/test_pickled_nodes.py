@@ -226,6 +226,13 @@ def test_a_pickle_may_do_a_part_of_what_the_limits_allow() -> None:
             parse_within(limits, pickled, share=share)
 
 
+def test_a_place_of_240_characters_is_written_out() -> None:
+    assert describe_place(("x" * 239,)) == "$." + "x" * 239
+    assert describe_place(("x" * 240,)) == "$…" + "x" * 240
+    assert describe_place(("a", "x" * 237)) == "$.a." + "x" * 237
+    assert describe_place(("a", "x" * 238)) == "$…a." + "x" * 238
+
+
 def test_a_path_of_32_steps_is_written_out() -> None:
     assert describe_place(tuple("a" * 32)) == "$" + ".a" * 32
     assert describe_place(tuple("a" * 33)) == "$…" + ".a" * 32

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from ckpttool.formats.base import Limits
+from ckpttool.formats.pickled.contents import assemble
 from ckpttool.formats.pickled.objects import read_objects
-from ckpttool.values.checkpoint import Basis, OddKey, PlainList
+from ckpttool.values.checkpoint import Basis, Finding, OddKey, PlainList
 from tests.hostile import pickles as op
 from tests.support.parsed import parse
 from tests.support.walked import (
@@ -92,6 +96,19 @@ def test_a_set_and_its_place() -> None:
     assert bad.obstacles == ("a key of a dict, or an item of a set, that cannot be hashed",)
     bad = walk({"d": filled(op.EMPTY_DICT, (op.call("builtins:list"), 1))})
     assert len(bad.obstacles) == 1
+
+
+def test_lists_four_deep_are_one_value_and_deeper_ones_containers() -> None:
+    assert values(walk({"v": [[[[1]]]]})) == {"v": ((((1,),),),)}
+    found = walk({"v": [[[[[1]]]]]})
+    assert values(found) == {"v.0": ((((1,),),),)} and containers(found)[1] == ("v", "list", 1)
+
+
+def test_a_typed_container_of_torchscript_is_what_is_in_the_tag() -> None:
+    tag = "torch.jit._pickle:restore_type_tag"
+    found = walk({"a": op.call(tag, {"w": sized(2)}, "Dict"), "b": op.call(tag, [1, 2], "List[int]")})
+    assert entries(found) == {"a.w": 2} and values(found) == {"b": (1, 2)} and objects(found) == {}
+    assert [ref.places for ref in found.globals if ref.name == "restore_type_tag"] == [("$.a", "$.b")]
 
 
 def test_places_of_globals_are_where_they_stand() -> None:
@@ -289,3 +306,17 @@ def test_what_hangs_on_a_tensor_is_walked_beside_it() -> None:
     assert [item.declared.basis for item in found.entries] == [Basis.PICKLED_PARAMETER, Basis.NONE]
     assert [item.name for item in found.entries if isinstance(item.name, OddKey)] == []
     assert all(not key.literal for key in found.entries[1].root if isinstance(key, OddKey))
+
+
+def test_a_checkpoint_has_what_its_pickle_and_its_container_say() -> None:
+    source: Any = SimpleNamespace(name="f.pt", version=object())
+    contents = walk({"w": sized(2), "v": 1, "o": obj()})._replace(
+        rare_opcodes=frozenset((7,)), findings=(Finding("b", "info", "", ""),), obstacles=("second",)
+    )
+    first = (Finding("a", "info", "", ""),)
+    found = assemble(source, "torch_zip", "a layout", contents, (), first, ("first",))
+    assert (found.path, found.format, found.layout) == ("f.pt", "torch_zip", "a layout")
+    assert found.files == (source.version,) and found.records == ()
+    assert [item.code for item in found.findings] == ["a", "b"] and found.obstacles == ("first", "second")
+    assert (found.entries, found.values, found.opaque, found.containers) == tuple(map(tuple, contents[:4]))
+    assert (found.globals, found.rare_opcodes) == (contents.globals, frozenset((7,)))

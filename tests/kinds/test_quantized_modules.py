@@ -267,6 +267,7 @@ def test_tensor_subclasses_of_torchao_have_the_bits_of_their_largest_part() -> N
     assert said(found) == [
         ("torchao", 8, None, "", 1, 64), ("torchao", 4, None, "", 1, 32), ("torchao", 0, None, "", 1, 0),
     ]  # fmt: skip
+    assert said(survey([wrapped("e", (2,))])) == [("torchao", 0, None, "", 1, 2)]
     assert found.weights == 96 and found.entries == {id(four), id(eight), id(empty)}
     both = survey([eight], module("m", TORCHAO))
     assert said(both) == [("torchao", 8, None, "", 2, 96)] and len(both.entries) == 3

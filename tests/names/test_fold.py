@@ -18,6 +18,7 @@ from ckpttool.values.checkpoint import (
     OddKey,
     Presence,
     Root,
+    StorageRef,
     TensorInfo,
 )
 from ckpttool.values.dtypes import BY_NAME
@@ -173,6 +174,27 @@ def test_a_name_of_many_indices_costs_no_recursion_and_stays_unfolded() -> None:
 
 def test_duplicate_names_are_kept_apart() -> None:
     assert [count for _, count in patterns([row("l.0"), row("l.0"), row("l.1")])] == [1, 1, 1]
+
+
+def test_where_bytes_lie_and_how_they_step_keeps_no_rows_apart() -> None:
+    rows = []
+    for at, stride in enumerate([(3, 1), (1, 2), (3, 1)]):
+        storage = StorageRef("f", str(at), 64 * at, 24, f"cuda:{at}")
+        info = TensorInfo(BY_NAME["float32"], (2, 3), stride, at, storage)
+        rows.append(Row(Entry((), f"l.{at}.w", info), PARAMETER))
+    assert patterns(rows) == [("l.{0..2}.w", 3)]
+
+
+def test_one_row_of_a_group_that_is_no_product_has_its_name_as_it_is() -> None:
+    assert patterns([row("a{.0.0"), row("a{.1.1")]) == [("a{.0.0", 1), ("a{.1.1", 1)]
+    assert patterns([row("a{.0.0"), row("a{.0.1"), row("a{.1.1")]) == [("a{{.0.{0..1}", 2), ("a{.1.1", 1)]
+
+
+def test_a_key_that_is_no_text_is_one_literal() -> None:
+    for name in (OddKey("1", True), OddKey("a.1.b", True), -1):
+        rows = [row(name, root=("s", at)) for at in range(3)]
+        (folded,) = fold_rows(rows)
+        assert (folded.root_pattern, folded.pattern, folded.count) == ("s.{0..2}", str(name), 3)
 
 
 parts = st.sampled_from(["0", "1", "2", "10", "00", "w", "{0..1}", "}", "{{", "", "²", "\0", "a\0b"])

@@ -77,3 +77,33 @@ def test_two_models_with_little_in_common_are_not_forced_together() -> None:
     names = ["blocks.0.norm.weight", "blocks.0.proj.weight", "blocks.0.qkv.weight", "head.weight"]
     found = match_names(names, ["norm.weight", "embed.weight", "layers.0.q.weight", "layers.0.k.weight"])
     assert (found.matched, found.description) == (0, "")
+
+
+def test_of_mappings_that_bring_as_many_together_the_first_is_taken() -> None:
+    found = match_names(["m.x", "n.y"], ["x", "y"])
+    assert (found.matched, found.to_model) == (1, {"m.x": "x", "n.y": "n.y"})
+    # One that brings no more together than the names as they are do is none.
+    assert match_names(["m.x", "y", "z"], ["x", "y", "m.x"]).description == ""
+
+
+def test_what_was_done_is_said_in_order() -> None:
+    inside = [f"{head}._orig_mod.{rest}" for head, _, rest in (name.partition(".") for name in MODEL)]
+    said = "wrapper prefixes taken off 4 of 4 names of the file"
+    assert match_names(inside, MODEL).description == said
+    off = match_names([f"net.{name}" for name in inside], MODEL).description
+    assert off == f"{said}, 'net.' taken off the file's names"
+    on = match_names(inside, put("net.")).description
+    assert on == f"{said}, 'net.' put before the file's names"
+    assert match_names(put("model."), MODEL).description == "'model.' taken off the file's names"
+
+
+@pytest.mark.parametrize(("others", "tried"), [(3, True), (4, False)])
+def test_a_path_that_fewer_than_a_quarter_of_the_names_have_is_not_tried(others: int, tried: bool) -> None:
+    found = match_names(["p.x", *(f"o{at}" for at in range(others))], ["x"])
+    assert found.matched == int(tried)
+
+
+@pytest.mark.parametrize(("depth", "found"), [(4, 1), (5, 0)])
+def test_a_path_has_four_parts_at_most(depth: int, found: int) -> None:
+    path = ".".join("abcde"[:depth])
+    assert match_names([f"{path}.x"], ["x"]).matched == found

@@ -85,7 +85,7 @@ def parse_within(limits: Limits, data: bytes, start: int = 0, share: int = 1) ->
         )
     except MalformedCheckpoint as error:
         calls = [f"{m}.{n}" for m, n, called in error.named if called and (m, n) not in _IN_EVERY_TENSOR]
-        if calls and error.hint is None:
+        if calls:
             error.hint = f"a damaged pickle: an unpickler would call {some(calls, cut)} before it breaks off"
         raise
 
