@@ -54,6 +54,7 @@ def test_a_subclass_without_tensors_is_a_tensor_of_that_class() -> None:
         ({"a": 1, "_is_param": True}, True),
         ({"_is_param": 1}, False),
         ({"_is_param": False}, False),
+        ({"other": True}, False),
         ({5: True}, False),
         ((), False),
         (None, False),
@@ -368,3 +369,14 @@ def test_a_nested_tensor_has_four_parts() -> None:
     assert (found.layout, found.dtype, found.shape) == ("nested", BY_NAME["float16"], None)
     assert shapes(found) == {"buffer": (9,), "sizes": (2,), "strides": (3,), "storage_offsets": (5,)}
     assert "it is not a tensor" in refused(op.call("torch._utils:_rebuild_nested_tensor", *parts[:3], 5))
+
+
+def test_offsets_of_packed_elements_are_those_of_their_bytes() -> None:
+    storage = op.storage("q", "torch:QUInt4x2Storage", 8)
+    code = op.call(
+        "torch._utils:_rebuild_qtensor", storage, 3, (2, 3), (3, 1), (PER_TENSOR, 0.5, 3), False, None
+    )
+    part = composite(code).parts[0].value
+    packed = BY_NAME["quint4x2"]
+    assert packed.per_offset == 2 and part.dtype is packed
+    assert part.storage_offset == 3 * 2  # type: ignore[union-attr]

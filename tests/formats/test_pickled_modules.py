@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ckpttool.formats.base import Limits
+from ckpttool.formats.pickled import budget as budgets
 from ckpttool.formats.pickled import objects as module
 from ckpttool.values.checkpoint import Basis, Kind
 from ckpttool.values.errors import LimitExceeded
@@ -138,6 +139,51 @@ def test_a_module_that_holds_itself_has_an_end() -> None:
     code += filled(op.EMPTY_DICT, *state, ("_modules", inner)) + op.BUILD
     found = walk(code)
     assert entries(found) == {"w": 2, "c.x": 3}
+
+
+def attributes(found: Any) -> dict[str, Any]:
+    return {path(item.root, item.name): item.value for item in found.attributes}
+
+
+def test_plain_attributes_of_a_module_are_listed_with_its_class() -> None:
+    child = op.module("m:Child", deep=2.5)
+    top = op.module(
+        "m:Top",
+        modules={"c": child},
+        size=3,
+        none=None,
+        _is_full_backward_hook=None,
+        kind=op.named("m:relu"),
+        text="x",
+        shape=(1, 2),
+        many=list(range(64)),
+        more=list(range(65)),
+        big=BIG,
+        long="y" * 64 * 64,
+    )
+    found = walk({"net": top})
+    assert attributes(found) == {
+        "net.__class__": "m.Top", "net.training": True, "net.size": 3, "net.none": None, "net.kind": "m.relu",
+        "net.text": "x", "net.shape": (1, 2), "net.many": tuple(range(64)),
+        "net.c.__class__": "m.Child", "net.c.training": True, "net.c.deep": 2.5,
+    }  # fmt: skip
+    assert objects(found) == {
+        "net.more": ("list", "65 items"),
+        "net.big": ("int", "4,800 bits"),
+        "net.long": ("str", "4,096 characters"),
+    }
+    hooked = walk(op.module("m:Top", _is_full_backward_hook=True))
+    assert attributes(hooked)["_is_full_backward_hook"] is True
+
+
+def test_plain_attributes_of_modules_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "_MAX_MODULE_ATTRIBUTES", 3)
+    for count, unlisted in ((2, 0), (3, 1), (5, 3)):
+        found = walk(op.module("m:Top", **{f"a{at}": at for at in range(count)}))
+        assert len([name for name in attributes(found) if name != "__class__"]) == 3
+        assert [item.message.partition(" ")[0] for item in found.findings] == (
+            [str(unlisted)] if unlisted else []
+        )
 
 
 # -- limits --------------------------------------------------------------------------------------------

@@ -156,6 +156,24 @@ def test_any_other_call_is_an_object(node: Call) -> None:
     assert plain_of_call(node) == (None, False) and sized(node) == NONE
 
 
+def test_bytes_of_a_long_text_are_made_once_whatever_calls_share_it() -> None:
+    reader, text = PlainReader(), "x" * 1000
+    first, second = (called("_codecs.encode", text, "latin1") for _ in range(2))
+    assert reader.sized(first, 0)[0] is reader.sized(second, 0)[0]
+    third = called("_codecs.encode", "y" * 1000, "latin1")
+    assert reader.sized(third, 0) == (b"y" * 1000, 16)
+    others = [
+        called("_codecs.encode", *args) for args in ((text, "utf8"), (text, "latin1", "strict"), (text,))
+    ]
+    for field in ("states", "items", "appended"):
+        others.append(called("_codecs.encode", text, "latin1"))
+        setattr(others[-1], field, [1, 2])
+    assert [reader.sized(node, 0) for node in others] == [NONE] * 6
+    other = Call("reduce", Global("_codecs", "encode", 0), [text, "latin1"], 0)
+    assert reader.sized(other, 0) == NONE
+    assert PlainReader().read([]) == ((), True)
+
+
 @pytest.mark.parametrize("field", ["states", "items", "appended"])
 def test_a_value_that_was_changed_is_an_object(field: str) -> None:
     node = called("torch.Size", (1,))

@@ -233,6 +233,8 @@ def test_ids_that_no_tensor_holds_are_asked_for_all_the_same() -> None:
     assert tensors.obstacles == {}
     tensors.check_rest(ids(op.storage(), op.storage("0", numel=7)))
     assert tensors.obstacles == {}
+    tensors.check_rest(ids(op.storage("1"), op.storage("1", numel=7), op.storage("1")))
+    assert tensors.obstacles == {}
 
     def lost(claim: Any) -> StorageRef:
         raise MalformedCheckpoint("there is none", name=claim.key)
