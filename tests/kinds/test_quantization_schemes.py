@@ -78,6 +78,17 @@ def test_awq(out: int, inputs: int, bits: int, group: int) -> None:
     assert measured(empty) == ("AWQ", 4, None, "", 0)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "groups", "group"),
+    [(80, 4, None), (1280, 16, 80), (144, 3, None), (96, 2, None), (320, 5, 64), (80, 81, None), (33, 3, 16)],
+)
+def test_a_group_is_told_where_one_size_alone_makes_as_many(
+    inputs: int, groups: int, group: int | None
+) -> None:
+    layer: Layer = {"qweight": ("int32", (inputs, 8)), "scales": ("float16", (groups, 64))}
+    assert measured(layer) == ("AWQ", 4, group, "", 64 * inputs)
+
+
 PADDED = [
     (128, 32, 32), (512, 16, 64), (512, 8, 128), (512, 32, 32), (1024, 8, 128), (1152, 16, 128),
     (2560, 48, 64), (4096, 32, 128), (4096, 64, 64), (4096, 128, 32), (11008, 88, 128), (11008, 176, 64),

@@ -74,6 +74,7 @@ def any_view(draw: st.DrawFn) -> TensorInfo:
 @example(view((3, 4), (1, 1)), run(4, 6))
 @example(run(2, 4), run(8, 9, dtype="uint8"))
 @example(run(4, 6), run(17, 18, dtype="uint8"))
+@example(view((4,), (3,)), view((3,), (2,), 5))
 def test_views_that_meet_are_found_however_they_step(a: TensorInfo, b: TensorInfo) -> None:
     meet = bool(touched(a) & touched(b))
     found = find(a, b)
