@@ -280,11 +280,15 @@ def test_every_fault_decides_and_nothing_else_does() -> None:
     assert is_right(harmless._replace(hooked=("d",), uncompared=("e",), assigned_dtype=("f",)), False)
 
 
+def command(*options: str) -> str:
+    return " ".join(("ckpttool convert", *options))
+
+
 def advice(run: Run, names: dict[str, str] | None = None, *more: Run) -> list[str]:
     spec = describe_model(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 3)), "here:build")
     match = NameMatch(names or {}, 0, "")
     in_file = {name: Entry((), name, tensor(shape)) for name, shape in IN_FILE.items()}
-    return list(suggest(spec, in_file, match, (run, *more)))
+    return list(suggest(spec, in_file, match, (run, *more), command))
 
 
 IN_FILE: dict[str, tuple[int, ...]] = {"old.weight": (2, 3), "b.bias": (2,), "c.bias": (2,), "x.0.bias": (2,)}
@@ -302,6 +306,7 @@ def missing(*names: str, becomes: str = "random") -> tuple[Missing, ...]:
             RIGHT._replace(missing=missing("0.weight"), unexpected=("old.weight",)),
             [
                 "likely renamed (one shape, one ending): old.weight in the file is 0.weight in the model",
+                "ckpttool convert --rename ^old\\.weight$=>0.weight renames them",
                 "1 missing entry would stay random (0.weight), and strict=False would hide it",
             ],
         ),
@@ -317,6 +322,7 @@ def missing(*names: str, becomes: str = "random") -> tuple[Missing, ...]:
             RIGHT._replace(missing=missing("0.bias"), unexpected=("b.bias", "x.0.bias")),
             [
                 "likely renamed (one shape, one ending): x.0.bias in the file is 0.bias in the model",
+                "ckpttool convert --rename ^x\\.0\\.bias$=>0.bias renames them",
                 "1 missing entry would stay random (0.bias), and strict=False would hide it",
             ],
         ),
@@ -354,7 +360,7 @@ def missing(*names: str, becomes: str = "random") -> tuple[Missing, ...]:
         ),
         (
             RIGHT._replace(unmoved=("t",)),
-            ["t stay behind: register_buffer(…, persistent=False) moves with the model"],
+            ["t stays behind: register_buffer(…, persistent=False) moves with the model"],
         ),
     ],
 )
@@ -384,7 +390,7 @@ def test_advice_of_a_way_of_loading_is_given_once() -> None:
     assert said[1].startswith("assign=True leaves 2 non-persistent buffers on meta (t): ")
     one = advice(Run("cpu", "assign", not_restored=left[:1], unmoved=("p",), assigned_dtype=("w",)))
     assert one[0].startswith("assign=True leaves 1 non-persistent buffer on meta (t): ")
-    assert one[1].startswith("p are plain attributes and hold no data after a build on meta: ")
+    assert one[1].startswith("p is a plain attribute and holds no data after a build on meta: ")
     assert one[2].startswith("assign=True keeps the file's dtype in 1 entry (w), ")
 
 
@@ -402,7 +408,7 @@ def test_eight_renames_are_told_and_how_many_more_there_are(count: int) -> None:
     old = {f"old{at}.weight": Entry((), f"old{at}.weight", tensor((1, at + 1))) for at in range(count)}
     gone = tuple(f"n{at}.weight" for at in range(count))
     run = RIGHT._replace(missing=missing(*gone), unexpected=tuple(old))
-    said = [text for text in suggest(spec, old, NameMatch({}, 0, ""), [run]) if "rename" in text]
+    said = [text for text in suggest(spec, old, NameMatch({}, 0, ""), [run], command) if "likely" in text]
     start = "likely renamed (one shape, one ending): "
     assert said[:8] == [
         f"{start}old{at}.weight in the file is n{at}.weight in the model" for at in range(min(count, 8))
