@@ -218,9 +218,11 @@ def _load_caster(casts: Sequence[values.Cast]) -> Caster | None:
         return cast_floats
     from ckpttool.torch_bridge.tensors import cast_elements
 
-    def cast_either(data: memoryview, before: DType, after: DType) -> tuple[memoryview, values.CastLoss]:
+    def cast_either(
+        data: memoryview, before: DType, after: DType, *, judge: bool = True
+    ) -> tuple[memoryview, values.CastLoss]:
         one = cast_floats if {before.name, after.name} <= CASTABLE else cast_elements
-        return one(data, before, after)
+        return one(data, before, after, judge=judge)
 
     return cast_either
 

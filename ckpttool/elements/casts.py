@@ -32,7 +32,9 @@ _BFLOAT16_NAN, _BFLOAT16_NAN_OF_FLOAT16 = 0xFFFF, 0x7FC0
 _HALF_NORMAL, _HALF_OVERFLOW, _REBIAS = 0x38800000, 0x477FF000, (127 - 15) << 23
 
 
-def cast_floats(data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
+def cast_floats(
+    data: memoryview, before: DType, after: DType, *, judge: bool = True
+) -> tuple[memoryview, CastLoss]:
     """``data`` as packed elements of ``after``; see ``conversion.execute.Caster``.
 
     Raises:
@@ -48,7 +50,8 @@ def cast_floats(data: memoryview, before: DType, after: DType) -> tuple[memoryvi
         for start in range(0, len(source), _BLOCK):
             exact = _widen(np, before.name, source[start : start + _BLOCK])
             found = _narrow(np, after.name, exact, result[start : start + _BLOCK], nan)
-            loss = loss.joined(CastLoss(len(exact)) if found is exact else judge_cast(np, exact, found))
+            if judge:
+                loss = loss.joined(CastLoss(len(exact)) if found is exact else judge_cast(np, exact, found))
     return memoryview(packed), loss
 
 

@@ -219,8 +219,10 @@ def wide_views(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, t
     return left, right
 
 
-def cast_elements(data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
-    """``data`` as packed elements of ``after``, as torch rounds them, with what that loses."""
+def cast_elements(
+    data: memoryview, before: DType, after: DType, *, judge: bool = True
+) -> tuple[memoryview, CastLoss]:
+    """``data`` as packed elements of ``after``, as torch rounds them; see ``conversion.execute.Caster``."""
     source = torch.frombuffer(data, dtype=getattr(torch, before.name))
     packed = bytearray(source.numel() * after.nbytes)
     result = torch.frombuffer(packed, dtype=getattr(torch, after.name))
@@ -233,7 +235,8 @@ def cast_elements(data: memoryview, before: DType, after: DType) -> tuple[memory
         for start in range(0, source.numel(), _BLOCK):
             values, rounded = source[start : start + _BLOCK], result[start : start + _BLOCK]
             rounded.copy_(values)
-            loss = loss.joined(judge_cast(torch, values.to(wide), rounded.to(wide)))
+            if judge:
+                loss = loss.joined(judge_cast(torch, values.to(wide), rounded.to(wide)))
     finally:
         torch.set_num_threads(threads)
     return memoryview(packed), loss

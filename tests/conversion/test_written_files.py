@@ -165,14 +165,16 @@ def test_a_plan_that_casts_needs_a_caster(tmp_path: Path) -> None:
     with pytest.raises(CkptToolError, match="no caster was given"):
         execute.convert(plan, lay_out_file(plan, "b.pt"), target, execute.Effort())
     assert {path.name for path in tmp_path.iterdir()} == {"a.pt"}
-    lost: list[str] = []
+    lost: list[tuple[str, bool]] = []
 
-    def cast(data: memoryview, before: DType, after: DType) -> tuple[memoryview, CastLoss]:
-        lost.append(before.name)
-        return cast_floats(data, before, after)
+    def cast(
+        data: memoryview, before: DType, after: DType, *, judge: bool = True
+    ) -> tuple[memoryview, CastLoss]:
+        lost.append((before.name, judge))
+        return cast_floats(data, before, after, judge=judge)
 
     done = execute.convert(plan, lay_out_file(plan, "b.pt"), target, execute.Effort(cast=cast))
-    assert lost == ["float32"] * 4  # each of two once to write it, once to check it
+    assert lost == [("float32", True)] * 2 + [("float32", False)] * 2  # judged when written, not when checked
     assert {at: loss.numel for at, loss in done.losses.items()} == {0: 4, 1: 2}  # and counted once
 
 
