@@ -63,6 +63,13 @@ CASES = (
         names=("a-0",),
         suffix=".safetensors",
     ),
+    # An internal error.
+    Case(
+        "found: bytes of no text",
+        torch_zip(op.dump({"w": op.tensor(), "b": op.call("_codecs:encode")})),
+        names=("w",),
+        globals=("_codecs.encode",),
+    ),
     # Said "expected 16 bytes, got 16": the view's offset was compared, and not told.
     Case(
         "found: a view beyond its storage",

@@ -42,9 +42,7 @@ class PlainReader:
 
     def __init__(self) -> None:
         self.known: dict[tuple[int, int], tuple[Plain, int]] = {}  # by identity and depth
-        self.encoded: dict[
-            int, tuple[Plain, bool]
-        ] = {}  # bytes by the identity of their text: many may share it
+        self.encoded: dict[int, tuple[Plain, bool]] = {}  # by the identity of the text: many may share it
 
     def read(self, node: Node) -> tuple[Plain, bool]:
         """(value, True) if ``node`` is plain, else (None, False)."""
@@ -91,27 +89,16 @@ class PlainReader:
         """``sized`` of a call that stands for a plain value; kept, because it makes a new one."""
         known = self.known.get((id(node), 0))
         if known is None:
-            plain, is_plain = self.of_new_call(node)
+            text = _encoded_text(node)
+            found = self.encoded.get(id(text)) or plain_of_call(node)
+            if text is not None:
+                self.encoded[id(text)] = found
+            plain, is_plain = found
             if not is_plain:
                 return None, -1
             known = plain, 1 + len(plain) // _TEXT_PIECE if isinstance(plain, (bytes, tuple)) else 1
             self.known[id(node), 0] = known
         return known
-
-    def of_new_call(self, node: Call) -> tuple[Plain, bool]:
-        """``plain_of_call``, which makes the bytes of a long text once."""
-        text = node.args[0] if node.name == "_codecs.encode" and isinstance(node.args, tuple) else None
-        if (
-            not isinstance(text, str)
-            or node.states
-            or node.items
-            or node.appended
-            or node.args[1:] != ("latin1",)
-        ):
-            return plain_of_call(node)
-        if id(text) not in self.encoded:
-            self.encoded[id(text)] = plain_of_call(node)
-        return self.encoded[id(text)]
 
 
 def without_type_tag(call: Call) -> Node:
@@ -133,14 +120,23 @@ def plain_of_call(call: Call) -> tuple[Plain, bool]:
     if name == "torch.Size" and isinstance(sizes := call.only_argument, (tuple, list)):
         if len(sizes) <= _MAX_DIMS and all(type(number) is int for number in sizes):
             return tuple(sizes), True
-    elif name == "_codecs.encode" and len(args) == 2 and args[1] == "latin1" and isinstance(args[0], str):
+    elif (text := _encoded_text(call)) is not None:
         try:
-            return args[0].encode("latin1"), True
+            return text.encode("latin1"), True
         except UnicodeEncodeError:
             return None, False
     elif name in _NUMPY_SCALAR and len(args) == 2:
         return _numpy_scalar(args[0], args[1])
     return None, False
+
+
+def _encoded_text(call: Call) -> str | None:
+    """The text of ``_codecs.encode(text, "latin1")``, whose bytes it stands for; None for any other call."""
+    args = call.args
+    if call.name != "_codecs.encode" or not isinstance(args, tuple) or args[1:] != ("latin1",):
+        return None
+    is_changed = call.states or call.items or call.appended
+    return args[0] if isinstance(args[0], str) and not is_changed else None
 
 
 def is_numpy(call: Call) -> bool:
