@@ -30,6 +30,7 @@ from ckpttool.kinds.evidence import (
 from ckpttool.kinds.known_names import load_name_table
 from ckpttool.kinds.optimizer import OptimizerMatch, find_groups, read_optimizers, split_state_root
 from ckpttool.kinds.state_dict import judge_state_dict
+from ckpttool.names.averages import may_be_averaged
 from ckpttool.values.checkpoint import (
     UNCLASSIFIED,
     Basis,
@@ -81,8 +82,9 @@ def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = No
     matches, named = match_optimizers(read_optimizers(groups, states), entries, weights, tied_to, found)
     # Judged again, for what an optimizer names says more of its neighbours.
     given.update((at, said) for at, said in named.items() if strength(found[at]) < strength(said))
-    for trained in [root for root in weights if any(match.weights_root == root for match in matches)]:
-        _judge_weights(checkpoint, trained, weights[trained], given, deepspeed.get(trained), found)
+    trained = {match.weights_root for match in matches}
+    for root in filter(trained.__contains__, weights):
+        _judge_weights(checkpoint, root, weights[root], given, deepspeed.get(root), found)
     share_between_copies(entries, list(weights.values()), found)
     share_between_ties(entries, tied_to, found)
     leave_out_of_optimizers(matches, entries, weights, tied_to, found)
@@ -127,8 +129,10 @@ def _judge_weights(
         given.get(index) if entry.declared is UNCLASSIFIED else _settle(entry, given.get(index))
         for index, entry in zip(indices, entries, strict=True)
     ]
-    for at, copied in read_target_copies(entries).items():
-        known[at] = known[at] or copied
+    names = "\n".join([str(entry.name) for entry in entries])  # searched at once: few files have such
+    if "target_" in names:
+        for at, copied in read_target_copies(entries).items():
+            known[at] = known[at] or copied
     versions = checkpoint.module_versions.get(root, {})
     judged = judge_state_dict(entries, known, versions, checkpoint.ordered)
     if buffers is not None:
@@ -138,8 +142,9 @@ def _judge_weights(
                 judged[at] = said._replace(kind=kind, basis=Basis.METADATA, note="DeepSpeed buffer_names")
     for at, said in read_pickled_parameters(entries, judged, versions, checkpoint.ordered).items():
         judged[at] = said
-    for at, said in read_averages(entries, judged).items():
-        judged[at] = said
+    if may_be_averaged(names):
+        for at, said in read_averages(entries, judged).items():
+            judged[at] = said
     for index, said in zip(indices, judged, strict=True):
         found[index] = said
 

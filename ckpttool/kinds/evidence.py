@@ -132,16 +132,15 @@ def read_target_copies(entries: Sequence[Entry]) -> dict[int, Classification]:
 
 def read_averages(entries: Sequence[Entry], judged: Sequence[Classification]) -> dict[int, Classification]:
     """Of averaged copies in one state_dict, by position: their original's kind, or LitEma's buffers."""
-    at = [position for position, entry in enumerate(entries) if isinstance(entry.name, str)]
-    names = [str(entries[position].name) for position in at]
+    names = [entry.name if isinstance(entry.name, str) else "" for entry in entries]
     said = {}
-    for average in find_averages(names, [entries[position].shape for position in at]):
+    for average in find_averages(names, [entry.shape for entry in entries]):
         for copy, of in average.copies.items():
-            kind = Kind.PERSISTENT_BUFFER if average.squashed else judged[at[of]].kind
+            kind = Kind.PERSISTENT_BUFFER if average.squashed else judged[of].kind
             note = f"averaged copy of {names[of]}"
-            said[at[copy]] = Classification(kind, Basis.COPY, note=note, averaged_of=names[of])
+            said[copy] = Classification(kind, Basis.COPY, note=note, averaged_of=names[of])
         counter = Classification(Kind.PERSISTENT_BUFFER, Basis.SIBLING, note="beside averaged weights")
-        said.update((at[own], counter) for own in average.own)
+        said.update(dict.fromkeys(average.own, counter))
     return {position: known for position, known in said.items() if not is_final(entries[position])}
 
 

@@ -11,7 +11,8 @@ PREFIX has a word of averaging, and no number before it: in a layer ``swa`` and 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ckpttool.names.prefixes import strip_wrappers
@@ -45,11 +46,12 @@ def find_averages(names: Sequence[str], shapes: Sequence[object]) -> list[Averag
 
     Work is linear in ``names``.
     """
-    if not may_be_averaged("\n".join(names)):
-        return []
     prefixes = _find_prefixes(names)
+    if not prefixes:
+        return []
     below = {position for positions in prefixes.values() for position in positions}
-    others = [position for position in range(len(names)) if position not in below] if prefixes else []
+    # A copy is made of what is inside of wrappers.
+    others = {at: strip_wrappers(name) for at, name in enumerate(names) if at not in below}
     largest = sorted(prefixes, key=lambda prefix: -len(prefixes[prefix]))[:_MOST_PREFIXES]
     found = [_match(prefix, prefixes[prefix], others, names, shapes) for prefix in largest]
     return [average for average in found if average is not None]
@@ -82,7 +84,11 @@ def _find_prefixes(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _match(
-    prefix: str, below: Sequence[int], others: Sequence[int], names: Sequence[str], shapes: Sequence[object]
+    prefix: str,
+    below: Sequence[int],
+    others: Mapping[int, str],
+    names: Sequence[str],
+    shapes: Sequence[object],
 ) -> Average | None:
     rests = {position: names[position][len(prefix) :] for position in below}
     own = tuple([position for position, rest in rests.items() if rest in _OWN])
@@ -90,39 +96,28 @@ def _match(
     squashed = {rests[position] for position in own} >= _COUNTERS
     if not members or (squashed and any("." in rest for rest in rests.values())):
         return None
-    spelled = {at: names[at].replace(".", "") if squashed else names[at] for at in others}
-    for place in _find_places(list(members.values()), spelled, names, squashed=squashed):
-        by_name: dict[str, list[int]] = {}
-        for at in others:
-            if names[at].startswith(place):
-                rest = strip_wrappers(names[at][len(place) :])
-                by_name.setdefault(rest.replace(".", "") if squashed else rest, []).append(at)
-        copies = {}
-        for position, name in members.items():
-            alike = [at for at in by_name.get(name, ()) if shapes[at] == shapes[position]]
-            if not alike:
-                break
-            if len(alike) == 1:
-                copies[position] = alike[0]
-        else:
+    spelled = {at: name.replace(".", "") for at, name in others.items()} if squashed else others
+    for place in _find_places(members.values(), spelled.values(), squashed=squashed):
+        originals: dict[tuple[str, object], int | None] = {}  # None of several of one name and shape
+        for at, name in spelled.items():
+            if name.startswith(place):
+                sort = name[len(place) :], shapes[at]
+                originals[sort] = None if sort in originals else at
+        sorts = {position: (name, shapes[position]) for position, name in members.items()}
+        if originals.keys() >= set(sorts.values()):
+            found = {position: originals[sort] for position, sort in sorts.items()}
+            copies = {position: at for position, at in found.items() if at is not None}
             return Average(prefix, copies, own, squashed)
     return None
 
 
-def _find_places(
-    members: Sequence[str], spelled: Mapping[int, str], names: Sequence[str], *, squashed: bool
-) -> list[str]:
+def _find_places(members: Iterable[str], names: Iterable[str], *, squashed: bool) -> list[str]:
     """Prefixes of ``names`` behind which members may stand, the one of most members first."""
     probes = tuple(sorted(members, key=len, reverse=True)[:_MOST_PROBES])
-    places: dict[str, int] = {}
-    for at, text in spelled.items():
-        if not text.endswith(probes):
-            continue
-        parts = names[at].split(".")
-        for probe in probes:
-            for drop in range(len(parts)):
-                rest = parts[drop:]
-                if ("".join(rest) if squashed else strip_wrappers(".".join(rest))) == probe:
-                    place = "".join([f"{part}." for part in parts[:drop]])
-                    places[place] = places.get(place, 0) + 1
-    return sorted(places, key=lambda place: -places[place])[:_MOST_PROBES]
+    places: Counter[str] = Counter()
+    for name in names:
+        for probe in probes if name.endswith(probes) else ():
+            place = name[: len(name) - len(probe)]
+            if name.endswith(probe) and (squashed or place[-1:] in ("", ".")):
+                places[place] += 1
+    return [place for place, _ in places.most_common(_MOST_PROBES)]

@@ -196,6 +196,22 @@ def test_work_is_linear_in_names() -> None:
     assert seconds(20_000) < 40 * max(seconds(2_000), 0.002)
 
 
+def test_parts_of_a_name_cost_no_more_than_its_length() -> None:
+    """A name of a megabyte, and names that wrappers alone tell apart."""
+    wrappers = ["module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module"]
+    alike = [".".join([*chain, "w"]) for chain in itertools.product(wrappers, repeat=6)]
+    started = time.process_time()
+    for names in (
+        ["ema.w", "a." * 500_000 + "w"],
+        ["ema.w", "module." * 100_000 + "w"],
+        ["ema.decay", "ema.num_updates", "ema.aw", "a." * 500_000 + "w"],
+        [*alike, *(f"ema.{name}" for name in alike)],
+    ):
+        (average,) = find_averages(names, [(2,)] * len(names))
+        assert set(average.copies.values()) <= {names.index(names[-1])}
+    assert time.process_time() - started < 4
+
+
 def test_many_prefixes_cost_no_more_than_their_names() -> None:
     names = [f"ema{chr(97 + a)}_ema.{b}.weight" for a, b in itertools.product(range(26), range(1000))]
     started = time.process_time()
