@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,18 @@ def test_the_document_has_the_digest(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not any("sha256" in item for item in opaque if item["type"] == "numpy.dtype")
 
 
+def test_that_numpy_2_renamed_its_modules_changes_no_array(tmp_path: Path) -> None:
+    made = pickle.dumps({"x": TABLE, "y": OBJECTS, "z": np.array([np.float64(2), "a"], object)}, 2)
+    old = made.replace(b"numpy._core", b"numpy.core")
+    new = old.replace(b"numpy.core", b"numpy._core")
+    digests = []
+    for name, data in (("old.pkl", old), ("new.pkl", new)):
+        (tmp_path / name).write_bytes(data)
+        found = read_checkpoint(str(tmp_path / name)).opaque
+        digests.append([item.sha256 for item in found if item.sha256])
+    assert old != new and digests[0] == digests[1] and len(digests[0]) == 3
+
+
 def test_an_array_of_tensors_has_none_and_is_said_not_to_be_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +99,21 @@ def test_an_array_of_tensors_has_none_and_is_said_not_to_be_compared(
     assert not any(item.sha256 for item in read_checkpoint(str(a)).opaque)
     assert main(["diff", str(a), str(b)]) == 0
     assert "not compared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shared", [b"c" + b"m" * 1_000_000 + b"\na\n", b"L" + b"9" * 1200 + b"L\n"])
+def test_what_an_array_repeats_takes_no_memory(tmp_path: Path, shared: bytes) -> None:
+    """By opcodes: 100,000 times a name of a megabyte, and a number of 1,200 digits."""
+    reconstruct = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    data = b"\x80\x02" + shared + b"q\x010}S'x'\n" + reconstruct + b"(" + b"h\x01" * 100_000 + b"lbs."
+    (tmp_path / "m.pkl").write_bytes(data)
+    started = time.process_time()
+    tracemalloc.start()
+    checkpoint = read_checkpoint(str(tmp_path / "m.pkl"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [item.type_name for item in checkpoint.opaque][:1] == ["numpy.core.multiarray._reconstruct"]
+    assert peak < 100 << 20 and time.process_time() - started < 10
 
 
 def test_bytes_that_many_arrays_share_are_digested_once(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ two arrays have one digest if they were pickled alike. One that holds a tensor h
 
 from __future__ import annotations
 
-import hashlib
+from hashlib import sha256
+from typing import Any
 
 from ckpttool.pickles.nodes import Call, DictNode, Global, Node, SetNode
 
 _MOST_STEPS = 1_000_000  # nodes that are looked at, in all arrays of a file
 _MOST_DEPTH = 40
+# What numpy 2 calls otherwise, and means the same by (numpy/_core/).
+_RENAMED = {f"numpy._core.{name}": f"numpy.core.{name}" for name in ("multiarray", "numeric")}
 _LONG = 64  # bytes or characters; longer ones are digested once, however often they are shared
 
 
@@ -24,24 +27,20 @@ class ContentDigests:
 
     def of(self, call: Call) -> str:
         """The SHA-256 of ``call`` as hexadecimal digits; empty where it cannot be told."""
-        text: list[str] = []
-        if not self._write(call, text, 0):
-            return ""
-        return hashlib.sha256("\n".join(text).encode("utf-8", "surrogatepass")).hexdigest()
+        digest = sha256()
+        return digest.hexdigest() if self._write(call, digest, 0) else ""
 
-    def _write(self, node: Node, text: list[str], depth: int) -> bool:
+    def _write(self, node: Node, digest: Any, depth: int) -> bool:
         self.steps += 1
         if self.steps > _MOST_STEPS or depth > _MOST_DEPTH:
             return False
         if isinstance(node, (bytes, str)):
-            text.append(f"{type(node).__name__} {repr(node) if len(node) <= _LONG else self._long(node)}")
-            return True
+            return self._put(digest, f"{type(node).__name__} {self._text(node)}")
         if node is None or isinstance(node, (bool, int, float)):
-            text.append(f"{type(node).__name__} {node!r}")
-            return True
+            return self._put(digest, f"{type(node).__name__} {node!r}")
         if isinstance(node, Global):
-            text.append(f"global {node.full_name!r}")
-            return True
+            module = _RENAMED.get(node.module, node.module)
+            return self._put(digest, f"global {self._text(module)} {self._text(node.name)}")
         if isinstance(node, Call):
             held = (node.function, node.args, node.states, node.appended, node.items)
         elif isinstance(node, (list, tuple)):
@@ -50,12 +49,19 @@ class ContentDigests:
             held = tuple(node.items)
         else:
             return False
-        text.append(f"{type(node).__name__} of {len(held)}")
-        return all(self._write(item, text, depth + 1) for item in held)
+        self._put(digest, f"{type(node).__name__} of {len(held)}")
+        return all(self._write(item, digest, depth + 1) for item in held)
 
-    def _long(self, node: bytes | str) -> str:
+    def _put(self, digest: Any, text: str) -> bool:
+        self.steps += len(text) // _LONG  # an int may have a thousand digits
+        digest.update(f"{text}\n".encode())
+        return True
+
+    def _text(self, node: bytes | str) -> str:
+        if len(node) <= _LONG:
+            return repr(node)
         known = self.long.get(id(node))
         if known is None:
             raw = node if isinstance(node, bytes) else node.encode("utf-8", "surrogatepass")
-            known = self.long[id(node)] = hashlib.sha256(raw).hexdigest()
+            known = self.long[id(node)] = sha256(raw).hexdigest()
         return known
