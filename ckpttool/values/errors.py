@@ -21,7 +21,8 @@ import re
 from collections.abc import Iterable
 from contextlib import ContextDecorator
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# A scheme has an end: without one, every letter of a long word would be looked at from each before it.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}://")
 _LONGEST_CHAIN = 20  # errors, each raised while another one was handled
 _CLOSING = ".,;:)]}>'\""  # of a sentence around an address
 
@@ -46,7 +47,7 @@ def redact(text: str, typed: Iterable[str] = ()) -> str:
         known = _hidden(argument)
         for spelled in (argument, repr(argument)[1:-1], safe(argument), " ".join(argument.split())):
             text = text.replace(spelled, known)
-    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S*", lambda found: _hidden(found[0]), text)
+    return re.sub(_ADDRESS.pattern + r"\S*", lambda found: _hidden(found[0]), text)
 
 
 def _hidden(text: str) -> str:

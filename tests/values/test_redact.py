@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import string
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -61,6 +62,14 @@ def test_a_file_whose_name_looks_like_an_address_keeps_it(
     assert status == 2
     assert "odd://u:p@h/x?y: " in out
     assert redact("odd://u:p@h/x?z: no such file") == "odd://h/x: no such file"
+
+
+def test_a_long_word_costs_no_more_than_its_length() -> None:
+    started = time.process_time()
+    for start in ("a" * 1_000_000, "a." * 500_000, "://" * 10_000):
+        assert redact(f"{start} ://") == f"{start} ://"
+        assert redact(f"{start} https://u:p@h").endswith(" https://h")
+    assert time.process_time() - started < 10
 
 
 def run(*arguments: str) -> tuple[int, str]:
