@@ -101,13 +101,16 @@ def _iter_convert(inspection: Inspection, codes: frozenset[str]) -> Iterator[Nex
 
 def _iter_unwrap(inspection: Inspection, codes: frozenset[str]) -> Iterator[NextCommand]:
     """The conversion of another branch than the weights', where that alone has a wrapper's names."""
-    if "wrapper-prefix" not in codes or codes & _NO_CONVERSION or _strip_wrappers(inspection) is not None:
+    if "wrapper-prefix" not in codes or codes & _NO_CONVERSION or inspection.weights_root is None:
         return
+    wrapped = _wrapped_roots(inspection)
     others = [group.root for group in inspection.groups if group.role in ("weights", "ema", "module")]
-    wrapped = [root for root in others if root != inspection.weights_root and _unwraps(inspection, root)]
-    if len(wrapped) != 1 or len(inspection.rows) < len(inspection.checkpoint.entries):
+    roots = [root for root in others if root in wrapped]
+    if inspection.weights_root in wrapped or len(roots) != 1:
         return
-    (root,) = wrapped
+    if len(inspection.rows) < len(inspection.checkpoint.entries):
+        return
+    (root,) = roots
     text = format_root(root)
     container = _container(inspection, root, whole=False)
     if container is not None and _is_spelled(inspection, text, root):
@@ -243,22 +246,22 @@ def _iter_verify(inspection: Inspection, codes: frozenset[str]) -> Iterator[Next
 
 def _strip_wrappers(inspection: Inspection) -> Sequence[str] | None:
     """``--strip-prefix auto`` where the branch that is converted has such names."""
-    root = inspection.weights_root
-    roots = {row.entry.root for row in inspection.rows} if root is None else {root}
-    return ("--strip-prefix", "auto") if any(_unwraps(inspection, at) for at in roots) else None
+    wrapped, root = _wrapped_roots(inspection), inspection.weights_root
+    return ("--strip-prefix", "auto") if (wrapped if root is None else root in wrapped) else None
 
 
-def _unwraps(inspection: Inspection, root: Root) -> bool:
-    """Whether taking wrappers off changes names of ``root``, and makes no two of them equal."""
-    names = [
-        row.entry.name
-        for row in inspection.rows
-        if row.entry.root == root
-        and isinstance(row.entry.name, str)
-        and row.classification.kind is not Kind.OPTIMIZER_STATE
-    ]
+def _wrapped_roots(inspection: Inspection) -> set[Root]:
+    """Branches of which taking wrappers off changes names, and makes no two of them equal."""
+    names: dict[Root, list[str]] = {}
+    for row in inspection.rows:
+        if isinstance(row.entry.name, str) and row.classification.kind is not Kind.OPTIMIZER_STATE:
+            names.setdefault(row.entry.root, []).append(row.entry.name)
+    return {root for root, those in names.items() if _unwraps(those)}
+
+
+def _unwraps(names: Sequence[str]) -> bool:
     try:
-        return bool(rename_all(names, strip_wrappers, inspection.checkpoint.path))
+        return bool(rename_all(names, strip_wrappers, ""))
     except CkptToolError:
         return False
 
