@@ -23,6 +23,8 @@ from ckpttool.values.checkpoint import CompositeTensor, Entry, Root, Strided, pa
 from ckpttool.values.inspection import Quantization
 
 _Modules: TypeAlias = dict[tuple[Root, str], dict[str, Entry]]
+_Kind: TypeAlias = tuple[str, int | None, int | None, str]
+"""The first fields of a ``Quantization``."""
 
 
 class Found(NamedTuple):
@@ -140,15 +142,18 @@ def _sum_up(found: Sequence[Found], subclasses: Sequence[Entry], told: int | Non
     by_scheme: dict[str, list[Found]] = {}
     for item in found:
         by_scheme.setdefault(item.scheme.name, []).append(item)
-    kinds: dict[tuple[str, int | None, int | None, str], list[int | None]] = {}
+    kinds: dict[_Kind, list[int | None]] = {}
+    firsts: dict[tuple[str, int | None], _Kind] = {}  # of a scheme, and of its bits
     # Those that lack a member come last: what cannot be told of them is what it is in the others.
     for item in sorted(found, key=lambda item: not _is_whole(item)):
         if item.measure is not None:
             bits, weights, group, word, *_ = item.measure.told(told)
-            kind = (item.scheme.name, bits, group, word)
+            scheme = item.scheme.name
+            kind = (scheme, bits, group, word)
             if not _is_whole(item):
-                alike = (other for other in kinds if other[0] == kind[0] and bits in (other[1], None))
-                kind = next(alike, kind)
+                kind = firsts.get((scheme, bits), kind)
+            for alike in (bits, None):
+                firsts.setdefault((scheme, alike), kind)
             kinds.setdefault(kind, []).append(weights)
     for entry in subclasses:
         value = entry.value

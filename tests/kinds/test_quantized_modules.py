@@ -11,6 +11,7 @@ from ckpttool.kinds.quantized_modules import survey_modules
 from ckpttool.values.checkpoint import CompositeTensor, Entry, OddKey, Part, TensorInfo
 from ckpttool.values.dtypes import BY_NAME
 from tests.support.classified import entry
+from tests.support.work import lines
 
 F8 = "float8_e4m3fn"
 Shaped = tuple[str, tuple[int, ...]]
@@ -232,6 +233,18 @@ def test_what_there_is_most_of_comes_first() -> None:
         found = survey(*order)
         assert said(found) == [("GPTQ", 4, 32, "", 1, 8192), ("int8", 8, None, "per channel", 1, 32)]
         assert found.weights == 8192 + 32
+
+
+def test_work_grows_with_modules_and_with_kinds_of_them_no_faster_than_they_do() -> None:
+    def found(count: int) -> int:
+        of_one_kind = {"scales": ("uint8", (2,))}
+        whole = [module(f"a{k}", {"blocks": ("uint8", (2, k + 1)), **of_one_kind}) for k in range(count)]
+        lacking = [module(f"b{k}", NVFP4, "weight_global_scale") for k in range(count)]
+        return len(survey(*whole, *lacking).quantizations)
+
+    assert found(10) == 11
+    small, large = (lines(lambda count=count: found(count)) for count in (100, 400))  # type: ignore[misc]
+    assert large < 6 * small
 
 
 @pytest.mark.parametrize("order", [1, -1])
