@@ -25,16 +25,12 @@ class DType(NamedTuple):
     export: int | None = None  # number of a torch.export document; None: no such type there
     packed: int = 1  # numbers per torch element in the safetensors header's last dimension
     in_torch: bool = True  # else a pickle cannot name it, and can hold its bytes only
+    per_offset: int = 1  # elements for each unit of a storage_offset of torch's: a byte, if it holds several
 
     @property
     def nbytes(self) -> int:
         """Bytes of one element, rounded up (sub-byte types have no element address)."""
         return (self.bits + 7) // 8
-
-    @property
-    def per_offset(self) -> int:
-        """Elements for each unit in which torch counts a storage_offset: bytes, where several are in one."""
-        return 8 // self.bits if self.kind == "quantized" and self.bits < 8 else 1
 
     @property
     def is_floating_point(self) -> bool:
@@ -77,8 +73,8 @@ _TABLE = (
     DType("quint8", 8, "quantized", "B", storage="QUInt8Storage"),
     DType("qint32", 32, "quantized", "i", storage="QInt32Storage"),
     # quint4x2 and quint2x4 are the sub-byte types whose *elements* torch counts.
-    DType("quint4x2", 4, "quantized", storage="QUInt4x2Storage"),
-    DType("quint2x4", 2, "quantized", storage="QUInt2x4Storage"),
+    DType("quint4x2", 4, "quantized", storage="QUInt4x2Storage", per_offset=2),
+    DType("quint2x4", 2, "quantized", storage="QUInt2x4Storage", per_offset=4),
     *(DType(f"bits{b}", 8, "bits", "B") for b in ("1x8", "2x4", "4x2", "8")),
     DType("bits16", 16, "bits", "H"),
     # int1..int7 and uint1..uint7 are shells: torch gives each element a whole byte (itemsize 1).
