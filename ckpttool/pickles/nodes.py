@@ -171,5 +171,5 @@ class PickleTree(NamedTuple):
 
 def iter_items(flat: list[Node] | None) -> Iterator[tuple[Node, Node]]:
     """(key, value) pairs of a flat item list."""
-    if flat:
-        yield from zip(flat[::2], flat[1::2], strict=True)
+    items = iter(flat or ())
+    return zip(items, items, strict=True)

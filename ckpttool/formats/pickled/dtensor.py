@@ -16,6 +16,7 @@ Source: ``torch/distributed/tensor/_dtensor_spec.py``, ``placement_types.py``, `
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 
 from ckpttool.formats.pickled.nodes import named_state
@@ -25,7 +26,6 @@ from ckpttool.values.checkpoint import Plain
 _MOST_DIMS = 16  # of a mesh; more are not told of
 _MOST_STEPS = 64  # attributes looked at
 _SHARDED_STATE = 5  # what ``ShardedTensor.__getstate__`` returns
-DEVICE_MESH = "torch.distributed.device_mesh.DeviceMesh"
 
 
 def describe_spec(spec: Node) -> tuple[tuple[str, Plain], ...]:
@@ -44,11 +44,11 @@ def describe_spec(spec: Node) -> tuple[tuple[str, Plain], ...]:
     return tuple(details)
 
 
-def local_shards(state: Node) -> list[Node]:
+def local_shards(state: Node) -> Iterator[Node]:
     """The tensors of a ShardedTensor that this rank has; none where ``state`` is not that of one."""
-    if not isinstance(state, tuple) or len(state) != _SHARDED_STATE or not isinstance(state[0], list):
-        return []
-    return [_attributes(shard).get("tensor") for shard in state[0]]
+    if isinstance(state, tuple) and len(state) == _SHARDED_STATE and isinstance(state[0], list):
+        for shard in state[0]:
+            yield _attributes(shard).get("tensor")
 
 
 def describe_shards(state: Node) -> tuple[tuple[str, Plain], ...]:

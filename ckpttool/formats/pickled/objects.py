@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled.budget import WalkBudget
 from ckpttool.formats.pickled.contents import Contents
-from ckpttool.formats.pickled.dtensor import DEVICE_MESH
 from ckpttool.formats.pickled.globals import Places, describe_place, list_globals
 from ckpttool.formats.pickled.mappings import KeyReader, MetadataReader
 from ckpttool.formats.pickled.nodes import (
@@ -67,6 +66,7 @@ from ckpttool.values.checkpoint import (
     Opaque,
     Plain,
     Root,
+    Tensor,
     Value,
 )
 from ckpttool.values.errors import LimitExceeded
@@ -87,6 +87,7 @@ _ALL, _SHORT, _NONE, _QUIET = range(4)
 _THE_KEY = OddKey("<the key itself>", literal=False)
 _USUALLY_NONE = "_is_full_backward_hook"  # of every module that has no hook
 _CLASS = "__class__"
+_DEVICE_MESH = "torch.distributed.device_mesh.DeviceMesh"
 _MOST_PARTS = 4  # of a tuple that are looked at for bytes
 _MOST_SCALARS = 64  # of an attribute that is a value; a longer one is counted
 _MOST_ITEMS = 256  # of a container in an object, all of whose plain items are values
@@ -177,6 +178,8 @@ class _Walk:
         self.held: deque[tuple[Root, Key, Node, int]] = deque()  # to be walked after what holds them
         self.held_ids: set[int] = set()
         self.held_keys: list[tuple[Root, Key, Node]] = []  # objects that are keys, to be walked last
+        self.seen: set[Tensor | None] = set()  # of the entries looked at, when there were such keys
+        self.looked_at = 0
         self.walked_modules: set[int] = set()
         self.plain = PlainReader()
         self.budget = WalkBudget(limits)
@@ -270,10 +273,11 @@ class _Walk:
 
     def hold_unseen_keys(self) -> None:
         """Put off what keys hold, but for tensors that are entries already: an optimizer's parameters."""
-        seen = {entry.value for entry in self.entries}
+        self.seen.update([entry.value for entry in self.entries[self.looked_at :]])
+        self.looked_at = len(self.entries)
         for path, key, node in self.held_keys:
             stored = self.tensors.read(node) if isinstance(node, Call) else None
-            if stored is None or stored.tensor not in seen:
+            if stored is None or stored.tensor not in self.seen:
                 self.held.append((path, key, node, _QUIET))
         self.held_keys.clear()
 
@@ -320,7 +324,7 @@ class _Walk:
     def object_children(self, path: Root, node: Call) -> list[tuple[Key, Node]]:
         """Everything an unknown object carries: arguments, state, appended and set items."""
         children = self.beside_items(path, node, attribute_items(node))
-        if node.name == DEVICE_MESH:  # its ranks are no tensors of the checkpoint
+        if node.name == _DEVICE_MESH:  # its ranks are no tensors of the checkpoint
             children = [(key, child) for key, child in children if not self.is_tensor(child)]
         items = self.children_by_key(path, iter_items(node.items))
         if len(items) * 2 < len(node.items or ()):  # what its class does with an item that is set twice
@@ -542,6 +546,8 @@ _UNDECLARED = Entry((), "", None).declared
 
 def _holds_module(plain: Plain) -> bool:
     """Whether these are the bytes of an archive or a pickle, or such are among them (``("fx", bytes)``)."""
+    if not isinstance(plain, (bytes, tuple)):
+        return False
     parts = plain[:_MOST_PARTS] if isinstance(plain, tuple) else (plain,)
     return any(
         isinstance(part, bytes)

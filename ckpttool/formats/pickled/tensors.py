@@ -86,6 +86,7 @@ class TensorReader:
         self.storages = 0  # persistent ids that were read
         self.numbers = 0  # scales and zero points in lists so far
         self.barren: set[int] = set()  # containers of subclasses' attributes that hold no tensor, by id
+        self.said: dict[int, dict[str, Node]] = {}  # by such attributes, by id: many tensors may share them
 
     def read(self, call: Call, depth: int = 0) -> StoredTensor | None:
         """The tensor that ``call`` would rebuild, or None if it is some other call.
@@ -277,12 +278,7 @@ class TensorReader:
             return inner._replace(attributes=_together(inner.attributes, state))
         if cls.full_name == "torch.nn.parameter.Parameter":
             return inner._replace(is_parameter=True, attributes=_together(inner.attributes, state))
-        own = state[0] if type(state) is tuple and state else state  # with slots, if not a dict
-        if any(
-            key == "_is_param" and value is True
-            for key, value in iter_items(dict_items(own))
-            if type(key) is str
-        ):
+        if self.attribute(state, "_is_param") is True:
             inner = inner._replace(is_parameter=True)  # what nn.Parameter makes of a class of its own
         if cls.name == "ShardedTensor" and isinstance(inner.tensor, CompositeTensor):
             return self.sharded(inner, inner.tensor, cls, state, depth)
@@ -291,13 +287,28 @@ class TensorReader:
         if isinstance(inner.tensor, CompositeTensor) and inner.tensor.layout == "subclass":
             outer = inner.tensor._replace(type_name=cls.full_name, parts=inner.tensor.parts + attributes)
             if cls.name == "DTensor":
-                outer = outer._replace(details=(*outer.details, *_spread(state)))
+                from ckpttool.formats.pickled.dtensor import describe_spec
+
+                spec = self.attribute(state, "_spec")
+                outer = outer._replace(details=(*outer.details, *describe_spec(spec)))
         elif attributes:
             parts = (Part(PLAIN_PART, inner.tensor), *attributes)
             outer = CompositeTensor("subclass", cls.full_name, inner.tensor.dtype, inner.tensor.shape, parts)
         else:
             return inner._replace(subclass=cls.full_name)
         return inner._replace(tensor=outer)
+
+    def attribute(self, state: Node, name: str) -> Node:
+        """``_is_param`` or ``_spec`` in a subclass's state, ``dict`` or ``(dict, slots)``; else None."""
+        for half in state[:2] if type(state) is tuple else (state,):
+            known = self.said.get(id(half))
+            if known is None:
+                items = iter_items(dict_items(half))
+                known = {key: value for key, value in items if key in ("_is_param", "_spec")}
+                self.said[id(half)] = known
+            if name in known:
+                return known[name]
+        return None
 
     def sharded(
         self, inner: StoredTensor, whole: CompositeTensor, cls: Global, state: Node, depth: int
@@ -439,17 +450,6 @@ def _together(*nodes: Node) -> Node:
     """Nodes that may hold tensors as one; None if none may."""
     held = [node for node in nodes if isinstance(node, (Call, DictNode, SetNode, list, tuple))]
     return held[0] if len(held) == 1 else held or None
-
-
-def _spread(state: Node) -> tuple[tuple[str, Plain], ...]:
-    """What the ``_spec`` among the attributes of a DTensor says."""
-    from ckpttool.formats.pickled.dtensor import describe_spec
-
-    for half in state if type(state) is tuple else (state,):
-        for key, value in iter_items(dict_items(half)):
-            if key == "_spec":
-                return describe_spec(value)
-    return ()
 
 
 _Rebuild = Callable[[TensorReader, "tuple[Node, ...]", int], "StoredTensor | None"]
