@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ckpttool.inspection.summary import choose_weights_root, tally_rows
 from ckpttool.kinds.aliases import find_aliases
@@ -15,6 +15,8 @@ from ckpttool.values.checkpoint import Checkpoint, Key, Opaque, Root, Value
 from ckpttool.values.difference import Side
 from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import plural
+
+_Leaf = TypeVar("_Leaf", Value, Opaque)
 
 _MOST_NAMED = 4
 _MOST_SHOWN = 40  # characters of a name in a sentence
@@ -113,26 +115,13 @@ def select(items: Sequence[Placed], include: Sequence[str], exclude: Sequence[st
     return tuple(item for item in items if is_chosen(*item.row.entry[:2]))
 
 
-def values_under(side: Side, base: Root, skipped: AbstractSet[Key]) -> tuple[list[Value], list[Opaque]]:
-    """Plain values and objects that are compared, with roots relative to ``base``."""
-    checkpoint, depth = side.checkpoint, len(base)
-
-    def is_compared(root: Root) -> bool:
-        return root[:depth] == base and (not root or root[0] not in skipped)
-
-    return (
-        [item._replace(root=item.root[depth:]) for item in checkpoint.values if is_compared(item.root)],
-        [item._replace(root=item.root[depth:]) for item in checkpoint.opaque if is_compared(item.root)],
-    )
-
-
-def attributes_under(side: Side, base: Root, skipped: AbstractSet[Key]) -> list[Value]:
-    """Plain attributes of pickled modules that are compared, with roots relative to ``base``."""
+def leaves_under(leaves: Iterable[_Leaf], base: Root, skipped: AbstractSet[Key]) -> list[_Leaf]:
+    """Those of ``leaves`` that are compared, with roots relative to ``base``."""
     depth = len(base)
     return [
-        item._replace(root=item.root[depth:])
-        for item in side.checkpoint.attributes
-        if item.root[:depth] == base and (not item.root or item.root[0] not in skipped)
+        leaf._replace(root=leaf.root[depth:])
+        for leaf in leaves
+        if leaf.root[:depth] == base and (not leaf.root or leaf.root[0] not in skipped)
     ]
 
 

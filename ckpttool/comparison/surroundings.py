@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from ckpttool.comparison.sides import Scope, attributes_under, values_under
+from ckpttool.comparison.sides import Scope, leaves_under
 from ckpttool.values.checkpoint import Key, Objects, Plain, Root, Value
 from ckpttool.values.difference import Side, Status, ValueChange
 from ckpttool.values.words import first_few, plural
@@ -20,24 +20,24 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
     """
     said: list[str] = []
     sides = ((a, scope.base_a), (b, scope.base_b))
-    (values_a, opaque_a), (values_b, opaque_b) = (
-        values_under(side, base, scope.skipped) for side, base in sides
-    )
-    values = [{(item.root, item.name): item.value for item in found} for found in (values_a, values_b)]
+    skipped = scope.skipped
+    values = [_facts(leaves_under(side.checkpoint.values, base, skipped)) for side, base in sides]
+    attributes = [_facts(leaves_under(side.checkpoint.attributes, base, skipped)) for side, base in sides]
+    opaque_a, opaque_b = (leaves_under(side.checkpoint.opaque, base, skipped) for side, base in sides)
     versions_a, versions_b = (_versions(side, base) for side, base in sides)
     metadata = [_metadata(side) for side in (a, b)]
     changes = [
-        *_changes("value", values, "plain values", said, same_layout=scope.whole and _same_layout(a, b)),
+        *_changes("value", values, ("plain value",), said, same_layout=scope.whole and _same_layout(a, b)),
         *_changed_versions(versions_a, versions_b, said),
-        *_changes("metadata", metadata, "entries of metadata", said),
-        *_changed_attributes([attributes_under(side, base, scope.skipped) for side, base in sides], said),
+        *_changes("metadata", metadata, ("entry of metadata", "entries of metadata"), said),
+        *_changed_attributes(attributes, said),
     ]
     objects_a, objects_b = (
         {(item.root, item.name): " ".join(filter(None, item[2:])) for item in found}
         for found in (opaque_a, opaque_b)
     )
     if objects_a and objects_b:
-        changes += _changes("object", (objects_a, objects_b), "", said)
+        changes += _changes("object", (objects_a, objects_b), ("object",), said)
         types = {(item.root, item.name): item.type_name for item in opaque_a}
         known = {(*item.root, item.name) for item in opaque_a if item.sha256}
         same = [
@@ -48,7 +48,7 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
         if same:
             named = first_few(same, lambda key: f"{str(key[1])[:40]}: {types[key][:60]}")
             objects = Objects(opaque_a, a.checkpoint.containers)
-            listed = any(objects.owner(value.root) is not None for value in values_a)
+            listed = any(objects.owner(root) is not None for root, _ in values[0])
             but = ", but for plain attributes" if listed else ""
             said.append(f"{plural(len(same), 'opaque object')} ({named}){but}")
     elif objects_a or objects_b:
@@ -62,15 +62,19 @@ def _is_within(path: Root, known: Collection[Root]) -> bool:
     return bool(known) and any(path[:length] in known for length in range(1, len(path) + 1))
 
 
-def _changed_attributes(sides: Sequence[Iterable[Value]], said: list[str]) -> Iterable[ValueChange]:
+def _facts(leaves: Iterable[Value]) -> _Facts:
+    return {(leaf.root, leaf.name): leaf.value for leaf in leaves}
+
+
+def _changed_attributes(sides: Sequence[_Facts], said: list[str]) -> Iterable[ValueChange]:
     """Plain attributes of modules that both sides have; of a module that one side has, its class alone."""
-    a, b = ({(item.root, item.name): item.value for item in found} for found in sides)
+    a, b = sides
     if a and b:
         both = {root for root, _ in a} & {root for root, _ in b}
         a, b = (
             {key: facts[key] for key in facts if key[0] in both or key[1] == "__class__"} for facts in (a, b)
         )
-    return _changes("attribute", (a, b), "attributes of modules", said)
+    return _changes("attribute", (a, b), ("attribute of modules", "attributes of modules"), said)
 
 
 def same_plain(a: Plain, b: Plain) -> bool:
@@ -126,12 +130,12 @@ def _metadata(side: Side) -> dict[tuple[Root, Key], Plain]:
 
 
 def _changes(
-    section: str, sides: Sequence[_Facts], what: str, said: list[str], *, same_layout: bool = False
+    section: str, sides: Sequence[_Facts], what: Sequence[str], said: list[str], *, same_layout: bool = False
 ) -> Iterable[ValueChange]:
     a, b = sides
     if not (a and b) and not same_layout:
         if a or b:
-            said.append(f"only in {'A' if a else 'B'}: {len(a or b):,} {what}")
+            said.append(f"only in {'A' if a else 'B'}: {plural(len(a or b), *what)}")
         return
     for key, value in a.items():
         if key not in b:
