@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from ckpttool.formats import read_checkpoint
+from ckpttool.torch_bridge.reference import describe_model
+from ckpttool.torch_bridge.verify.stored_state import StoredState
 from ckpttool.torch_bridge.verify.verify import VerifyOptions, _move, verify
 from ckpttool.values.verification import Plan
 from tests.support.verified_models import Plain
 from tests.support.verifying import check, names, source, the_run
+from tests.support.work import lines
 
 
 @pytest.mark.parametrize("loads", [(), ("copy",), ("assign", "to-empty"), ("round-trip",)])
@@ -52,6 +55,21 @@ def test_what_does_not_load_is_not_saved_again(tmp_path: Path) -> None:
     )  # fmt: skip
     beside = the_run(check(bad, Plain, tmp_path), "round-trip")
     assert (beside.ok, beside.note) == (None, "not tried: there is no rightly loaded model to save")
+
+
+def test_work_grows_with_extra_states_and_parts_of_names_no_faster_than_they_do(tmp_path: Path) -> None:
+    def state(count: int) -> StoredState:
+        made: dict[str, Any] = {f"m{at}._extra_state": {"calls": [at, {"n": at}]} for at in range(count)}
+        made[f"{'a.' * count}weight"] = torch.ones(2)
+        torch.save(made, tmp_path / f"{count}.pt")
+        return StoredState(
+            read_checkpoint(str(tmp_path / f"{count}.pt")), (), describe_model(Plain(), "here")
+        )
+
+    found = state(30).extra
+    assert found == {f"m{at}._extra_state": {"calls": [at, {"n": at}]} for at in range(30)}
+    small, large = (lines(lambda count=count: state(count)) for count in (100, 400))  # type: ignore[misc]
+    assert large < 6 * small
 
 
 class WithState(nn.Module):

@@ -257,7 +257,7 @@ def test_paths_of_modules_follow_the_names_of_their_entries() -> None:
     assert _module_paths(moved) == {"module.a.b": "a.b", "module.a": "a", "module": "", "module.c": "c"}
     added = _module_paths({"a.w": "net.a.w", "b": "net.b"})
     assert (added["a"], added[""]) == ("net.a", "net")
-    assert _module_paths({"w": "w"}) == {"": ""}
+    assert _module_paths({"w": "w", "a.w": "a.w"}) == {}
 
 
 # -- the verdict and the advice -----------------------------------------------------------------------------

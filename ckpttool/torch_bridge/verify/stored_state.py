@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from ckpttool.names.match import NameMatch, match_names
@@ -109,9 +110,11 @@ def _foreign_keys(checkpoint: Checkpoint, root: Root) -> Iterator[str]:
 
 
 def _module_paths(to_model: Mapping[str, str]) -> dict[str, str]:
-    """Module path in the file -> in the model: the rule that the entries followed."""
+    """Module path in the file -> in the model, where they differ: the rule that the entries followed."""
     paths: dict[str, str] = {}
     for old, new in to_model.items():
+        if old == new:
+            continue
         cut = len(old)
         while cut > 0:
             cut = old.rfind(".", 0, cut)
@@ -130,22 +133,25 @@ def _extra_states(checkpoint: Checkpoint, root: Root, tensors: FileTensors) -> I
             yield str(value.name), thaw(value.value)
     paths = [container.path for container in checkpoint.containers]
     tops = {path for path in paths if len(_below(path, root)) == 1 and is_extra_state(path[-1])}
-    broken = {(*item.root, item.name)[: len(root) + 1] for item in checkpoint.opaque}
-    for top in sorted(tops - broken, key=str):
-        yield str(top[-1]), _build_plain(checkpoint, top, tensors)
+    tops -= {(*item.root, item.name)[: len(root) + 1] for item in checkpoint.opaque}
+    built = _build_plain(checkpoint, tops, len(root) + 1, tensors) if tops else {}
+    for top in sorted(built, key=str):
+        yield str(top[-1]), built[top]
 
 
-def _build_plain(checkpoint: Checkpoint, top: Root, tensors: FileTensors) -> Any:
-    """Dicts and lists with what they hold, from the leaves below ``top``."""
-    depth = len(top)
+def _build_plain(
+    checkpoint: Checkpoint, tops: AbstractSet[Root], depth: int, tensors: FileTensors
+) -> dict[Root, Any]:
+    """The dicts and lists at ``tops``, paths of ``depth`` keys, made of the leaves below them."""
     held: dict[Root, dict[Key, Any]] = {}
     for value in checkpoint.values:
-        if value.root[:depth] == top:
+        if value.root[:depth] in tops:
             held.setdefault(value.root, {})[value.name] = thaw(value.value)
     for entry in checkpoint.entries:
-        if entry.root[:depth] == top:
+        if entry.root[:depth] in tops:
             held.setdefault(entry.root, {})[entry.name] = tensors.tensor(entry)
-    below = [container for container in checkpoint.containers if container.path[:depth] == top]
+    below = [container for container in checkpoint.containers if container.path[:depth] in tops]
+    found: dict[Root, Any] = {}
     # The deepest first, so that what a container holds is there when it is built.
     for container in sorted(below, key=lambda container: len(container.path), reverse=True):
         path = container.path
@@ -153,10 +159,11 @@ def _build_plain(checkpoint: Checkpoint, top: Root, tensors: FileTensors) -> Any
         if container.type_name in ("list", "tuple"):
             items = [built[index] for index in range(container.length) if index in built]
             built = tuple(items) if container.type_name == "tuple" else items
-        if path == top:
-            return built
-        held.setdefault(path[:-1], {})[path[-1]] = built
-    return None
+        if path in tops:
+            found[path] = built
+        else:
+            held.setdefault(path[:-1], {})[path[-1]] = built
+    return found
 
 
 def thaw(value: Plain) -> Any:
