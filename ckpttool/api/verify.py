@@ -91,8 +91,7 @@ def choose_root(source: Opened) -> Root:
     from ckpttool.values.words import format_root
 
     read = source.read.stored or source.read
-    loaded = [entry for entry in read.entries if in_state_dict(entry) and entry.value is not None]
-    if not loaded:
+    if not any(in_state_dict(entry) and entry.value is not None for entry in read.entries):
         raise CkptToolError(_nothing_to_load(read), path=read.path, hint=_looked_at(read.path))
     owners = dict.fromkeys(entry.root for entry in read.entries)
     branches = [format_root(root) for root in owners if root][:_MOST_BRANCHES]

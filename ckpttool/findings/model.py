@@ -162,11 +162,11 @@ def missing_findings(
             "safetensors.torch.load_model and strict=False do not"
         )
         yield from about("missing-tied", "warning", tied, fact)
-    yield from about("missing-entry", "warning", unread, UNREAD)
+    yield from about("missing-entry", "warning", unread, f"not seen: {PERHAPS_UNREAD}")
     yield from about("missing-entry", "warning", own_code, f"not in the file; {_OWN_CODE}")
 
 
-UNREAD = "not seen: perhaps in a module that the file keeps as bytes, which are not read"
+PERHAPS_UNREAD = "perhaps in a module that the file keeps as bytes, which are not read"
 _OWN_CODE = "the module loads by code of its own, which may rename: verify tells"
 
 

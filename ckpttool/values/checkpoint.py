@@ -529,10 +529,10 @@ class Checkpoint(NamedTuple):
 
     def may_be_unread(self, root: Root, name: str) -> bool:
         """Whether an entry that a state_dict at ``root`` would have is perhaps in bytes that are not read."""
+        if not self.unread_modules:
+            return False
         path = (*root, *name.split("."))
-        return bool(self.unread_modules) and any(
-            path[:length] in self.unread_modules for length in range(len(path))
-        )
+        return any(path[:length] in self.unread_modules for length in range(len(path)))
 
     @property
     def file_nbytes(self) -> int:

@@ -134,7 +134,8 @@ def _unexpected(
             f"{_listed('unexpected', carried, in_file)}: non-persistent buffers of the model, which rebuilds "
             "them; another version saved them, and they are safe to drop"
         )
-    others = [name for name in run.unexpected if name in in_file and name not in carried]
+    there = in_file.keys() - carried
+    others = [name for name in run.unexpected if name in there]
     known = [name for name in others if _history(name, in_file)]
     if known:
         yield (

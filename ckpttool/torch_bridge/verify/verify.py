@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ckpttool.files.local import check_path
+from ckpttool.findings.model import PERHAPS_UNREAD
 from ckpttool.findings.next_commands import lossless_container, new_name
 from ckpttool.torch_bridge.accelerator import KNOWN, accelerator, count
 from ckpttool.torch_bridge.door import foreign_code, foreign_streams, looking_into, one_line, pass_on
@@ -79,10 +80,7 @@ def _unread(checkpoint: Checkpoint, root: Root, runs: Sequence[Run]) -> str:
     unread = [name for name in missing if checkpoint.may_be_unread(root, name)]
     if not unread:
         return ""
-    what = plural(len(unread), "missing entry")
-    return (
-        f"{what} ({first_few(unread)}): perhaps in a module that the file keeps as bytes, which are not read"
-    )
+    return f"{plural(len(unread), 'missing entry')} ({first_few(unread)}): {PERHAPS_UNREAD}"
 
 
 def _verify(
