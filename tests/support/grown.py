@@ -241,6 +241,12 @@ def averaged_branches(path: Path, n: int) -> Path:
     return _write(path, _zip(code))
 
 
+def wrapped_branches(path: Path, n: int) -> Path:
+    """Names that are wrapped in each, and not without the wrapper: those are taken."""
+    one = _pairs([("module.a.weight", op.tensor()), ("a.weight", op.tensor())])
+    return _write(path, _zip(_pairs((f"b{k}x", one) for k in range(n))))
+
+
 def branches_in_branches(path: Path, n: int) -> Path:
     code = op.EMPTY_DICT + b"".join(op.push(f"b{k}") + op.EMPTY_DICT for k in range(n))
     code += op.push("w") + op.tensor() + op.SETITEM * (n + 1)
@@ -340,6 +346,19 @@ def devices(path: Path, n: int) -> Path:
     return _write(path, _zip(_pairs(weights), _owned(n)))
 
 
+def tensors_of_one_state(path: Path, n: int) -> Path:
+    """Tensors of a class of their own that share a dict of attributes."""
+    state = _pairs((f"attribute{k}", op.push(k)) for k in range(n))
+    plain = (op.storage("0"), 0, (4,), (1,), False, op.push({}))
+
+    def one(attributes: bytes) -> bytes:
+        function = op.named("torch._utils:_rebuild_tensor_v2")
+        return op.call("torch._tensor:_rebuild_from_type_v2", function, op.named("a:B"), plain, attributes)
+
+    made = [one(state + op.BINPUT(1)), *[one(op.BINGET(1))] * (n - 1)]
+    return _write(path, _zip(_pairs((f"a{k}x", code) for k, code in enumerate(made))))
+
+
 def parts_of_a_tensor(path: Path, n: int) -> Path:
     state = {f"part{k}": _own(k) for k in range(n)}
     plain = (op.storage("0"), 0, (4,), (1,), False, op.push({}))
@@ -380,10 +399,12 @@ SUBJECTS: dict[str, Grow] = {
         tensors_without_elements, shards_missing, shards_missing_but_few, shards, shards_without_an_index,
         shards_of_equal_names, keys_absent, keys_unlisted, keys_elsewhere, keys_twice, metadata_of_the_index,
         files_beside, stray_shards, checkpoints_beside, storages, storages_of_a_legacy_file, ties, views,
-        views_that_overlap, views_within_views, branches, averaged_branches, branches_in_branches,
-        lists_of_tensors, values, values_in_branches, items_of_a_value, digits_of_a_value, length_of_a_value,
-        objects, attributes_of_an_object, globals_, globals_unused, modules_of_metadata,
+        views_that_overlap, views_within_views, branches, averaged_branches, wrapped_branches,
+        branches_in_branches, lists_of_tensors, values, values_in_branches, items_of_a_value,
+        digits_of_a_value, length_of_a_value, objects, attributes_of_an_object, globals_, globals_unused,
+        modules_of_metadata,
         parameters_with_an_optimizer, param_groups, optimizers, modules, modules_in_modules, devices,
-        parts_of_a_tensor, composites, members_of_no_use, opcodes_of_no_use, keys_of_no_text,
+        tensors_of_one_state, parts_of_a_tensor, composites, members_of_no_use,
+        opcodes_of_no_use, keys_of_no_text,
     )
 }  # fmt: skip
