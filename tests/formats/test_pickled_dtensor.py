@@ -142,6 +142,8 @@ def test_a_sharded_tensor_says_its_rank_and_the_dimension() -> None:
         stated("t.Ranks", local_world_size=4),
         stated("t.Ranks", local_rank=True, local_world_size=4),
         stated("t.Ranks", local_rank=1, local_world_size=0),
+        stated("t.Ranks", local_rank=1 << 4000, local_world_size=4),
+        stated("t.Ranks", local_rank=1, local_world_size=1 << 32),
     ):
         assert describe_shards(sharded(ranks=ranks)) == ()
     for state in (list(sharded()), sharded()[:4], sharded((), None, None, 6), None):

@@ -25,6 +25,7 @@ from ckpttool.values.checkpoint import Plain
 
 _MOST_DIMS = 16  # of a mesh; more are not told of
 _MOST_STEPS = 64  # attributes looked at
+_MOST_BITS = 32  # of a rank, and of how many there are
 _SHARDED_STATE = 5  # what ``ShardedTensor.__getstate__`` returns
 
 
@@ -37,9 +38,9 @@ def describe_spec(spec: Node) -> tuple[tuple[str, Plain], ...]:
     details: list[tuple[str, Plain]] = [("placements", tuple(map(_placement, placements)))]
     mesh = _attributes(attributes.get("mesh"))
     sizes = _mesh_sizes(mesh)
-    if sizes and len(sizes) <= _MOST_DIMS and prod(sizes) < 1 << 32:
+    if sizes and len(sizes) <= _MOST_DIMS and not prod(sizes) >> _MOST_BITS:
         details.append(("mesh", sizes))
-    if type(rank := mesh.get("_rank")) is int:
+    if type(rank := mesh.get("_rank")) is int and not rank >> _MOST_BITS:
         details.append(("rank", rank))
     return tuple(details)
 
@@ -57,9 +58,9 @@ def describe_shards(state: Node) -> tuple[tuple[str, Plain], ...]:
         return ()
     ranks, spec = _attributes(state[2]), _attributes(state[3])
     rank, size = ranks.get("local_rank"), _ints(ranks.get("local_world_size"))
-    if type(rank) is not int or not size:
+    if type(rank) is not int or not size or rank >> _MOST_BITS or prod(size) >> _MOST_BITS:
         return ()
-    placed = f"Shard({spec['dim']})" if type(spec.get("dim")) is int else "sharded"
+    placed = f"Shard({str(spec['dim'])[:20]})" if type(spec.get("dim")) is int else "sharded"
     return ("placements", (placed,)), ("mesh", size), ("rank", rank)
 
 
