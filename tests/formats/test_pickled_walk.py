@@ -28,6 +28,7 @@ from tests.support.walked import (
     values,
     walk,
 )
+from tests.support.work import lines
 
 # -- leaves and containers -----------------------------------------------------------------------------
 
@@ -38,6 +39,19 @@ def test_a_bare_tensor_value_or_object_has_no_name() -> None:
     assert found.containers == [] and walk(sized(3)).entries[0].root == ()
     assert objects(walk(obj(5))) == {"": ("m.Obj", "5")} and objects(walk(BIG)) == {"": ("int", "4,800 bits")}
     assert containers(walk([1, 2])) == [("", "list", 2)] and values(walk([1, 2])) == {"0": 1, "1": 2}
+
+
+def test_entries_are_looked_at_once_for_all_keys_that_are_objects() -> None:
+    def found(depth: int) -> int:
+        key = op.call("m:K")
+        for _ in range(depth):
+            key = op.call("m:K") + op.EMPTY_DICT + key + op.push(1) + op.SETITEM + op.BUILD
+        tensors = b"".join(op.push(f"a{at}") + sized(2) + op.SETITEM for at in range(500))
+        return len(walk(op.EMPTY_DICT + tensors + key + op.push(1) + op.SETITEM).entries)
+
+    assert found(3) == 500
+    few, many = (lines(lambda depth=depth: found(depth)) for depth in (1, 60))  # type: ignore[misc]
+    assert many < 1.5 * few
 
 
 def test_what_stands_in_containers_is_found_in_the_order_of_the_file() -> None:
