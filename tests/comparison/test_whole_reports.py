@@ -267,6 +267,12 @@ def test_values_and_objects_that_came_went_or_changed(save: Save) -> None:
         assert (changes(found), found.left_out, found.equal) == (changed, left_out, not changed)
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "1 plain value"), (2, "2 plain values")])
+def test_values_that_the_other_side_may_not_hold_are_counted(save: Save, count: int, said: str) -> None:
+    values = {f"e{n}": n for n in range(count)}
+    assert diff(save({**weights(), **values}), save(weights())).left_out == (f"only in A: {said}",)
+
+
 def test_versions_of_modules_that_both_name_are_compared(save: Save) -> None:
     def versioned(**versions: int) -> OrderedDict[str, Any]:
         made: Any = OrderedDict(weights())
