@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ckpttool.values.words import agree, indefinite, plural
 from tests.support.grammar import mistakes
@@ -15,18 +16,22 @@ COUNTS = (0, 1, 2)
 _COUNT = re.compile(r"len\(|sum\(|count|nbytes|numel|number")
 
 
-def nodes() -> Iterator[tuple[str, ast.AST]]:
-    """Every node of the package, and where it is."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            yield f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}", node
+@cache
+def nodes(*kinds: type[ast.AST]) -> list[tuple[str, Any]]:
+    """Every node of the package that is one of ``kinds``, and where it is."""
+    return [
+        (f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}", node)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, kinds)
+    ]
 
 
 def counted_nouns() -> set[str]:
     """Every noun that the package counts, for one of it."""
     found = {"byte", "value", "element", "character"}
-    for _, node in nodes():
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "plural" and len(node.args) == 2:
+    for _, node in nodes(ast.Call):
+        if getattr(node.func, "id", "") == "plural" and len(node.args) == 2:
             found |= {given.value for given in node.args[1:] if isinstance(given, ast.Constant)}
     return found
 
@@ -37,15 +42,17 @@ def test_a_number_stands_before_its_noun_by_one_function_alone() -> None:
     nouns |= {plural(2, noun).partition(" ")[2] for noun in nouns}
     noun = re.compile(f" ({'|'.join(sorted(map(re.escape, nouns), key=len, reverse=True))})" + r"\b")
     bad = []
-    for place, node in nodes():
-        pieces = node.values if isinstance(node, ast.JoinedStr) else []
+    for place, node in nodes(ast.JoinedStr):
+        pieces = node.values
         for before, value, behind in zip([None, *pieces], pieces, pieces[1:], strict=False):
             if not isinstance(value, ast.FormattedValue) or not isinstance(behind, ast.Constant):
+                continue
+            if not noun.match(str(behind.value)):
                 continue
             code = ast.unparse(value.value)
             is_power = isinstance(before, ast.Constant) and str(before.value).endswith("**")
             is_count = value.format_spec is not None or _COUNT.search(code)
-            if is_count and not is_power and "plural(" not in code and noun.match(str(behind.value)):
+            if is_count and not is_power and "plural(" not in code:
                 bad.append(f"{place}: {ast.unparse(node)}")
     assert not bad, "\n".join(bad)
 
@@ -53,7 +60,7 @@ def test_a_number_stands_before_its_noun_by_one_function_alone() -> None:
 def test_words_that_hang_on_a_count_are_chosen_by_one_function_alone() -> None:
     """No ``"s" * (n > 1)`` and no ``"is" if n == 1 else "are"`` beside it."""
     bad = []
-    for place, node in nodes():
+    for place, node in nodes(ast.IfExp, ast.BinOp):
         if isinstance(node, ast.IfExp) and isinstance(node.test, ast.Compare):
             words = [item.value for item in (node.body, node.orelse) if isinstance(item, ast.Constant)]
             against = [item.value for item in node.test.comparators if isinstance(item, ast.Constant)]
