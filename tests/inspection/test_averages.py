@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from torch import nn
 from ckpttool.cli import main
 from ckpttool.formats import read_checkpoint
 from ckpttool.inspection.inspect import inspect_checkpoint
-from ckpttool.names.averages import find_averages
 from ckpttool.values.checkpoint import Kind
 from ckpttool.values.inspection import Copy, Inspection
 
@@ -178,42 +175,3 @@ def test_lists_of_averaged_tensors_are_no_weights(tmp_path: Path, key: str) -> N
     found = inspect(tmp_path, made)
     alone = inspect(tmp_path, {"model": model.state_dict()})
     assert counted(found) == counted(alone)
-
-
-def test_work_is_linear_in_names() -> None:
-    def seconds(layers: int) -> float:
-        names = [f"model.layers.{at}.weight" for at in range(layers)]
-        names += [f"model_ema.layers{at}weight" for at in range(layers)] + [
-            "model_ema.decay",
-            "model_ema.num_updates",
-        ]
-        started = time.process_time()
-        (average,) = find_averages(names, [(2,)] * len(names))
-        assert len(average.copies) == layers
-        return time.process_time() - started
-
-    seconds(100)
-    assert seconds(20_000) < 40 * max(seconds(2_000), 0.002)
-
-
-def test_parts_of_a_name_cost_no_more_than_its_length() -> None:
-    """A name of a megabyte, and names that wrappers alone tell apart."""
-    wrappers = ["module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module"]
-    alike = [".".join([*chain, "w"]) for chain in itertools.product(wrappers, repeat=6)]
-    started = time.process_time()
-    for names in (
-        ["ema.w", "a." * 500_000 + "w"],
-        ["ema.w", "module." * 100_000 + "w"],
-        ["ema.decay", "ema.num_updates", "ema.aw", "a." * 500_000 + "w"],
-        [*alike, *(f"ema.{name}" for name in alike)],
-    ):
-        (average,) = find_averages(names, [(2,)] * len(names))
-        assert set(average.copies.values()) <= {names.index(names[-1])}
-    assert time.process_time() - started < 4
-
-
-def test_many_prefixes_cost_no_more_than_their_names() -> None:
-    names = [f"ema{chr(97 + a)}_ema.{b}.weight" for a, b in itertools.product(range(26), range(1000))]
-    started = time.process_time()
-    assert find_averages(names, [(2,)] * len(names)) == []
-    assert time.process_time() - started < 2
