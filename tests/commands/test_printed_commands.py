@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from ckpttool.values.words import command_line, quote, safe
-from sample_models.same_bytes import save_legacy
-from tests.findings.test_advice import MADE
 from tests.hostile.cases import CASES
-from tests.support.advice import place, printed, shell_words, type_in
+from tests.support.advice import place, printed, put_back, shell_words, type_in
 from tests.support.counted import FAMILIES, Odd
+from tests.support.made_files import MADE, write_made
 
 MODEL = """
 from torch import nn
@@ -90,7 +89,7 @@ def check(folder: Path, commands: Iterable[list[str]], model: str = "net.py:buil
     known: set[str] = set()
     for words in commands:
         found = said(folder, words)
-        clean(folder, there)
+        put_back(folder, there)
         for command in found - known:
             program, *typed = shell_words(command)
             assert program == "ckpttool"
@@ -98,15 +97,9 @@ def check(folder: Path, commands: Iterable[list[str]], model: str = "net.py:buil
             unreadable = typed[0] == "verify" and "MODEL" in typed  # what torch cannot hold is no model's
             assert outcome.status in ((0, 1, 2) if unreadable else (0, 1)), (words, command, outcome)
             assert "hint:  ckpttool verify --help" not in outcome.err, (words, command, outcome)
-            clean(folder, there)
+            put_back(folder, there)
         known |= found
     return len(known)
-
-
-def clean(folder: Path, there: set[str]) -> None:
-    for name in set(os.listdir(folder)) - there:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def everything(path: str, other: str) -> Iterator[list[str]]:
@@ -202,17 +195,8 @@ def test_of_wrong_usage(folder: Path) -> None:
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("family", [*MADE, *FAMILIES])
 def test_of_made_files(family: str, legacy: bool, folder: Path) -> None:
-    value = MADE[family]() if family in MADE else FAMILIES[family](2)
     path = folder / "model.pth.tar"
-    if isinstance(value, bytes):
-        path.write_bytes(value)
-    elif legacy:
-        try:
-            save_legacy(value, path)
-        except (RuntimeError, NotImplementedError) as error:  # not all of it existed then
-            pytest.skip(str(error))
-    else:
-        torch.save(value, path)
+    write_made(MADE[family]() if family in MADE else FAMILIES[family](2), path, legacy=legacy)
     check(folder, [*everything(path.name, "nan.pt"), ["verify", path.name, "--model", "net.py:build"]])
 
 

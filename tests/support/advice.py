@@ -14,7 +14,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +73,13 @@ def place(source: Path, folder: Path, name: str = "") -> str:
     else:
         shutil.copy(source, target)
     return target.name
+
+
+def put_back(folder: Path, there: Collection[str]) -> None:
+    """Remove all but ``there``: each command is typed into the folder as it was."""
+    for name in set(os.listdir(folder)).difference(there):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def advised(folder: Path, name: str, *options: str) -> list[Advice]:
