@@ -21,8 +21,6 @@ from ckpttool.elements.digests import digest_tensor
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import (
     Basis,
-    Chunk,
-    ChunkedTensor,
     Classification,
     CompositeTensor,
     Entry,
@@ -35,7 +33,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
 from ckpttool.values.inspection import Row
-from tests.support.compared import Files, bits_of
+from tests.support.compared import Files
 
 SAMPLE = 2048
 ANY = Classification(Kind.UNKNOWN, Basis.NONE)
@@ -45,31 +43,13 @@ def placed(value: Tensor | None, name: str = "x") -> Placed:
     return Placed((), name, Row(Entry((), name, value), ANY))
 
 
-def in_rows(files: Files, tensor: torch.Tensor, cut: int) -> Strided:
-    """Two chunks that are whole rows, each in a file of its own."""
-    parts = (tensor[:cut], tensor[cut:])
-    chunks = tuple(
-        Chunk((start, *(0,) * (tensor.ndim - 1)), files.info(part.clone()))
-        for start, part in zip((0, cut), parts, strict=True)
-    )
-    return ChunkedTensor(chunks[0].value.dtype, tuple(tensor.shape), chunks)
-
-
-def in_columns(files: Files, tensor: torch.Tensor, cut: int) -> Strided:
-    parts = (tensor[:, :cut], tensor[:, cut:])
-    chunks = tuple(
-        Chunk((0, start), files.info(part.clone())) for start, part in zip((0, cut), parts, strict=True)
-    )
-    return ChunkedTensor(chunks[0].value.dtype, tuple(tensor.shape), chunks)
-
-
 def lay(files: Files, tensor: torch.Tensor, how: str) -> Strided:
     if how == "turned":
         return files.info(tensor.t().contiguous().t())
     if how == "rows":
-        return in_rows(files, tensor, len(tensor) // 3)
+        return files.chunked(tensor, [[len(tensor) // 3], []])
     if how == "columns":
-        return in_columns(files, tensor, 1)
+        return files.chunked(tensor, [[], [1]])
     return files.info(tensor.clone())
 
 
@@ -126,8 +106,8 @@ def test_samples_of_rows_in_several_files_are_those_of_one_run(tmp_path: Path, c
     whole = torch.zeros(40, 60)  # longer than the three samples
     changed = whole.clone()
     changed.view(-1)[place] += 1
-    chunks, packed = (placed(made) for made in (in_rows(files, changed, cut), files.info(changed)))
-    other = placed(in_rows(files, whole, cut))
+    chunks, packed = (placed(made) for made in (files.chunked(changed, [[cut], []]), files.info(changed)))
+    other = placed(files.chunked(whole, [[cut], []]))
     contents = find_contents([chunks, other], [packed], (files.files, files.files))
     assert contents[id(chunks)] == contents[id(packed)] != contents.get(id(other))
     is_sampled = place in (0, 1200, 2399)
@@ -265,8 +245,7 @@ def test_parts_without_bytes_are_no_values(tmp_path: Path) -> None:
         (False, "no values of values"), (False, "no values of values"), (None, "no values of values")
     ]  # fmt: skip
     empty = sparse(files, torch.zeros(1, 0, dtype=torch.int64), torch.zeros(0))
-    assert files.compare((empty, without(empty, "values", "indices")))[0].equal in (True, False)
-    assert bits_of(torch.ones(1)).shape == (1, 4)
+    assert files.compare((empty, without(empty, "values", "indices")))[0].equal is True
 
 
 def test_numbers_below_a_byte_are_compared_from_a_whole_one_on(tmp_path: Path) -> None:

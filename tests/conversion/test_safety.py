@@ -370,13 +370,11 @@ def test_the_sparse_layout_of_five_gigabytes_is_zip64(tmp_path: Path) -> None:
         torch.save(
             {"big": torch.empty(5 << 30, dtype=torch.uint8), "small": torch.empty(3)}, tmp_path / "a.pt"
         )
-    from ckpttool.conversion.plan import plan_conversion
     from ckpttool.conversion.shards import lay_out_file
     from ckpttool.formats import read_checkpoint
-    from ckpttool.inspection.inspect import inspect_checkpoint
-    from ckpttool.values.conversion import Options
+    from tests.support.converting import plan_of
 
-    plan = plan_conversion(inspect_checkpoint(read_checkpoint(str(tmp_path / "a.pt"))), Options("pt"))
+    plan = plan_of(tmp_path / "a.pt", "pt")
     (layout,) = lay_out_file(plan, "b.pt")
     with open(tmp_path / "b.pt", "wb") as file:  # headers only: the pieces stay holes
         file.truncate(layout.nbytes)

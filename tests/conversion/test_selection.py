@@ -11,14 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ckpttool.conversion.plan import plan_conversion
-from ckpttool.formats import read_checkpoint
-from ckpttool.inspection.inspect import inspect_checkpoint
 from ckpttool.values.checkpoint import Root
-from ckpttool.values.conversion import ConversionPlan, Options
+from ckpttool.values.conversion import ConversionPlan
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import CkptToolError
-from tests.support.converting import convert
+from tests.support.converting import convert, plan_of
 
 WEIGHTS = {"model/a.weight", "model/a.bias"}
 MOMENT = "optimizer/state/0/exp_avg"
@@ -52,10 +49,6 @@ def training() -> dict[str, Any]:
 def text(*path: object) -> str:
     names = {"<torch.dtype torch.float32 #1>": "dtype", "<torch.dtype torch.int8 #2>": "other dtype"}
     return "/".join(names.get(str(key), str(key)) for key in path)
-
-
-def plan_of(path: Path, to: str, **options: Any) -> ConversionPlan:
-    return plan_conversion(inspect_checkpoint(read_checkpoint(str(path))), Options(to, **options))
 
 
 def left(plan: ConversionPlan) -> dict[str, tuple[str, bool]]:

@@ -14,14 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ckpttool.cli import main
-from ckpttool.conversion.plan import plan_conversion
 from ckpttool.conversion.shards import lay_out_file
-from ckpttool.formats import read_checkpoint
-from ckpttool.inspection.inspect import inspect_checkpoint
-from ckpttool.values.conversion import Options
 from tests.hostile import pickles as op
 from tests.hostile.containers import torch_zip
-from tests.support.converting import convert
+from tests.support.converting import convert, plan_of
 from tests.support.layouts import TYPED, UNTYPED, facts, flat, loaded, saved
 
 
@@ -179,7 +175,7 @@ def test_local_headers_of_large_members_say_their_size_in_zip64(tmp_path: Path) 
     sizes = [(1 << 32) - 2, (1 << 32) - 1, 1 << 32, 5 << 30, 3]
     with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
         torch.save([torch.empty(size, dtype=torch.uint8) for size in sizes], tmp_path / "a.pt")
-    plan = plan_conversion(inspect_checkpoint(read_checkpoint(str(tmp_path / "a.pt"))), Options("pt"))
+    plan = plan_of(tmp_path / "a.pt", "pt")
     (layout,) = lay_out_file(plan, "b.pt")
     found, offset = {}, 0
     for segment in layout.segments({}):

@@ -13,16 +13,13 @@ import torch
 
 import ckpttool
 from ckpttool.conversion import execute
-from ckpttool.conversion.plan import plan_conversion
 from ckpttool.conversion.shards import lay_out_file, lay_out_folder
 from ckpttool.elements.casts import cast_floats
 from ckpttool.files import staging, streams
-from ckpttool.formats import read_checkpoint
-from ckpttool.inspection.inspect import inspect_checkpoint
-from ckpttool.values.conversion import CastLoss, Options
+from ckpttool.values.conversion import CastLoss
 from ckpttool.values.dtypes import BY_NAME, DType
 from ckpttool.values.errors import CkptToolError
-from tests.support.converting import convert
+from tests.support.converting import convert, plan_of
 from tests.support.descriptors import watch
 
 STATE = {"a": torch.arange(1_000_000.0), "b": torch.arange(24).reshape(4, 6).t(), "c": torch.ones(300)}
@@ -140,8 +137,7 @@ def test_progress_adds_up_to_the_bytes_that_are_written_and_those_that_are_check
     source: Path, tmp_path: Path, target: str, check: bool, digests: bool
 ) -> None:
     told: list[int] = []
-    options = Options("pt" if target == "b.pt" else "safetensors")
-    plan = plan_conversion(inspect_checkpoint(read_checkpoint(str(source))), options)
+    plan = plan_of(source, "pt" if target == "b.pt" else "safetensors")
     is_folder = target == "shards"
     layouts = lay_out_folder(plan, 3_000_000) if is_folder else lay_out_file(plan, target)
     done = execute.convert(
@@ -159,8 +155,7 @@ def test_progress_adds_up_to_the_bytes_that_are_written_and_those_that_are_check
 
 def test_a_plan_that_casts_needs_a_caster(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "a.pt")
-    inspection = inspect_checkpoint(read_checkpoint(str(tmp_path / "a.pt")))
-    plan = plan_conversion(inspection, Options("pt", dtype=BY_NAME["float16"]))
+    plan = plan_of(tmp_path / "a.pt", "pt", dtype=BY_NAME["float16"])
     target = execute.Target(str(tmp_path / "b.pt"), False)
     with pytest.raises(CkptToolError, match="no caster was given"):
         execute.convert(plan, lay_out_file(plan, "b.pt"), target, execute.Effort())
@@ -192,12 +187,9 @@ def test_views_that_are_written_apart_are_told_once(
     first, second = torch.arange(8.0), torch.arange(9.0)
     state = {"a": first, "b": first[2:], "c": second, "d": second[1:], "e": torch.ones(1), "f": second[1:]}
     torch.save(state, tmp_path / "a.pt")
-    plan = plan_conversion(
-        inspect_checkpoint(read_checkpoint(str(tmp_path / "a.pt"))), Options("safetensors", **options)
-    )
+    plan = plan_of(tmp_path / "a.pt", "safetensors", **options)
     assert list(plan.notes) == ([said] if said else [])
     assert plan.aliases == {"f": "d"}
     empty = torch.ones(0)
     torch.save({**state, "n": empty, "o": empty}, tmp_path / "a.pt")
-    inspection = inspect_checkpoint(read_checkpoint(str(tmp_path / "a.pt")))
-    assert plan_conversion(inspection, Options("pt", **options)).aliases == {"f": "d"}
+    assert plan_of(tmp_path / "a.pt", "pt", **options).aliases == {"f": "d"}

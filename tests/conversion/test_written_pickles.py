@@ -18,14 +18,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ckpttool.conversion.plan import plan_conversion
 from ckpttool.conversion.pt import torch_zip
 from ckpttool.conversion.pt.pickle_writer import PickleWriter
 from ckpttool.conversion.shards import lay_out_file
-from ckpttool.formats import read_checkpoint
-from ckpttool.inspection.inspect import inspect_checkpoint
-from ckpttool.values.conversion import Options
-from tests.support.converting import convert
+from tests.support.converting import convert, plan_of
 
 EDGES = [sign * ((1 << bits) + by) for bits in (0, 7, 8, 15, 16, 31, 32, 63, 2031, 2032, 2040, 2048)
          for by in (-1, 0, 1) for sign in (1, -1)]  # fmt: skip
@@ -240,7 +236,7 @@ def test_members_beyond_four_gigabytes_are_where_zipfile_looks_for_them(tmp_path
     numels = [(1 << 32) - 2, (1 << 32) - 1, 3, 1 << 33, 5]
     with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
         torch.save([torch.empty(numel, dtype=torch.uint8) for numel in numels], tmp_path / "a.pt")
-    plan = plan_conversion(inspect_checkpoint(read_checkpoint(str(tmp_path / "a.pt"))), Options("pt"))
+    plan = plan_of(tmp_path / "a.pt", "pt")
     (layout,) = lay_out_file(plan, "b.pt")
     write_literals(tmp_path / "b.pt", layout.nbytes, list(layout.segments({2: 0, 4: 0})))
     with zipfile.ZipFile(tmp_path / "b.pt") as archive:

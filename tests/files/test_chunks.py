@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import Chunk, ChunkedTensor, Strided, TensorInfo
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import MalformedCheckpoint, UnsupportedFeature
-from tests.support.compared import Files
+from tests.support.owned import as_bytes
+from tests.support.raw_storages import RawStorages
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 DTYPES = [torch.uint8, torch.int16, torch.float32, torch.complex64, torch.complex128]
@@ -39,25 +39,10 @@ def wholes(draw: Any) -> tuple[torch.Tensor, list[list[int]], list[str]]:
     return raw.view(dtype).view(shape), cuts, lays
 
 
-def chunked(files: Files, whole: torch.Tensor, cuts: list[list[int]], lays: list[str]) -> ChunkedTensor:
-    edges = [
-        list(itertools.pairwise([0, *places, size])) for places, size in zip(cuts, whole.shape, strict=True)
-    ]
-    chunks = []
-    for box, lay in zip(itertools.product(*edges), lays, strict=True):
-        part = whole[tuple(slice(low, high) for low, high in box)].clone()
-        if lay == "turned":
-            backwards = tuple(reversed(range(part.ndim)))
-            part = part.permute(backwards).contiguous().permute(backwards)
-        elif lay == "offset":
-            part = torch.stack([part, part])[1]
-        chunks.append(Chunk(tuple(low for low, _ in box), files.info(part)))
-    dtype = BY_NAME[str(whole.dtype).removeprefix("torch.")]
-    return ChunkedTensor(dtype, tuple(whole.shape), tuple(reversed(chunks)))
-
-
-def bytes_of(tensor: torch.Tensor) -> bytes:
-    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
+def chunked(files: RawStorages, whole: torch.Tensor, cuts: list[list[int]], lays: list[str]) -> ChunkedTensor:
+    """The last chunk stands first: their order says nothing."""
+    made = files.chunked(whole, cuts, lays)
+    return made._replace(chunks=made.chunks[::-1])
 
 
 @settings(max_examples=150)
@@ -66,9 +51,9 @@ def test_chunks_read_as_the_whole_that_they_are(
     tmp_path_factory: pytest.TempPathFactory, made: Any, chunk_nbytes: int
 ) -> None:
     whole, cuts, lays = made
-    files = Files(tmp_path_factory.mktemp("chunks"))
+    files = RawStorages(tmp_path_factory.mktemp("chunks"))
     tensor = chunked(files, whole, cuts, lays)
-    expected = bytes_of(whole)
+    expected = as_bytes(whole)
     assert (tensor.numel, tensor.nbytes) == (whole.numel(), len(expected))
     width = whole.element_size()
     limit = max(width, chunk_nbytes // width * width)
@@ -92,7 +77,7 @@ def test_chunks_read_as_the_whole_that_they_are(
 
 
 def test_rows_of_nothing_are_no_runs(tmp_path: Path) -> None:
-    files = Files(tmp_path)
+    files = RawStorages(tmp_path)
     whole = torch.arange(6.0).view(3, 2)
     tensor = chunked(files, whole, [[1], []], ["packed", "packed"])
     empty = Chunk((0, 0), tensor.chunks[0].value._replace(shape=(0, 2)))
@@ -100,11 +85,11 @@ def test_rows_of_nothing_are_no_runs(tmp_path: Path) -> None:
     runs, plain = segments(more), segments(tensor)
     assert runs == plain != None  # noqa: E711  and there are some
     with TensorReader(files.files) as reader:
-        assert bytes(reader.read(more)) == bytes_of(whole)
+        assert bytes(reader.read(more)) == as_bytes(whole)
         assert list(reader.iter_chunks(tensor._replace(shape=(0, 2), chunks=()))) == []
 
 
-def refused(files: Files, tensor: Strided) -> str:
+def refused(files: RawStorages, tensor: Strided) -> str:
     with (
         pytest.raises((MalformedCheckpoint, UnsupportedFeature)) as caught,
         TensorReader(files.files) as reader,
@@ -114,7 +99,7 @@ def refused(files: Files, tensor: Strided) -> str:
 
 
 def test_chunks_that_cannot_be_read_are_refused_before_the_first_byte(tmp_path: Path) -> None:
-    files = Files(tmp_path)
+    files = RawStorages(tmp_path)
     tensor = chunked(files, torch.arange(8.0).view(4, 2), [[2], []], ["packed", "packed"])
     first, second = tensor.chunks
     beyond = second._replace(value=second.value._replace(storage_offset=1))
@@ -130,7 +115,7 @@ def test_chunks_that_cannot_be_read_are_refused_before_the_first_byte(tmp_path: 
 
 @pytest.mark.parametrize("offset", [-1, 1, 8, 9])
 def test_a_read_that_leaves_its_storage_is_refused(tmp_path: Path, offset: int) -> None:
-    files = Files(tmp_path)
+    files = RawStorages(tmp_path)
     storage = files.info(torch.arange(8, dtype=torch.uint8)).storage
     assert storage is not None
     buffer = bytearray(8)

@@ -238,9 +238,7 @@ def test_modules_and_their_tensors_are_limited() -> None:
 
 
 def test_an_object_that_many_share_is_described_by_its_first_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckpttool.formats.pickled import budget
-
-    monkeypatch.setattr(budget, "_FREE_REVISITS", 5)
+    monkeypatch.setattr(budgets, "_FREE_REVISITS", 5)
     shared = op.push({"a": {"b": [1.5, op.call("m:X")]}}) + op.BINPUT(9)
     found = walk({"first": shared, **{f"k{at}": op.BINGET(9) for at in range(8)}})
     said = {name: item for name, item in objects(found).items() if item[1].startswith("the same object as")}
@@ -249,9 +247,7 @@ def test_an_object_that_many_share_is_described_by_its_first_place(monkeypatch: 
 
 
 def test_a_value_that_many_share_is_shown_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckpttool.formats.pickled import budget
-
-    monkeypatch.setattr(budget, "_FREE_REPEATS", 12)
+    monkeypatch.setattr(budgets, "_FREE_REPEATS", 12)
     shared = op.push([1, 2, 3, 4, 5, 6]) + op.BINPUT(9)
     found = walk({"first": shared, **{f"k{at}": op.BINGET(9) for at in range(4)}})
     assert list(values(found)) == ["first", "k0", "k1"]

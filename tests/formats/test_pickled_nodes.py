@@ -31,13 +31,9 @@ from ckpttool.values.checkpoint import GlobalRef
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
 from tests.hostile import pickles as op
 from tests.support.parsed import parse
+from tests.support.walked import called
 
 FLOATS = Global("torch", "FloatStorage", 0)
-
-
-def called(name: str, *args: Any) -> Call:
-    module, _, last = name.rpartition(".")
-    return Call("reduce", Global(module, last, 0), args, 0)
 
 
 @pytest.mark.parametrize(

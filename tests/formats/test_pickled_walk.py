@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ckpttool.formats.base import Limits
+from ckpttool.formats.pickled import budget as budgets
 from ckpttool.formats.pickled.contents import assemble
 from ckpttool.formats.pickled.objects import read_objects
 from ckpttool.values.checkpoint import Basis, Finding, OddKey, PlainList
@@ -244,9 +245,7 @@ def test_an_array_of_numpy_has_no_attributes() -> None:
 
 
 def test_attributes_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckpttool.formats.pickled import budget
-
-    monkeypatch.setattr(budget, "_MAX_ATTRIBUTES", 3)
+    monkeypatch.setattr(budgets, "_MAX_ATTRIBUTES", 3)
     for count, unlisted in (
         (3, ""),
         (4, "1 plain attribute of objects is"),

@@ -25,11 +25,6 @@ class Compiled(nn.Module):
         super().__init__()
         self.register_buffer("w3j", torch.ones(3))
 
-def as_script(module):
-    held = io.BytesIO()
-    torch.jit.save(torch.jit.script(module), held)
-    return held.getvalue()
-
 class Product(nn.Module):
     """Keeps what it compiled as e3nn's CodeGenMixin does: out of _modules, as bytes."""
     how = "pickle"

@@ -17,7 +17,7 @@ from ckpttool.kinds.corroborate import (
 from ckpttool.kinds.known_names import load_name_table
 from ckpttool.kinds.optimizer import Optimizer, OptimizerMatch
 from ckpttool.values.checkpoint import UNCLASSIFIED, Basis, Classification, Entry, Kind, OddKey, Root
-from tests.support.classified import BUFFER, PARAMETER, UNKNOWN, entry
+from tests.support.classified import BUFFER, PARAMETER, UNKNOWN, by_root, entry
 
 WEAK = Classification(PARAMETER, Basis.NAME, note="a gain")
 SURE = Classification(PARAMETER, Basis.ORDER)
@@ -42,17 +42,18 @@ def entries_of(root: Root, *named: tuple[Any, int]) -> list[Entry]:
     return [entry(name, shape=(size,), root=root) for name, size in named]
 
 
+def tied_to(entries: list[Entry], tied: dict[int, int] | None) -> list[Entry | None]:
+    """``tied`` are positions, and those of the entries that they are tied to."""
+    return [entries[tied[at]] if tied and at in tied else None for at in range(len(entries))]
+
+
 def match(
     optimizers: list[Optimizer],
     entries: list[Entry],
     found: list[Classification],
     tied: dict[int, int] | None = None,
 ) -> tuple[tuple[OptimizerMatch, ...], dict[int, Classification]]:
-    weights: dict[Root, list[int]] = {}
-    for at, item in enumerate(entries):
-        weights.setdefault(item.root, []).append(at)
-    tied_to = [entries[tied[at]] if tied and at in tied else None for at in range(len(entries))]
-    return match_optimizers(optimizers, entries, weights, tied_to, found)
+    return match_optimizers(optimizers, entries, by_root(entries), tied_to(entries, tied), found)
 
 
 # -- matching ---------------------------------------------------------------------------------------------
@@ -122,12 +123,8 @@ def left_out(
     found: list[Classification],
     tied: dict[int, int] | None = None,
 ) -> list[Classification]:
-    weights: dict[Root, list[int]] = {}
-    for at, item in enumerate(entries):
-        weights.setdefault(item.root, []).append(at)
-    tied_to = [entries[tied[at]] if tied and at in tied else None for at in range(len(entries))]
     changed = list(found)
-    leave_out_of_optimizers(matches, entries, weights, tied_to, changed)
+    leave_out_of_optimizers(matches, entries, by_root(entries), tied_to(entries, tied), changed)
     return changed
 
 

@@ -13,8 +13,8 @@ from ckpttool.kinds.evidence import (
     read_pickled_parameters,
     read_target_copies,
 )
-from ckpttool.values.checkpoint import UNCLASSIFIED, Basis, Classification, CompositeTensor, Entry, Root
-from tests.support.classified import BUFFER, PARAMETER, UNKNOWN, entry
+from ckpttool.values.checkpoint import UNCLASSIFIED, Basis, Classification, CompositeTensor, Entry
+from tests.support.classified import BUFFER, PARAMETER, UNKNOWN, by_root, entry
 
 PICKLED = Classification(PARAMETER, Basis.PICKLED_PARAMETER)
 NAMED = Classification(PARAMETER, Basis.NAME)
@@ -96,10 +96,7 @@ MEMBER = Classification(BUFFER, Basis.PICKLED_MODULE)
 def modules(weights: list[Entry], *pickled: list[Entry]) -> dict[Any, str]:
     """Names of the entries that a module speaks for, and its note."""
     entries = [*weights, *(item for held in pickled for item in held)]
-    by_root: dict[Root, list[int]] = {}
-    for at, item in enumerate(entries):
-        by_root.setdefault(item.root, []).append(at)
-    said = read_pickled_modules(entries, by_root)
+    said = read_pickled_modules(entries, by_root(entries))
     assert all((item.kind, item.basis) == (BUFFER, Basis.COPY) for item in said.values())
     return {entries[at].name: item.note for at, item in said.items()}
 

@@ -10,7 +10,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.quantized_layers import Layer, awq, chunks, gptq, int32s, measured, packed, without
+from tests.support.quantized_layers import (
+    AWQ,
+    GPTQ,
+    HQQ,
+    NVFP4,
+    PACKED,
+    Layer,
+    awq,
+    chunks,
+    gptq,
+    int32s,
+    measured,
+    packed,
+    without,
+)
 
 thirty_twos = st.integers(1, 12).map(lambda count: 32 * count)
 powers = st.sampled_from([16, 32, 64, 128, 256])
@@ -111,6 +125,8 @@ def test_groups_of_gemv_are_padded(inputs: int, padded: int, group: int | None) 
     }
     assert measured(gemv) == ("AWQ", 4, group, "GEMV", 96 * inputs)
     assert measured(fast) == ("AWQ", 4, group, "GEMV fast", 96 * inputs)
+    other: Layer = {**without(fast, "scaled_zeros"), "qzeros": ("float16", (padded, 96))}
+    assert measured(other) == measured(fast)
     assert measured(without(fast, "scales")) == ("AWQ", 4, None, "GEMV fast", 96 * inputs)
 
 
@@ -375,7 +391,6 @@ def test_torchao(stem: str, groups: int, more: int) -> None:
 
 # -- what is refused ------------------------------------------------------------------------------------
 
-GPTQ, AWQ, PACKED = gptq(64, 128, 4, 32), awq(64, 128, 4, 32), packed(64, 128, 4, 32)
 GEMV: Layer = {"qweight": ("int32", (96, 64)), "qzeros": ("int32", (96, 1)), "scales": ("float16", (96, 8))}
 FAST: Layer = {
     "qweight": ("int16", (24, 512)),
@@ -384,12 +399,7 @@ FAST: Layer = {
 }
 MARLIN: Layer = {"B": ("int32", (8, 128)), "s": ("float16", (1, 64))}
 MXFP4: Layer = {"blocks": ("uint8", (4, 16)), "scales": ("uint8", (4,))}
-NVFP4: Layer = {
-    "weight_packed": ("uint8", (4, 8)), "weight_scale": ("float8_e4m3fn", (4, 1)),
-    "weight_global_scale": ("float32", (1,)),
-}  # fmt: skip
 BITNET: Layer = {"weight": ("uint8", (4, 8)), "weight_scale": ("float32", (1,))}
-HQQ: Layer = {"W_q": ("uint8", (4, 16)), "scale": ("float16", (8, 1)), "zero": ("float16", (8, 1))}
 BLANK: Layer = {}
 
 

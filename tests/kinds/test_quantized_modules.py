@@ -11,33 +11,22 @@ from ckpttool.kinds.quantized_modules import survey_modules
 from ckpttool.values.checkpoint import CompositeTensor, Entry, OddKey, Part, TensorInfo
 from ckpttool.values.dtypes import BY_NAME
 from tests.support.classified import entry
+from tests.support.quantized_layers import GPTQ, HQQ, NVFP4, Layer
 from tests.support.work import lines
 
 F8 = "float8_e4m3fn"
-Shaped = tuple[str, tuple[int, ...]]
 
-GPTQ: dict[str, Shaped] = {
-    "qweight": ("int32", (16, 64)), "qzeros": ("int32", (4, 8)), "scales": ("float16", (4, 64)),
-    "g_idx": ("int32", (128,)),
-}  # fmt: skip
-INT8: dict[str, Shaped] = {"weight": ("int8", (8, 4)), "weight_scale": ("float32", (8, 1))}
-FP8: dict[str, Shaped] = {"weight": (F8, (8, 4)), "weight_scale": ("float32", (1,))}
-BNB4: dict[str, Shaped] = {
+INT8: Layer = {"weight": ("int8", (8, 4)), "weight_scale": ("float32", (8, 1))}
+FP8: Layer = {"weight": (F8, (8, 4)), "weight_scale": ("float32", (1,))}
+BNB4: Layer = {
     "weight": ("uint8", (64, 1)), "weight.absmax": ("float32", (2,)), "weight.quant_map": ("float32", (16,)),
     "weight.quant_state.bitsandbytes__nf4": ("uint8", (80,)),
 }  # fmt: skip
-NVFP4: dict[str, Shaped] = {
-    "weight_packed": ("uint8", (4, 8)), "weight_scale": (F8, (4, 1)),
-    "weight_global_scale": ("float32", (1,)),
-}  # fmt: skip
-QUANTO: dict[str, Shaped] = {"weight._data": ("int8", (8, 4)), "weight._scale": ("float16", (8, 1))}
-HQQ: dict[str, Shaped] = {
-    "W_q": ("uint8", (4, 16)), "scale": ("float16", (8, 1)), "zero": ("float16", (8, 1)),
-}  # fmt: skip
-TORCHAO: dict[str, Shaped] = {"weight:qdata": ("int8", (8, 4)), "weight:scale": ("float32", (8, 1))}
+QUANTO: Layer = {"weight._data": ("int8", (8, 4)), "weight._scale": ("float16", (8, 1))}
+TORCHAO: Layer = {"weight:qdata": ("int8", (8, 4)), "weight:scale": ("float32", (8, 1))}
 
 
-def module(path: str, layer: dict[str, Shaped], *lost: str, root: Any = ()) -> list[Entry]:
+def module(path: str, layer: Layer, *lost: str, root: Any = ()) -> list[Entry]:
     above = f"{path}." if path else ""
     return [entry(f"{above}{name}", *leaf, root=root) for name, leaf in layer.items() if name not in lost]
 
@@ -57,7 +46,7 @@ def said(found: Survey) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("layer", [BNB4, QUANTO])
 @pytest.mark.parametrize("path", ["", "a", "a.b", "weight", "a.weight.b", "my_weight"])
-def test_members_below_a_weight_are_of_its_module(path: str, layer: dict[str, Shaped]) -> None:
+def test_members_below_a_weight_are_of_its_module(path: str, layer: Layer) -> None:
     found = survey(module(path, layer))
     assert [item.modules for item in found.quantizations] == [1]
     assert found.faults == ()
@@ -77,7 +66,7 @@ def test_what_only_looks_like_a_member_below_a_weight_is_none(name: str) -> None
 @pytest.mark.parametrize("path", ["", "mlp"])
 @pytest.mark.parametrize("order", [1, -1])
 def test_several_weights_of_one_module_are_taken_apart(path: str, order: int) -> None:
-    experts: dict[str, Shaped] = {
+    experts: Layer = {
         "up_blocks": ("uint8", (4, 2, 16)), "up_scales": ("uint8", (4, 2)), "up_bias": ("float16", (4,)),
         "down_blocks": ("uint8", (3, 2, 16)), "down_scales": ("uint8", (3, 2)),
     }  # fmt: skip
@@ -86,7 +75,7 @@ def test_several_weights_of_one_module_are_taken_apart(path: str, order: int) ->
     assert said(found) == [("MXFP4", 4, 32, "", 2, (4 + 3) * 2 * 32)]
     lost = survey(module(path, experts, "down_scales")[::order])
     assert lost.faults == (Fault("MXFP4", "scales", True, True, (f"{above}down",)),)
-    stacked: dict[str, Shaped] = {
+    stacked: Layer = {
         "up": (F8, (2, 8, 4)), "up_scale_inv": ("float32", (2, 8, 1)), "down": (F8, (2, 4, 8)),
         "down_scale": ("float32", (1,)), "plain": (F8, (3,)), "up_bias": ("float32", (8,)),
     }  # fmt: skip
@@ -96,7 +85,7 @@ def test_several_weights_of_one_module_are_taken_apart(path: str, order: int) ->
 
 
 def test_blocks_and_scales_of_no_stem_are_a_module_themselves() -> None:
-    layer: dict[str, Shaped] = {"blocks": ("uint8", (4, 16)), "scales": ("uint8", (4,))}
+    layer: Layer = {"blocks": ("uint8", (4, 16)), "scales": ("uint8", (4,))}
     assert said(survey(module("a", layer))) == [("MXFP4", 4, 32, "", 1, 128)]
     assert survey_modules(module("a", {"_blocks": layer["blocks"], "scales": layer["scales"]})) is None
 
@@ -176,7 +165,7 @@ def test_what_most_modules_have_the_others_lack(able: int, lacking: int, fault: 
 
 def test_modules_of_two_kinds_of_one_scheme_are_asked_for_their_own_members() -> None:
     """bitsandbytes has two: nested statistics are of four bits alone."""
-    eight: dict[str, Shaped] = {
+    eight: Layer = {
         "weight": ("int8", (8, 4)),
         "SCB": ("float32", (8,)),
         "weight_format": ("uint8", ()),
@@ -263,7 +252,10 @@ def test_what_cannot_be_told_of_an_incomplete_module_is_as_in_the_others(order: 
 
 
 def wrapped(
-    name: str, shape: tuple[int, ...], *held: Shaped, type_name: str = "torchao.dtypes.AffineTensor"
+    name: str,
+    shape: tuple[int, ...],
+    *held: tuple[str, tuple[int, ...]],
+    type_name: str = "torchao.dtypes.AffineTensor",
 ) -> Entry:
     parts = tuple(
         Part(f"p{at}", TensorInfo(BY_NAME[dtype], size, (0,) * len(size), 0, None))

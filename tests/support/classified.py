@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ckpttool.kinds.classify import classify
-from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Kind, StorageRef, TensorInfo
+from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Kind, Root, StorageRef, TensorInfo
 from ckpttool.values.dtypes import BY_NAME
 
 PARAMETER = Kind.PARAMETER
@@ -26,6 +26,14 @@ def entry(
 
 def checkpoint(entries: Iterable[Entry], **more: Any) -> Checkpoint:
     return Checkpoint("x", "torch_zip", "", (), tuple(entries), **more)
+
+
+def by_root(entries: Iterable[Entry]) -> dict[Root, list[int]]:
+    """Positions of the entries of each state_dict."""
+    found: dict[Root, list[int]] = {}
+    for at, item in enumerate(entries):
+        found.setdefault(item.root, []).append(at)
+    return found
 
 
 def by_name(source: Checkpoint) -> dict[Any, Classification]:

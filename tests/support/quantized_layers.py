@@ -32,7 +32,7 @@ def chunks(size: int, each: int) -> int:
 
 def int32s(elements: int, bits: int) -> int:
     """How many int32 are filled by elements of so many bits."""
-    return len(bytes(len(range(0, elements * bits, 32))))
+    return chunks(elements * bits, 32)
 
 
 def without(layer: Layer, *names: str) -> Layer:
@@ -65,3 +65,11 @@ def packed(out: int, inputs: int, bits: int, group: int) -> Layer:
         "weight_scale": ("bfloat16", (out, chunks(inputs, group))),
         "weight_shape": ("int64", (2,)),
     }
+
+
+GPTQ, AWQ, PACKED = gptq(64, 128, 4, 32), awq(64, 128, 4, 32), packed(64, 128, 4, 32)
+NVFP4: Layer = {
+    "weight_packed": ("uint8", (4, 8)), "weight_scale": ("float8_e4m3fn", (4, 1)),
+    "weight_global_scale": ("float32", (1,)),
+}  # fmt: skip
+HQQ: Layer = {"W_q": ("uint8", (4, 16)), "scale": ("float16", (8, 1)), "zero": ("float16", (8, 1))}

@@ -18,9 +18,6 @@ from ckpttool.values.checkpoint import Checkpoint
 from ckpttool.values.errors import CkptToolError
 
 ReadFile = Callable[[Look], Checkpoint]
-ReadFile = Callable[[Look], Checkpoint]
-ReadFile = Callable[[Look], Checkpoint]
-ReadFile = Callable[[Look], Checkpoint]
 LIMITS = Limits()
 INDEX = "model.safetensors.index.json"
 TENSORS = {

@@ -12,7 +12,7 @@ from ckpttool.formats.pickled.contents import Contents
 from ckpttool.formats.pickled.objects import read_objects
 from ckpttool.formats.pickled.tensors import StoredTensor, TensorReader
 from ckpttool.pickles.nodes import Call, Global
-from ckpttool.values.checkpoint import CompositeTensor, Key, OddKey, Root, StorageRef
+from ckpttool.values.checkpoint import CompositeTensor, Key, Root, StorageRef
 from ckpttool.values.errors import MalformedCheckpoint
 from tests.hostile import pickles as op
 from tests.support.parsed import parse
@@ -36,18 +36,18 @@ def reader(**more: Any) -> TensorReader:
     return TensorReader(as_claimed, **more)
 
 
+def node(code: bytes) -> Any:
+    return parse(op.PROTO(2) + code + op.STOP).value
+
+
 def rebuilt(code: bytes, tensors: TensorReader | None = None) -> StoredTensor | None:
     """The tensor that opcodes rebuild, or None where they are some other call."""
-    return (tensors or reader()).read(parse(op.PROTO(2) + code + op.STOP).value)
+    return (tensors or reader()).read(node(code))
 
 
 def walk(value: Any, root: tuple[Any, ...] = (), **limits: int) -> Contents:
     """What is found in a pickle of ``value``; bytes are opcodes."""
     return read_objects(parse(op.dump(value)), reader(), Limits(**limits), root)
-
-
-def node(code: bytes) -> Any:
-    return parse(op.PROTO(2) + code + op.STOP).value
 
 
 def read(code: bytes) -> StoredTensor:
@@ -99,12 +99,8 @@ def appended(code: bytes, *items: Any) -> bytes:
     return code + op.MARK + b"".join(map(op.push, items)) + op.APPENDS
 
 
-def text(key: Key) -> str:
-    return key.text if isinstance(key, OddKey) else str(key)
-
-
 def path(root: Root, name: Key) -> str:
-    return ".".join(map(text, (*root, name)))
+    return ".".join(map(str, (*root, name)))
 
 
 def entries(found: Contents) -> dict[str, int]:
@@ -121,7 +117,7 @@ def objects(found: Contents) -> dict[str, tuple[str, str]]:
 
 
 def containers(found: Contents) -> list[tuple[str, str, int]]:
-    return [(".".join(map(text, item.path)), item.type_name, item.length) for item in found.containers]
+    return [(".".join(map(str, item.path)), item.type_name, item.length) for item in found.containers]
 
 
 def places(found: Contents) -> dict[str, tuple[str, ...]]:
