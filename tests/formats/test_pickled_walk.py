@@ -43,16 +43,16 @@ def test_a_bare_tensor_value_or_object_has_no_name() -> None:
 
 
 def test_entries_are_looked_at_once_for_all_keys_that_are_objects() -> None:
-    def found(depth: int) -> int:
+    def found(count: int, depth: int) -> int:
         key = op.call("m:K")
         for _ in range(depth):
             key = op.call("m:K") + op.EMPTY_DICT + key + op.push(1) + op.SETITEM + op.BUILD
-        tensors = b"".join(op.push(f"a{at}") + sized(2) + op.SETITEM for at in range(500))
+        tensors = b"".join(op.push(f"a{at}") + sized(2) + op.SETITEM for at in range(count))
         return len(walk(op.EMPTY_DICT + tensors + key + op.push(1) + op.SETITEM).entries)
 
-    assert found(3) == 500
-    few, many = (lines(lambda depth=depth: found(depth)) for depth in (1, 60))  # type: ignore[misc]
-    assert many < 1.5 * few
+    assert found(5, 3) == 5
+    few, many = (lines(lambda n=n: found(n, 60)) - lines(lambda n=n: found(n, 1)) for n in (50, 500))  # type: ignore[misc]
+    assert many < 1.2 * few
 
 
 def test_what_stands_in_containers_is_found_in_the_order_of_the_file() -> None:
