@@ -224,16 +224,19 @@ def test_what_there_is_most_of_comes_first() -> None:
         assert found.weights == 8192 + 32
 
 
-def test_work_grows_with_modules_and_with_kinds_of_them_no_faster_than_they_do() -> None:
-    def found(count: int) -> int:
-        of_one_kind = {"scales": ("uint8", (2,))}
-        whole = [module(f"a{k}", {"blocks": ("uint8", (2, k + 1)), **of_one_kind}) for k in range(count)]
-        lacking = [module(f"b{k}", NVFP4, "weight_global_scale") for k in range(count)]
-        return len(survey(*whole, *lacking).quantizations)
+def test_an_incomplete_module_costs_the_same_beside_few_kinds_and_many() -> None:
+    def found(kinds: int, lacking: int) -> int:
+        shapes = [{"blocks": ("uint8", (2, k + 1)), "scales": ("uint8", (2,))} for k in range(kinds)]
+        whole = [module(f"a{k}", layer) for k, layer in enumerate(shapes)]
+        rest = [module(f"b{k}", NVFP4, "weight_global_scale") for k in range(lacking)]
+        return len(survey(*whole, *rest).quantizations)
 
-    assert found(10) == 11
-    small, large = (lines(lambda count=count: found(count)) for count in (100, 400))  # type: ignore[misc]
-    assert large < 6 * small
+    assert found(10, 10) == 11
+    few, many = (
+        lines(lambda n=n: found(n, 200)) - lines(lambda n=n: found(n, 0))  # type: ignore[misc]
+        for n in (20, 400)
+    )
+    assert many < 1.2 * few
 
 
 @pytest.mark.parametrize("order", [1, -1])
