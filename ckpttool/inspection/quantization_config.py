@@ -37,9 +37,8 @@ def confirm(inspection: Inspection, config: object) -> Inspection:
             )
     quantized = tuple([_ordered(item) for item in quantized] if any(orders) else quantized)
     named = said.get("bits")
-    differing = [
-        item for item in quantized if item.scheme in _PLAIN and named in _BITS and item.bits != named
-    ]
+    known = type(named) is int and named in _BITS
+    differing = [item for item in quantized if known and item.scheme in _PLAIN and item.bits != named]
     findings = inspection.findings
     if differing and len(differing) == len(quantized) and differing[0].bits is not None:
         scheme, shown = differing[0][:2]

@@ -338,7 +338,7 @@ def missing_facts(inspection: Inspection) -> list[Span]:
     return facts + ([Span(f"{_kinds(absent)} missing", "error")] if absent else [])
 
 
-_MISSING_COLUMNS = (Column("name", floor=24), Column("basis"), Column("why", floor=12, prose=True))
+_MISSING_COLUMNS = (Column("name", floor=24), Column("evidence"), Column("why", floor=12, prose=True))
 
 
 def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:

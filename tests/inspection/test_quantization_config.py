@@ -53,6 +53,13 @@ def test_act_order_is_in_no_shape_and_in_the_config(tmp_path: Path) -> None:
     assert inspect(tmp_path, gptq(), {**config, "desc_act": False}).weights.quantized[0].detail == ""
 
 
+@pytest.mark.parametrize("bits", [True, "8", [8], 8.0, 0, 9, None])
+def test_bits_that_are_no_number_of_bits_say_nothing(tmp_path: Path, bits: object) -> None:
+    found = inspect(tmp_path, gptq(), {"quant_method": "gptq", "bits": bits})
+    assert found.weights.quantized[0].bits == 4
+    assert not [item for item in found.findings if item.code == "quantized-config"]
+
+
 def test_a_config_that_contradicts_the_shapes_is_a_finding(tmp_path: Path) -> None:
     found = inspect(tmp_path, gptq(), {"quant_method": "gptq", "bits": 8})
     (finding,) = [item for item in found.findings if item.code == "quantized-config"]
