@@ -273,12 +273,15 @@ def test_steps_that_are_apart_lead_to_as_many_elements(dims: list[tuple[int, int
         sum(at * step for at, (_, step) in zip(index, moving, strict=True))
         for index in itertools.product(*(range(size) for size, _ in moving))
     ]
-    apart = compare._steps_apart(TensorInfo(BY_NAME["uint8"], shape, stride, 0, None))
-    if apart:
+    if compare._steps_apart(TensorInfo(BY_NAME["uint8"], shape, stride, 0, None)):
         assert len(set(places)) == len(places)
-    nested = sorted(moving, key=lambda dim: dim[1])
-    fits = all(
-        step > sum((size - 1) * inner for size, inner in nested[:depth])
-        for depth, (_, step) in enumerate(nested)
-    )
-    assert apart is fits
+
+
+@given(st.permutations(range(3)), *[st.tuples(*[st.integers(1, 4)] * 3)] * 2, st.booleans())
+def test_steps_of_what_is_sliced_turned_and_expanded_are_apart(
+    order: list[int], sizes: tuple[int, ...], steps: tuple[int, ...], expanded: bool
+) -> None:
+    made = torch.empty(sizes)[tuple(slice(None, None, step) for step in steps)].permute(order)
+    if expanded:
+        made = made.unsqueeze(1).expand(-1, 3, -1, -1)
+    assert compare._steps_apart(TensorInfo(BY_NAME["float32"], tuple(made.shape), made.stride(), 0, None))
