@@ -103,6 +103,7 @@ def test_an_array_of_tensors_has_none_and_is_said_not_to_be_compared(
     assert "not compared" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [b"c" + b"m" * 1_000_000 + b"\na\n", b"L" + b"9" * 1200 + b"L\n"])
 def test_what_an_array_repeats_takes_no_memory(tmp_path: Path, shared: bytes) -> None:
     """By opcodes: 100,000 times a name of a megabyte, and a number of 1,200 digits."""

@@ -104,7 +104,7 @@ def test_every_bit_pattern_of_small_floats(files: Files, name: str, repeat: int)
 
 
 @pytest.mark.parametrize("name", INTS)
-@pytest.mark.parametrize("numel", [3, 300_000, 1_500_001])
+@pytest.mark.parametrize("numel", [3, 300_000, pytest.param(1_500_001, marks=pytest.mark.slow)])
 def test_integers_are_exact(files: Files, name: str, numel: int) -> None:
     dtype = BY_NAME[name]
     raw = torch.randint(
