@@ -13,6 +13,7 @@ from ckpttool.elements.bits import first_values
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.formats import read_checkpoint
 from ckpttool.values.checkpoint import CompositeTensor, TensorInfo
+from tests.support.layouts import saved
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 
@@ -38,7 +39,7 @@ def test_the_values_of_a_view_are_torch_s(
     tmp_path: Path, dtype: torch.dtype, offset: int, count: int, zipped: bool
 ) -> None:
     view = view_of(dtype, offset, count)
-    torch.save({"q": view}, tmp_path / "v.pt", _use_new_zipfile_serialization=zipped)
+    (tmp_path / "v.pt").write_bytes(saved({"q": view}, zipped=zipped))
     opened = open_file(tmp_path / "v.pt")
     (entry,) = opened.read.entries
     assert isinstance(entry.value, CompositeTensor)
