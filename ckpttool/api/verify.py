@@ -88,11 +88,12 @@ def choose_root(source: Opened) -> Root:
     """
     from ckpttool.inspection.inspect import inspect_checkpoint
     from ckpttool.values.checkpoint import in_state_dict
-    from ckpttool.values.words import format_root
+    from ckpttool.values.words import format_root, inspect_command
 
     read = source.read.stored or source.read
     if not any(in_state_dict(entry) and entry.value is not None for entry in read.entries):
-        raise CkptToolError(_nothing_to_load(read), path=read.path, hint=_looked_at(read.path))
+        shown = f"{inspect_command(read.path)} shows what is in it"
+        raise CkptToolError(_nothing_to_load(read), path=read.path, hint=shown)
     owners = dict.fromkeys(entry.root for entry in read.entries)
     branches = [format_root(root) for root in owners if root][:_MOST_BRANCHES]
     hint = f"--root takes one of: {', '.join(branches)}" if branches else None
@@ -122,12 +123,6 @@ def _nothing_to_load(read: Checkpoint) -> str:
         return "holds no tensors, so there is nothing to load"
     counted = [f"{plural(len(names), noun)} ({some(names, cut)})" for noun, names in beside.items()]
     return f"holds nothing that load_state_dict takes, only {' and '.join(counted)}"
-
-
-def _looked_at(path: str) -> str:
-    from ckpttool.values.words import command_line, typed
-
-    return f"`{command_line('inspect', typed(path))}` shows what is in it"
 
 
 @bare_names()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ckpttool.values.checkpoint import Finding, Root, is_buffer
 from ckpttool.values.difference import SAME, DiffEntry, Side, Status
 from ckpttool.values.inspection import Row, is_rebuilt
-from ckpttool.values.words import command_line, first_few, typed
+from ckpttool.values.words import first_few, inspect_command
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -148,7 +148,7 @@ def _statistics(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
 def _nonfinite(b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
     nan = [entry for entry in entries if entry.numbers and entry.numbers.nan_appeared]
     inf = [entry for entry in entries if entry.numbers and entry.numbers.inf_appeared]
-    look = f"`{command_line('inspect', typed(b.checkpoint.path), '--stats')}` shows where"
+    look = f"{inspect_command(b.checkpoint.path, '--stats')} shows where"
     for code, severity, found, what in (
         ("nan-appeared", "error", nan, "NaN"),
         ("inf-appeared", "warning", inf, "infinite"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from ckpttool.conversion.containers import ContainerKind
@@ -29,7 +28,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.conversion import Dropped, Options
 from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Inspection, Row, is_rebuilt
-from ckpttool.values.words import agree, command_line, first_few, format_root, plural, typed
+from ckpttool.values.words import agree, first_few, format_root, inspect_command, plural
 
 _PROGRAM = (Basis.TORCHSCRIPT, Basis.EXPORT)
 
@@ -38,12 +37,14 @@ class Selection(NamedTuple):
     """What is kept of a checkpoint, with the paths that it has there.
 
     ``root`` is the branch that was taken, None for the whole; ``found`` says that no option named
-    it. ``base`` is what the destination's paths leave out in front.
+    it. ``base`` is what the destination's paths leave out in front. At or below ``modules``, the
+    pickled ones of the source, names are dotted, as in their state_dict.
     """
 
     root: Root | None
     found: bool
     base: Root
+    modules: frozenset[Root]
     rows: list[Row]
     values: list[Value]
     objects: list[Opaque]
@@ -59,20 +60,17 @@ def select(inspection: Inspection, options: Options, container: ContainerKind) -
     """
     whole = container.holds_all and _takes_all(inspection, options)
     root = None if whole else choose_root(inspection, options)
-    named = options.root is not None or options.prefer_ema
-    bare = named or options.weights_only or options.sharded
-    selection = Selection(
-        root, root is not None and not named, (root or ()) if bare else (), [], [], [], [], []
-    )
-    # What lies at or below a pickled module is its state_dict, by dotted names.
+    found = root is not None and not options.names_branch
+    bare = options.names_branch or options.weights_only or options.sharded
     pickled = Basis.PICKLED_MODULE
-    modules = {row.entry.root for row in inspection.rows if row.entry.declared.basis is pickled}
-    _select_rows(inspection, options, selection, container, modules, named=named)
+    modules = frozenset(row.entry.root for row in inspection.rows if row.entry.declared.basis is pickled)
+    selection = Selection(root, found, (root or ()) if bare else (), modules, [], [], [], [], [])
+    _select_rows(inspection, options, selection, container)
     if not selection.rows:
         raise CkptToolError(
             "no tensor is left to convert", path=inspection.checkpoint.path, hint=_branches(inspection)
         )
-    _select_rest(inspection, options, selection, container, modules, named=named)
+    _select_rest(inspection, options, selection, container)
     return selection
 
 
@@ -98,7 +96,7 @@ def choose_root(inspection: Inspection, options: Options) -> Root:
 
 def _takes_all(inspection: Inspection, options: Options) -> bool:
     """Whether no branch was asked for; of a program only the weights are meant."""
-    if options.root is not None or options.sharded or options.weights_only or options.prefer_ema:
+    if options.names_branch or options.sharded or options.weights_only:
         return False
     return not any(row.classification.basis in _PROGRAM for row in inspection.rows)
 
@@ -107,22 +105,16 @@ def _branches(inspection: Inspection) -> str:
     """What ``--root`` takes in this file."""
     named = [format_root(group.root) for group in inspection.groups if group.root]
     if not named:
-        return f"`{command_line('inspect', typed(inspection.checkpoint.path))}` shows what is in it"
+        return f"{inspect_command(inspection.checkpoint.path)} shows what is in it"
     return f"--root takes one of: {first_few(named, most=4)}; --root '' takes everything"
 
 
 def _select_rows(
-    inspection: Inspection,
-    options: Options,
-    selection: Selection,
-    container: ContainerKind,
-    modules: AbstractSet[Root],
-    *,
-    named: bool,
+    inspection: Inspection, options: Options, selection: Selection, container: ContainerKind
 ) -> None:
     """Sort the rows into kept and dropped."""
     keep, drop = Globs(options.keep), Globs(options.drop)
-    root, elsewhere = selection.root, _elsewhere(selection.root)
+    root, elsewhere, named = selection.root, _elsewhere(selection.root), options.names_branch
     counters = _counters(inspection) if options.strip_prefix == AUTO else frozenset()
     for row in inspection.rows:
         entry = row.entry
@@ -143,7 +135,7 @@ def _select_rows(
             # What follows is in a pickled module or an exported program, and no state_dict() would have it.
             if entry.declared.kind is Kind.NON_PERSISTENT_BUFFER:
                 reason, asked = "non-persistent buffer: --non-persistent keeps it", False
-            elif entry.root in modules and entry.declared.basis is Basis.NONE:
+            elif entry.root in selection.modules and entry.declared.basis is Basis.NONE:
                 reason, asked = "plain attribute of a module: --non-persistent keeps it", False
         if reason:
             selection.dropped.append(dropped_tensor(entry.root, entry.name, entry.value, reason, asked))
@@ -172,22 +164,16 @@ def dropped_tensor(root: Root, name: Key, value: Tensor | None, reason: str, ask
 
 
 def _select_rest(
-    inspection: Inspection,
-    options: Options,
-    selection: Selection,
-    container: ContainerKind,
-    modules: AbstractSet[Root],
-    *,
-    named: bool,
+    inspection: Inspection, options: Options, selection: Selection, container: ContainerKind
 ) -> None:
     """Values, objects and containers. What is not a tensor stands for itself or goes with one."""
-    checkpoint, root = inspection.checkpoint, selection.root
+    checkpoint, root, modules = inspection.checkpoint, selection.root, selection.modules
     drop = Globs(options.drop)
     gone = {item.root: item.asked for item in selection.dropped}
     for row in selection.rows:
         gone.pop(row.entry.root, None)
     tensors_only = options.weights_only or options.sharded
-    bare = named or tensors_only
+    bare = options.names_branch or tensors_only
     elsewhere = _elsewhere(root)
 
     def why_not(at: Root, name: Key) -> tuple[str, bool]:
@@ -197,7 +183,7 @@ def _select_rest(
         if tensors_only:
             return "only tensors are converted", options.weights_only
         if bare and root is not None and at[: len(root)] != root:
-            return elsewhere, named or options.weights_only
+            return elsewhere, options.names_branch or options.weights_only
         if at in gone:
             return "stands beside tensors that are dropped", gone[at]
         if not _is_writable_path((*at, name)):

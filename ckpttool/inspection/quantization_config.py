@@ -31,10 +31,8 @@ def confirm(inspection: Inspection, config: object) -> Inspection:
         entries = [row.entry for row in inspection.rows if root is None or row.entry.root == root]
         survey = survey_modules(entries, bits)
         if survey is not None:
-            quantized, more = (
-                survey.quantizations,
-                survey.weights - sum(item.weights or 0 for item in quantized),
-            )
+            more = survey.weights - sum(item.weights or 0 for item in quantized)
+            quantized = survey.quantizations
     quantized = tuple([_ordered(item) for item in quantized] if any(orders) else quantized)
     named = said.get("bits")
     known = type(named) is int and named in _BITS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckpttool.values.errors import CkptToolError
-from ckpttool.values.words import command_line, plural, typed
+from ckpttool.values.words import inspect_command, plural
 
 if TYPE_CHECKING:
     from ckpttool.values.inspection import Inspection, Row
@@ -46,6 +46,6 @@ def find_row(inspection: Inspection, name: str) -> Row:
     close = (
         difflib.get_close_matches(name[:200], names, _MOST_SUGGESTED) if len(names) <= _MOST_COMPARED else []
     )
-    flat = command_line("inspect", typed(inspection.checkpoint.path), "--flat")
-    hint = f"did you mean {', '.join(close)}" if close else f"`{flat}` lists every name"
+    flat = inspect_command(inspection.checkpoint.path, "--flat")
+    hint = f"did you mean {', '.join(close)}" if close else f"{flat} lists every name"
     raise CkptToolError(f"no tensor is called {name!r}", path=inspection.checkpoint.path, hint=hint)

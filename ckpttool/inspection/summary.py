@@ -37,6 +37,9 @@ _COUNTED = """
     """.split()
 """What a ``Tally`` counts under the names of ``Summary``."""
 
+_COPIED = "parameters tied_parameters parameter_numel persistent_buffers buffer_numel".split()
+"""What an averaged copy in a state_dict is no more of."""
+
 
 class Tally:
     """Counts over the rows of one root. ``nbytes`` and ``*_numel`` leave tied entries out."""
@@ -269,13 +272,7 @@ def count_weights(
         total.add(tallies[root])
     averages = [row for row in averages if row.entry.root in counted]
     for copies in tally_rows(averages).values():
-        for name in (
-            "parameters",
-            "tied_parameters",
-            "parameter_numel",
-            "persistent_buffers",
-            "buffer_numel",
-        ):
+        for name in _COPIED:
             setattr(total, name, getattr(total, name) - getattr(copies, name))
     inside = {(row.entry.root, prefix_of(str(row.entry.name))): None for row in averages}
     weights = Weights(

@@ -55,6 +55,11 @@ class Options(NamedTuple):
     metadata: tuple[tuple[str, str], ...] = ()
     sharded: bool = False
 
+    @property
+    def names_branch(self) -> bool:
+        """Whether a branch was asked for, and not only what is the weights'."""
+        return self.root is not None or self.prefer_ema
+
 
 class Piece(NamedTuple):
     """A run of bytes of the destination: the elements of ``source`` in row-major order, packed.

@@ -132,6 +132,11 @@ def typed(path: str) -> str:
     return f"./{path}" if path.startswith("-") else path
 
 
+def inspect_command(path: str, *options: str) -> str:
+    """The command that shows ``path``, as it stands in a sentence."""
+    return f"`{command_line('inspect', typed(path), *options)}`"
+
+
 def indefinite(noun: str) -> str:
     """Return ``a list`` or ``an int``: what a name is, as it is spelled."""
     return f"{'an' if noun[:1].lower() in 'aeiou' and noun else 'a'} {noun}"

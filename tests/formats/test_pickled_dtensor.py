@@ -55,6 +55,21 @@ def test_without_placements_nothing_is_said() -> None:
     )
 
 
+def test_what_many_tensors_may_share_is_looked_at_a_little() -> None:
+    built_often = spec((SHARD,))
+    assert built_often.states is not None
+    built_often.states[:0] = [DictNode()] * 63
+    assert describe_spec(built_often)
+    built_often.states[:0] = [DictNode()]
+    assert describe_spec(built_often) == ()
+    behind = spec((SHARD,))
+    assert behind.states is not None and isinstance(behind.states[0], DictNode)
+    behind.states[0].items[:0] = [5, 5] * 63
+    assert describe_spec(behind) == (("placements", ("Shard(1)",)),)
+    behind.states[0].items[:0] = [5, 5]
+    assert describe_spec(behind) == ()
+
+
 def mesh_of(**mesh: Any) -> Any:
     return dict(describe_spec(spec((SHARD,), **mesh))).get("mesh")
 

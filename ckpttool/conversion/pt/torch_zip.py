@@ -33,7 +33,7 @@ _UTF8_NAMES = 0x0800
 _DATE = 0x0021  # 1980-01-01 in DOS format
 _FULL32 = 0xFFFFFFFF
 _COMMON = struct.Struct("<5H3I2H")
-_LOCAL_NBYTES = 4 + _COMMON.size
+_LOCAL_NBYTES, _CENTRAL_NBYTES, _END_NBYTES = 4 + _COMMON.size, 20 + _COMMON.size, 56 + 20 + 22
 _ZIP64_NEEDED, _ZIP_NEEDED = 45, 20  # "version needed to extract"
 
 
@@ -60,7 +60,7 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
     for piece, storage in storages.items():
         _append(members, f"data/{storage.key}", piece=piece, nbytes=storage.nbytes)
     _append(members, "version", data=_VERSION)
-    nbytes = _end(members[-1]) + len(_directory(members, {}))
+    nbytes = _end(members[-1]) + sum(map(_central_nbytes, members)) + _END_NBYTES
     return FileLayout(name, nbytes, partial(_iter_segments, members), wants_crcs=True)
 
 
@@ -116,10 +116,19 @@ def _local_header(member: _Member, crc: int) -> bytes:
     return b"PK\x03\x04" + _common(member, crc, needed, member.extra) + member.name + member.extra
 
 
+def _wide(member: _Member) -> list[int]:
+    """Sizes and offset that the directory has in 64 bits."""
+    wide = [member.nbytes, member.nbytes] if member.nbytes >= _FULL32 else []
+    return [*wide, member.offset] if member.offset >= _FULL32 else wide
+
+
+def _central_nbytes(member: _Member) -> int:
+    wide = _wide(member)
+    return _CENTRAL_NBYTES + len(member.name) + (4 + 8 * len(wide) if wide else 0)
+
+
 def _central_header(member: _Member, crc: int) -> bytes:
-    size, offset = min(member.nbytes, _FULL32), min(member.offset, _FULL32)
-    wide = [member.nbytes, member.nbytes] if size == _FULL32 else []
-    wide += [member.offset] if offset == _FULL32 else []
+    wide, offset = _wide(member), min(member.offset, _FULL32)
     extra = struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
     needed = _ZIP64_NEEDED if wide else _ZIP_NEEDED
     head = struct.pack("<4sH", b"PK\x01\x02", needed) + _common(member, crc, needed, extra)

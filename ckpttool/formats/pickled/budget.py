@@ -37,8 +37,7 @@ class WalkBudget:
         self.seen_values: set[int] = set()  # larger plain values, by identity
         self.repeats = 0  # scalars shown again so far, and names of which that was too much
         self.unshown = 0
-        self.attributes = 0  # plain ones of objects so far, of modules, and those beyond what is listed
-        self.module_attributes = 0
+        self.attributes = [0, 0]  # plain ones so far: of objects, of modules; and those beyond what is listed
         self.unlisted = 0
 
     def is_shared_too_often(self, node: Node, path: Root) -> bool:
@@ -76,17 +75,12 @@ class WalkBudget:
         if self.text > _MAX_TEXT:
             raise LimitExceeded("length of all names", limit=_MAX_TEXT)
 
-    def lists_attribute(self) -> bool:
-        """Count a plain attribute of an object; false once they are too many."""
-        self.attributes += 1
-        self.unlisted += self.attributes > _MAX_ATTRIBUTES
-        return self.attributes <= _MAX_ATTRIBUTES
-
-    def lists_module_attribute(self) -> bool:
-        """The same of a module."""
-        self.module_attributes += 1
-        self.unlisted += self.module_attributes > _MAX_MODULE_ATTRIBUTES
-        return self.module_attributes <= _MAX_MODULE_ATTRIBUTES
+    def lists_attribute(self, *, of_module: bool = False) -> bool:
+        """Count a plain attribute of an object or a module; false once they are too many."""
+        self.attributes[of_module] += 1
+        lists = self.attributes[of_module] <= (_MAX_MODULE_ATTRIBUTES if of_module else _MAX_ATTRIBUTES)
+        self.unlisted += not lists
+        return lists
 
     def shows_value(self, node: Node, size: int) -> bool:
         """Whether a plain value of ``size`` scalars is still written out, or too often shared by now.

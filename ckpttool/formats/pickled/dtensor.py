@@ -17,9 +17,10 @@ Source: ``torch/distributed/tensor/_dtensor_spec.py``, ``placement_types.py``, `
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from math import prod
 
-from ckpttool.formats.pickled.nodes import named_state
+from ckpttool.formats.pickled.nodes import attribute_items
 from ckpttool.pickles.nodes import Call, Node
 from ckpttool.values.checkpoint import Plain
 
@@ -65,10 +66,10 @@ def describe_shards(state: Node) -> tuple[tuple[str, Plain], ...]:
 
 
 def _attributes(node: Node) -> dict[str, Node]:
-    """The first attributes of an object."""
-    if not isinstance(node, Call):
+    """The first attributes of an object; none of one that is built over and over: many tensors may share it."""
+    if not isinstance(node, Call) or len(node.states or ()) > _MOST_STEPS:
         return {}
-    return dict(pair for pair, _ in zip(named_state(node), range(_MOST_STEPS), strict=False))
+    return {key: value for key, value in islice(attribute_items(node), _MOST_STEPS) if type(key) is str}
 
 
 def _placement(node: Node) -> str:

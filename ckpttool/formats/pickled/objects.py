@@ -445,7 +445,7 @@ class _Walk:
 
     def add_module_attribute(self, path: Root, name: str, node: Node) -> None:
         """A plain one: a value if it is short, else counted."""
-        if not self.budget.lists_module_attribute():
+        if not self.budget.lists_attribute(of_module=True):
             return
         plain, size = (node.full_name, 1) if isinstance(node, Global) else self.plain.sized(node, 0)
         if _holds_module(plain):
