@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ckpttool.values.words import command_line, quote, safe
 from tests.hostile.cases import CASES
-from tests.support.advice import place, printed, put_back, shell_words, type_in
+from tests.support.advice import printed, published, put_back, shell_words, type_in
 from tests.support.counted import FAMILIES, Odd
 from tests.support.made_files import MADE, write_made
 
@@ -258,16 +258,11 @@ def test_of_hostile_files(name: str, folder: Path) -> None:
 @pytest.mark.real
 @pytest.mark.slow
 def test_of_published_files(real_dir: Path, folder: Path) -> None:
-    suffixes = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".weights", ".safetensors"}
     count = 0
-    for number, path in enumerate(sorted(real_dir.rglob("*"))):
-        if path.suffix in suffixes and path.is_file():
-            own = folder / str(number)
-            own.mkdir()
-            shutil.copy(folder / "net.py", own)
-            shutil.copy(folder / "nan.pt", own)
-            count += check(own, everything(place(path, own), "nan.pt"))
-            shutil.rmtree(own)
+    for own, name in published(real_dir, folder):
+        shutil.copy(folder / "net.py", own)
+        shutil.copy(folder / "nan.pt", own)
+        count += check(own, everything(name, "nan.pt"))
     assert count >= 20
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from sample_models.same_bytes import save_legacy
 from tests.hostile.cases import CASES
-from tests.support.advice import Advice, advised, follow, place, put_back, tensors_of, type_in
+from tests.support.advice import Advice, advised, follow, published, put_back, tensors_of, type_in
 from tests.support.made_files import MADE, averaged, cnn, trained, write_made
 
 
@@ -153,15 +153,7 @@ def test_commands_for_hostile_files(name: str, tmp_path: Path) -> None:
 @pytest.mark.real
 @pytest.mark.slow
 def test_commands_for_published_files(real_dir: Path, tmp_path: Path) -> None:
-    suffixes = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".weights", ".safetensors"}
-    printed = 0
-    for number, path in enumerate(sorted(real_dir.rglob("*"))):
-        if path.suffix in suffixes and path.is_file():
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            printed += len(check(folder, place(path, folder)))
-            shutil.rmtree(folder)
-    assert printed >= 20
+    assert sum(len(check(folder, name)) for folder, name in published(real_dir, tmp_path)) >= 20
 
 
 def test_the_tool_sees_what_does_not_work(tmp_path: Path) -> None:

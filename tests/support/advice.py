@@ -75,6 +75,17 @@ def place(source: Path, folder: Path, name: str = "") -> str:
     return target.name
 
 
+def published(real_dir: Path, scratch: Path) -> Iterator[tuple[Path, str]]:
+    """A folder for each published file, which holds nothing but a copy, and how that is called."""
+    suffixes = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".weights", ".safetensors"}
+    for number, path in enumerate(sorted(real_dir.rglob("*"))):
+        if path.suffix in suffixes and path.is_file():
+            folder = scratch / str(number)
+            folder.mkdir()
+            yield folder, place(path, folder)
+            shutil.rmtree(folder)
+
+
 def put_back(folder: Path, there: Collection[str]) -> None:
     """Remove all but ``there``: each command is typed into the folder as it was."""
     for name in set(os.listdir(folder)).difference(there):

@@ -66,7 +66,7 @@ def describe_shards(state: Node) -> tuple[tuple[str, Plain], ...]:
 
 
 def _attributes(node: Node) -> dict[str, Node]:
-    """The first attributes of an object; none of one that is built over and over: many tensors may share it."""
+    """The first attributes of an object; none of one that is built very often: many tensors may share it."""
     if not isinstance(node, Call) or len(node.states or ()) > _MOST_STEPS:
         return {}
     return {key: value for key, value in islice(attribute_items(node), _MOST_STEPS) if type(key) is str}
