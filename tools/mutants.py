@@ -1,4 +1,4 @@
-"""How many small faults the tests see: python -m tools.mutants [--sample N] [--tests PATH] [MODULE...].
+"""How many small faults the tests see: python -m tools.mutants [--sample N [--skip M]] [MODULE...].
 
 Each fault of ``tools.mutations`` is put into a copy of the sources, below build/mutants, and the tests
 that run its line are run until one fails. One process collects all tests once and tries each fault in a
@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.mutants")
     parser.add_argument("modules", nargs="*", help="modules or rooms of ckpttool, as formats.validate")
     parser.add_argument("--sample", type=int, metavar="N", help="try N faults, the same ones in each run")
+    parser.add_argument("--skip", type=int, metavar="M", default=0, help="leave out the first M of them")
     parser.add_argument("--tests", action="append", metavar="PATH", help="these tests (default: all rooms)")
     options = parser.parse_args(arguments)
     sources = copy_sources(options.modules)
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = [
         find_mutants(name, *source[:3]) for name, source in sources.items() if f"{name}.".startswith(wanted)
     ]
-    mutants = sorted(mutant for some in found for mutant in some)[: options.sample]
+    mutants = sorted(mutant for some in found for mutant in some)[options.skip :][: options.sample]
     mutants.sort(key=lambda mutant: (mutant.module, mutant.line))
     equivalent = {line.partition("\t")[0] for line in EQUIVALENT.read_text("utf-8").splitlines()}
     # pytest and the tests print into a file; what is seen is what this tool says.
