@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ckpttool.findings.one_rank import find_spread
 from ckpttool.findings.rules import CARRIED, find_all
 from ckpttool.findings.text import Evidence
+from ckpttool.inspection.spread import find_spread
 from ckpttool.inspection.summary import (
     choose_weights_root,
     count_weights,
@@ -84,7 +84,16 @@ def inspect_checkpoint(
     averages = [row for row in rows if row.classification.averaged_of] if may_be_averaged(text) else []
     spread = find_spread(rows)
     evidence = Evidence(
-        checkpoint, rows, groups, weights_root, summary, aliasing, prefixes, text, survey, spread
+        checkpoint,
+        rows,
+        groups,
+        weights_root,
+        summary,
+        aliasing=aliasing,
+        prefixes=prefixes,
+        names=text,
+        quantized=survey,
+        spread=spread,
     )
     return Inspection(
         checkpoint,

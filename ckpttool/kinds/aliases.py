@@ -115,13 +115,14 @@ def _distinct_views(
 def _referenced_nbytes(views: Sequence[_View]) -> int:
     """An upper bound of the bytes that ``views`` (by start) touch, exact for packed ones.
 
-    Neither the union of their spans nor the sum of their elements is exceeded.
+    Neither the union of their spans is exceeded, nor the sum of what each touches: of an expanded view, which
+    repeats its bytes, no more than its span.
     """
     union = reached = 0
     for start, end, _, _ in views:
         union += max(0, end - max(start, reached))
         reached = max(reached, end)
-    return min(union, sum(view.tensor.nbytes for view in views))
+    return min(union, sum(min(view.end - view.start, view.tensor.nbytes) for view in views))
 
 
 def _overlapping(views: Sequence[_View]) -> list[tuple[int, int]]:

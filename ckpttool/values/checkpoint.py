@@ -221,6 +221,11 @@ class CompositeTensor(NamedTuple):
         return self.parts[0].value if whole else None
 
     @property
+    def local_parts(self) -> list[Part]:
+        """What one rank has of a DTensor or ShardedTensor."""
+        return [part for part in self.parts if part.name.startswith((LOCAL_TENSOR, LOCAL_SHARDS))]
+
+    @property
     def numel(self) -> int:
         """Elements of the whole as its shape claims, else the sum over the parts."""
         if self.shape is not None:

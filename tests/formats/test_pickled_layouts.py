@@ -197,17 +197,20 @@ SPREAD = op.with_state(
 )
 
 
+@pytest.mark.parametrize("module", ["_tensor.api", "tensor._api", "tensor"])
 @pytest.mark.parametrize("slots", [False, True])
-def test_a_dtensor_says_how_it_is_spread(slots: bool) -> None:
+def test_a_dtensor_says_how_it_is_spread(slots: bool, module: str) -> None:
     attributes = {"_local_tensor": sized(3), 5: 6, "_spec": SPREAD, "other": 1}
     state = (None, attributes) if slots else attributes
-    found = composite(subclass("torch.distributed.tensor:DTensor", state, WRAPPED))
-    assert found.type_name == "torch.distributed.tensor.DTensor" and shapes(found) == {"_local_tensor": (3,)}
+    found = composite(subclass(f"torch.distributed.{module}:DTensor", state, WRAPPED))
+    assert found.type_name == f"torch.distributed.{module}.DTensor"
+    assert shapes(found) == {"_local_tensor": (3,)}
     assert found.details == (("placements", ("Shard(0)",)),)
     for other in (
         subclass("m:Two", state, WRAPPED),
-        subclass("m:DTensor", {"_local_tensor": sized(3), "spec": SPREAD}, WRAPPED),
-        subclass("m:DTensor", {"_local_tensor": sized(3)}, WRAPPED),
+        subclass("m:DTensor", state, WRAPPED),  # of some other library: nothing is known of its attributes
+        subclass("torch.distributed.tensor:DTensor", {"_local_tensor": sized(3), "spec": SPREAD}, WRAPPED),
+        subclass("torch.distributed.tensor:DTensor", {"_local_tensor": sized(3)}, WRAPPED),
     ):
         assert composite(other).details == ()
 
@@ -218,8 +221,9 @@ def shards(*tensors: bytes, rank: Any = 1) -> tuple[Any, ...]:
     return held, op.call("t:Metadata"), ranks, op.with_state(op.call("t:Spec"), {"dim": 0}), True
 
 
-def test_a_sharded_tensor_has_the_shards_of_this_rank() -> None:
-    sharded = "torch.distributed._shard.sharded_tensor.api:ShardedTensor"
+@pytest.mark.parametrize("module", ["_sharded_tensor", "_shard.sharded_tensor"])
+def test_a_sharded_tensor_has_the_shards_of_this_rank(module: str) -> None:
+    sharded = f"torch.distributed.{module}.api:ShardedTensor"
     for tensors in ((sized(2), sized(3)), (sized(2),), ()):
         found = read(subclass(sharded, shards(*tensors), WRAPPED))
         whole = found.tensor
@@ -233,6 +237,9 @@ def test_a_sharded_tensor_has_the_shards_of_this_rank() -> None:
     assert isinstance(found.tensor, CompositeTensor) and found.tensor.parts == found.tensor.details == ()
     assert len(found.attributes) == 5
     assert composite(subclass("m:Other", {"a": sized(2)}, WRAPPED)).details == ()
+    found = read(subclass("m:ShardedTensor", shards(sized(2)), WRAPPED))  # of some other library
+    assert isinstance(found.tensor, CompositeTensor) and found.tensor.parts == found.tensor.details == ()
+    assert len(found.attributes) == 4
     plain = read(subclass(sharded, {"a": sized(2)}))
     assert shapes(plain.tensor) == {"data": (4,), "a": (2,)}  # type: ignore[arg-type]
 

@@ -149,6 +149,21 @@ def test_of_packed_views_all_that_is_said_is_exact(values: list[TensorInfo]) -> 
         assert int(a) < int(b) and held[int(a)] & held[int(b)]
 
 
+@settings(max_examples=300)
+@given(st.lists(any_view(), min_size=1, max_size=4))
+def test_of_any_views_only_what_none_touches_is_unreferenced(values: list[TensorInfo]) -> None:
+    left = NBYTES - len(set().union(*map(touched, values)))
+    found = find(*values)
+    assert 0 <= found.unreferenced_nbytes <= left or not any(value.numel for value in values)
+
+
+def test_what_an_expanded_view_repeats_hides_nothing() -> None:
+    """However many elements it has, it touches one of the storage's bytes; every other column is free."""
+    column, row = view((5,), (10,)), view((1000, 3), (0, 1), 1)
+    assert touched(row) == set(range(4, 16))
+    assert find(column, row).unreferenced_nbytes == NBYTES - 5 * 4 - 3 * 4
+
+
 def test_a_view_is_in_one_pair_as_the_later_one() -> None:
     """Later by where it starts; the name that stands first in the file is first."""
     assert pairs(run(0, 9), run(1, 9), run(2, 9)) == [("0", "1"), ("0", "2")]

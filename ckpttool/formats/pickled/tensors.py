@@ -46,6 +46,11 @@ _MAX_NESTED_REBUILDS = 16  # a subclass of a subclass …: real files have 2
 _MAX_ALL_DIMS = 16_000_000
 _MAX_ALL_PARTS = 500_000
 _MAX_ALL_NUMBERS = 4_000_000  # a thousand quantized layers of 2048 channels, twice
+# Where torch 2.0 to 2.13, and 1.10 to 2.13, have had them.
+_DTENSORS = {f"torch.distributed.{module}.DTensor" for module in ("_tensor.api", "tensor", "tensor._api")}
+_SHARDED_TENSORS = {
+    f"torch.distributed.{module}.api.ShardedTensor" for module in ("_sharded_tensor", "_shard.sharded_tensor")
+}
 StorageResolver = Callable[[StorageClaim], StorageRef]
 """Where the container holds a claimed storage; raises MalformedCheckpoint if it does not."""
 
@@ -280,13 +285,13 @@ class TensorReader:
             return inner._replace(is_parameter=True, attributes=_together(inner.attributes, state))
         if self.attribute(state, "_is_param") is True:
             inner = inner._replace(is_parameter=True)  # what nn.Parameter makes of a class of its own
-        if cls.name == "ShardedTensor" and isinstance(inner.tensor, CompositeTensor):
+        if cls.full_name in _SHARDED_TENSORS and isinstance(inner.tensor, CompositeTensor):
             return self.sharded(inner, inner.tensor, cls, state, depth)
         more, others = self.state_parts(state, depth)
         inner, attributes = inner._replace(attributes=_together(inner.attributes, *others)), tuple(more)
         if isinstance(inner.tensor, CompositeTensor) and inner.tensor.layout == "subclass":
             outer = inner.tensor._replace(type_name=cls.full_name, parts=inner.tensor.parts + attributes)
-            if cls.name == "DTensor":
+            if cls.full_name in _DTENSORS:
                 from ckpttool.formats.pickled.dtensor import describe_spec
 
                 spec = self.attribute(state, "_spec")
