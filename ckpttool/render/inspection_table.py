@@ -250,8 +250,6 @@ def _model_cells(item: _Item, largest: int) -> tuple[Cell, ...]:
     notes = {row.classification.note for row in item.folded.rows} if is_known else {"not in the model"}
     note = safe(notes.pop() if len(notes) == 1 else "differs: --flat", NAME_LIMIT) if in_model else ""
     designed = is_missing and kind is Kind.NON_PERSISTENT_BUFFER
-    if designed:  # what follows the colon is the same of all, and said below
-        note = note.partition(":")[0]
     style = "dim" if designed or not note else "error" if is_missing else "warning"
     facts = join_facts((f"! {note}" if note and not designed else note, _note(item.folded, compared=True)))
     return (
