@@ -12,6 +12,7 @@ from torch import nn
 from ckpttool.torch_bridge.verify.fingerprints import compare_fingerprints, parse_reference, reference_text
 from ckpttool.torch_bridge.verify.verify import LOADS
 from ckpttool.values.errors import MalformedCheckpoint
+from ckpttool.values.verification import NotRestored
 from tests.support.verified_models import Plain, Rope, on_devices
 from tests.support.verifying import check, complaints, names, the_run
 
@@ -55,6 +56,23 @@ def test_a_random_buffer_is_told_from_a_rebuilt_one(tmp_path: Path) -> None:
     result = check(Noise().state_dict(), Noise, tmp_path)
     assert (result.rebuilt, result.random) == (("window",), ("noise",))
     assert names(the_run(result, "to-empty").not_restored) == ["window"]
+
+
+def test_whatever_memory_holds_it_is_no_bool_that_a_constructor_made(tmp_path: Path) -> None:
+    """Of a yes and a no, uninitialised memory and its negation hold one each."""
+
+    class Flags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+            self.register_buffer("yes", torch.tensor([True]), persistent=False)
+            self.register_buffer("no", torch.tensor([False]), persistent=False)
+
+    run = the_run(check(Flags().state_dict(), Flags, tmp_path), "to-empty")
+    assert run.not_restored == (
+        NotRestored("yes", "garbage", "uninitialised memory", "1 of 1 true"),
+        NotRestored("no", "garbage", "uninitialised memory", "0 of 1 true"),
+    )
 
 
 def test_a_buffer_that_loading_itself_sets_is_no_garbage(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def _again(view: Tensor) -> Tensor:
 )
 def test_only_what_is_poison_from_end_to_end_survives(dtype: torch.dtype, place: int, data: bytes) -> None:
     poison, tensor = Poison(), torch.zeros(6, dtype=dtype)
-    poison.fill("x", tensor)
+    poison.fill({"x": tensor})
     assert poison.survives("x", tensor)
     raw = bytearray(tensor.numpy().tobytes())
     at = place * tensor.element_size()
@@ -244,7 +244,7 @@ def test_one_byte_of_poison_among_values_is_no_survivor() -> None:
 def compare(loaded: Tensor, stored: Tensor, *, filled: bool = True, device: str = "cpu") -> Comparison:
     poison = Poison()
     if not filled:
-        poison.fill("x", loaded, stored)
+        poison.fill({"x": loaded}, {"x": stored})
     comparison = Comparison({"x": loaded}, {"x": stored}, poison, device)
     comparison.run(["x"])
     return comparison
@@ -287,7 +287,7 @@ def test_what_is_on_a_device_is_compared_there(filled: bool, monkeypatch: pytest
     for wrong in (False, True):
         loaded = stored.clone()
         if not filled:
-            Poison().fill("x", loaded)
+            Poison().fill({"x": loaded})
         elif wrong:
             loaded[37] = -1  # in the last but one of many chunks
         comparison = Comparison({"x": loaded}, {"x": stored}, Poison(), "cpu")

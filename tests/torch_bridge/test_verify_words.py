@@ -442,7 +442,7 @@ def test_poison_is_what_no_model_holds() -> None:
         (torch.complex64, 0xFF),
     ):
         made = torch.zeros(3, dtype=dtype)
-        poison.fill("x", made)
+        poison.fill({"x": made})
         assert set(made.view(torch.uint8).tolist()) == {raw}
         assert poison.survives("x", made)
         assert not made.is_floating_point() or made.isnan().all()

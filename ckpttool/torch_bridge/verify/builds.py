@@ -2,13 +2,14 @@
 
 Builds are the only truth about what a file does not hold. Poison is what no checkpoint holds, so
 that a survivor is proof: floats become NaN with all bits set (a NaN in every IEEE, bfloat16 and
-float8 format), integers the byte 0x5A throughout, bools the negation of what the file has for them.
+float8 format), integers the byte 0x5A throughout, bools the negation of what they should hold.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -82,26 +83,19 @@ class Poison:
     def __init__(self) -> None:
         self._bools: dict[str, torch.Tensor] = {}
 
-    def fill(self, name: str, tensor: torch.Tensor, stored: object = None) -> None:
-        """Poison one tensor in place; ``stored`` is what the file has for it.
+    def fill(self, tensors: Mapping[str, object], stored: Mapping[str, object] | None = None) -> None:
+        """Poison tensors in place; ``stored`` is what each should hold in the end, as far as it is known.
 
         Meta and uninitialised ones hold nothing to poison, and one that is expanded over one
         element cannot be written: torch refuses to load it, too.
         """
-        if not has_bytes(tensor):
-            return
+        named = {name: tensor for name, tensor in tensors.items() if has_bytes(tensor)}
         with torch.no_grad():
-            if tensor.dtype is torch.bool:
-                like = tensor
-                if isinstance(stored, torch.Tensor) and stored.dtype is torch.bool:
-                    like = stored if stored.shape == tensor.shape else tensor
-                _try_copy(tensor, like.logical_not())
-                self._bools[name] = tensor.detach().clone()
-            elif tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
-                byte_view(tensor).fill_(_poison_byte(tensor))
-            else:
-                raw = torch.full((tensor.numel() * tensor.element_size(),), _poison_byte(tensor)).byte()
-                _try_copy(tensor, raw.view(tensor.dtype).reshape(tensor.shape))
+            for name, tensor in named.items():
+                _fill_one(tensor, (stored or {}).get(name))
+            # When all are filled: tied ones have what the last of them was given.
+            bools = {name: tensor for name, tensor in named.items() if tensor.dtype is torch.bool}
+            self._bools = {name: tensor.detach().clone() for name, tensor in bools.items()}
 
     def survives(self, name: str, tensor: torch.Tensor) -> bool:
         """Whether the tensor holds nothing but poison."""
@@ -111,6 +105,19 @@ class Poison:
             filled = self._bools.get(name)
             return filled is not None and same_bytes(tensor.cpu(), filled.cpu())
         return bool((byte_view(tensor) == _poison_byte(tensor)).all())
+
+
+def _fill_one(tensor: torch.Tensor, stored: object) -> None:
+    if tensor.dtype is torch.bool:
+        like = tensor
+        if isinstance(stored, torch.Tensor) and stored.dtype is torch.bool:
+            like = stored if stored.shape == tensor.shape else tensor
+        _try_copy(tensor, like.logical_not())
+    elif tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
+        byte_view(tensor).fill_(_poison_byte(tensor))
+    else:
+        raw = torch.full((tensor.numel() * tensor.element_size(),), _poison_byte(tensor)).byte()
+        _try_copy(tensor, raw.view(tensor.dtype).reshape(tensor.shape))
 
 
 def _poison_byte(tensor: torch.Tensor) -> int:

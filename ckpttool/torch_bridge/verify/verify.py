@@ -26,7 +26,6 @@ from ckpttool.torch_bridge.accelerator import KNOWN, accelerator, count
 from ckpttool.torch_bridge.door import foreign_code, foreign_streams, looking_into, one_line, pass_on
 from ckpttool.torch_bridge.model import ModelSource
 from ckpttool.torch_bridge.reference import describe_model, iter_filled, named_state, non_persistent_names
-from ckpttool.torch_bridge.tensors import is_tensor
 from ckpttool.torch_bridge.verify.builds import Builds, Poison
 from ckpttool.torch_bridge.verify.fingerprints import compare_fingerprints
 from ckpttool.torch_bridge.verify.judge import Judge
@@ -299,9 +298,7 @@ class _Session:
 
     def _poison(self, tensors: Mapping[str, object]) -> Poison:
         poison = Poison()
-        for name, tensor in tensors.items():
-            if is_tensor(tensor):
-                poison.fill(name, tensor, self.state.get(name))
+        poison.fill(tensors, {**self.builds.expected, **self.state})
         return poison
 
     def _load_strict(self, module: nn.Module, *, assign: bool = False) -> LoadOutcome:
