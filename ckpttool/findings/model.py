@@ -112,7 +112,8 @@ def _is_widening(stored: DType, wanted: DType) -> bool:
     """Whether every value of one dtype is one of the other."""
     if stored.kind != wanted.kind or stored.kind not in ("float", "int", "uint", "complex"):
         return False
-    return wanted.bits > stored.bits and (stored.bits > 8 or wanted.bits > 16)
+    # Floats of 8 bits are of five ranges, and one of 16 bits has not all of them.
+    return wanted.bits > stored.bits and (stored.kind != "float" or stored.bits > 8 or wanted.bits > 16)
 
 
 _FATES = {
