@@ -70,8 +70,7 @@ def align(
     if changed:
         said.append(f"--map renamed {changed:,} of A's names")
     if guess and rest and there:
-        roots = {item.root for item, _ in rest} & {root for root, _ in there}
-        rules = _match_prefixes(mapped, b, roots, said)
+        rules = _match_prefixes(mapped, b, said)
         if rules:
             pairs, rest, there = _meet(mapped, b, rules)
     if guess and rest and there:
@@ -113,7 +112,7 @@ def pair_by_suffix(only_a: Sequence[Placed], only_b: Sequence[Placed]) -> list[P
             if len(mine) != 1 or len(others) != 1:
                 continue
             ids = id(mine[0]), id(others[0])
-            if done.isdisjoint(ids) and _kinds_agree(mine[0], others[0]):
+            if done.isdisjoint(ids) and _kind_of(others[0]) in _kinds_like(_kind_of(mine[0])):
                 pairs.append(Pair(mine[0], others[0], NameBasis.SUFFIX))
                 done.update(ids)
     return pairs
@@ -173,18 +172,17 @@ def _meet(
 
 
 def _match_prefixes(
-    mapped: Sequence[_Named], b: Sequence[Placed], roots: Iterable[Root], said: list[str]
+    mapped: Sequence[_Named], b: Sequence[Placed], said: list[str]
 ) -> dict[Root, dict[str, str]]:
     """By branch, one rule for all of its names that brings more together than the plain names do."""
     names_a = _names_by_root((item.root, name) for item, name in mapped)
     names_b = _names_by_root((item.root, item.name) for item in b)
     rules: dict[Root, dict[str, str]] = {}
-    for root in roots:
-        if root in names_a and root in names_b:
-            match = match_names(names_a[root], names_b[root])
-            if match.description:
-                rules[root] = match.to_model
-                said.append(_of_sides(match.description))
+    for root, names in names_a.items():
+        match = match_names(names, names_b.get(root, ()))
+        if match.description:
+            rules[root] = match.to_model
+            said.append(_of_sides(match.description))
     return rules
 
 
@@ -214,15 +212,13 @@ def _match_parts(
         total = len(rest) if in_a else len(there)
         candidates = [part for part, count in mine.most_common() if 2 * count >= total and part not in theirs]
         for part in candidates[:_MOST_CANDIDATES]:
-            met = len(_without_part(rest, there, part, in_a))
-            best = max(best, (met, part, in_a))
+            best = max(best, (len(_without_part(rest, there, part)), part, in_a))
     met, part, in_a = best
     # One part too many is a habit of one side, not a likeness between two names.
     if met < 2 or 2 * met < min(len(rest), len(there)):
         return
-    found = _without_part(rest, there, part, in_a)
     gone = set()
-    for item, other in found:
+    for item, other in _without_part(rest, there, part):
         pairs.append(Pair(item, other, NameBasis.PART))
         gone.add(id(item))
         del there[other.root, other.name]
@@ -231,30 +227,25 @@ def _match_parts(
 
 
 def _without_part(
-    rest: Sequence[_Named], there: Mapping[tuple[Root, Key], Placed], part: str, in_a: bool
+    rest: Sequence[_Named], there: Mapping[tuple[Root, Key], Placed], part: str
 ) -> list[tuple[Placed, Placed]]:
-    """Items that meet when ``part`` goes; none if two names become one."""
-    shorter: dict[tuple[Root, Key], Placed] = {}
-    for (root, name), other in there.items():
-        key = (root, name if in_a else _drop(name, part))
-        if shorter.setdefault(key, other) is not other:
-            return []
-    found = []
-    taken = set()
-    for item, name in rest:
-        key = (item.root, _drop(name, part) if in_a else name)
-        if key in shorter and item.row.entry.shape == shorter[key].row.entry.shape:
-            if key in taken:
-                return []
-            taken.add(key)
-            found.append((item, shorter[key]))
-    return found
+    """Items of one shape that meet when ``part`` goes; none if two that meet others become one."""
+    groups: dict[Hashable, tuple[list[Placed], list[Placed]]] = {}
+    for side, named in enumerate((rest, [(item, item.name) for item in there.values()])):
+        for item, name in named:
+            place = item.root, _drop(name, part), item.row.entry.shape
+            groups.setdefault(place, ([], []))[side].append(item)
+    met = [group for group in groups.values() if all(group)]
+    if any(len(items) > 1 for group in met for items in group):
+        return []
+    return [(items[0], others[0]) for items, others in met]
 
 
 def _drop(name: Key, part: str) -> Key:
     if not isinstance(name, str):
         return name
-    return ".".join([piece for piece in name.split(".") if piece != part])
+    *path, leaf = name.split(".")
+    return ".".join([*[piece for piece in path if piece != part], leaf])
 
 
 def _count_parts(names: Iterable[Key]) -> Counter[str]:
@@ -270,14 +261,14 @@ def _pair_nearest(group_a: list[Placed], group_b: list[Placed], *, same_kind: bo
     pairs: list[Pair] = []
     for length in range(_MOST_PARTS, -1, -1):
         by_end: dict[Hashable, list[Placed]] = {}
-        for other in group_b:
-            by_end.setdefault(_end(other, length), []).append(other)
-        for others in by_end.values():
-            others.reverse()
+        for other in reversed(group_b):
+            by_end.setdefault((_end(other, length), same_kind and _kind_of(other)), []).append(other)
         left = []
         for item in group_a:
-            others = by_end.get(_end(item, length), [])
-            if others and (not same_kind or _kinds_agree(item, others[-1])):
+            end = _end(item, length)
+            kinds = _kinds_like(_kind_of(item)) if same_kind else (False,)
+            others = next(filter(None, (by_end.get((end, kind)) for kind in kinds)), None)
+            if others:
                 pairs.append(Pair(item, others.pop(), NameBasis.CONTENT))
             else:
                 left.append(item)
@@ -289,10 +280,10 @@ def _pair_nearest(group_a: list[Placed], group_b: list[Placed], *, same_kind: bo
 
 
 def _end(item: Placed, length: int) -> Hashable:
+    """The last ``length`` parts of the name, or all if it has less."""
     if not length:
         return None
-    name = item.name
-    return tuple(name.rsplit(".", length)[-length:]) if isinstance(name, str) else (name, length)
+    return tuple(item.name.rsplit(".", length)[-length:]) if isinstance(item.name, str) else item.name
 
 
 def _ends(items: Sequence[Placed], length: int) -> dict[Hashable, list[Placed]]:
@@ -308,8 +299,12 @@ def _ends(items: Sequence[Placed], length: int) -> dict[Hashable, list[Placed]]:
     return found
 
 
-def _kinds_agree(a: Placed, b: Placed) -> bool:
-    first, second = a.row.classification.kind, b.row.classification.kind
-    if Kind.UNKNOWN in (first, second):
-        return True
-    return first is second or (is_buffer(first) and is_buffer(second))
+def _kind_of(item: Placed) -> Kind:
+    """The kind, of a buffer without its persistence."""
+    kind = item.row.classification.kind
+    return Kind.PERSISTENT_BUFFER if is_buffer(kind) else kind
+
+
+def _kinds_like(kind: Kind) -> Iterable[Kind]:
+    """The kinds that an entry of this one may have in another file, the likeliest first."""
+    return (kind, Kind.UNKNOWN) if kind is not Kind.UNKNOWN else (kind, *Kind)
