@@ -7,7 +7,7 @@ and sample on both sides are worth a digest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -41,42 +41,51 @@ def find_contents(
     contents: dict[int, Content] = {}
     with TensorReader(files[0]) as reader_a, TensorReader(files[1]) as reader_b:
         sides = [
-            (reader, [(item, item.row.entry.value, _shape_of(item.row.entry.value)) for item in items])
+            (
+                reader,
+                {
+                    position: (item, value, _shape_of(value))
+                    for position, item in enumerate(items)
+                    if (value := item.row.entry.value) is not None and _is_bounded(value)
+                },
+            )
             for reader, items in ((reader_a, items_a), (reader_b, items_b))
         ]
-        shapes = [{shape for _, _, shape in items} for _, items in sides]
-        shared = (shapes[0] & shapes[1]) - {None}
+        shapes = [{shape for _, _, shape in items.values()} for _, items in sides]
+        shared = shapes[0] & shapes[1]
         # The end of a run of bytes is the end of the elements only where these lie in order.
         unordered = {
             shape
             for _, items in sides
-            for _, value, shape in items
+            for _, value, shape in items.values()
             if shape in shared and not _is_plain(value)
         }
         keys = [
-            [
-                (shape, _sample(reader, value, head_only=shape in unordered)) if shape in shared else None
-                for _, value, shape in items
-            ]
+            {
+                position: (shape, _sample(reader, value, head_only=shape in unordered))
+                for position, (_, value, shape) in items.items()
+                if shape in shared
+            }
             for reader, items in sides
         ]
         alike = _alike(*keys, differing=differing)
         for (reader, items), side in zip(sides, keys, strict=True):
             digest = cache(partial(digest_tensor, reader))
-            for (item, value, _), key in zip(items, side, strict=True):
-                if value is not None and key is not None and key in alike:
-                    contents[id(item)] = Content(key[0], digest(value), key[1].startswith(_CONSTANT))
+            for position, key in side.items():
+                if key in alike:
+                    item, value, shape = items[position]
+                    contents[id(item)] = Content(shape, digest(value), key[1].startswith(_CONSTANT))
     return contents
 
 
-def _alike(a: Sequence[Hashable], b: Sequence[Hashable], *, differing: bool) -> set[Hashable]:
+def _alike(a: Mapping[int, Hashable], b: Mapping[int, Hashable], *, differing: bool) -> set[Hashable]:
     """The keys that occur on both sides, and at more than one position if ``differing``."""
-    both = set(a) & set(b)
+    both = set(a.values()) & set(b.values())
     if not differing:
         return both
     positions: dict[Hashable, set[int]] = {}
     for side in (a, b):
-        for position, key in enumerate(side):
+        for position, key in side.items():
             positions.setdefault(key, set()).add(position)
     return {key for key in both if len(positions[key]) > 1}
 
@@ -112,47 +121,45 @@ def has_all_bytes(value: Tensor | None) -> TypeGuard[Tensor]:
     return value is not None and all(has_bytes(part) for _, part in parts(value))
 
 
-def _shape_of(value: Tensor | None) -> Hashable:
-    strided = parts(value)
-    if value is None or not all(_is_bounded(part) for _, part in strided):
-        return None
+def _shape_of(value: Tensor) -> Hashable:
+    """What equal tensors have in common that costs no read."""
     if not isinstance(value, CompositeTensor):
         return value.dtype.name, value.shape
-    return value.layout, tuple((part.dtype.name, part.shape) for _, part in strided), value.details
+    return value.layout, tuple((part.dtype.name, part.shape) for _, part in parts(value)), value.details
 
 
-def _is_bounded(part: Strided) -> bool:
+def _is_bounded(value: Tensor) -> bool:
     """Whether there are bytes, and about as many as are claimed."""
-    if 0 in part.shape:
-        return True
-    return has_bytes(part) and part.nbytes <= claim_limit(part, _MOST_EXPANDED)
+    return all(
+        has_bytes(part) and part.nbytes <= claim_limit(part, _MOST_EXPANDED) for _, part in parts(value)
+    )
 
 
-def _is_plain(value: Tensor | None) -> bool:
+def _is_plain(value: Tensor) -> bool:
     """Whether the elements lie in runs of bytes as they are."""
-    return value is not None and not isinstance(value, CompositeTensor) and segments(value) is not None
+    return isinstance(value, Strided) and segments(value) is not None
 
 
-def _sample(reader: TensorReader, value: Tensor | None, *, head_only: bool) -> bytes:
+def _sample(reader: TensorReader, value: Tensor, *, head_only: bool) -> bytes:
     """A digest of a few elements; ``_CONSTANT`` and the element where they are one again and again."""
-    if value is None or isinstance(value, CompositeTensor) or not has_bytes(value):
+    if isinstance(value, CompositeTensor):
         return b""
     if head_only:
         sample = bytes(next(reader.iter_chunks(value, chunk_nbytes=_SAMPLE_NBYTES), b""))
     else:
-        sample = b"".join(_iter_samples(reader, segments(value) or ()))
+        sample = b"".join(_iter_samples(reader, segments(value) or (), value.dtype.nbytes))
     first = sample[: value.dtype.nbytes] or b"\0"
     if sample == first * (len(sample) // len(first)):
         return _CONSTANT + first
     return hashlib.blake2b(sample, digest_size=16).digest()
 
 
-def _iter_samples(reader: TensorReader, runs: Sequence[StoredRun]) -> Iterator[bytes]:
-    """The start, the middle and the end of runs of bytes laid end to end, or all of few bytes."""
+def _iter_samples(reader: TensorReader, runs: Sequence[StoredRun], width: int) -> Iterator[bytes]:
+    """The start, the middle and the end of elements of ``width`` bytes laid end to end, or all of few."""
     total = sum(run.nbytes for run in runs)
     wanted = [(0, total)]
     if total > 3 * _SAMPLE_NBYTES:
-        middle = (total - _SAMPLE_NBYTES) // 2
+        middle = (total - _SAMPLE_NBYTES) // 2 // width * width
         wanted = [(at, at + _SAMPLE_NBYTES) for at in (0, middle, total - _SAMPLE_NBYTES)]
     for start, end in wanted:
         before = 0
