@@ -139,10 +139,10 @@ class Comparer:
             try:
                 with TensorReader(self._files[0]) as reader_a, TensorReader(self._files[1]) as reader_b:
                     readers = _Readers(reader_a, reader_b)
-                    while queue:
+                    while True:
                         try:
                             task, (first, count) = queue.popleft()
-                        except IndexError:  # the other thread took the last one
+                        except IndexError:  # nothing is left
                             return
                         work(readers, task, first, count)
                         self._watch(count * task.a.dtype.bits // 8)
