@@ -18,7 +18,7 @@ from ckpttool.comparison.alignment import (
 from ckpttool.comparison.compare import Comparer, Outcome, Watch
 from ckpttool.comparison.contents import find_contents, has_all_bytes
 from ckpttool.comparison.findings import find_differences
-from ckpttool.comparison.sides import Placed, Scope, choose_scope, select
+from ckpttool.comparison.sides import Placed, Scope, Tie, choose_scope, select, tie_of
 from ckpttool.comparison.surroundings import compare_surroundings
 from ckpttool.elements.digests import digest_tensor
 from ckpttool.elements.sums import Tolerance
@@ -320,16 +320,16 @@ def _settle_ties(entries: Sequence[DiffEntry]) -> list[DiffEntry]:
 
     A safetensors file keeps one name of a tied tensor, a .pt all of them.
     """
-    same: dict[tuple[int, Root], Row] = {}
+    same: dict[Tie, Row] = {}
     for entry in entries:
         if entry.status in SAME and entry.a is not None and entry.b is not None:
             for row in (entry.a, entry.b):
-                same.setdefault(_tie(row), row)
+                same.setdefault(tie_of(row), row)
     settled = []
     for entry in entries:
         single = entry.a or entry.b
         if entry.status in (Status.ADDED, Status.REMOVED) and single is not None:
-            other = same.get(_tie(single))
+            other = same.get(tie_of(single))
             if other is not None:
                 name = other.entry.name
                 side = "A" if entry.a is None else "B"
@@ -339,23 +339,15 @@ def _settle_ties(entries: Sequence[DiffEntry]) -> list[DiffEntry]:
     return settled
 
 
-def _tie(row: Row) -> tuple[int, Root]:
-    """The same of all entries of one state_dict that are one tensor in its file."""
-    return id(row.tied_to or row.entry), row.entry.root
-
-
 def _in_order(entries: Sequence[DiffEntry], a: Side, b: Side) -> list[DiffEntry]:
     """Entries in the order of B's file, removed ones where they stood in A's."""
-    places = {id(row): (place, 0) for place, row in enumerate(b.rows)}
-    before = (-1, 0)
-    follows: dict[int, tuple[int, int]] = {}
-    partner = {id(entry.a): id(entry.b) for entry in entries if entry.a is not None and entry.b is not None}
+    places = {id(row): place for place, row in enumerate(b.rows, 1)}
+    partner = {id(entry.a): places[id(entry.b)] for entry in entries if entry.b is not None}
+    before = 0
+    follows: dict[int, tuple[int, ...]] = {}
     for place, row in enumerate(a.rows):
-        if id(row) in partner:
-            before = places[partner[id(row)]]
-        else:
-            follows[id(row)] = (before[0], place + 1)
+        before = partner.get(id(row), before)
+        follows[id(row)] = before, place
     return sorted(
-        entries,
-        key=lambda entry: places[id(entry.b)] if entry.b is not None else follows.get(id(entry.a), (0, 0)),
+        entries, key=lambda entry: follows[id(entry.a)] if entry.b is None else (places[id(entry.b)],)
     )

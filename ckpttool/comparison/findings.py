@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from ckpttool.comparison.sides import Tie, tie_of
 from ckpttool.values.checkpoint import Finding, Root, is_buffer
 from ckpttool.values.difference import SAME, DiffEntry, Side, Status
 from ckpttool.values.inspection import Row, is_rebuilt
@@ -64,16 +65,9 @@ def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
             "has bytes of its own in A and shares them with another name in B",
             "names have bytes of their own in A and share them in B",
         )
-    there = {(entry.root, entry.name) for entry in entries if entry.b is not None}
+    kept = {tie_of(entry.a) for entry in entries if entry.a is not None and entry.b is not None}
     dropped = [
-        entry
-        for entry in entries
-        if entry.status is Status.REMOVED
-        and entry.a is not None
-        and (
-            entry.tied_to is not None
-            or (entry.a.tied_to is not None and (entry.a.tied_to.root, entry.a.tied_to.name) in there)
-        )
+        entry for entry in entries if entry.b is None and entry.a is not None and tie_of(entry.a) in kept
     ]
     yield from _about(
         "tied-name-dropped",
@@ -96,13 +90,12 @@ def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
 
 def _untied(rows: Iterable[tuple[Row | None, Row | None, DiffEntry]]) -> Iterator[DiffEntry]:
     """Entries that share bytes with an earlier one in the first file, and not with that one in the second."""
-    groups: dict[int, int] = {}  # a group of ties in the first file -> that of its first one in the second
+    groups: dict[Tie, Tie] = {}  # a group of ties in the first file -> that of its first one in the second
     for first, second, entry in rows:
-        if first is None or second is None:
-            continue
-        there = id(second.tied_to or second.entry)
-        if groups.setdefault(id(first.tied_to or first.entry), there) != there:
-            yield entry
+        if first is not None and second is not None:
+            there = tie_of(second)
+            if groups.setdefault(tie_of(first), there) != there:
+                yield entry
 
 
 def _non_persistent(entries: Sequence[DiffEntry]) -> Iterator[Finding]:

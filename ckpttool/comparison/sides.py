@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from ckpttool.inspection.summary import choose_weights_root, tally_rows
 from ckpttool.kinds.aliases import find_aliases
@@ -17,6 +17,9 @@ from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import plural
 
 _Leaf = TypeVar("_Leaf", Value, Opaque)
+
+Tie: TypeAlias = tuple[int, Root]
+"""What all entries of one state_dict have in common that are one tensor in its file."""
 
 _MOST_NAMED = 4
 _MOST_SHOWN = 40  # characters of a name in a sentence
@@ -91,11 +94,16 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
 def _values_of(side: Side, branches: AbstractSet[Key], which: str) -> list[str]:
     """How many values and objects of ``side`` go with the branches that are left out, in words."""
     leaves: tuple[Value | Opaque, ...] = (*side.checkpoint.values, *side.checkpoint.opaque)
-    counts = Counter(
-        [str(leaf.root[0])[:_MOST_SHOWN] for leaf in leaves if leaf.root[:1] and leaf.root[0] in branches]
-    )
-    named = [f"{plural(count, 'value')} of {name}" for name, count in list(counts.items())[:_MOST_NAMED]]
-    return [f"only in {which}: {', '.join(named)}"] if named else []
+    facts = _by_branch([leaf.root for leaf in leaves if leaf.root and leaf.root[0] in branches], "value")
+    return [f"only in {which}: {', '.join(facts)}"] if facts else []
+
+
+def _by_branch(roots: Iterable[Root], noun: str) -> list[str]:
+    """How many of what stands at ``roots`` each branch has, the first few by name."""
+    branches = Counter([str(root[0])[:_MOST_SHOWN] if root else "top" for root in roots])
+    facts = [f"{plural(count, noun)} of {name}" for name, count in list(branches.items())[:_MOST_NAMED]]
+    more = len(branches) - len(facts)
+    return [*facts, plural(more, "more branch")] if more else facts
 
 
 def digest_scope(inspection: Inspection) -> tuple[Placed, ...]:
@@ -105,6 +113,11 @@ def digest_scope(inspection: Inspection) -> tuple[Placed, ...]:
     """
     rows, root = inspection.rows, inspection.weights_root
     return _under(rows, ()) if root is None else _at(rows, root) or _under(rows, ())
+
+
+def tie_of(row: Row) -> Tie:
+    """The tie that ``row`` belongs to, of itself alone if it is tied to nothing; the same while it lives."""
+    return id(row.tied_to or row.entry), row.entry.root
 
 
 def select(items: Sequence[Placed], include: Sequence[str], exclude: Sequence[str]) -> tuple[Placed, ...]:
@@ -147,11 +160,7 @@ def _at(rows: Iterable[Row], root: Root) -> tuple[Placed, ...]:
 
 def _outside(side: Side, home: Root, base: Root, which: str) -> list[str]:
     """Tensors of ``side`` that are not in the mapping at ``home`` and values not below ``base``, in words."""
-    roots = [row.entry.root for row in side.rows if row.entry.root != home]
-    branches = Counter([str(root[0])[:_MOST_SHOWN] if root else "top" for root in roots])
-    facts = [f"{plural(count, 'tensor')} of {name}" for name, count in list(branches.items())[:_MOST_NAMED]]
-    if len(branches) > _MOST_NAMED:
-        facts.append(plural(len(branches) - _MOST_NAMED, "more branch"))
+    facts = _by_branch([row.entry.root for row in side.rows if row.entry.root != home], "tensor")
     outside = [value for value in side.checkpoint.values if value.root[: len(base)] != base]
     if outside:
         first = min(outside, key=lambda value: len(value.root))
