@@ -34,7 +34,7 @@ from ckpttool.values.errors import CkptToolError, DestinationExists, NotEnoughSp
 PARTIAL_SUFFIX = ".ckpttool-partial"
 _ASIDE = ".replaced"  # what is being replaced, in the partial folder
 _ENDING_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
 
 # linux/falloc.h: fallocate with FALLOC_FL_KEEP_SIZE for any file system that has it (fs/ioctl.c). Where
 # the direction of a request has other bits (POWER, MIPS), the number means nothing, and the answer is ENOTTY.
@@ -86,7 +86,7 @@ def created_file(path: str, target: str, nbytes: int) -> Iterator[int]:
         NotEnoughSpace: the file system has not so many bytes left.
         OSError: as the file system says.
     """
-    fd = os.open(path, _OPEN | os.O_EXCL, 0o600 if os.path.lexists(target) else 0o666)
+    fd = os.open(path, _OPEN | os.O_EXCL, 0o600 if _replaced_mode(target) else 0o666)
     with _closing(fd, target):
         _take_mode(fd, target)
         reserve(fd, nbytes, target)
@@ -196,7 +196,7 @@ def refuse_overwriting(target: str, *, force: bool, sources: Iterable[FileInfo])
 def sync_folder(path: str) -> None:
     """Make renames in a folder outlast a crash of the machine."""
     path = path or "."
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY)
     with _closing(fd, path):
         try:
             os.fsync(fd)
@@ -249,29 +249,38 @@ def _open_locked(partial: str, target: str) -> int:
     """The partial file, created or taken over, with its lock held."""
     while True:
         # Readable by nobody else until it has the mode of what it replaces.
-        private = os.path.lexists(target)
-        fd = os.open(partial, _OPEN, 0o600 if private else 0o666)
-        if _holds(fd, partial, target):
-            return fd
+        mode = 0o600 if _replaced_mode(target) else 0o666
+        with _unmade_on_error(os.unlink, partial):
+            fd = os.open(partial, _OPEN, mode)
+            if _holds(fd, partial, target):
+                return fd
 
 
 def _lock_folder(partial: str, target: str) -> int:
     """The partial folder, created or taken over, with its lock held."""
     while True:
-        made = not os.path.lexists(partial)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(partial)
-        try:
-            fd = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            if made:
-                with contextlib.suppress(OSError):
-                    os.rmdir(partial)
-            raise
-        if _holds(fd, partial, target):
-            return fd
+        with _unmade_on_error(os.rmdir, partial):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(partial)
+            try:
+                fd = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                continue
+            if _holds(fd, partial, target):
+                return fd
+
+
+@contextmanager
+def _unmade_on_error(remove: Callable[[str], None], partial: str) -> Iterator[None]:
+    """Remove ``partial`` if it was not there before and the system refuses what is asked of it."""
+    made = not os.path.lexists(partial)
+    try:
+        yield
+    except OSError:
+        if made:
+            with contextlib.suppress(OSError):
+                remove(partial)
+        raise
 
 
 def _holds(fd: int, partial: str, target: str) -> bool:
@@ -306,21 +315,22 @@ def _lock(fd: int, target: str) -> None:
             raise
 
 
+def _replaced_mode(target: str) -> int:
+    """The ``st_mode`` of the regular file that will be replaced; 0 where there is none."""
+    try:
+        mode = os.stat(target, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return 0
+    return mode if stat.S_ISREG(mode) else 0
+
+
 def _take_mode(fd: int, target: str) -> None:
     """The mode of a regular file that will be replaced; a new file has the umask's already.
 
     What a killed run left may have been made under another umask; it was made for the same target.
     """
-    try:
-        status = os.stat(target, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if stat.S_ISREG(status.st_mode):
-        os.fchmod(fd, stat.S_IMODE(status.st_mode))
-    else:
-        umask = os.umask(0)
-        os.umask(umask)
-        os.fchmod(fd, 0o666 & ~umask)
+    if mode := _replaced_mode(target):
+        os.fchmod(fd, stat.S_IMODE(mode))
 
 
 def _unlink_if_same(partial: str, fd: int) -> None:

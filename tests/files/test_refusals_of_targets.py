@@ -140,6 +140,14 @@ def test_any_other_answer_to_a_lock_is_an_error(tmp_path: Path, monkeypatch: pyt
             enter(staged(str(tmp_path / target), 1))  # type: ignore[operator]
         assert caught.value.filename == str(partial_of(tmp_path / target))
         assert len(os.listdir("/proc/self/fd")) == before
+    assert os.listdir(tmp_path) == []
+    partial_of(tmp_path / "a").write_bytes(b"of another run")
+    (partial_of(tmp_path / "set") / "b").mkdir(parents=True)
+    for staged, target in ((staged_file, "a"), (lambda path, _: staged_folder(path, [], 0), "set")):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            enter(staged(str(tmp_path / target), 1))  # type: ignore[operator]
+    assert partial_of(tmp_path / "a").read_bytes() == b"of another run"
+    assert os.listdir(partial_of(tmp_path / "set")) == ["b"]
 
 
 @pytest.mark.parametrize("renamed", [True, False])
