@@ -82,12 +82,11 @@ class FileSource:
     """
 
     def __init__(self, path: str, known: FileInfo | None = None) -> None:
-        # O_NONBLOCK: opening a FIFO without a writer must not block before fstat can refuse it.
-        flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         self.name = path
         self.base = 0
         try:
-            self._fd = os.open(path, flags)
+            # O_NONBLOCK: opening a FIFO without a writer must not block before fstat can refuse it.
+            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             if error.errno == errno.ENXIO:  # a socket, or a device without its driver
                 what = describe_file_type(os.stat(path).st_mode)
