@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ckpttool.files import streams
-from ckpttool.files.streams import BLOCK_NBYTES, Checker, Writer, load_crc32, write_at
+from ckpttool.files.streams import BLOCK_NBYTES, Checker, Stream, Writer, load_crc32, write_at
 from ckpttool.values.errors import MalformedCheckpoint
 from tests.support.descriptors import watch
 
@@ -67,6 +69,99 @@ def test_no_write_is_as_large_as_a_large_folio(fd: int, monkeypatch: pytest.Monk
     assert sum(sizes) == 2 * NBYTES
     assert max(sizes) <= LARGE_FOLIO // 2
     assert written(fd) == DATA
+
+
+class Taken(Stream):
+    """A stream that keeps what it hands over, and where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[tuple[int, bytes]] = []
+
+    def _take(self, data: memoryview, offset: int) -> None:
+        self.taken.append((offset, bytes(data)))
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.sampled_from(["append", "room", "flush"]), st.integers(0, 40)), max_size=8))
+def test_a_stream_hands_over_full_buffers_and_what_is_left(steps: list[tuple[str, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "BLOCK_NBYTES", 16)
+        stream = Taken()
+    sent, expected, since = b"", [], 0  # since: where what is not yet handed over begins
+    for step, size in [*steps, ("flush", 0), ("flush", 0)]:
+        piece = DATA[len(sent) : len(sent) + size]
+        if step == "append":
+            stream.append(piece)
+        elif step == "room" and size:  # as much as there is room for
+            room = stream.room(size)
+            piece = piece[: min(size, 16 - (len(sent) - since) % 16)]
+            room[:] = piece  # of this size exactly
+        elif step == "flush":
+            stream.flush()
+        if step != "flush":
+            sent += piece
+        # A full buffer waits until more comes.
+        while len(sent) - since > (0 if step == "flush" else 16):
+            expected.append((since, sent[since : since + 16]))
+            since += len(expected[-1][1])
+        assert stream.taken == expected
+    assert b"".join(data for _, data in stream.taken) == sent
+
+
+def test_a_stream_alone_goes_nowhere() -> None:
+    stream = Stream()
+    stream.append(b"x")
+    with pytest.raises(NotImplementedError):
+        stream.flush()
+
+
+def test_what_is_written_goes_out_in_pieces_of_one_size(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watch(monkeypatch, streams)
+    monkeypatch.setattr(streams, "WRITE_NBYTES", 10)
+    write_at(fd, DATA[:35], 7)
+    assert [(bytes(data), at) for _, data, at in seen.arguments("pwrite")] == [
+        (DATA[at : min(at + 10, 35)], 7 + at) for at in (0, 10, 20, 30)
+    ]
+    assert os.pread(fd, 100, 0) == bytes(7) + DATA[:35]
+    write_at(fd, b"", 3)
+    assert len(seen.arguments("pwrite")) == 4
+
+
+def test_write_back_is_asked_for_when_enough_has_come_and_where_there_is_such_a_call(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = BLOCK_NBYTES
+    monkeypatch.setattr(streams, "_WRITE_BACK_NBYTES", 2 * block)
+    seen = watch(monkeypatch, streams)
+    writer = Writer(fd)
+    writer.append(DATA)
+    writer.append(DATA)
+    writer.flush()
+    wanted = [(fd, at * block, 2 * block, os.POSIX_FADV_DONTNEED) for at in (0, 2, 4)]
+    assert seen.arguments("posix_fadvise") == wanted
+    monkeypatch.delattr(os, "posix_fadvise")  # macOS
+    send(Writer(fd))
+    assert written(fd) == DATA + DATA[:NBYTES]
+    assert len(seen.arguments("posix_fadvise")) == 3
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 15, 16, 17, 48, 50])
+def test_a_checker_reads_each_byte_once_and_no_more(
+    fd: int, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    os.pwrite(fd, DATA[:100], 0)
+    monkeypatch.setattr(streams, "BLOCK_NBYTES", 16)
+    hashed: list[bytes] = []
+    blocks = [DATA[at : min(at + 16, nbytes)] for at in range(0, nbytes, 16)]
+    checker = Checker(fd, "x", lambda data: hashed.append(bytes(data)))
+    seen = watch(monkeypatch, streams)
+    checker.read_all(nbytes)
+    assert hashed == blocks
+    assert [at for _, _, at in seen.arguments("preadv")] == [*range(0, nbytes, 16)]
+    checker.append(DATA[:nbytes])
+    checker.flush()
+    assert hashed == blocks * 2
 
 
 def test_what_a_short_write_leaves_is_written_next(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
