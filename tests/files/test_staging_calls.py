@@ -343,6 +343,24 @@ def test_the_reason_that_it_stays_is_the_hint(
             assert caught.value.path == str(tmp_path / name) and caught.value.__cause__ is error
 
 
+@pytest.mark.parametrize("case", [name for name in CASES if name.startswith("folder")])
+def test_a_set_that_gets_no_names_and_cannot_be_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    def fail(*paths: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    prepare, write = CASES[case]
+    prepare(tmp_path)
+    before = tree(tmp_path)
+    watch(monkeypatch, staging, rename=fail, unlink=fail)
+    with pytest.raises(CkptToolError) as caught:
+        write(tmp_path)
+    assert str(caught.value) == f"{tmp_path}/a: read-only file system"
+    assert caught.value.hint == f"{tmp_path}/{PARTIAL} stays behind: Read-only file system"
+    assert {name: data for name, data in tree(tmp_path).items() if not name.startswith(PARTIAL)} == before
+
+
 def test_an_error_of_another_kind_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: str) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
