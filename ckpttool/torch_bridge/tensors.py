@@ -26,9 +26,10 @@ from ckpttool.values.checkpoint import (
     StorageRef,
     Strided,
     TensorInfo,
+    views_of,
 )
 from ckpttool.values.conversion import CastLoss
-from ckpttool.values.dtypes import DType
+from ckpttool.values.dtypes import BY_NAME, DType
 from ckpttool.values.errors import UnsupportedFeature
 from ckpttool.values.words import indefinite
 
@@ -36,6 +37,9 @@ NamedTensors: TypeAlias = Mapping[str, torch.Tensor]
 
 # Elements that are cast and judged together: input, output and differences stay in the L2 cache.
 _BLOCK = 1 << 16
+
+# The one size of elements that vector instructions take from a multiple of it only (complex128).
+_ALIGNED_NBYTES = 16
 
 
 class FileTensors:
@@ -46,6 +50,13 @@ class FileTensors:
         self._path = checkpoint.path
         self._files = {file.path: file for file in checkpoint.files}
         self._maps: dict[str, Any] = {}  # untyped storages, whole files
+        self._unaligned = {
+            (view.storage.file, view.storage.key)
+            for entry in checkpoint.entries
+            for view in views_of(entry.value)
+            if view.dtype.nbytes == _ALIGNED_NBYTES and view.storage is not None
+            and view.storage.byte_offset % _ALIGNED_NBYTES
+        }  # fmt: skip
         self._storages: dict[tuple[str, str, str], torch.UntypedStorage] = {}
         self._loaded: Any = None
 
@@ -73,16 +84,22 @@ class FileTensors:
             tensor = tensor.conj()
         return torch._neg_view(tensor) if value.neg else tensor
 
+    def copies(self, ref: StorageRef) -> bool:
+        """Whether a storage is held in memory, as its bytes in the file cannot be those of a tensor.
+
+        They are compressed, in the other byte order, or where the processor cannot take the elements.
+        """
+        return ref.compressed_nbytes is not None or ref.big_endian or (ref.file, ref.key) in self._unaligned
+
     def _read(self, value: Strided) -> bytearray:
         with TensorReader(self.checkpoint.files) as reader:
             return reader.read(value)
 
     def _storage(self, info: TensorInfo, ref: StorageRef) -> torch.UntypedStorage:
         """The bytes of a storage: a view of the mapped file, or a copy where it must be decoded."""
-        must_copy = must_be_copied(ref)
-        key = (ref.file, ref.key, info.dtype.name if must_copy else "")
+        key = (ref.file, ref.key, info.dtype.name if ref.big_endian else "")
         if key not in self._storages:
-            self._storages[key] = self._copy(info, ref) if must_copy else self._view(ref)
+            self._storages[key] = self._copy(info, ref) if self.copies(ref) else self._view(ref)
         return self._storages[key]
 
     def _view(self, ref: StorageRef) -> torch.UntypedStorage:
@@ -94,8 +111,8 @@ class FileTensors:
 
     def _copy(self, info: TensorInfo, ref: StorageRef) -> torch.UntypedStorage:
         """The whole storage, inflated or byte-swapped on the way."""
-        count = ref.nbytes // info.dtype.nbytes
-        data = self._read(TensorInfo(info.dtype, (count,), (1,), 0, ref))
+        dtype = info.dtype if ref.big_endian else BY_NAME["uint8"]
+        data = self._read(TensorInfo(dtype, (ref.nbytes // dtype.nbytes,), (1,), 0, ref))
         return torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
 
     def _composite(self, entry: Entry, value: CompositeTensor) -> torch.Tensor:
@@ -119,11 +136,6 @@ class FileTensors:
         if not isinstance(found, torch.Tensor):
             raise UnsupportedFeature(what, path=self._path)
         return found
-
-
-def must_be_copied(ref: StorageRef) -> bool:
-    """Whether the bytes in the file are not those of the tensor: compressed, or in the other byte order."""
-    return ref.compressed_nbytes is not None or ref.big_endian
 
 
 def torch_dtype(info: Strided) -> torch.dtype:

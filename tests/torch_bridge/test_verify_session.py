@@ -15,8 +15,9 @@ from ckpttool.torch_bridge.reference import describe_model
 from ckpttool.torch_bridge.verify.stored_state import StoredState
 from ckpttool.torch_bridge.verify.verify import VerifyOptions, _move, verify
 from ckpttool.values.verification import Plan
+from sample_models.same_bytes import save_legacy
 from tests.support.verified_models import Plain
-from tests.support.verifying import check, names, source, the_run
+from tests.support.verifying import check, check_file, names, source, the_run
 from tests.support.work import lines
 
 
@@ -88,3 +89,33 @@ def test_what_safetensors_cannot_hold_is_saved_as_a_pt_alone(count: int, tmp_pat
     run = the_run(check(build().state_dict(), build, tmp_path), "round-trip")
     keys = ", ".join(f"{at + 1}._extra_state" for at in range(min(count, 3)))
     assert run.note == f"as .pt only: safetensors holds no {keys}"
+
+
+class Wide(nn.Module):
+    """Tensors that a .pt holds and safetensors does not, beside one that both hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.register_buffer("z", torch.zeros(3, dtype=torch.complex128))
+        self.register_buffer("scalar", torch.zeros((), dtype=torch.complex128))
+        self.register_buffer("few", torch.zeros(2, 2).to_sparse())
+
+
+def test_wide_numbers_load_wherever_they_lie_and_are_saved_as_a_pt_alone(
+    tmp_path: Path,
+) -> None:
+    state = {
+        **Wide().state_dict(),
+        "few": torch.eye(2).to_sparse(),
+        "z": torch.ones(3, dtype=torch.complex128),
+    }
+    save_legacy({name: value for name, value in state.items() if name != "few"}, tmp_path / "old.pt")
+    torch.save(state, tmp_path / "new.pt")
+    old = check_file(tmp_path / "old.pt", Wide)
+    assert names(the_run(old).missing) == ["few"]
+    assert not the_run(old).wrong and not the_run(old).errors
+    new = check_file(tmp_path / "new.pt", Wide, load="copy,round-trip")
+    assert [(run.ok, run.note) for run in new.runs] == [
+        (True, ""), (True, "as .pt only: safetensors holds no z, scalar, few")
+    ]  # fmt: skip

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from ckpttool.torch_bridge.door import foreign_streams, one_line, pass_on, text_of, what_it_raised
-from ckpttool.torch_bridge.tensors import is_tensor
+from ckpttool.torch_bridge.tensors import is_plain, is_tensor
 from ckpttool.torch_bridge.verify.builds import Poison
+from ckpttool.values.dtypes import parse_torch_name
 from ckpttool.values.verification import Mismatched
 from ckpttool.values.words import plural
 
@@ -152,9 +153,9 @@ def _through_both(held: list[nn.Module], build: Callable[[int], nn.Module], fold
     os.unlink(first)
     if not outcome.ok:
         return Loaded(again, outcome)
-    plain = [key for key, value in again.state_dict().items() if not is_tensor(value)]
-    if plain:
-        return Loaded(again, outcome, f"as .pt only: safetensors holds no {', '.join(plain[:3])}")
+    beyond = [key for key, value in again.state_dict().items() if not _has_tag(value)]
+    if beyond:
+        return Loaded(again, outcome, f"as .pt only: safetensors holds no {', '.join(beyond[:3])}")
     with foreign_streams():
         safetensors.torch.save_model(again, second)
     del again
@@ -164,3 +165,9 @@ def _through_both(held: list[nn.Module], build: Callable[[int], nn.Module], fold
     except RuntimeError as error:
         return Loaded(third, LoadOutcome(other=(f"as .safetensors: {one_line(error)}",)))
     return Loaded(third, outcome)
+
+
+def _has_tag(value: object) -> bool:
+    """Whether safetensors has a name for what this is: a strided tensor of one of its dtypes."""
+    dtype = parse_torch_name(str(value.dtype)) if is_tensor(value) and is_plain(value) else None
+    return dtype is not None and dtype.safetensors is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 from ckpttool.names.match import NameMatch, match_names
 from ckpttool.torch_bridge.reference import is_extra_state
-from ckpttool.torch_bridge.tensors import FileTensors, must_be_copied
+from ckpttool.torch_bridge.tensors import FileTensors
 from ckpttool.torch_bridge.verify.loading import with_metadata
 from ckpttool.values.checkpoint import (
     Checkpoint,
@@ -71,7 +71,7 @@ class StoredState:
             (part.storage.file, part.storage.key): part.storage.nbytes
             for entry in self.entries
             for part in views_of(entry.value)
-            if part.storage is not None and must_be_copied(part.storage)
+            if part.storage is not None and self.tensors.copies(part.storage)
         }
         return sum(found.values())
 
