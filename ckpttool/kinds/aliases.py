@@ -97,17 +97,21 @@ def _distinct_views(
     users: Iterable[tuple[int, TensorInfo]], entries: Sequence[Entry], tied_to: list[Entry | None]
 ) -> list[_View]:
     """The unequal views of one storage, by start; what equals an earlier one is noted in ``tied_to``."""
-    seen: dict[TensorInfo, int] = {}
+    seen: set[TensorInfo] = set()
+    whole: dict[TensorInfo, int] = {}  # of entries that are this view, and not a part of something
     views = []
     for index, tensor in users:
         start, end = tensor.byte_span
         if start == end:
             continue
-        first = seen.setdefault(tensor._replace(storage=None), index)
-        if first == index:
+        bare = tensor._replace(storage=None)
+        if bare not in seen:
+            seen.add(bare)
             views.append(_View(start, end, index, tensor))
-        elif isinstance(entries[index].value, TensorInfo) and isinstance(entries[first].value, TensorInfo):
-            tied_to[index] = entries[first]
+        if type(entries[index].value) is TensorInfo:
+            first = whole.setdefault(bare, index)
+            if first != index:
+                tied_to[index] = entries[first]
     views.sort(key=lambda view: (view.start, view.end, view.entry))
     return views
 
@@ -153,7 +157,7 @@ def _may_meet(a: TensorInfo, b: TensorInfo) -> bool:
     reaches: tuple[Counter[int], Counter[int]] = Counter(), Counter()  # the distance to the last, by stride
     for reach, tensor in zip(reaches, (a, b), strict=True):
         for size, stride in zip(tensor.shape, tensor.stride, strict=True):
-            if size > 1 and stride:
+            if stride:
                 reach[stride] += size - 1
     rest = b.storage_offset - a.storage_offset
     end_a, end_b = (sum(stride * count for stride, count in reach.items()) for reach in reaches)

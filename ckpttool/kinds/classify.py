@@ -73,7 +73,7 @@ def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = No
     weights: dict[Root, list[int]] = {}
     given = read_pickled_modules(entries, by_root)
     for root, indices in by_root.items():
-        if groups and split_state_root(root, groups) is not None:
+        if split_state_root(root, groups) is not None:
             states[root] = [entries[index] for index in indices]
             _mark_optimizer_state(indices, found)
         elif len(by_root) == 1 or _is_state_dict(checkpoint, root, indices):
@@ -150,9 +150,7 @@ def _judge_weights(
 
 
 def _settle(entry: Entry, given: Classification | None) -> Classification | None:
-    """What is said of ``entry`` by its reader, or elsewhere in the file."""
-    if is_final(entry):
-        return entry.declared
+    """What is said of ``entry`` elsewhere in the file, where its reader did not say all, or by its reader."""
     return given or (None if entry.declared == UNCLASSIFIED else entry.declared)
 
 

@@ -57,9 +57,7 @@ def read_pickled_modules(
         if is_module and root and isinstance(root[-1], str) and len(modules) < _MOST_MODULES:
             modules[root] = members
     said: dict[int, Classification] = {}
-    for root, indices in by_root.items() if modules else ():
-        if root in modules:
-            continue
+    for indices in by_root.values() if modules else ():
         open_ones = [(entries[index].name, index) for index in indices if not is_final(entries[index])]
         names = {name: index for name, index in open_ones if isinstance(name, str)}
         for module, places in _find_places(modules, names).items():
@@ -106,7 +104,7 @@ def _fits(members: Sequence[Entry], place: str, names: Mapping[str, int], entrie
     for entry in members:
         index = names.get(f"{place}{entry.name}")
         other = None if index is None else entries[index].value
-        if other is None or entry.value is None or other.shape != entry.shape:
+        if other is None or other.shape != entry.shape:
             return False
     return True
 

@@ -107,11 +107,9 @@ def group_by_module(entries: Sequence[Entry]) -> tuple[dict[str, list[int]], boo
 
 def _module_name(path: str) -> tuple[str, bool]:
     """The last part of ``path`` that is not a number, and whether it is a parametrization's."""
-    parts = path.rsplit(".", 2)
-    if parts[-1].isdecimal():
-        parts = path.rsplit(".", _DEEPEST_NUMBERS)
-        while len(parts) > 1 and parts[-1].isdecimal():
-            parts.pop()
+    parts = path.rsplit(".", _DEEPEST_NUMBERS)
+    while len(parts) > 1 and parts[-1].isdecimal():
+        parts.pop()
     return parts[-1], len(parts) > 1 and f".{parts[-2]}".endswith(".parametrizations")
 
 
@@ -164,7 +162,7 @@ def _looks_registered(modules: Mapping[str, Sequence[int]], facts: Sequence[_Fac
                     weight_first += 1
                 else:
                     bias_first += 1
-    if weight_first or bias_first:
+    if bias_first:  # else a weight before its bias descends
         return weight_first > bias_first
     full = (f"{path}.{facts[position][0]}" for path, positions in modules.items() for position in positions)
     return any(before > after for before, after in itertools.pairwise(full))

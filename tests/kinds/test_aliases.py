@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+
+import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckpttool.kinds.aliases import Aliasing, find_aliases
@@ -116,6 +122,28 @@ def test_composites_are_tied_when_all_their_parts_are() -> None:
     assert found.storages == 3
 
 
+def test_a_part_of_something_takes_no_tie_from_two_whole_tensors() -> None:
+    """A sparse tensor stands before two names of its values: these two are one tensor."""
+    [values, indices] = entries_of({n: torch.zeros(3) for n in "ab"})
+    sparse = CompositeTensor(
+        "sparse_coo", "", None, (9,), (Part("i", indices.value), Part("v", values.value))
+    )  # type: ignore[arg-type]
+    whole = Entry((), "s", sparse)
+    for order in ([whole, values, values, indices], [values, whole, values, indices]):
+        found = find_aliases(order)
+        assert ties(found) == [None, None, "a", None] and found.overlaps == ()
+        assert (found.storages, found.unreferenced_nbytes, found.bloated) == (2, 0, ())
+
+
+def test_one_tensor_twice_in_another_meets_itself_and_nobody_else() -> None:
+    [values] = entries_of({"a": torch.zeros(3)})
+    twice = CompositeTensor(
+        "subclass", "m.Two", None, (3,), (Part("x", values.value), Part("y", values.value))
+    )  # type: ignore[arg-type]
+    found = find_aliases([Entry((), "t", twice), values, Entry((), "u", twice)])
+    assert (ties(found), found.overlaps, found.unreferenced_nbytes) == ([None, None, "t"], (), 0)
+
+
 def test_devices_are_counted_by_storage() -> None:
     entries = entries_of({"a": torch.zeros(2), "b": torch.zeros(2), "c": torch.zeros(3)})
     moved = [
@@ -170,3 +198,105 @@ def test_agrees_with_torch(picks: list[tuple[int, tuple[int, tuple[int, ...], bo
         if tied is None and name in packed:
             others = [o for o in packed if o != name and held[o] & held[name] and held[o] != held[name]]
             assert not others or name in paired
+
+
+# -- which views meet ---------------------------------------------------------------------------------------
+
+
+def touched(view: TensorInfo) -> set[int]:
+    """The elements of a storage that a view has, each by itself."""
+    places = [range(size) for size in view.shape]
+    steps = [sum(map(operator.mul, at, view.stride)) for at in itertools.product(*places)]
+    return {view.storage_offset + step for step in steps}
+
+
+FLAT = StorageRef("f.pt", "0", 0, 4000, "cpu")
+
+
+def view(shape: Sequence[int], stride: Sequence[int], offset: int = 0, dtype: str = "int32") -> TensorInfo:
+    return TensorInfo(BY_NAME[dtype], tuple(shape), tuple(stride), offset, FLAT)
+
+
+def meet(a: TensorInfo, b: TensorInfo) -> bool:
+    """Whether two views are said to have elements in common."""
+    first, second = Entry((), "a", a), Entry((), "b", b)
+    found = find_aliases([first, second])
+    assert found.overlaps in ((), ((first, second),))
+    turned = find_aliases([second, first])
+    assert turned.overlaps == tuple((right, left) for left, right in found.overlaps)
+    assert (turned.unreferenced_nbytes, turned.storages) == (found.unreferenced_nbytes, 1)
+    return bool(found.overlaps)
+
+
+dims = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 7)), max_size=3)
+strided = st.builds(
+    lambda dims, offset: view([size for size, _ in dims], [step for _, step in dims], offset),
+    dims,
+    st.integers(0, 12),
+)
+
+
+@settings(max_examples=200)
+@example(view((2, 5), (4, 1)), view((1,), (1,), 8))
+@example(view((2, 4), (4, 1)), view((1,), (1,), 8))
+@example(view((3,), (2,)), view((3,), (2,), 1))
+@example(view((3, 1), (2, 9)), view((3,), (2,), 1))
+@example(view((2, 3), (3, 1)), view((2, 2), (3, 1), 2))
+@given(strided, strided)
+def test_no_two_views_that_meet_are_called_apart(a: TensorInfo, b: TensorInfo) -> None:
+    if a == b:
+        assert find_aliases([Entry((), "a", a), Entry((), "b", b)]).overlaps == ()
+        return
+    common = touched(a) & touched(b)
+    assert meet(a, b) or not common
+    found = find_aliases([Entry((), "a", a), Entry((), "b", b)])
+    assert found.unreferenced_nbytes <= 4000 - 4 * len(touched(a) | touched(b))
+    if all(len(touched(item)) == max(touched(item)) - min(touched(item)) + 1 for item in (a, b)):
+        assert found.unreferenced_nbytes == 4000 - 4 * len(
+            touched(a) | touched(b)
+        )  # exact for what is packed
+        assert meet(a, b) == bool(common)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> tuple[TensorInfo, TensorInfo]:
+    """Two boxes of one dense tensor of up to three dimensions, the second nowhere before the first."""
+    parent = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    strides = [math.prod(parent[dim + 1 :]) for dim in range(len(parent))]
+    starts, made = [0] * len(parent), []
+    for _ in range(2):
+        starts = [draw(st.integers(start, size - 1)) for start, size in zip(starts, parent, strict=True)]
+        shape = [draw(st.integers(1, size - start)) for start, size in zip(starts, parent, strict=True)]
+        turn = draw(st.sampled_from([1, -1]))
+        made.append(view(shape[::turn], strides[::turn], sum(map(operator.mul, starts, strides))))
+    return made[0], made[1]
+
+
+@given(boxes())
+def test_of_boxes_of_one_tensor_it_is_known_exactly(pair: tuple[TensorInfo, TensorInfo]) -> None:
+    a, b = pair
+    if a != b:
+        assert meet(a, b) == bool(touched(a) & touched(b))
+
+
+def test_views_of_other_widths_meet_where_their_bytes_may() -> None:
+    """Bytes 0 to 7 of each 16, and bytes 8 to 15: of unlike dtypes, their spans alone are known."""
+    even, odd = view((4,), (4,), 0, "int32"), view((4,), (4,), 2, "int32")
+    assert not meet(even, odd)
+    assert not meet(even, odd._replace(dtype=BY_NAME["float32"]))
+    assert meet(even, view((4,), (2,), 1, "int64"))
+    assert not meet(view((4,), (1,), 0, "int16"), view((4,), (1,), 1, "int64"))
+    assert meet(view((5,), (1,), 0, "int16"), view((4,), (1,), 1, "int64"))
+
+
+@pytest.mark.parametrize(("between", "found"), [(0, True), (6, True), (7, False), (20, False)])
+def test_so_many_earlier_views_are_compared_and_the_one_that_reaches_furthest(
+    between: int, found: bool
+) -> None:
+    """``old`` and ``new`` have element 99 in common; ``far`` reaches further than both, over even ones."""
+    far, old, new = view((100,), (2,), 2), view((100,), (1,)), view((1,), (1,), 99)
+    others = [view((1,), (1,), at) for at in range(3, 3 + between)]
+    entries = [Entry((), str(at), item) for at, item in enumerate([old, far, *others, new])]
+    assert ((entries[0], entries[-1]) in find_aliases(entries).overlaps) is found
+    furthest = [Entry((), "far", view((250,), (1,))), *entries[1:]]
+    assert (furthest[0], furthest[-1]) in find_aliases(furthest).overlaps

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from ckpttool.kinds import state_dict as module
 from ckpttool.kinds.state_dict import group_by_module, judge_state_dict, stands_as_written
 from ckpttool.values.checkpoint import Basis, Classification, Entry, Kind, OddKey
 from tests.support.classified import BUFFER, PARAMETER, UNKNOWN, entry
@@ -57,7 +56,7 @@ def test_a_module_has_the_name_of_its_last_part_that_is_no_number(path: str, nam
 
 
 def test_so_many_numbers_are_looked_behind() -> None:
-    deepest = ".0" * (module._DEEPEST_NUMBERS - 1)
+    deepest = ".0" * 7
     assert kinds(f"a.upsample{deepest}.filter") == [BUFFER]
     assert kinds(f"a.upsample{deepest}.0.filter") == [UNKNOWN]
 
@@ -91,8 +90,9 @@ def test_extra_state_is_that_unless_something_else_is_said() -> None:
 
 
 def test_an_entry_without_a_value_has_a_name_and_no_more() -> None:
-    nothing = [Entry((), "a.weight", None), Entry((), "a.thing", None)]
-    assert kinds(*nothing) == [PARAMETER, UNKNOWN]
+    nothing = [Entry((), f"a.{name}", None) for name in ("weight", "thing", "freqs")]
+    assert kinds(*nothing) == [PARAMETER, UNKNOWN, UNKNOWN]
+    assert kinds(entry("a.freqs", shape=(4,))) == [BUFFER]  # told by its shape
 
 
 def test_equal_modules_are_judged_alike_and_unequal_ones_apart() -> None:
@@ -143,7 +143,8 @@ def test_whoever_writes_norms_by_hand_freezes_none(other: Any, own: bool) -> Non
     """A weight or bias of another shape than its statistics, without a counter."""
     frozen = norm("n.", 4, 4, 4, 4)
     one, more = norm("o.", *other), norm("p.", 3, 3, 3, 3)
-    for entries in ([*frozen, *one], [*one, *frozen], [*one, *more, *frozen]):
+    plain = norm("q.", 5, None, 5, 5)  # uneven, and of nobody's own making
+    for entries in ([*frozen, *one], [*one, *frozen], [*one, *more, *frozen], [*one, *plain, *frozen]):
         found = dict(zip([item.name for item in entries], kinds(*entries, versions={"n": 1}), strict=True))
         assert found["n.weight"] is (PARAMETER if own else BUFFER)
         counted = [*entries, entry(f"o.{COUNTER}", "int64", ())]
@@ -160,6 +161,20 @@ def test_a_counter_anywhere_or_a_container_of_today_dates_a_file(
 ) -> None:
     entries = [*norm("n.", 4, 4, 4, 4), *norm("o.", 3, 3, 3, 3, counter=counter)]
     assert kinds(*entries, ordered=ordered)[0] is kind
+
+
+@pytest.mark.parametrize("name", ["x", "running_mask", "running_means", "a_name_longer_than_that"])
+def test_what_has_no_statistics_is_no_norm(name: str) -> None:
+    """A frozen one stays one, whatever is beside it."""
+    others = [entry("o.weight", shape=(9,)), entry(f"o.{name}"), entry(name), entry(f"n.x.{name}")]
+    for entries in ([*norm("n.", 4, 4, 4, 4), *others], [*others, *norm("n.", 4, 4, 4, 4)]):
+        found = dict(zip([item.name for item in entries], kinds(*entries, versions={"n": 1}), strict=True))
+        assert (found["n.weight"], found["n.bias"], found["o.weight"]) == (BUFFER, BUFFER, PARAMETER)
+
+
+def test_many_norms_cost_no_more_than_their_number() -> None:
+    few, many = ([item for at in range(count) for item in norm(f"n{at}.", 4, 4, 4, 4)] for count in (30, 60))
+    assert lines(lambda: judge(*many)) < 2.3 * lines(lambda: judge(*few))
 
 
 # -- order ------------------------------------------------------------------------------------------------
@@ -185,11 +200,15 @@ def uses_order(*names: str, ordered: bool = True) -> bool:
         # A sorted file, and one that is not, where no module has both.
         (("a.weight", "b.weight"), False),
         (("b.weight", "a.weight"), True),
+        (("b.bias", "b.weight", "a.bias", "a.weight"), False),
+        (("a.weight", "b.weight", "b.bias", "c.weight"), True),
         (("a.x", "a.w"), True),
         (("a.w", "a.x"), False),
+        (("a.x", "a.x"), False),
         # A batch norm that was sorted, whatever others say.
         (("n.weight", "n.running_mean", "a.weight", "a.bias"), True),
         (("a.weight", "a.bias", "n.running_mean", "n.weight"), False),
+        (("n.running_mean", "n.weight", "a.weight", "a.bias"), False),
         (("n.running_mean", "n.bias", "b.weight", "b.bias"), True),
         # What a parent has stands before its children, and modules stand together.
         (("a.weight", "a.bias", "a.b.weight"), True),
@@ -211,7 +230,8 @@ def test_an_order_counts_where_nothing_shows_that_a_tool_sorted(
     [
         ((), True), (("b.w", "a.w"), True), (("a.w", "a.b.w"), True), (("a.b.w", "a.w"), True),
         (("b.w", "b.a.w", "b.w2"), False), (("b.c.w", "b.a"), False), (("b.x", "a.x", "b.y"), False),
-        (("a.x", "a.x"), True), (("b.c.d.w", "a", "b.x"), False),
+        (("a.x", "a.x"), True), (("a.b.w", "a.w", "a.w"), True), (("a.b.x", "a.b.x", "a.c"), True),
+        (("b.c.d.w", "a", "b.x"), False),
     ],
 )  # fmt: skip
 def test_what_was_put_in_by_hand_stands_behind_the_rest(names: tuple[str, ...], written: bool) -> None:
@@ -220,9 +240,11 @@ def test_what_was_put_in_by_hand_stands_behind_the_rest(names: tuple[str, ...], 
 
 
 def test_parents_are_looked_for_so_many_levels_up() -> None:
-    deep = ".".join("m" * (module._DEEPEST_MODULE + 1))
+    deep = ".".join("m" * 65)
     assert not uses_order(f"{deep}.weight", f"{deep[2:]}.x", "m.weight", "m.bias")
     assert uses_order(f"{deep}.m.m.weight", "m.weight", "m.bias")
+    # Above what is a parent already nothing is looked for.
+    assert uses_order(f"{deep}.{deep}.weight", f"{deep}.m.x.weight", "m.weight", "m.bias")
 
 
 def test_what_has_no_end_of_parts_costs_no_more_than_its_length() -> None:
