@@ -119,6 +119,7 @@ def test_shared_lists_are_judged_once_each() -> None:
         (called("torch.Size", (1,) * 1024), (1,) * 1024),
         (called("_codecs.encode", "caf\xe9", "latin1"), b"caf\xe9"),
         (called("_codecs.encode", "", "latin1"), b""),
+        (called("builtins.bytes"), b""),
     ],
 )
 def test_calls_that_stand_for_a_value_are_it(node: Call, value: Any) -> None:
@@ -141,6 +142,9 @@ def test_calls_that_stand_for_a_value_are_it(node: Call, value: Any) -> None:
         called("torch.Size", (1,) * 1025),
         called("torch.size", (1,)),
         called("m.Size", (1,)),
+        called("builtins.bytes", 3),
+        called("builtins.bytes", ()),
+        called("builtins.bytearray"),
         called("_codecs.encode"),
         called("_codecs.encode", "x"),
         called("_codecs.encode", "x", "utf8"),

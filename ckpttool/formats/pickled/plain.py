@@ -112,7 +112,7 @@ def without_type_tag(call: Call) -> Node:
 
 
 def plain_of_call(call: Call) -> tuple[Plain, bool]:
-    """(value, True) for ``torch.Size``, numpy scalars and bytes of Python 2, else (None, False)."""
+    """(value, True) for ``torch.Size``, numpy scalars and bytes of protocol 2, else (None, False)."""
     if call.states or call.items or call.appended:
         return None, False
     name = call.name
@@ -125,6 +125,8 @@ def plain_of_call(call: Call) -> tuple[Plain, bool]:
             return text.encode("latin1"), True
         except UnicodeEncodeError:
             return None, False
+    elif name == "builtins.bytes" and call.args == ():  # how protocol 2 has empty ones
+        return b"", True
     elif name in _NUMPY_SCALAR and len(args) == 2:
         return _numpy_scalar(args[0], args[1])
     return None, False
