@@ -63,22 +63,40 @@ def lay_out_folder(plan: ConversionPlan, max_shard_nbytes: int) -> list[FileLayo
 def split(tensors: Sequence[Planned], pieces: Sequence[Piece], max_shard_nbytes: int) -> list[list[Planned]]:
     """Tensors by shard."""
     shards: list[list[Planned]] = [[]]
-    shard_of: dict[int, int] = {}
+    shard_of: dict[int, list[Planned]] = {}
+    groups = _tie(tensors)
+    used: dict[int, set[int]] = {}
+    for group, tensor in zip(groups, tensors, strict=True):
+        used.setdefault(group, set()).update(placed.piece for placed in tensor.leaves)
     filled = 0
-    for tensor in tensors:
-        used = [placed.piece for placed in tensor.leaves]
-        together = [shard_of[piece] for piece in used if piece in shard_of]
-        if together:
-            shards[together[0]].append(tensor)
-            continue
-        nbytes = sum(pieces[piece].nbytes for piece in used)
-        if shards[-1] and filled + nbytes > max_shard_nbytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(tensor)
-        filled += nbytes
-        shard_of.update(dict.fromkeys(used, len(shards) - 1))
+    for group, tensor in zip(groups, tensors, strict=True):
+        if group not in shard_of:
+            nbytes = sum(pieces[piece].nbytes for piece in used[group])
+            if shards[-1] and filled + nbytes > max_shard_nbytes:
+                shards.append([])
+                filled = 0
+            shard_of[group] = shards[-1]
+            filled += nbytes
+        shard_of[group].append(tensor)
     return shards
+
+
+def _tie(tensors: Sequence[Planned]) -> list[int]:
+    """For each tensor the position of the first that it shares a piece with, be it by way of others."""
+    first = list(range(len(tensors)))
+    owner: dict[int, int] = {}  # of a piece
+
+    def find(position: int) -> int:
+        while first[position] != position:
+            first[position] = first[first[position]]
+            position = first[position]
+        return position
+
+    for position, tensor in enumerate(tensors):
+        for placed in tensor.leaves:
+            one, other = find(position), find(owner.setdefault(placed.piece, position))
+            first[max(one, other)] = min(one, other)
+    return [find(position) for position in range(len(first))]
 
 
 def _nbytes(tensor: Planned) -> int:
