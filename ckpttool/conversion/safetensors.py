@@ -167,13 +167,16 @@ def _check_name(name: str, path: str) -> None:
 
 
 def _unusual_containers(plan: ConversionPlan, named: Sequence[Named]) -> list[list[object]]:
-    """Containers that are not what they would be made: a mapping of tensors an OrderedDict, others a dict."""
-    holding = {item.root for _, _, item, _ in named}
+    """Containers that are not what they would be made: a mapping of tensors an OrderedDict, others a dict.
+
+    What nothing stands in would not be made.
+    """
+    filled = [(), *(value.root for value in plan.values), *(item.path[:-1] for item in plan.containers)]
+    made = dict.fromkeys(filled, "dict") | {item.root: "OrderedDict" for _, _, item, _ in named}
     return [
         [encode_path(container.path), container.type_name]
         for container in plan.containers
-        if container.type_name in WRITABLE_CONTAINERS
-        and container.type_name != ("OrderedDict" if container.path in holding else "dict")
+        if container.type_name in WRITABLE_CONTAINERS and container.type_name != made.get(container.path)
     ]
 
 

@@ -12,6 +12,7 @@ from ckpttool.names.prefixes import find_counters
 from ckpttool.names.renames import AUTO
 from ckpttool.values.checkpoint import (
     Basis,
+    Checkpoint,
     CompositeTensor,
     Container,
     Key,
@@ -225,7 +226,10 @@ def _select_rest(
                 where = ("is kept", "are kept") if container.describes else ("stays behind", "stay behind")
                 reason += f"; {plural(count, 'plain value')} of it {agree(count, *where)}"
         selection.dropped.append(Dropped(item.root, item.name, item.type_name, 0, reason, asked))
-    inside = _ancestors(selection) if bare or root is not None else None
+    inside = None
+    if bare or root is not None:
+        # What holds nothing stands for itself, as a value does.
+        inside = _ancestors(selection, [at for at in _empty(checkpoint) if not why_not(at[:-1], at[-1])[0]])
     for branch in checkpoint.containers:
         path = branch.path
         if modules and any(path[:depth] in modules for depth in range(len(path))):
@@ -250,10 +254,18 @@ def _type_of(value: Plain) -> str:
     return "list" if isinstance(value, PlainList) else type(value).__name__
 
 
-def _ancestors(selection: Selection) -> set[Root]:
-    """Paths of every container that something kept stands in."""
+def _empty(checkpoint: Checkpoint) -> list[Root]:
+    """Paths of the containers below the top that nothing stands in; a carried one does not say its length."""
+    filled = {item.path[:-1] for item in checkpoint.containers}
+    for items in (checkpoint.entries, checkpoint.values, checkpoint.opaque):
+        filled |= {item.root for item in items}
+    return [item.path for item in checkpoint.containers if item.path and item.path not in filled]
+
+
+def _ancestors(selection: Selection, empty: list[Root]) -> set[Root]:
+    """Paths of every container that something kept stands in, and of those that are ``empty``."""
     found: set[Root] = set()
-    roots = [row.entry.root for row in selection.rows]
+    roots = [*empty, *(row.entry.root for row in selection.rows)]
     roots += (value.root for value in selection.values)
     roots += (item.root for item in selection.objects)
     for root in roots:

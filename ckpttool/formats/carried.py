@@ -10,7 +10,7 @@ A safetensors file has names, tensors and strings. The keys below carry the rest
 - ``ckpttool.order``: positions in the sorted names (aliases included) in the order of the source;
   ``[]`` if that is sorted.
 - ``ckpttool.paths``: ``{name: path}`` where a name stands for a path of several keys.
-- ``ckpttool.lists``: ``[[path, type], …]``: containers that are not plain dicts.
+- ``ckpttool.lists``: ``[[path, type], …]``: containers that are not plain dicts, or hold nothing.
 - ``ckpttool.parameters``: names of those that were saved as ``nn.Parameter``.
 - ``ckpttool.as_bytes``: ``{name: {"dtype": …, "shape": […]}}`` for what stands in the file as U8.
 

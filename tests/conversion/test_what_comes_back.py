@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -25,9 +26,9 @@ leaves = st.sampled_from(["tensor", "tensor", 3, "text", [1, 2], (1.5, None)])
 
 @st.composite
 def nested(draw: Any, depth: int = 3) -> Any:
-    """Mappings of both kinds with tensors, values or both in them; none is empty."""
+    """Mappings of both kinds with tensors, values, both or nothing in them."""
     made = draw(mappings)()
-    for number in range(draw(st.integers(1, 3))):
+    for number in range(draw(st.integers(0, 3))):
         inner = draw(st.booleans()) and depth > 0
         leaf = draw(nested(depth - 1)) if inner else draw(leaves)
         made[f"k{number}"] = torch.tensor([float(number)]) if leaf == "tensor" else leaf
@@ -55,6 +56,40 @@ def test_each_mapping_comes_back_as_what_it_was(tmp_path_factory: pytest.TempPat
     convert(folder / "a.pt", folder / "b.safetensors", "--root", "")
     convert(folder / "b.safetensors", folder / "c.pt")
     assert kinds_of(torch.load(folder / "c.pt", weights_only=True)) == kinds_of(made)
+
+
+@pytest.mark.parametrize("root", [(), ("--root", "")], ids=["", "all"])
+@pytest.mark.parametrize(
+    "steps", [["b.pt"], ["b.safetensors", "c.pt"], ["b.safetensors", "c.safetensors", "d.pt"]]
+)
+def test_what_is_empty_comes_back_empty(tmp_path: Path, steps: list[str], root: tuple[str, ...]) -> None:
+    # As of SGD without momentum, and of any optimizer before its first step.
+    fresh = {"state": {}, "param_groups": [{"lr": 0.5, "params": [0, 1]}]}
+    empty: Any = {"a": {}, "b": [], "c": (), "d": OrderedDict(), "e": set(), "f": {"g": [{}, [set()]]}, 3: {}}
+    torch.save({"model": {"w": torch.ones(2)}, "optimizer": fresh, "empty": empty}, tmp_path / "a.pt")
+    for before, after in itertools.pairwise(["a.pt", *steps]):
+        convert(tmp_path / before, tmp_path / after, "--strict", *root)
+    back = torch.load(tmp_path / steps[-1], weights_only=True)
+    assert (back["empty"], type(back["empty"]["d"])) == (empty, OrderedDict)
+    assert back["optimizer"] == fresh
+
+
+def test_what_is_empty_and_left_out_stays_out(tmp_path: Path) -> None:
+    weights = {"w": torch.ones(2)}
+    tree = {"model": dict(weights), "ema": {"w": torch.ones(2), "e": {}}, "a": {}, "b": {"c": {}, "d": [{}]}}
+    torch.save(tree, tmp_path / "a.pt")
+    for options, expected in (
+        (("--drop", "b.d", "--drop", "ema"), {"model": weights, "a": {}, "b": {"c": {}}}),
+        (("--root", "", "--drop", "a", "--drop", "b.*", "--drop", "ema"), {"model": weights}),
+        (("--root", "model"), weights),
+        (("--root", "ema"), {**weights, "e": {}}),
+        (("--weights-only",), weights),
+    ):
+        for name in ("b.pt", "b.safetensors"):
+            convert(tmp_path / "a.pt", tmp_path / name, "--force", *options)
+            convert(tmp_path / name, tmp_path / "c.pt", "--force")
+            back = torch.load(tmp_path / "c.pt", weights_only=True)
+            assert kinds_of(back) == kinds_of(expected), (options, name)
 
 
 @settings(max_examples=40)
