@@ -20,13 +20,12 @@ STORAGES = {
     for at, key in enumerate(("a", "b", "big"))
 }
 TYPED, UNTYPED = ("int16", "float32"), ("uint8", "uint16", "float8_e5m2", "uint32")
-dtypes = st.sampled_from([*TYPED, *UNTYPED]).map(BY_NAME.__getitem__)
 
 
 @st.composite
-def views(draw: Any, dtype: Any = dtypes) -> Wanted:
+def views(draw: Any, names: tuple[str, ...]) -> Wanted:
     """A view of one of the storages, mostly of the first, that lies inside it."""
-    kind = draw(dtype)
+    kind = BY_NAME[draw(st.sampled_from(names))]
     storage = STORAGES[draw(st.sampled_from("aaaab"))] if kind.name == "int16" else STORAGES["a"]
     if draw(st.integers(0, 5)) == 0:
         storage = STORAGES["big"]
@@ -101,9 +100,13 @@ def may_share(members: list[Wanted]) -> bool:
     return end - start // widest * widest <= 2 * sum(len(source_bytes(item.info)) for item in members)
 
 
-@settings(max_examples=300)
-@given(st.lists(views(), min_size=1, max_size=5) | st.lists(views(st.just(BY_NAME["uint16"])), max_size=6))
-def test_views_keep_their_elements_and_share_what_they_shared(wanted: list[Wanted]) -> None:
+@pytest.mark.parametrize(
+    "names", [(name,) for name in (*TYPED, *UNTYPED)] + [TYPED, UNTYPED, TYPED + UNTYPED]
+)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_views_keep_their_elements_and_share_what_they_shared(names: tuple[str, ...], data: Any) -> None:
+    wanted = data.draw(st.lists(views(names), min_size=1, max_size=6))
     placing = Placing()
     placed = placing.share_all(wanted)
     assert len(placed) == len(wanted)
@@ -177,6 +180,99 @@ def test_a_tensor_in_chunks_is_packed_alone_or_beside_another(cast: Any) -> None
     assert [(piece.source, piece.cast) for piece in placing.pieces] == [(whole, cast), (rows[0], None)]
     other = whole._replace(chunks=tuple(reversed(whole.chunks)))
     assert len({place.piece for place in Placing().share_all([Wanted(whole), Wanted(other)])}) == 2
+
+
+FLOATS, HALF = BY_NAME["float32"], BY_NAME["bfloat16"]
+
+
+def row(start: int, numel: int, key: str = "a", **more: Any) -> TensorInfo:
+    return TensorInfo(FLOATS, (numel,), (1,), start, STORAGES[key]._replace(**more))
+
+
+def test_what_is_cast_shares_with_nothing_but_its_ties() -> None:
+    wanted = [Wanted(row(0, 6)), Wanted(row(2, 6), HALF), Wanted(row(2, 6), HALF), Wanted(row(2, 6)),
+              Wanted(row(3, 6), HALF)]  # fmt: skip
+    placing = Placing()
+    assert placing.share_all(wanted) == [
+        Placed(0, FLOATS, (6,), (1,)), Placed(1, HALF, (6,), (1,)), Placed(1, HALF, (6,), (1,)),
+        Placed(2, FLOATS, (6,), (1,)), Placed(3, HALF, (6,), (1,)),
+    ]  # fmt: skip
+    assert [(piece.source, piece.nbytes, piece.cast) for piece in placing.pieces] == [
+        (row(0, 6), 24, None), (row(2, 6), 12, HALF), (row(2, 6), 24, None), (row(3, 6), 12, HALF)
+    ]  # fmt: skip
+
+
+def test_a_storage_is_its_place_in_a_file_wherever_its_tensors_were() -> None:
+    wanted = [Wanted(row(0, 4)), Wanted(row(0, 4, location="cuda:0")), Wanted(row(2, 4, location="cuda:1"))]
+    assert Placing().share_all(wanted[:2]) == [Placed(0, FLOATS, (4,), (1,))] * 2
+    assert Placing().share_all(wanted) == [Placed(0, FLOATS, (4,), (1,), start) for start in (0, 0, 2)]
+    assert overlapping(wanted) == [[0, 1, 2]]
+    for other in ({"file": "other"}, {"key": "b"}, {"byte_offset": 64}):
+        placed = Placing().share_all([wanted[0], Wanted(row(0, 4, **other))])
+        assert [place.piece for place in placed] == [0, 1]
+        assert overlapping([wanted[0], Wanted(row(0, 4, **other))]) == []
+
+
+@pytest.mark.parametrize(
+    ("spans", "kept"),
+    [
+        ([(0, 2), (1, 2)], (0, 3)),
+        ([(0, 3), (1, 1), (2, 10)], (0, 12)),
+        ([(3, 4), (6, 1)], (3, 7)),
+        ([(0, 2), (1, 1), (2, 2)], None),  # the last one touches them, and shares nothing
+    ],
+    ids=str,
+)
+def test_a_piece_reaches_from_the_first_byte_that_is_viewed_to_the_last(
+    spans: list[tuple[int, int]], kept: tuple[int, int] | None
+) -> None:
+    placing = Placing()
+    placed = placing.share_all([Wanted(row(start, numel)) for start, numel in spans])
+    if kept is None:
+        assert [(place.piece, place.storage_offset) for place in placed] == [(0, 0), (0, 1), (1, 0)]
+        return
+    (piece,) = placing.pieces
+    assert (piece.source, piece.nbytes) == (row(kept[0], kept[1] - kept[0]), 4 * (kept[1] - kept[0]))
+    assert [place.storage_offset for place in placed] == [start - kept[0] for start, _ in spans]
+
+
+@pytest.mark.parametrize(("step", "shared"), [(3, True), (4, True), (5, False)])
+def test_bytes_between_the_elements_are_kept_up_to_as_many_as_the_elements_are(
+    step: int, shared: bool
+) -> None:
+    """Two views of two elements each: 16 bytes of elements, and a span of up to 32."""
+    pair = [TensorInfo(FLOATS, (2,), (step,), at, STORAGES["a"]) for at in (0, 3)]
+    placing = Placing()
+    placed = placing.share_all([Wanted(info) for info in pair])
+    span = (3 + step + 1) * 4
+    assert shared is (span <= 2 * 16)
+    assert [piece.nbytes for piece in placing.pieces] == ([span] if shared else [8, 8])
+    assert [place.stride for place in placed] == [(step if shared else 1,)] * 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "kept"),
+    [
+        ((2, 3), (1, 2), True),
+        ((3, 2), (0, 1), True),
+        ((2, 2), (1, 3), False),
+        ((2, 1), (2, 2), False),
+        ((3,), (2,), False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cast", [None, HALF])
+def test_strides_stay_where_a_view_fills_its_span(
+    shape: tuple[int, ...], stride: tuple[int, ...], kept: bool, cast: Any
+) -> None:
+    info = TensorInfo(FLOATS, shape, stride, 1, STORAGES["a"])
+    placing = Placing()
+    [place] = placing.share_all([Wanted(info, cast)])
+    numel = shape[0] * shape[-1] if len(shape) == 2 else shape[0]
+    held = len(set(addresses(info))) if kept and cast is None else numel
+    assert (place.dtype, placing.pieces[0].nbytes) == (cast or FLOATS, held * (cast or FLOATS).nbytes)
+    assert (place.stride == stride) is (kept and cast is None)
+    assert place.storage_offset == 0
 
 
 def test_bytes_of_a_piece_are_a_row(tmp_path: Any) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ckpttool.cli import main
 from ckpttool.conversion.pt import torch_zip
 from ckpttool.conversion.pt.pickle_writer import PickleWriter
 from ckpttool.conversion.shards import lay_out_file
@@ -157,6 +158,65 @@ def test_a_list_has_places_whatever_a_header_calls_one(
     if kind is list:
         assert len(back) == max(places) + 1  # type: ignore[type-var,operator]
         assert [index for index, item in enumerate(back) if item is not None] == sorted(places)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("paths", "values", "lists", "path"),
+    [
+        ([["x"]], [[["x"], 1]], [], "x"),
+        ([["x", 0, "y"]], [[["x", 0, "y"], 1]], [], "x.0.y"),
+        ([["x"], ["x", "y"]], [], [], "x"),
+        ([["x"]], [[["x", "y"], 1]], [], "x"),
+        ([["x", "y"]], [[["x"], 1]], [], "x"),
+        ([["x"]], [], [[["x"], "dict"]], "x"),
+        ([["x"]], [], [[["x", "y", "z"], "list"]], "x"),
+        ([["x"]], [[["y"], 1], [["y"], 2]], [], "y"),
+    ],
+    ids=str,
+)
+def test_two_things_at_one_path_are_refused_whatever_a_header_claims(
+    paths: Any, values: Any, lists: Any, path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claims = {"paths": {f"t{at}": where for at, where in enumerate(paths)}, "values": values, "lists": lists}
+    metadata = {f"ckpttool.{key}": json.dumps(claim) for key, claim in claims.items()}
+    tensors = {f"t{at}": torch.ones(1) for at in range(len(paths))}
+    save_file(tensors, tmp_path / "a.safetensors", metadata)
+    assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.pt")]) == 2
+    said = capsys.readouterr().err
+    assert "two things stand at one path" in said and path in said.split()[-1]
+    assert not (tmp_path / "b.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("claimed", "kind"),
+    [
+        ("dict", OrderedDict),
+        ("OrderedDict", OrderedDict),
+        ("list", list),
+        ("tuple", tuple),
+        ("x", OrderedDict),
+    ],
+)
+@pytest.mark.parametrize("tensors", [True, False])
+def test_facts_of_modules_go_with_a_mapping_whatever_a_header_calls_it(
+    claimed: str, kind: type, tensors: bool, tmp_path: Path
+) -> None:
+    where = ["x", 0] if tensors else ["w"]
+    metadata = {
+        "ckpttool.paths": json.dumps({"t": where}),
+        "ckpttool.values": json.dumps([] if tensors else [[["x", 0], 3]]),
+        "ckpttool.lists": json.dumps([[["x"], claimed]]),
+        "ckpttool.module_versions": '[[["x"],{"":{"version":7}}]]',
+    }
+    save_file({"t": torch.ones(1)}, tmp_path / "a.safetensors", metadata)
+    convert(tmp_path / "a.safetensors", tmp_path / "b.pt")
+    back = torch.load(tmp_path / "b.pt", weights_only=True)["x"]
+    if not tensors and kind is OrderedDict:  # the facts of a branch without tensors are nobody's
+        kind = OrderedDict if claimed == "OrderedDict" else dict
+    assert (type(back), back[0]) == (kind, torch.ones(1) if tensors else 3)
+    assert getattr(back, "_metadata", None) == (
+        {"": {"version": 7}} if tensors and kind is OrderedDict else None
+    )
 
 
 @pytest.mark.parametrize(

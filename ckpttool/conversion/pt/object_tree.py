@@ -15,13 +15,13 @@ _MAPPINGS = ("dict", "OrderedDict")
 
 
 class Branch:
-    """A container; ``kind`` is dict, OrderedDict, list, tuple or set."""
+    """A container; ``kind`` is dict, OrderedDict, list, tuple or set, once its children are known."""
 
     __slots__ = ("children", "kind", "path")
+    kind: str
 
-    def __init__(self, path: Root, kind: str = "dict") -> None:
+    def __init__(self, path: Root) -> None:
         self.path = path
-        self.kind = kind
         self.children: dict[Key, Node] = {}
 
 
@@ -34,7 +34,7 @@ def build_tree(plan: ConversionPlan) -> Branch:
     Raises:
         MalformedCheckpoint: two things stand at one path, or one stands inside a leaf.
     """
-    top = Branch((), "")
+    top = Branch(())
     known: dict[Root, Branch] = {(): top}
     kinds = {container.path: container.type_name for container in plan.containers}
 
@@ -44,7 +44,7 @@ def build_tree(plan: ConversionPlan) -> Branch:
             missing.append(path)
             path = path[:-1]
         found = known[path]
-        known.update((below, Branch(below, "")) for below in missing)
+        known.update((below, Branch(below)) for below in missing)
         for below in reversed(missing):
             hang(found, below[-1], known[below])
             found = known[below]
