@@ -84,6 +84,12 @@ def to_numbers(np: Any, dtype: DType, chunk: memoryview, count: int) -> Array:
     return values
 
 
+def absolute(np: Any, pairs: Array) -> Array:
+    """The absolute values of complex numbers, which are pairs of floats."""
+    lengths: Array = np.hypot(pairs[::2], pairs[1::2])
+    return lengths
+
+
 def wide_numbers(np: Any, dtype: DType, chunk: memoryview) -> Array:
     """Numbers of 32 or 64 bits in numpy's own dtype.
 

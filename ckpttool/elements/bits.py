@@ -120,7 +120,7 @@ def decode_numbers(dtype: DType, data: bytes | bytearray | memoryview) -> list[N
     width, code = number_bits(dtype), dtype.code
     if code is None and width <= 8:
         table = number_table(dtype)
-        return [table[pattern] for pattern in (_split_bits(data, width) if width < 8 else bytes(data))]
+        return [table[pattern] for pattern in _split_bits(data, width)]
     if dtype.name == "bfloat16":  # the upper half of a float32
         wide = bytearray(2 * len(data))
         wide[2::4] = bytes(data[0::2])
@@ -135,7 +135,7 @@ def decode_numbers(dtype: DType, data: bytes | bytearray | memoryview) -> list[N
 
 
 def _split_bits(data: bytes | bytearray | memoryview, width: int) -> list[int]:
-    """Bit fields of ``width``, least significant first; 3 bytes at a time are whole fields of 2, 4 and 6."""
+    """Bit fields of ``width``, least significant first; 3 bytes are whole fields of 2, 4, 6 and 8."""
     mask = (1 << width) - 1
     fields: list[int] = []
     for start in range(0, len(data), 3):
@@ -157,5 +157,5 @@ def first_values(reader: TensorReader, info: Strided, count: int) -> list[Number
     nbytes = (wanted * number_bits(info.dtype) + 7) // 8
     # Chunks hold whole elements, of 6 bits in groups of 3 bytes: 2 more give the group that is begun.
     for chunk in islice(reader.iter_chunks(info, chunk_nbytes=nbytes + 2), 1):
-        return decode_numbers(info.dtype, chunk[:nbytes])[:wanted]
+        return decode_numbers(info.dtype, chunk)[:wanted]
     return []

@@ -76,7 +76,7 @@ def _widen_half(np: Any, values: Array) -> Array:
     bits &= -0x70000001
     numbers: Array = bits.view("<f4")
     numbers *= 2.0**112
-    if numbers.size and not (numbers.max() < 65536.0 and numbers.min() > -65536.0):
+    if not (numbers.max() < 65536.0 and numbers.min() > -65536.0):
         odd = np.abs(numbers) >= 65536.0
         infinite = np.array(0x7F800000, "<i4")
         bits[odd] |= infinite

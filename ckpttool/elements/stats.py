@@ -26,7 +26,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ckpttool.elements.arrays import bit_patterns, import_numpy, value_table, wide_numbers
+from ckpttool.elements.arrays import absolute, bit_patterns, import_numpy, value_table, wide_numbers
 from ckpttool.elements.bits import number_bits
 from ckpttool.files.strides import stored_view
 from ckpttool.files.tensor_bytes import TensorReader
@@ -269,8 +269,8 @@ class _Moments:
     def _decode(self, chunk: memoryview) -> Array:
         np, dtype = self._np, self._dtype
         if dtype.kind == "complex":
-            halves = np.frombuffer(chunk, f"<f{dtype.nbytes // 2}").astype(np.float64)
-            values: Array = np.hypot(halves[::2], halves[1::2])
+            halves = np.frombuffer(chunk, f"<f{dtype.nbytes // 2}")
+            values: Array = absolute(np, halves.astype(np.float64))
         elif dtype.nbytes == 2:
             values = value_table(dtype)[np.frombuffer(chunk, "<u2")]
         else:

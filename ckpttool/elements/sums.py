@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from ckpttool.elements.arrays import bit_patterns, to_numbers
+from ckpttool.elements.arrays import absolute, bit_patterns, to_numbers
 from ckpttool.values.difference import Numbers, join_numbers
 from ckpttool.values.dtypes import DType
 
@@ -106,7 +106,7 @@ class Sums:
         a_squares, b_squares = float(np.einsum("i,i->", a, a)), float(np.einsum("i,i->", b, b))
         dot = float(np.einsum("i,i->", a, b))
         if self._pairs:
-            delta = np.hypot(delta[::2], delta[1::2])
+            delta = absolute(np, delta)
         else:
             np.abs(delta, out=delta)
         if not len(delta):
@@ -153,8 +153,8 @@ class Sums:
         inside = (a == b) | (np.isnan(a) & np.isnan(b))
         if self._pairs:
             inside = inside.reshape(count, 2).all(axis=1)
-            sizes = [np.hypot(side[::2], side[1::2]) for side in (a, b)]
-            distance = np.hypot(delta[::2], delta[1::2])
+            sizes = [absolute(np, side) for side in (a, b)]
+            distance = absolute(np, delta)
         else:
             sizes, distance = [np.abs(a), np.abs(b)], np.abs(delta)
         if exact is not None:

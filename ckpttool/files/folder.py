@@ -21,7 +21,7 @@ class Listing(NamedTuple):
 
     def at(self, name: str) -> str:
         """The path of ``name`` in the folder."""
-        return f"{self.path.rstrip('/') or ''}/{name}"
+        return f"{self.path.rstrip('/')}/{name}"
 
 
 def list_folder(path: str) -> Listing:

@@ -172,7 +172,7 @@ class TensorReader:
     def _iter_range(
         self, storage: StorageRef, start: int, end: int, chunk_nbytes: int
     ) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(max(0, min(chunk_nbytes, end - start))))
+        buffer = memoryview(bytearray(min(chunk_nbytes, end - start)))
         for offset in range(start, end, chunk_nbytes):
             chunk = buffer[: end - offset]
             self.read_into(storage, offset, chunk)

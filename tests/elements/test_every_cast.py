@@ -61,7 +61,7 @@ def loss_of(before: str, exact: list[float], found: list[float]) -> CastLoss:
     return CastLoss(len(exact), overflow, underflow, worst)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.data())
 def test_any_numbers_in_any_blocks(data: st.DataObject) -> None:
     before, after = data.draw(st.sampled_from(PAIRS))

@@ -89,21 +89,21 @@ def check_histogram(found: tuple[int, ...], bins: list[tuple[int, int]]) -> None
 
 
 @st.composite
-def tensors(draw: st.DrawFn) -> tuple[DType, list[int]]:
+def tensors(draw: st.DrawFn, dtype: DType) -> tuple[DType, list[int]]:
     """Bits of the numbers of a tensor; of a packed dtype those of whole elements."""
-    dtype = BY_NAME[draw(st.sampled_from(sorted(BY_NAME)))]
     some = draw(st.lists(PATTERNS[dtype.name], min_size=1, max_size=4))
     size = draw(st.sampled_from([0, 1, 2, 10, 11, 12, 33, 40, 70]))
     choose = st.one_of(st.sampled_from(some), PATTERNS[dtype.name])
     return dtype, draw(st.lists(choose, min_size=size * dtype.packed, max_size=size * dtype.packed))
 
 
-@settings(max_examples=250)
-@given(tensors())
+@pytest.mark.parametrize("name", BY_NAME)
+@settings(max_examples=12)
+@given(data=st.data())
 def test_every_field_is_what_a_loop_finds(
-    tmp_path_factory: pytest.TempPathFactory, made: tuple[DType, list[int]]
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
 ) -> None:
-    dtype, bits = made
+    dtype, bits = data.draw(tensors(BY_NAME[name]))
     files = RawStorages(tmp_path_factory.mktemp("stats"))
     raw = torch.tensor(list(pack(width_of(dtype), bits)), dtype=torch.uint8)
     numel = len(bits) // dtype.packed
@@ -194,6 +194,10 @@ def test_every_small_tensor_is_described(tmp_path: Path, numel: int) -> None:
             assert list(iter_value_findings(stats, fail_on)) == findings(values, f"t{at}", fail_on)
             part = stats._replace(part="scale")
             assert list(iter_value_findings(part, fail_on)) == findings(values, f"t{at} (scale)", fail_on)
+
+
+def test_a_histogram_has_16_bins_of_no_more_than_65536_values() -> None:
+    assert (module.BINS, module.SAMPLE_NUMEL, module._COUNTED_NUMEL) == (BINS, 65_536, 65_536)
 
 
 def test_counts_of_many_values_are_grouped_in_threes() -> None:

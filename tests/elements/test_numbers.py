@@ -24,10 +24,11 @@ from ckpttool.elements.digests import NamedDigest, TensorDigest, claim_limit, di
 from ckpttool.elements.stats import SAMPLE_NUMEL, _sample_step
 from ckpttool.elements.sums import Tolerance
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import Kind, OddKey
+from ckpttool.values.checkpoint import CompositeTensor, Kind, OddKey, Part
 from ckpttool.values.dtypes import BY_NAME, DType
 from ckpttool.values.errors import LimitExceeded, UnsupportedFeature
 from tests.support.compared import Files
+from tests.support.numbers import FP4, microscaling
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 SMALL = ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
@@ -52,19 +53,6 @@ def test_every_pattern_is_the_number_that_torch_says(name: str) -> None:
     assert all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in pairs)
     assert all(math.copysign(1, x) == math.copysign(1, y) for x, y in pairs if not math.isnan(x))
     assert np.array_equal(value_table(dtype), np.array(expected, dtype=np.float64), equal_nan=True)
-
-
-FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
-
-
-def microscaling(exponent: int, mantissa: int) -> list[float]:
-    """OCP MX 1.0, section 5.3: no infinity, no NaN."""
-    bias, found = (1 << (exponent - 1)) - 1, []
-    for pattern in range(1 << (exponent + mantissa)):
-        high, low = pattern >> mantissa, pattern & ((1 << mantissa) - 1)
-        scale = max(high, 1) - bias
-        found.append(((high > 0) + low / (1 << mantissa)) * 2.0**scale)
-    return found
 
 
 def test_small_floats_are_those_of_the_microscaling_formats() -> None:
@@ -210,6 +198,36 @@ def test_bytes_are_digested_in_chunks_of_one_size_however_they_come(sizes: list[
     for start in range(0, len(data), 16):
         whole.update(hashlib.sha256(data[start : start + 16]).digest())
     assert found == whole.hexdigest()
+
+
+def test_a_tensor_of_parts_has_the_digest_of_their_names_and_digests(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    one, two = torch.arange(3, dtype=torch.uint8), torch.tensor([[1, 2]], dtype=torch.int16)
+    inner = CompositeTensor("sparse", "x.Y", None, (2, 2), (Part('q"', files.info(two.t())),), (("a", 1),))
+    outer = CompositeTensor("subclass", "\ud800", None, None, (Part("p", files.info(one)), Part("in", inner)))
+
+    def plain(name: str, shape: list[int], data: bytes) -> str:
+        whole = hashlib.sha256(f"{name} {shape}\n".encode())
+        whole.update(hashlib.sha256(data).digest())
+        return whole.hexdigest()
+
+    def composed(value: CompositeTensor, *parts: tuple[str, str]) -> str:
+        text = f"{value.layout} {value.shape} {value.details!r}\n"
+        text += "".join(f"{json.dumps(name)} {digest}\n" for name, digest in parts)
+        return hashlib.sha256(text.encode(errors="replace")).hexdigest()
+
+    first = plain("uint8", [3], bytes([0, 1, 2]))
+    second = plain("int16", [2, 1], struct.pack("<2h", 1, 2))
+    empty = files.info(torch.empty(2, 0))
+    with TensorReader(files.files) as reader:
+        assert digest_tensor(reader, outer.parts[0].value) == first
+        assert digest_tensor(reader, outer) == composed(outer, ("p", first), ('in.q"', second))
+        assert digest_tensor(reader, empty) == hashlib.sha256(b"float32 [2, 0]\n").hexdigest()
+        assert digest_tensor(reader, inner) == composed(inner, ('q"', second))
+
+
+def test_chunks_of_a_digest_have_64_mib_each() -> None:
+    assert digests.DIGEST_CHUNK_NBYTES == 64 << 20
 
 
 def test_a_claim_is_a_gigabyte_or_a_thousand_times_what_is_stored(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_a_folder_of_too_many_names_is_refused(tmp_path: Path, monkeypatch: pyte
         list_folder(str(tmp_path))
     assert (caught.value.limit, caught.value.path) == (3, str(tmp_path))
     assert caught.value.hint == "name the checkpoint itself"
+    assert str(caught.value).startswith(f"{tmp_path}: number of files in the folder")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,26 @@ def test_a_shard_is_a_plain_file_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(MalformedCheckpoint, match="not named by a plain file name") as caught:
         resolve_member(str(tmp_path), name, "index.json")
     assert caught.value.path == "index.json"
+
+
+def test_a_refused_name_or_link_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(MalformedCheckpoint) as caught:
+        resolve_member(str(tmp_path), "../" + "x" * 300, "index.json")
+    said = str(caught.value)
+    assert said.startswith("index.json: a shard is not named by a plain file name: '../xxx")
+    assert said.endswith(", expected a file of the same folder") and len(said) < 250
+    (tmp_path / "link").symlink_to("/etc/hosts")
+    with pytest.raises(MalformedCheckpoint) as caught:
+        resolve_member(str(tmp_path), "link", "index.json")
+    what = "a shard is a symbolic link that leaves the folder: 'link', got '/etc/hosts'"
+    assert str(caught.value) == f"index.json: {what}"
+    assert caught.value.hint == (
+        "links are followed inside the folder and in a Hugging Face cache: copy the file here"
+    )
+
+
+def test_a_folder_may_hold_100000_names() -> None:
+    assert module._MAX_LISTED == 100_000
 
 
 @pytest.mark.parametrize("name", ["a", "...", ".a", "x" * 255, "é" * 127, "a b", "\udcff"])
