@@ -144,7 +144,7 @@ _RECORDS = frozenset(
     os.PathLike os.stat_result os.statvfs_result os.terminal_size os.times_result os.uname_result
     posix.stat_result posix.terminal_size posix.times_result posix.uname_result
     concurrent.futures.TimeoutError doctest.Example doctest.TestResults http.cookiejar.Cookie
-    multiprocessing.TimeoutError platform.uname_result socket.AddressFamily socket.SocketKind
+    multiprocessing.context.TimeoutError platform.uname_result socket.AddressFamily socket.SocketKind
     ssl.TLSVersion ssl.VerifyMode subprocess.CalledProcessError subprocess.CompletedProcess tarfile.TarInfo
     torch._dynamo.decorators._DimRange torch.fx.immutable_collections.immutable_dict
     torch.fx.immutable_collections.immutable_list xmlrpc.client.Binary xmlrpc.client.DateTime

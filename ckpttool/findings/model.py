@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from ckpttool.findings.text import about, short_name
 from ckpttool.names.match import NameMatch
-from ckpttool.values.checkpoint import Basis, Classification, Entry, Finding, Kind, Presence, Root, Tensor
+from ckpttool.values.checkpoint import Basis, Classification, Entry, Finding, Kind, Presence, Root
 from ckpttool.values.dtypes import DType
 from ckpttool.values.model import ModelSpec
 from ckpttool.values.words import agree, cut, plural, some
+
+Shape: TypeAlias = tuple[int, ...]
 
 STALE = "stale: this version does not save it"
 
@@ -27,7 +30,7 @@ class Differences:
 
     def __init__(self) -> None:
         self.stale: list[Entry] = []
-        self.shapes: list[tuple[Entry, Entry]] = []
+        self.shapes: list[tuple[Entry, Shape, Shape]] = []  # in the file, in the model
         self.dtypes: dict[tuple[DType, DType], list[Entry]] = {}
         self.kinds: list[tuple[Entry, Entry]] = []
 
@@ -45,9 +48,9 @@ class Differences:
             notes.append(f"{_NOUNS[said.kind]} in the file")
         stored, wanted = entry.value, known.value
         if stored is not None and wanted is not None:
-            if None not in (stored.shape, wanted.shape) and stored.shape != wanted.shape:
-                self.shapes.append((entry, known))
-                notes.append(f"{_shape_text(wanted)} in the model")
+            if stored.shape is not None and wanted.shape is not None and stored.shape != wanted.shape:
+                self.shapes.append((entry, stored.shape, wanted.shape))
+                notes.append(f"{list(wanted.shape)} in the model")
             if stored.dtype is not None and wanted.dtype is not None and stored.dtype is not wanted.dtype:
                 self.dtypes.setdefault((stored.dtype, wanted.dtype), []).append(entry)
                 notes.append(f"{wanted.dtype.name} in the model")
@@ -76,15 +79,14 @@ class Differences:
 
     def _shape_findings(self) -> Iterator[Finding]:
         # torch/nn/modules/module.py, _load_from_state_dict: a scalar takes the first of a vector (torch 0.3).
-        scalars = [entry for entry, known in self.shapes if _takes_first(entry.value, known.value)]
+        scalars = [entry for entry, *shapes in self.shapes if _takes_first(*shapes)]
         fact = "a vector in the file and a scalar in the model: load_state_dict takes the first value"
         yield from about("shape-differs", "warning", scalars, fact)
-        others = [pair for pair in self.shapes if not _takes_first(pair[0].value, pair[1].value)]
+        others = [item for item in self.shapes if not _takes_first(*item[1:])]
         if others:
             examples = [
-                f"{short_name(entry)} is {_shape_text(entry.value)} in the file "
-                f"and {_shape_text(known.value)} in the model"
-                for entry, known in others
+                f"{short_name(entry)} is {list(stored)} in the file and {list(wanted)} in the model"
+                for entry, stored, wanted in others
             ]
             fact = f"{plural(len(others), 'entry')} cannot be loaded: {some(examples)}"
             yield Finding("shape-differs", "error", str(others[0][0].name), fact)
@@ -98,14 +100,8 @@ def _kinds_differ(said: Classification, kind: Kind) -> bool:
     return said.basis is Basis.PICKLED_MODULE or Kind.PARAMETER in (kind, said.kind)
 
 
-def _shape_text(value: Tensor | None) -> str:
-    return "?" if value is None or value.shape is None else f"[{', '.join(map(str, value.shape))}]"
-
-
-def _takes_first(stored: Tensor | None, wanted: Tensor | None) -> bool:
-    if stored is None or wanted is None or stored.shape is None:
-        return False
-    return wanted.shape == () and len(stored.shape) == 1 and stored.shape[0] > 0
+def _takes_first(stored: Shape, wanted: Shape) -> bool:
+    return wanted == () and len(stored) == 1 and stored[0] > 0
 
 
 def _is_widening(stored: DType, wanted: DType) -> bool:

@@ -52,8 +52,10 @@ def spec(*entries: Entry, none: Sequence[str] = (), own: Sequence[CustomLoad] = 
 
 
 def compared(*pairs: tuple[Entry, Entry]) -> tuple[list[Classification], list[Finding]]:
+    """What is said of entries, and of all together: under the names of the file."""
     differences = Differences()
-    return [differences.compare(*pair) for pair in pairs], list(differences.findings())
+    kinds = [differences.compare(stored, wanted._replace(name="of the model")) for stored, wanted in pairs]
+    return kinds, list(differences.findings())
 
 
 @pytest.mark.parametrize("kind", [PARAMETER, BUFFER, EXTRA])

@@ -319,6 +319,10 @@ def test_packed_weights_are_known_by_name(name: str, is_packed: bool) -> None:
 def test_packed_weights_are_known_by_dtype() -> None:
     four = view((4,), "float4_e2m1fn_x2")
     whole = CompositeTensor("subclass", "t.T", BY_NAME["float4_e2m1fn_x2"], (4,), (Part("inner", view()),))
+    alone = [item for item in said(at("a", four), at("b")) if item.code != "mixed-dtypes"]
+    assert alone == [
+        Finding("packed-weights", "info", "a", f"1 entry (a) is of a packed or quantized weight: {STORED}")
+    ]
     rows = [at(3, four), at("b"), at("c", whole), at("d.qweight"), at(4)]
     fact = "of a packed or quantized weight: " + STORED
     found = [item for item in said(*rows) if item.code != "mixed-dtypes"]

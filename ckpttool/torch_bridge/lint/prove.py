@@ -71,8 +71,7 @@ def take_step(source: ModelSource, example: probes.Example | None) -> Step:
 
 
 def _real_sum(parameter: nn.Parameter) -> torch.Tensor:
-    total = parameter.sum() if parameter.element_size() > 1 else parameter.float().sum()
-    return (total.real + total.imag if total.is_complex() else total).to(torch.float32)
+    return (torch.view_as_real(parameter) if parameter.is_complex() else parameter).float().sum()
 
 
 def prove(facts: Facts, step: Step, moved: probes.Transfer, device: str) -> dict[str, Proof]:
