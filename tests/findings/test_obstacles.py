@@ -78,6 +78,15 @@ def test_a_function_is_called_with_as_many_arguments_as_it_takes(path: str) -> N
     assert several == [*here, call("torch.Size", 2)]
 
 
+def test_functions_that_do_not_tell_their_signature_take_so_many_arguments() -> None:
+    told = """
+        builtins.bytearray 0 3, builtins.complex 0 2, builtins.set 0 1, _codecs.encode 1 3,
+        collections.Counter 0 1, collections.OrderedDict 0 1, torch.Size 0 1, torch.device 1 2
+    """
+    for path, least, most in (item.split() for item in told.split(",")):
+        assert ARITIES[path] == (int(least), int(most))
+
+
 def test_classes_are_the_tensors_and_storages_that_take_what_they_are_given() -> None:
     assert {path for path in ALLOWED_GLOBALS if path.endswith("Tensor")} <= _CLASSES
     assert _CLASSES - {path for path in ALLOWED_GLOBALS if path.endswith("Tensor")} == {
