@@ -180,10 +180,10 @@ class _Bytes:
         tensors: dict[int, tuple[Tensor, Tensor]] = {}
         for place, pair in enumerate(pairs):
             a, b = pair.a.row.entry.value, pair.b.row.entry.value
-            if a is None or b is None:
-                outcomes[place] = Outcome(None)
-            elif a.shape == b.shape:
+            if a is not None and b is not None and a.shape == b.shape:
                 tensors[place] = a, b
+            elif a is b:
+                outcomes[place] = Outcome(None)
         for place, outcome in zip(tensors, self._comparer.compare(list(tensors.values())), strict=True):
             outcomes[place] = outcome
         return outcomes
