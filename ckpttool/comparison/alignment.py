@@ -70,9 +70,7 @@ def align(
     if changed:
         said.append(f"--map renamed {changed:,} of A's names")
     if guess and rest and there:
-        rules = _match_prefixes(mapped, b, said)
-        if rules:
-            pairs, rest, there = _meet(mapped, b, rules)
+        pairs, rest, there = _meet(mapped, b, _match_prefixes(mapped, b, said))
     if guess and rest and there:
         _match_parts(pairs, rest, there, said)
     return Alignment(tuple(pairs), tuple(item for item, _ in rest), tuple(there.values()), tuple(said))

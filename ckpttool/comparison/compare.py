@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias, TypeGuard
+from typing import NamedTuple, TypeAlias
 
 from ckpttool.elements.arrays import import_numpy
 from ckpttool.elements.sums import BLOCK_NUMEL, Sums, Tolerance
@@ -24,6 +24,7 @@ from ckpttool.files.strides import stored_view
 from ckpttool.files.tensor_bytes import Files, TensorReader
 from ckpttool.values.checkpoint import (
     CompositeTensor,
+    StorageRef,
     Strided,
     Tensor,
     TensorInfo,
@@ -243,17 +244,18 @@ def _steps_apart(info: TensorInfo) -> bool:
     return True
 
 
-def _is_packed(info: Strided) -> TypeGuard[TensorInfo]:
-    """Whether any run of elements is a run of bytes that can be read by itself."""
-    if not isinstance(info, TensorInfo) or not info.is_contiguous:
-        return False
-    return info.storage is not None and info.storage.compressed_nbytes is None
+def _packed_run(info: Strided) -> tuple[StorageRef, int] | None:
+    """The storage, and the bit where the elements begin, if any run of them is a run of bytes by itself."""
+    if not isinstance(info, TensorInfo) or not info.is_contiguous or info.storage is None:
+        return None
+    start = info.storage_offset * info.dtype.bits
+    return (info.storage, start) if info.storage.compressed_nbytes is None else None
 
 
 def _spans(task: _Task) -> Iterator[tuple[int, int]]:
     """(first element, count) of the runs that may be compared apart."""
     numel = task.a.numel
-    if not (_is_packed(task.a) and _is_packed(task.b)):
+    if _packed_run(task.a) is None or _packed_run(task.b) is None:
         yield 0, numel
         return
     # A multiple of every element's width, of 6-bit groups and of the blocks below.
@@ -272,24 +274,20 @@ class _Readers:
 
     def same_bytes(self, task: _Task, start: int, count: int) -> bool:
         """Whether ``count`` elements from ``start`` on have the same bits on both sides."""
-        a, b = task.a, task.b
-        if (
-            not (_is_packed(a) and _is_packed(b))
-            or not (a.storage and b.storage)
-            or a[5:] != b[5:]
-            or a.storage.big_endian != b.storage.big_endian
-        ):
+        a, b, bits = task.a, task.b, task.a.dtype.bits
+        run_a, run_b = _packed_run(a), _packed_run(b)
+        if not run_a or not run_b or a[5:] != b[5:] or run_a[0].big_endian != run_b[0].big_endian:
             return all(bytes(x) == bytes(y) for x, y, _ in self._zip(task, start, count))
-        bits = a.dtype.bits
-        if (start * bits | a.storage_offset * bits | b.storage_offset * bits) % 8:
-            raise UnsupportedFeature(f"{a.dtype.name} that does not begin on a byte", path=a.storage.file)
+        for storage, first in (run_a, run_b):
+            if (first + start * bits) % 8:
+                raise UnsupportedFeature(f"{a.dtype.name} that does not begin on a byte", path=storage.file)
+        from_a, from_b = ((first + start * bits) // 8 for _, first in (run_a, run_b))
         nbytes = (count * bits + 7) // 8
-        from_a, from_b = ((info.storage_offset + start) * bits // 8 for info in (a, b))
         for at in range(0, nbytes, _BLOCK_NBYTES):
             size = min(_BLOCK_NBYTES, nbytes - at)
             read_a, read_b = self._buffers if size == _BLOCK_NBYTES else (bytearray(size), bytearray(size))
-            self._a.read_into(a.storage, from_a + at, memoryview(read_a))
-            self._b.read_into(b.storage, from_b + at, memoryview(read_b))
+            self._a.read_into(run_a[0], from_a + at, memoryview(read_a))
+            self._b.read_into(run_b[0], from_b + at, memoryview(read_b))
             if read_a != read_b:  # one memcmp; memoryviews would be compared item by item
                 return False
         return True
@@ -302,20 +300,19 @@ class _Readers:
         return sums.result()
 
     def _zip(self, task: _Task, start: int, count: int) -> Iterator[tuple[memoryview, memoryview, int]]:
-        """Chunks of both sides that hold the same elements, and how many: ``BLOCK_NUMEL`` at most."""
-        chunks = [
-            reader.iter_chunks(
-                _run(info, start, count), chunk_nbytes=max(1, BLOCK_NUMEL * 8 * info.dtype.bits // 8)
-            )
+        """Chunks of both sides that hold the same elements, and how many: ``BLOCK_NUMEL`` at most.
+
+        Eight times as many are read at once.
+        """
+        chunks_a, chunks_b = (
+            reader.iter_chunks(_run(info, start, count), chunk_nbytes=BLOCK_NUMEL * info.dtype.bits)
             for reader, info in ((self._a, task.a), (self._b, task.b))
-        ]
+        )
         bits_a, bits_b = task.a.dtype.bits, task.b.dtype.bits
         a = b = memoryview(b"")
         while count:
-            a = a if len(a) else next(chunks[0], memoryview(b""))
-            b = b if len(b) else next(chunks[1], memoryview(b""))
-            if not len(a) or not len(b):
-                return
+            a = a if len(a) else next(chunks_a)
+            b = b if len(b) else next(chunks_b)
             numel = min(len(a) * 8 // bits_a, len(b) * 8 // bits_b, BLOCK_NUMEL, count)
             cut_a, cut_b = (numel * bits_a + 7) // 8, (numel * bits_b + 7) // 8
             yield a[:cut_a], b[:cut_b], numel

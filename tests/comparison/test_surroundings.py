@@ -259,6 +259,8 @@ def test_that_plain_attributes_of_objects_are_compared_is_said() -> None:
     assert compared(listed, listed) == ([], ["1 opaque object (args: T), but for plain attributes"])
     elsewhere = made(opaque=opaque(("args", "T")), values=(Value(("other",), "lr", 1),))
     assert compared(elsewhere, elsewhere) == ([], ["1 opaque object (args: T)"])
+    assert compared(listed, elsewhere)[1] == ["1 opaque object (args: T), but for plain attributes"]
+    assert compared(elsewhere, listed)[1] == ["1 opaque object (args: T)"]
     alone = made(opaque=opaque(("", "T")), values=(Value(("x",), "lr", 1),))
     assert compared(alone, alone) == ([], ["1 opaque object (: T), but for plain attributes"])
     held = alone._replace(checkpoint=alone.checkpoint._replace(containers=(Container((), "dict", 1),)))
