@@ -189,7 +189,7 @@ class _Bytes:
         return outcomes
 
     def contents(self, a: _Items, b: _Items, *, differing: bool = False) -> dict[int, Content]:
-        return find_contents(a, b, self._files, differing=differing) if a and b else {}
+        return find_contents(a, b, self._files, differing=differing)
 
 
 class _Digests:
@@ -206,9 +206,8 @@ class _Digests:
         contents: dict[int, Content] = {}
         for digest, items in zip(self._digests, (a, b), strict=True):
             for item in items:
-                value, found = item.row.entry.value, digest(item)
-                if value is not None and found is not None:
-                    contents[id(item)] = Content((value.dtype, value.shape), found)
+                if (found := digest(item)) is not None:
+                    contents[id(item)] = Content((), found)  # it is of dtype and shape, too
         return contents
 
 
@@ -274,18 +273,18 @@ def _find_renames(
 
 def _judge(pair: Pair, outcome: Outcome, tolerance: Tolerance) -> DiffEntry:
     a, b = pair.a.row.entry.value, pair.b.row.entry.value
-    numbers = outcome.numbers
-    guessed = pair.basis in (NameBasis.CONTENT, NameBasis.SUFFIX)
-    if (a is None) != (b is None) or (a is not None and b is not None and a.shape != b.shape):
-        status, numbers = Status.SHAPE, None
-    elif a is not None and b is not None and a.dtype is not b.dtype:
+    numbers, note = outcome.numbers, outcome.note
+    status = Status.RENAMED if pair.basis in (NameBasis.CONTENT, NameBasis.SUFFIX) else Status.EQUAL
+    if a is None or b is None:
+        status = status if a is b else Status.SHAPE
+    elif a.shape != b.shape:
+        status = Status.SHAPE
+    elif a.dtype is not b.dtype:
         status = Status.DTYPE
+        note = note or _rounding(numbers)
     elif outcome.equal is False:
-        status = Status.CHANGED
-        if tolerance.is_asked and numbers is not None and numbers.outside == 0:
-            status = Status.WITHIN_TOLERANCE
-    else:
-        status = Status.RENAMED if guessed else Status.EQUAL
+        within = tolerance.is_asked and numbers is not None and numbers.outside == 0
+        status = Status.WITHIN_TOLERANCE if within else Status.CHANGED
     return DiffEntry(
         pair.b.row.entry.root,
         pair.b.name,
@@ -295,12 +294,13 @@ def _judge(pair: Pair, outcome: Outcome, tolerance: Tolerance) -> DiffEntry:
         pair.b.row,
         numbers,
         pair.basis,
-        outcome.note or _rounding(status, numbers),
+        note,
     )
 
 
-def _rounding(status: Status, numbers: Numbers | None) -> str:
-    if status is not Status.DTYPE or numbers is None:
+def _rounding(numbers: Numbers | None) -> str:
+    """What is known of a cast."""
+    if numbers is None:
         return ""
     if not numbers.changed:
         return "the same values"
@@ -322,19 +322,18 @@ def _settle_ties(entries: Sequence[DiffEntry]) -> list[DiffEntry]:
     """
     same: dict[Tie, Row] = {}
     for entry in entries:
-        if entry.status in SAME and entry.a is not None and entry.b is not None:
-            for row in (entry.a, entry.b):
+        if entry.status in SAME:
+            for row in filter(None, (entry.a, entry.b)):
                 same.setdefault(tie_of(row), row)
     settled = []
     for entry in entries:
-        single = entry.a or entry.b
-        if entry.status in (Status.ADDED, Status.REMOVED) and single is not None:
-            other = same.get(tie_of(single))
-            if other is not None:
-                name = other.entry.name
-                side = "A" if entry.a is None else "B"
-                note = f"tied to {shorten(str(name))}; not stored on side {side}"
-                entry = entry._replace(tied_to=name, note=note)
+        single = entry.a if entry.b is None else entry.b if entry.a is None else None
+        other = None if single is None else same.get(tie_of(single))
+        if other is not None:
+            name = other.entry.name
+            side = "A" if entry.a is None else "B"
+            note = f"tied to {shorten(str(name))}; not stored on side {side}"
+            entry = entry._replace(tied_to=name, note=note)
         settled.append(entry)
     return settled
 

@@ -107,7 +107,7 @@ def _non_persistent(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
         found = [
             entry
             for entry in entries
-            if entry.status is status and (row := entry.b or entry.a) is not None and is_rebuilt(row)
+            if entry.status is status and any(map(is_rebuilt, filter(None, (entry.a, entry.b))))
         ]
         said = "versions of the library differ in whether they save it; its constructor makes it"
         many = "versions of the library differ in whether they save them; their constructor makes them"

@@ -37,7 +37,8 @@ class Scope(NamedTuple):
     """What is compared of each side. ``left_out`` says what is not.
 
     ``base_a`` and ``base_b`` are the branches whose values are compared, but for those in ``skipped``, which
-    are branches (by their first key) whose tensors are left out. ``whole``: nothing is left out.
+    are branches (by their first key) whose tensors are left out. ``whole``: nothing is left out. What stands
+    under ``home_a`` is compared with what stands under ``home_b``.
     """
 
     a: tuple[Placed, ...]
@@ -47,6 +48,8 @@ class Scope(NamedTuple):
     whole: bool
     left_out: tuple[str, ...]
     skipped: frozenset[Key] = frozenset()
+    home_a: Root = ()
+    home_b: Root = ()
 
 
 def make_side(checkpoint: Checkpoint, label: str) -> Side:
@@ -75,13 +78,12 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
     alike = more_a == more_b
     if home_a is None or home_b is None or (alike and home_a == home_b):
         return Scope(_under(a.rows, ()), _under(b.rows, ()), (), (), True, ())
-    if more_a and more_b:
-        # Both have more than weights, at other places: only the weights' own place is moved.
+    if alike:  # only the weights' own place is moved
         moved = [item._replace(root=home_b) if item.root == home_a else item for item in _under(a.rows, ())]
-        return Scope(tuple(moved), _under(b.rows, ()), (), (), True, ())
+        return Scope(tuple(moved), _under(b.rows, ()), (), (), True, (), frozenset(), home_a, home_b)
     # Where the weights stand at the same place, so do the values around them.
     base_a, base_b = ((), ()) if home_a == home_b else (home_a, home_b)
-    left = [] if alike else [*_outside(a, home_a, base_a, "A"), *_outside(b, home_b, base_b, "B")]
+    left = [*_outside(a, home_a, base_a, "A"), *_outside(b, home_b, base_b, "B")]
     skipped: frozenset[Key] = frozenset()
     if home_a == home_b:
         # A branch goes with all that is in it: lr and betas are not compared where the moments are not.
@@ -128,13 +130,16 @@ def select(items: Sequence[Placed], include: Sequence[str], exclude: Sequence[st
     return tuple(item for item in items if is_chosen(*item.row.entry[:2]))
 
 
-def leaves_under(leaves: Iterable[_Leaf], base: Root, skipped: AbstractSet[Key]) -> list[_Leaf]:
-    """Those of ``leaves`` that are compared, with roots relative to ``base``."""
-    depth = len(base)
+def leaves_under(
+    leaves: Iterable[_Leaf], base: Root, skipped: AbstractSet[Key], home: Root = (), to: Root = ()
+) -> list[_Leaf]:
+    """Those of ``leaves`` that are compared, with roots relative to ``base``; from ``home`` moved ``to``."""
+    depth, height = len(base), len(home)
     return [
-        leaf._replace(root=leaf.root[depth:])
+        leaf._replace(root=to + root[height:] if home and root[:height] == home else root)
         for leaf in leaves
         if leaf.root[:depth] == base and (not leaf.root or leaf.root[0] not in skipped)
+        for root in (leaf.root[depth:],)
     ]
 
 

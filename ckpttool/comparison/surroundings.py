@@ -19,12 +19,16 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
     A side that has no value (no metadata) at all counts as one that cannot hold any.
     """
     said: list[str] = []
-    sides = ((a, scope.base_a), (b, scope.base_b))
-    skipped = scope.skipped
-    values = [_facts(leaves_under(side.checkpoint.values, base, skipped)) for side, base in sides]
-    attributes = [_facts(leaves_under(side.checkpoint.attributes, base, skipped)) for side, base in sides]
-    opaque_a, opaque_b = (leaves_under(side.checkpoint.opaque, base, skipped) for side, base in sides)
-    versions_a, versions_b = (_versions(side, base) for side, base in sides)
+    # Where the weights of both stand in branches, they stand in B's.
+    to = scope.home_b if scope.home_a else ()
+    sides = (
+        (a.checkpoint, (scope.base_a, scope.skipped, scope.home_a, to)),
+        (b.checkpoint, (scope.base_b, scope.skipped, scope.home_b, to)),
+    )
+    values = [_facts(leaves_under(checkpoint.values, *place)) for checkpoint, place in sides]
+    attributes = [_facts(leaves_under(checkpoint.attributes, *place)) for checkpoint, place in sides]
+    opaque_a, opaque_b = (leaves_under(checkpoint.opaque, *place) for checkpoint, place in sides)
+    versions_a, versions_b = _versions(a, scope.base_a), _versions(b, scope.base_b)
     metadata = [_metadata(side) for side in (a, b)]
     changes = [
         *_changes("value", values, ("plain value",), said, same_layout=scope.whole and _same_layout(a, b)),
@@ -59,7 +63,7 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
 
 def _is_within(path: Root, known: Collection[Root]) -> bool:
     """Whether ``path`` is one of ``known``, or below one."""
-    return bool(known) and any(path[:length] in known for length in range(1, len(path) + 1))
+    return any(path[:length] in known for length in range(1, len(path) + 1))
 
 
 def _facts(leaves: Iterable[Value]) -> _Facts:

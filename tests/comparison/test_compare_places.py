@@ -6,6 +6,7 @@ import concurrent.futures
 import math
 import sys
 import threading
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,23 @@ def test_work_is_cut_into_spans_of_the_wider_side(
         seen.clear()
         Comparer(files.files, files.files, watch=seen.append).compare([pair])
         assert seen == [sum(once) for once in told]  # what is not packed is one piece
+
+
+def test_what_is_deflated_is_one_piece(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is inflated from its start: a span in its midst would cost all that is before it."""
+    monkeypatch.setattr(compare, "_SPAN_NBYTES", 400)
+    tensor = torch.arange(250.0)
+    packer = zlib.compressobj(wbits=-15)
+    raw = packer.compress(bytes(tensor.numpy())) + packer.flush()
+    a, other = files.info(tensor), files.info(tensor + 1)
+    deflated = files.info(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+    assert deflated.storage is not None
+    storage = deflated.storage._replace(nbytes=1000, compressed_nbytes=len(raw))
+    b = a._replace(storage=storage)
+    for pair, told in (((a, b), [1000]), ((b, a), [1000]), ((b, other), [1000, 1000])):
+        seen: list[int] = []
+        (outcome,) = Comparer(files.files, files.files, watch=seen.append).compare([pair])
+        assert (outcome.equal, seen) == (pair[1] is not other, told)
 
 
 def test_what_is_the_same_place_is_not_read_and_a_pair_once(

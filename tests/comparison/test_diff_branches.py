@@ -60,3 +60,53 @@ def test_options_of_an_optimizer_count_where_both_sides_have_one(save: Any) -> N
     other["optimizer"]["param_groups"][0]["lr"] = 0.5
     found = diff(save("a.pt", whole), save("b.pt", other))
     assert [change.name for change in found.values] == ["lr"] and not found.equal
+
+
+def linear(**values: Any) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {**nn.Linear(3, 2).state_dict(), **values}
+
+
+@pytest.mark.parametrize("home", ["model", "net", "module.state_dict", ""])
+@pytest.mark.parametrize("other", ["state_dict", "net", ""])
+@pytest.mark.parametrize("more", [False, True])
+def test_values_around_the_weights_count_wherever_these_stand(
+    save: Any, home: str, other: str, more: bool
+) -> None:
+    """Of two files that hold one state_dict each, or one and a branch beside it."""
+
+    def wrapped(path: str, made: Any, epoch: int) -> dict[str, Any]:
+        for key in reversed(path.split(".") if path else []):
+            made = {key: made}
+        return {**made, "epoch": epoch, **({"extra": {"m": torch.ones(2)}} if more else {})}
+
+    a, same, b = (
+        save(f"{number}.pt", wrapped(path, linear(), epoch))
+        for number, (path, epoch) in enumerate(((home, 3), (other, 3), (other, 4)))
+    )
+    assert diff(a, same).equal and not diff(a, same).left_out
+    for first, second, values in ((a, b, (3, 4)), (b, a, (4, 3))):
+        found = diff(first, second)
+        assert [(change.root, change.name, change.a, change.b) for change in found.values] == [
+            ((), "epoch", *values)
+        ]
+        assert found.left_out == ()
+
+
+@pytest.mark.parametrize("home", ["model", "net"])
+@pytest.mark.parametrize("more", [False, True])
+def test_modules_at_other_places_are_compared_attribute_by_attribute(
+    save: Any, home: str, more: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
+    beside = {"extra": {"m": torch.ones(2)}} if more else {}
+    a = save("a.pt", {"model": model, **beside})
+    same = save("b.pt", {home: model, **beside})
+    model[1].p = 0.5
+    b = save("c.pt", {home: model, **beside})
+    assert diff(a, same).equal and diff(same, a).equal
+    found = diff(a, b)
+    assert [(change.root, change.name, change.a, change.b) for change in found.values] == [
+        ((home, "1"), "p", 0.1, 0.5)
+    ]

@@ -57,10 +57,11 @@ def test_nothing_but_weights_is_laid_upon_the_weights() -> None:
     flat, inner = side(rows(()), ()), side(rows(M), M)
     assert choose_scope(flat, flat, None, None) == Scope(flat_ := at(flat, ()), flat_, (), (), True, ())
     assert choose_scope(inner, inner, None, None) == Scope(at(inner, M), at(inner, M), (), (), True, ())
-    # At other places each is compared as what it holds.
-    scope = Scope(at(inner, M, to=()), at(flat, ()), M, (), False, ())
+    # At other places those of A are laid upon those of B, and so is what is under them.
+    scope = Scope(at(inner, M, to=()), at(flat, ()), (), (), True, (), frozenset(), M, ())
     assert choose_scope(inner, flat, None, None) == scope
-    assert choose_scope(flat, inner, None, None) == scope._replace(a=scope.b, b=scope.a, base_a=(), base_b=M)
+    back = Scope(at(flat, (), to=M), at(inner, M), (), (), True, (), frozenset(), (), M)
+    assert choose_scope(flat, inner, None, None) == back
 
 
 @pytest.mark.parametrize("known", ["a", "b", ""])
@@ -72,7 +73,7 @@ def test_all_is_compared_where_it_is_not_clear_which_are_the_weights(known: str)
 def test_two_that_have_more_than_weights_are_compared_whole_and_the_weights_are_moved() -> None:
     a, b = side(rows(M, P, ()), M), side(rows(P, S, E), S)
     moved = tuple(placed(item, S if item.entry.root == M else None) for item in a.rows)
-    assert choose_scope(a, b, None, None) == Scope(moved, at(b, P, S, E), (), (), True, ())
+    assert choose_scope(a, b, None, None) == Scope(moved, at(b, P, S, E), (), (), True, (), frozenset(), M, S)
     assert choose_scope(a, a, None, None) == Scope(at(a, M, P, ()), at(a, M, P, ()), (), (), True, ())
 
 
@@ -205,14 +206,23 @@ def test_both_branches_are_taken_as_they_are_asked_for() -> None:
 def test_leaves_are_those_under_the_branch_but_for_what_is_skipped() -> None:
     leaves = [Value(root, "x", 1) for root in ((), M, (*M, "a"), ("modelx",), P, (*M, "opt"))]
 
-    def roots(base: Root, skipped: frozenset[str] = frozenset()) -> list[Root]:
-        return [leaf.root for leaf in leaves_under(leaves, base, skipped)]
+    def roots(base: Root, skipped: frozenset[str] = frozenset(), *moved: Root) -> list[Root]:
+        found = leaves_under(leaves, base, skipped, *moved)
+        assert all(leaf[1:] == ("x", 1) for leaf in found)
+        return [leaf.root for leaf in found]
 
     assert roots(()) == [(), M, (*M, "a"), ("modelx",), P, (*M, "opt")]
     assert roots(M) == [(), ("a",), ("opt",)]
     assert roots((), frozenset(["opt"])) == [(), M, (*M, "a"), ("modelx",), (*M, "opt")]
     assert roots((), frozenset(["model", "opt"])) == [(), ("modelx",)]
     assert roots((*M, "a"), frozenset(["opt"])) == [()]
+    assert roots((), frozenset(), M) == [(), (), ("a",), ("modelx",), P, ("opt",)]
+    assert roots((), frozenset(), M, S) == [(), S, (*S, "a"), ("modelx",), P, (*S, "opt")]
+    assert roots((), frozenset(), (*M, "a"), ("y", "z")) == [
+        (), M, ("y", "z"), ("modelx",), P, (*M, "opt")
+    ]  # fmt: skip
+    assert roots((), frozenset(), (), S) == roots(())
+    assert roots(M, frozenset(), ("a",), S) == [(), S, ("opt",)]
 
 
 @pytest.mark.parametrize(

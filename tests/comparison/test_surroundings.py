@@ -24,9 +24,14 @@ def made(weights_root: Root | None = M, **fields: Any) -> Side:
 
 
 def scope(
-    *, base_a: Root = (), base_b: Root = (), whole: bool = True, skipped: tuple[Key, ...] = ()
+    *,
+    base_a: Root = (),
+    base_b: Root = (),
+    whole: bool = True,
+    skipped: tuple[Key, ...] = (),
+    homes: tuple[Root, Root] = ((), ()),
 ) -> Scope:
-    return Scope((), (), base_a, base_b, whole, (), frozenset(skipped))
+    return Scope((), (), base_a, base_b, whole, (), frozenset(skipped), *homes)
 
 
 def compared(a: Side, b: Side, where: Scope | None = None) -> tuple[list[ValueChange], list[str]]:
@@ -90,6 +95,42 @@ def test_values_are_those_under_the_branch_that_is_compared() -> None:
     assert compared(a, other, scope(skipped=("model",))) == (
         [ValueChange("value", (), "top", CHANGED, 1, 2)], []
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("home_a", "home_b", "to"),
+    [
+        (M, ("net",), ("net",)),
+        (M, (), ()),
+        ((), M, ()),
+        (("deep", "er"), M, M),
+        (M, ("deep", "er"), ("deep", "er")),
+    ],
+)
+def test_what_is_under_the_weights_goes_with_them_and_what_is_around_them_stays(
+    home_a: Root, home_b: Root, to: Root
+) -> None:
+    def of(home: Root, number: int) -> Side:
+        return made(
+            home,
+            values=(
+                Value((), "epoch", number),
+                Value((*home, "k"), "x", number),
+                Value(("opt",), "lr", number),
+            ),
+            attributes=(Value((*home, "0"), "p", number),),
+            opaque=(Opaque((*home, "o"), "y", f"T{number}"),),
+        )
+
+    changes, said = compared(of(home_a, 1), of(home_b, 2), scope(homes=(home_a, home_b)))
+    assert (changes, said) == ([
+        ValueChange("value", (), "epoch", CHANGED, 1, 2),
+        ValueChange("value", (*to, "k"), "x", CHANGED, 1, 2),
+        ValueChange("value", ("opt",), "lr", CHANGED, 1, 2),
+        ValueChange("attribute", (*to, "0"), "p", CHANGED, 1, 2),
+        ValueChange("object", (*to, "o"), "y", CHANGED, "T1", "T2"),
+    ], [])  # fmt: skip
+    assert compared(of(home_a, 1), of(home_b, 1), scope(homes=(home_a, home_b)))[0] == []
 
 
 # -- attributes of modules ----------------------------------------------------------------------------------
