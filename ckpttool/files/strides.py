@@ -191,13 +191,13 @@ def iter_windows(block: Block, window: int, gap: int) -> Iterator[Window]:
         yield Window(start, width, out, dims)
 
 
-def copy_strided(target: memoryview, source: memoryview, item: int, window: Window) -> None:
-    """Copy the items of ``window`` from ``source``, which begins at its start, into ``target``.
+def copy_strided(target: memoryview, source: memoryview, item: int, start: int, dims: list[Dim]) -> None:
+    """Copy the items of ``dims`` from the begin of ``source`` into ``target``, from item ``start`` on.
 
     Both are packed bytes; ``item`` is the item size.
     """
-    numel = math.prod(dim.size for dim in window.dims)
-    outer = list(window.dims) or [Dim(1, 1, 1)]
+    numel = math.prod(dim.size for dim in dims)
+    outer = list(dims) or [Dim(1, 1, 1)]
     inner = min(outer, key=lambda dim: _copy_ns(dim, numel))
     outer.remove(inner)
     size, step, out = inner
@@ -206,7 +206,7 @@ def copy_strided(target: memoryview, source: memoryview, item: int, window: Wind
     into, items = target.cast(code), source.cast(code)
     for read, write in zip(
         _offsets([(dim.size, dim.step) for dim in outer], 0),
-        _offsets([(dim.size, dim.out) for dim in outer], window.out),
+        _offsets([(dim.size, dim.out) for dim in outer], start),
         strict=True,
     ):
         if step:

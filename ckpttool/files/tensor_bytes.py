@@ -35,7 +35,6 @@ from ckpttool.files.strides import (
     GAP_NBYTES,
     ITEM_FORMATS,
     Dim,
-    Window,
     copy_strided,
     iter_blocks,
     iter_boxes,
@@ -194,7 +193,7 @@ class TensorReader:
             for window in iter_windows(part, block, gap):
                 run = source[: window.span * item]
                 self.read_into(storage, window.start * item, run)
-                copy_strided(target, run, item, window)
+                copy_strided(target, run, item, window.out, window.dims)
             for offset in range(0, part.numel * item, chunk_nbytes):
                 yield target[offset : min(offset + chunk_nbytes, part.numel * item)]
 
@@ -253,17 +252,9 @@ class TensorReader:
         read = self.read(inner, chunk_nbytes=inner.nbytes)
         item = element if element in ITEM_FORMATS else 8
         scale = element // item
-        strides = packed_stride(tuple(shape)), packed_stride(common)
-        out = sum((a - b) * step for a, b, step in zip(low, start, strides[0], strict=True))
-        dims = [
-            Dim(size, step * scale, into * scale)
-            for size, step, into in zip(common, strides[1], strides[0], strict=True)
-            if size > 1
-        ]
-        if scale > 1:
-            dims.append(Dim(scale, 1, 1))
-        window = Window(0, len(read) // item, out * scale, dims)
-        copy_strided(box, memoryview(read), item, window)
+        steps, into = packed_stride((*common, scale)), packed_stride((*shape, scale))
+        out = sum((a - b) * step for a, b, step in zip(low, start, into, strict=False))
+        copy_strided(box, memoryview(read), item, out, list(map(Dim, (*common, scale), steps, into)))
 
     def _pread_into(self, path: str, offset: int, target: memoryview) -> None:
         if path != self._path:
@@ -329,7 +320,7 @@ def _resolve(chunk: memoryview, info: TensorInfo, big_endian: bool) -> None:
     """Make stored elements those that the tensor means: swap bytes, then negate."""
     is_complex = info.dtype.kind == "complex"
     width = info.dtype.nbytes // 2 if is_complex else info.dtype.nbytes
-    if big_endian and width > 1:
+    if big_endian:
         items = array(ITEM_FORMATS[width], bytes(chunk))
         items.byteswap()
         chunk[:] = memoryview(items).cast("B")

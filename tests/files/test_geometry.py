@@ -198,9 +198,7 @@ def test_a_copy_is_what_numpy_makes_of_the_same_strides(
         source, sizes, [step * item for _, step in dims]
     )
     copied = [Dim(size, step, to) for (size, step), to in zip(dims, into, strict=True)]
-    copy_strided(
-        memoryview(target).cast("B"), memoryview(source).cast("B"), item, Window(99, span, out, copied)
-    )
+    copy_strided(memoryview(target).cast("B"), memoryview(source).cast("B"), item, out, copied)
     assert target.tolist() == wanted.tolist()
     assert copied == [Dim(size, step, to) for (size, step), to in zip(dims, into, strict=True)]
 
@@ -242,7 +240,8 @@ def test_a_copy_makes_as_few_slices_as_it_can(monkeypatch: pytest.MonkeyPatch, l
         Watched(memoryview(bytearray(2 * out))),  # type: ignore[arg-type]
         memoryview(bytearray(3 * step)),
         1,
-        Window(0, 3 * step, 0, dims),
+        0,
+        dims,
     )
     assert len(slices) == math.prod(sizes) // 500
 

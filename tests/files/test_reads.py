@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -196,6 +197,41 @@ def test_of_other_chunks_each_byte_is_read_once_for_a_box(tmp_path: Path) -> Non
     # Rows 0 and 1, 2 with 3, 4 and 5, 6 and 7; of each first the two columns on the left.
     sizes = [8, 16, 4, 8, 4, 8, 8, 16, 8, 16]
     assert [size for _, size in seen.reads] == sizes and sum(sizes) == 96
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.complex64, torch.complex128])
+def test_chunks_whose_bytes_are_turned_are_put_together_as_they_are_meant(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Of no dimension, of one, and of rows: big-endian, which no run of bytes can be."""
+    for shape, cuts in (((), []), ((5,), [[2]]), ((4, 3), [[1], []])):
+        files = RawStorages(tmp_path)
+        raw = (torch.arange(math.prod(shape) * dtype.itemsize) * 37 + 11).to(torch.uint8)
+        whole = raw.view(dtype).view(shape)
+        tensor = files.chunked(whole, cuts)
+        assert strides.segments(tensor) is not None
+        turned = tensor._replace(
+            chunks=tuple(
+                chunk._replace(
+                    value=chunk.value._replace(storage=chunk.value.storage._replace(big_endian=True))
+                )
+                for chunk in tensor.chunks
+                if chunk.value.storage is not None
+            )
+        )
+        half = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
+        data = bytes(raw.tolist())
+        wanted = b"".join(data[at : at + half][::-1] for at in range(0, len(data), half))
+        for chunk_nbytes in (1, 20, 1000):
+            assert b"".join(seen_of(files, turned, chunk_nbytes).chunks) == wanted
+            assert b"".join(seen_of(files, tensor, chunk_nbytes).chunks) == data
+
+
+def test_a_real_number_is_its_own_conjugate(file: Path) -> None:
+    for conj, neg in ((True, False), (True, True), (False, True)):
+        info = view(file, "float32", (3,))._replace(conj=conj, neg=neg)
+        (chunk,) = chunks_of(file, info, 100).chunks
+        assert list(chunk) == [byte ^ 0x80 * (neg and at % 4 == 3) for at, byte in enumerate(DATA[:12])]
 
 
 # -- all at once, and raw bytes -------------------------------------------------------------------------
