@@ -117,6 +117,8 @@ def test_every_field_is_what_a_loop_finds(
     assert found.pop("entry") == Entry((), "t0", view) and found.pop("part") == ""
     assert found.pop("tied_to") is None
     largest = max((abs(value) for value in (wanted["minimum"] or 0, wanted["maximum"] or 0)), default=0)
+    if wanted["minimum"] == wanted["maximum"] is not None:
+        assert (found["mean"], found["std"]) == (found["minimum"], 0.0)  # nothing is rounded
     for name in ("mean", "std"):
         if wanted[name] is not None:
             assert found[name] == pytest.approx(wanted[name], rel=1e-9, abs=1e-13 * largest + 1e-300), name

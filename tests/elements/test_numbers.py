@@ -98,6 +98,7 @@ def test_the_first_numbers_and_no_others(tmp_path: Path, count: int) -> None:
         assert found == every[:count] and number_bits(dtype) == packed
     with TensorReader(files.files) as reader:
         assert first_values(reader, info, -1) == []
+        assert first_values(reader, info._replace(shape=(0, 5), stride=(5, 1)), count) == []
 
 
 @pytest.mark.parametrize("dtype", BY_NAME.values(), ids=lambda dtype: dtype.name)
@@ -118,6 +119,7 @@ def test_arrays_have_one_element_for_each_of_torchs(dtype: DType) -> None:
         assert is_shell or found.dtype == expected.dtype
     except TypeError:  # numpy has no such dtype
         expected = made.double().numpy()
+        assert found.dtype == (np.float32 if dtype.name == "bfloat16" else np.float64)
     assert np.array_equal(found.astype(expected.dtype), expected, equal_nan=True)
     assert len(found) == 24
 

@@ -273,6 +273,32 @@ def test_whichever_call_fails_all_is_as_it_was_or_all_is_new(tmp_path: Path, cas
         assert len(os.listdir("/dev/fd")) == descriptors, call
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_rename_that_is_done_and_yet_refused_loses_nothing(tmp_path: Path, case: str) -> None:
+    """As over a network, where an answer is lost."""
+    prepare, write = CASES[case]
+    prepare(tmp_path)
+    old = tree(tmp_path)
+    count = sum(call.startswith("rename") for call in traced(tmp_path, write))
+    new = tree(tmp_path)
+    for number in range(1, count + 1):
+        top = tmp_path / f"{number} of these"
+        top.mkdir()
+        prepare(top)
+        left = [number]
+
+        def rename(source: str, final: str, left: list[int] = left) -> None:
+            os.rename(source, final)
+            left[0] -= 1
+            if left[0] == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), source)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+            watch(patch, staging, rename=rename)
+            write(top)
+        assert tree(top) == (new if count == 1 else old)
+
+
 # -- room -----------------------------------------------------------------------------------------------
 
 
