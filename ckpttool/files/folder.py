@@ -35,11 +35,18 @@ def list_folder(path: str) -> Listing:
     folders: list[str] = []
     with os.scandir(path) as iterator:
         for entry in iterator:
-            (folders if entry.is_dir() else files).append(entry.name)
+            (folders if _is_folder(entry) else files).append(entry.name)
             if len(files) + len(folders) > _MAX_LISTED:
                 what, hint = "number of files in the folder", "name the checkpoint itself"
                 raise LimitExceeded(what, limit=_MAX_LISTED, path=path, hint=hint)
     return Listing(path, tuple(sorted(files)), tuple(sorted(folders)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle, or where nobody may look
+        return False
 
 
 def resolve_member(folder: str, name: str, said_by: str) -> str:

@@ -30,6 +30,16 @@ def test_names_are_sorted_and_links_are_what_they_lead_to(tmp_path: Path) -> Non
     assert Listing("/", (), ()).at("a") == "/a"
 
 
+def test_a_link_that_leads_nowhere_in_any_way_is_no_folder(tmp_path: Path) -> None:
+    """And what stands beside it can be read all the same."""
+    (tmp_path / "file").touch()
+    for name, target in (("circle", "circle"), ("there", "back"), ("back", "there"), ("below", "file/x"),
+                         ("long", "x" * 300)):  # fmt: skip
+        (tmp_path / name).symlink_to(target)
+    listing = list_folder(str(tmp_path))
+    assert (listing.files, listing.folders) == (("back", "below", "circle", "file", "long", "there"), ())
+
+
 def test_a_folder_of_too_many_names_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_LISTED", 3)
     for name in ("a", "b"):
