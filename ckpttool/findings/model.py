@@ -78,11 +78,11 @@ class Differences:
             yield from about("kind-differs", "warning", [each for each, _ in self.kinds], fact)
 
     def _shape_findings(self) -> Iterator[Finding]:
-        # torch/nn/modules/module.py, _load_from_state_dict: a scalar takes the first of a vector (torch 0.3).
-        scalars = [entry for entry, *shapes in self.shapes if _takes_first(*shapes)]
-        fact = "a vector in the file and a scalar in the model: load_state_dict takes the first value"
+        # torch/nn/modules/module.py, _load_from_state_dict: what was a vector of one in torch 0.3.
+        scalars = [entry for entry, *shapes in self.shapes if shapes == [(1,), ()]]
+        fact = "a vector of one value in the file and a scalar in the model: load_state_dict takes the value"
         yield from about("shape-differs", "warning", scalars, fact)
-        others = [item for item in self.shapes if not _takes_first(*item[1:])]
+        others = [item for item in self.shapes if item[1:] != ((1,), ())]
         if others:
             examples = [
                 f"{short_name(entry)} is {list(stored)} in the file and {list(wanted)} in the model"
@@ -98,10 +98,6 @@ def _kinds_differ(said: Classification, kind: Kind) -> bool:
         return False
     # TorchScript and exported programs keep every buffer alike.
     return said.basis is Basis.PICKLED_MODULE or Kind.PARAMETER in (kind, said.kind)
-
-
-def _takes_first(stored: Shape, wanted: Shape) -> bool:
-    return wanted == () and len(stored) == 1 and stored[0] > 0
 
 
 def _is_widening(stored: DType, wanted: DType) -> bool:

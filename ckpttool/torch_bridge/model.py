@@ -148,9 +148,10 @@ def _import_file(path: str) -> Any:
     """Import a Python file: as a module of the package around it, or alone, as ``python FILE`` would."""
     root, name = _package_of(path)
     if root:
-        for place, folder in ((0, root), (len(sys.path), os.path.dirname(os.path.abspath(path)))):
-            if folder not in sys.path:
-                sys.path.insert(place, folder)
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        if (folder := os.path.dirname(os.path.abspath(path))) not in sys.path:
+            sys.path.append(folder)
         found = importlib.util.find_spec(name)
         # Another package of this name may be imported already.
         if found is not None and found.origin is not None and os.path.samefile(found.origin, path):

@@ -121,23 +121,41 @@ def test_shapes_differ_as_load_state_dict_sees_it() -> None:
     kinds, said = compared((shaped("a", 2, 3), shaped("a", 3, 2)))
     assert said == [refused(first)]
     assert kinds == [Classification(PARAMETER, Basis.MODULE, note="[3, 2] in the model")]
-    takes_first = (
-        "1 entry (s) is a vector in the file and a scalar in the model: load_state_dict takes the first value"
+    takes_it = (
+        "1 entry (s) is a vector of one value in the file and a scalar in the model: load_state_dict takes "
+        "the value"
     )
     pairs = [
         (shaped("a", 2, 3), shaped("a", 3, 2)),
-        (shaped("s", 4), shaped("s")),
+        (shaped("s", 1), shaped("s")),
         (shaped("c"), shaped("c", 1)),
     ]
     assert compared(*pairs)[1] == [
-        Finding("shape-differs", "warning", "s", takes_first),
+        Finding("shape-differs", "warning", "s", takes_it),
         refused(first, "c is [] in the file and [1] in the model"),
     ]
-    for stored, wanted in (((0,), ()), ((1, 1), ()), ((4,), (1,)), ((1,), (1, 1))):
+
+
+SHAPES: list[tuple[int, ...]] = [(), (1,), (2,), (0,), (1, 1), (2, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("stored", SHAPES, ids=str)
+def test_another_shape_is_an_error_where_torch_refuses_it(stored: tuple[int, ...]) -> None:
+    for wanted in SHAPES:
+        module = torch.nn.Module()
+        module.register_buffer("a", torch.zeros(wanted))
+        try:
+            module.load_state_dict({"a": torch.ones(stored)})
+            loads = True
+        except RuntimeError:
+            loads = False
         said = compared((shaped("a", *stored), shaped("a", *wanted)))[1]
-        assert said == [refused(f"a is {list(stored)} in the file and {list(wanted)} in the model")]
-    for stored in ((1,), (2,)):
-        assert [item.severity for item in compared((shaped("a", *stored), shaped("a")))[1]] == ["warning"]
+        if stored == wanted:
+            assert loads and said == []
+        elif wanted == () and stored == (2,):
+            assert [item.severity for item in said] == ["error"]  # older ones took the first
+        else:
+            assert [item.severity for item in said] == ["warning" if loads else "error"], wanted
 
 
 def test_what_has_no_shape_or_no_value_is_not_compared() -> None:

@@ -333,6 +333,12 @@ def test_the_span_of_a_view_is_up_to_its_last_element() -> None:
     assert found(lint(build)) == [("CKPT206", "b_a"), ("CKPT305", "b_c")]
 
 
+def test_a_step_of_zero_along_one_element_puts_nothing_in_one_place() -> None:
+    for shape, codes in (((1, 3), []), ((2, 3), ["CKPT205"])):
+        build = lambda shape=shape: Free(b_x=torch.rand(3).as_strided(shape, (0, 1)))  # noqa: E731
+        assert [code for code, _ in found(lint(build))] == codes
+
+
 def test_a_later_view_is_told_of_the_one_that_reaches_furthest() -> None:
     def build() -> nn.Module:
         whole = torch.randn(10)

@@ -153,7 +153,7 @@ def find_shared_modules(facts: Facts) -> Iterator[Hit]:
         if keys:
             reported.append(path)
             saved = plural(keys, "tensor is", "tensors are")
-            message = f"the same module as {original or 'the model'}: {saved} saved under both names, and "
+            message = f"the same module as {original}: {saved} saved under both names, and "
             message += f"parameters() lists {agree(keys, 'it', 'them')} once"
             yield Hit(path, message, "call the one module twice, or deepcopy it if two were meant")
 
