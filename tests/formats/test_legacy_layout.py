@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from ckpttool.formats import torch_legacy
 from ckpttool.formats.base import Limits, Look
-from ckpttool.formats.pickled.stream import PickleStream
 from ckpttool.formats.torch_legacy import read_legacy, resolve_embedded
 from ckpttool.formats.zip_records import FETCH_AGAIN
 from ckpttool.pickles.nodes import LocatedBytes
 from ckpttool.values.checkpoint import Checkpoint, StorageRef
-from ckpttool.values.errors import CkptToolError, LimitExceeded, MalformedCheckpoint, UnsupportedFeature
+from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
 from tests.formats.test_zip_records import Bytes
 from tests.hostile import pickles as op
 from tests.hostile.containers import legacy
@@ -189,33 +188,3 @@ def test_bytes_that_do_not_know_their_place_have_none() -> None:
     with pytest.raises(UnsupportedFeature, match="re-encoded as text") as caught:
         resolve_embedded(Bytes(b""), b"x", Limits())  # type: ignore[arg-type]
     assert "write it with torch.save" in (caught.value.hint or "")
-
-
-# -- the stream of pickles --------------------------------------------------------------------------------
-
-
-def test_a_pickle_that_is_longer_than_the_window_is_read_whole_and_within_the_limit() -> None:
-    first, second = op.dump("x" * (3 << 20)), op.dump(7)
-    source = Bytes(first + second)
-    stream = PickleStream(source, Limits())
-    assert len(stream.next().value) == 3 << 20
-    assert stream.position == len(first)
-    tree = stream.next()
-    assert (tree.value, tree.end, tree.within) == (7, len(first) + len(second), "the file")
-    assert sum(nbytes for _, nbytes in source.reads) < 3 * source.size
-    with pytest.raises(LimitExceeded) as caught:
-        PickleStream(Bytes(first), Limits(pickle_nbytes=1 << 20)).next()
-    assert (caught.value.what, caught.value.limit) == ("size of a pickle", 1 << 20)
-    with pytest.raises(MalformedCheckpoint):
-        PickleStream(Bytes(first[:-9]), Limits()).next()
-    with pytest.raises(MalformedCheckpoint):
-        PickleStream(Bytes(second[:-1]), Limits()).next()
-
-
-def test_a_pickle_behind_the_last_one_is_found_and_named() -> None:
-    behind = op.PROTO(2) + op.call("os:system") + op.STOP
-    stream = PickleStream(Bytes(op.dump(1) + behind), Limits())
-    tree = stream.next()
-    (finding,) = stream.absorb_following(tree)
-    assert finding.code == "bytes-after-pickle" and "1 more pickle follows" in finding.message
-    assert ("os", "system") in tree.globals

@@ -24,8 +24,7 @@ class PickleStream:
         self.source = source
         self.limits = limits
         self.position = 0
-        self._window = b""
-        self._window_start = 0
+        self._window = b""  # from the source's first byte, so that offsets in trees are absolute
 
     def next(self) -> PickleTree:
         """The tree of the pickle at ``position``; byte offsets in it count from the source's start.
@@ -38,8 +37,7 @@ class PickleStream:
         window_nbytes = max(_FIRST_WINDOW, len(self._window))
         while True:
             wanted = min(window_nbytes, self.limits.pickle_nbytes, size)
-            if self._window_start != 0 or len(self._window) < wanted:
-                # The window starts at the source's first byte, so that offsets in trees are absolute.
+            if len(self._window) < wanted:
                 self._window = self.source.read_at(0, wanted)
             try:
                 tree = parse_within(self.limits, self._window, self.position)
