@@ -193,6 +193,38 @@ def test_globals_of_several_pickles_are_one_list() -> None:
     assert merge_globals([]) == ()
 
 
+def test_what_any_pickle_of_several_calls_is_called_and_places_are_counted_over_all() -> None:
+    def ref(called: bool, calls: int, *places: str, arities: tuple[int, ...] = ()) -> GlobalRef:
+        return GlobalRef("m", "f", called, places, calls, arities)
+
+    for groups in ([[ref(True, 2, "a"), ref(False, 0, "b")]], [[ref(False, 0, "a")], [ref(True, 2, "b")]]):
+        assert merge_globals(groups) == (ref(True, 2, "a", "b"),)
+    many = [[ref(False, 1, str(at), arities=(at, -1))] for at in range(6)]
+    whole = ref(False, 6, *"0123", arities=(-1, 0, 1, 2, 3, 4, 5))
+    assert merge_globals(many) == merge_globals(many, distinct=True) == (whole,)
+    assert merge_globals([[ref(True, 9, *"abcdef")]]) == (ref(True, 9, *"abcd"),)
+
+
+@pytest.mark.parametrize("base", [0, 1000])
+def test_what_every_tensor_calls_is_told_by_its_place_and_never_by_its_byte(base: int) -> None:
+    """An OrderedDict of hooks hangs on each; one that stands somewhere by itself is told."""
+    made = op.call("collections:OrderedDict")
+    tree = tree_of(op.MARK + made + op.POP + calls("f", 1) + op.POP + made + made + calls("f", 1) + op.LIST)
+    tree = tree._replace(base=base, within="the file")
+    start = base + 2 + 1 + len(made) + 1 + len(calls("f", 1)) - 1
+    last = start + 1 + 2 * len(made) + len(calls("f", 1))
+    bytes_ = tuple(f"byte {at} of the file" for at in (start, last))
+    dicts, f = list_globals(tree)
+    assert (dicts.places, dicts.calls, dicts.arities) == ((), 3, (0,))
+    assert (f.places, f.calls, f.arities) == (bytes_, 2, (0,))
+    places = Places()
+    for at in (1, 2):
+        places.note(tree.value[at], ("list", at))
+    dicts, f = list_globals(tree, places)
+    assert dicts.places == ("$.list.1",)
+    assert f.places == (bytes_[0], "$.list.2")
+
+
 def test_places_are_kept_up_to_a_number_also_over_several_pickles() -> None:
     one = op.PROTO(2) + op.MARK + calls("f", 3) + op.LIST + op.STOP
     tree = parse_within(Limits(), one)
@@ -220,6 +252,42 @@ def test_a_pickle_may_do_a_part_of_what_the_limits_allow() -> None:
     for limits, share in less:
         with pytest.raises(LimitExceeded):
             parse_within(limits, pickled, share=share)
+
+
+@pytest.mark.parametrize(("count", "found"), [(15, 15), (16, 16), (17, 16), (30, 16)])
+def test_so_many_pickles_behind_are_looked_at(count: int, found: int) -> None:
+    one = op.PROTO(2) + calls("f", 1) + op.STOP
+    tree = parse_within(Limits(), op.dump(1))
+    (finding,) = absorb_following(tree, one * count, len(one) * count, Limits())
+    rest = len(one) * (count - found)
+    said = f"; {rest} bytes behind are not read" if rest else ""
+    assert finding.message == (
+        f"{found} more pickles follow the first: a loader that reads on would unpickle what is there{said}"
+    )
+    assert tree.globals["m", "f"].calls == found
+
+
+def test_each_pickle_behind_may_take_an_eighth_of_the_limits() -> None:
+    one = op.PROTO(2) + op.MARK + calls("f", 8) + op.LIST + op.STOP
+    ops = 2 + 3 * 8 + 2
+    for limits, found in ((8 * ops, 2), (8 * ops - 1, 0)):
+        tree = parse_within(Limits(), op.dump(1))
+        (finding,) = absorb_following(tree, one * 2, len(one) * 2, Limits(pickle_ops=limits))
+        assert ("2 more pickles follow" in finding.message) is bool(found)
+        assert sum(node.calls for node in tree.globals.values()) == found * 8
+
+
+def test_the_first_places_that_are_met_are_kept_whichever_call_they_are_of() -> None:
+    """A call that was met later is told by its byte."""
+    tree = tree_of(op.MARK + calls("f", 7) + op.LIST)
+    places = Places()
+    for at in reversed(range(7)):
+        places.note(tree.value[at], (at,))
+    (ref,) = list_globals(tree, places)
+    start = 2 + 1 + len(calls("f", 1)) - 1
+    first = [f"byte {start + at * len(calls('f', 1))} of the pickle" for at in range(3)]
+    assert ref.places == (*first, "$.3")
+    assert list(places.of(tree.globals["m", "f"]).values()) == ["$.6", "$.5", "$.4", "$.3"]
 
 
 def test_a_place_of_240_characters_is_written_out() -> None:

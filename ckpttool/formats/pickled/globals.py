@@ -62,7 +62,7 @@ def list_globals(tree: PickleTree, places: Places | None = None) -> tuple[Global
         met = places.of(node) if places is not None else {}
         where = []
         name = (node.module, node.name)
-        for call in node.first_calls[:LOCATED_CALLS]:
+        for call in node.first_calls:
             place = met.pop(id(call), "")
             if place or name not in _IN_EVERY_TENSOR:
                 where.append(place or f"byte {tree.base + call.byte_offset} of {tree.within}")
