@@ -36,7 +36,7 @@ def copies(*names: str, **more: Any) -> dict[str, str]:
         ("ema.w", "ema."), ("a.ema.w", "a.ema."), ("a.model_ema.b.w", "a.model_ema."), ("ema.ema.w", "ema."),
         ("ema2.w", "ema2."), ("a.b.c.swa_model.x.y.w", "a.b.c.swa_model."), ("ema.0.w", "ema."),
         ("the-average-of.w", "the-average-of."),
-        *[(f"{word}.w", f"{word}.") for word in module.WORDS],
+        *[(f"{word}.w", f"{word}.") for word in sorted(module.WORDS - {"ema"})],
         # The last part is a tensor's own name; a number before it tells a layer.
         ("ema", ""), ("a.ema", ""), ("w", ""), ("", ""), ("0.ema.w", ""), ("a.12.ema.w", ""),
         # Whole words only, of small letters, as code writes names.
@@ -152,6 +152,19 @@ def test_a_place_is_looked_for_by_so_many_of_the_longest_names(monkeypatch: pyte
     assert set(copies(*whole, *copy).values()) == set(whole)
     assert find("p.longer.w", *whole, *copy) == []  # the first place of one, and no other is tried
     assert set(copies("p.long.w", "p.w", *whole, *copy).values()) == set(whole)
+
+
+def test_eight_prefixes_are_looked_at_and_four_places() -> None:
+    assert len(find("a.w", *(f"ema{at}.a.w" for at in range(8)))) == 8
+    assert [item.prefix for item in find("a.w", *(f"ema{at}.a.w" for at in range(9)))] == [
+        f"ema{at}." for at in range(8)
+    ]
+    longest = [f"long{at}.w" for at in range(4)]
+    copy = [f"ema.{name}" for name in (*longest, "w")]
+    whole = [f"s.{name}" for name in (*longest, "w")]
+    for decoys in (3, 4):  # each has all of the longest names and lacks the short one
+        others = [f"d{at}.{name}" for at in range(decoys) for name in longest]
+        assert len(find(*others, *whole, *copy)) == (decoys == 3)
 
 
 PARTS = st.sampled_from(["a", "b", "ab", "w", "module", "ema", "my_swa", "0"])
