@@ -228,19 +228,24 @@ def _without_part(
     rest: Sequence[_Named], there: Mapping[tuple[Root, Key], Placed], part: str
 ) -> list[tuple[Placed, Placed]]:
     """Items of one shape that meet when ``part`` goes; none if two that meet others become one."""
-    groups: dict[Hashable, tuple[list[Placed], list[Placed]]] = {}
-    for side, named in enumerate((rest, [(item, item.name) for item in there.values()])):
-        for item, name in named:
-            place = item.root, _drop(name, part), item.row.entry.shape
-            groups.setdefault(place, ([], []))[side].append(item)
-    met = [group for group in groups.values() if all(group)]
-    if any(len(items) > 1 for group in met for items in group):
-        return []
-    return [(items[0], others[0]) for items, others in met]
+    shorter: dict[tuple[Root, Key], list[Placed]] = {}
+    for (root, name), other in there.items():
+        shorter.setdefault((root, _drop(name, part)), []).append(other)
+    found: list[tuple[Placed, Placed]] = []
+    taken = set()
+    for item, name in rest:
+        alike = shorter.get((item.root, _drop(name, part)), ())
+        others = [other for other in alike if other.row.entry.shape == item.row.entry.shape]
+        if others:
+            if len(others) > 1 or id(others[0]) in taken:
+                return []
+            taken.add(id(others[0]))
+            found.append((item, others[0]))
+    return found
 
 
 def _drop(name: Key, part: str) -> Key:
-    if not isinstance(name, str):
+    if not isinstance(name, str) or part not in name:
         return name
     *path, leaf = name.split(".")
     return ".".join([*[piece for piece in path if piece != part], leaf])
