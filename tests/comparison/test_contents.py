@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from ckpttool.comparison import compare
 from ckpttool.comparison.alignment import Content
 from ckpttool.comparison.compare import Comparer
-from ckpttool.comparison.contents import digest_rows, find_contents
+from ckpttool.comparison.contents import digest_rows, digest_weights, find_contents
 from ckpttool.comparison.sides import Placed
-from ckpttool.elements.digests import digest_tensor
+from ckpttool.elements.digests import digest_set, digest_tensor
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import (
     Basis,
@@ -34,6 +34,7 @@ from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint, UnsupportedFeature
 from ckpttool.values.inspection import Row
 from tests.support.compared import Files
+from tests.support.inspections import inspection, row
 
 SAMPLE = 2048
 ANY = Classification(Kind.UNKNOWN, Basis.NONE)
@@ -171,6 +172,22 @@ def test_digests_of_rows_are_made_once_a_tensor_and_told(tmp_path: Path) -> None
     huge = files.info(torch.ones(1).expand(1 << 29))
     with pytest.raises(LimitExceeded):
         digest_rows([placed(huge)], files.files)
+
+
+def test_the_weights_are_digested_and_what_is_beside_them_is_not(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    made = [row("w", root=("m",)), row("b", root=("m",), kind=Kind.PERSISTENT_BUFFER), row("x", root=("o",))]
+    rows = [
+        item._replace(entry=item.entry._replace(value=files.info(torch.arange(at + 2.0))))
+        for at, item in enumerate(made)
+    ]
+    told: list[int] = []
+    found = digest_weights(inspection(rows, weights_root=("m",)), files.files, told.append)
+    weights = digest_rows([Placed((), item.entry.name, item) for item in rows[:2]], files.files)
+    assert found == digest_set(weights) and told == [8, 12]
+    assert found[3:] == (2, 1, 1) and [item[:3] for item in weights] == [
+        ((), "w", Kind.PARAMETER), ((), "b", Kind.PERSISTENT_BUFFER)
+    ]  # fmt: skip
 
 
 # -- each side has its own files -------------------------------------------------------------------------
