@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -37,8 +37,8 @@ class Scope(NamedTuple):
     """What is compared of each side. ``left_out`` says what is not.
 
     ``base_a`` and ``base_b`` are the branches whose values are compared, but for those in ``skipped``, which
-    are branches (by their first key) whose tensors are left out. ``whole``: nothing is left out. What stands
-    under ``home_a`` is compared with what stands under ``home_b``.
+    are branches (by their first key) whose tensors are left out. ``whole``: nothing is left out. The values
+    under ``home_a``, where the weights stand, are compared with those under ``home_b``.
     """
 
     a: tuple[Placed, ...]
@@ -81,23 +81,29 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
     if alike:  # only the weights' own place is moved
         moved = [item._replace(root=home_b) if item.root == home_a else item for item in _under(a.rows, ())]
         return Scope(tuple(moved), _under(b.rows, ()), (), (), True, (), frozenset(), home_a, home_b)
-    # Where the weights stand at the same place, so do the values around them.
-    base_a, base_b = ((), ()) if home_a == home_b else (home_a, home_b)
-    left = [*_outside(a, home_a, base_a, "A"), *_outside(b, home_b, base_b, "B")]
-    skipped: frozenset[Key] = frozenset()
-    if home_a == home_b:
-        # A branch goes with all that is in it: lr and betas are not compared where the moments are not.
-        outside = [row.entry.root for side in (a, b) for row in side.rows if row.entry.root != home_a]
-        skipped = frozenset([root[0] for root in outside if root]) - set(home_a[:1])
-        left += [text for side, which in ((a, "A"), (b, "B")) for text in _values_of(side, skipped, which)]
-    return Scope(_at(a.rows, home_a), _at(b.rows, home_b), base_a, base_b, False, tuple(left), skipped)
+    # A branch goes with all that is in it: lr and betas are not compared where the moments are not.
+    sides = (a, home_a, "A"), (b, home_b, "B")
+    outside = [row.entry.root for side, home, _ in sides for row in side.rows if row.entry.root != home]
+    skipped = frozenset([root[0] for root in outside if root])
+    left = [text for side, home, which in sides for text in _left_out(side, home, skipped, which)]
+    return Scope(
+        _at(a.rows, home_a), _at(b.rows, home_b), (), (), False, tuple(left), skipped, home_a, home_b
+    )
 
 
-def _values_of(side: Side, branches: AbstractSet[Key], which: str) -> list[str]:
-    """How many values and objects of ``side`` go with the branches that are left out, in words."""
+def _left_out(side: Side, home: Root, skipped: AbstractSet[Key], which: str) -> Iterator[str]:
+    """How many tensors are beside the weights, and values and objects in branches of theirs, in words."""
     leaves: tuple[Value | Opaque, ...] = (*side.checkpoint.values, *side.checkpoint.opaque)
-    facts = _by_branch([leaf.root for leaf in leaves if leaf.root and leaf.root[0] in branches], "value")
-    return [f"only in {which}: {', '.join(facts)}"] if facts else []
+    tensors = [row.entry.root for row in side.rows if row.entry.root != home]
+    values = [leaf.root for leaf in leaves if _is_skipped(leaf.root, skipped, home)]
+    for roots, noun in ((tensors, "tensor"), (values, "value")):
+        if roots:
+            yield f"only in {which}: {', '.join(_by_branch(roots, noun))}"
+
+
+def _is_skipped(root: Root, skipped: AbstractSet[Key], home: Root) -> bool:
+    """Whether what is at ``root`` belongs to a branch that is left out, and is not around the weights."""
+    return root[:1] != home[:1] and not skipped.isdisjoint(root[:1])
 
 
 def _by_branch(roots: Iterable[Root], noun: str) -> list[str]:
@@ -138,7 +144,7 @@ def leaves_under(
     return [
         leaf._replace(root=to + root[height:] if home and root[:height] == home else root)
         for leaf in leaves
-        if leaf.root[:depth] == base and (not leaf.root or leaf.root[0] not in skipped)
+        if leaf.root[:depth] == base and not _is_skipped(leaf.root, skipped, home)
         for root in (leaf.root[depth:],)
     ]
 
@@ -161,13 +167,3 @@ def _under(rows: Iterable[Row], base: Root) -> tuple[Placed, ...]:
 def _at(rows: Iterable[Row], root: Root) -> tuple[Placed, ...]:
     """Rows of one mapping."""
     return tuple([Placed((), row.entry.name, row) for row in rows if row.entry.root == root])
-
-
-def _outside(side: Side, home: Root, base: Root, which: str) -> list[str]:
-    """Tensors of ``side`` that are not in the mapping at ``home`` and values not below ``base``, in words."""
-    facts = _by_branch([row.entry.root for row in side.rows if row.entry.root != home], "tensor")
-    outside = [value for value in side.checkpoint.values if value.root[: len(base)] != base]
-    if outside:
-        first = min(outside, key=lambda value: len(value.root))
-        facts.append(f"{plural(len(outside), 'value')} such as {str(first.name)[:_MOST_SHOWN]}")
-    return [f"only in {which}: {', '.join(facts)}"] if facts else []

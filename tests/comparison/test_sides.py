@@ -88,42 +88,46 @@ def test_what_only_one_side_has_beside_its_weights_is_told_and_skipped() -> None
     full = side(rows(M, P, E, ()), M, values=values, opaque=opaque)
     bare = side(rows(M), M, values=(Value(P, "lr", 1), Value(M, "x", 2), Value((), "epoch", 2)))
     scope = choose_scope(full, bare, None, None)
-    told = "only in {}: 2 tensors of opt, 2 tensors of ema, 2 tensors of top"
+    told = [
+        "only in {0}: 2 tensors of opt, 2 tensors of ema, 2 tensors of top",
+        "only in {0}: 3 values of opt, 1 value of ema",
+        "only in {1}: 1 value of opt",
+    ]
     assert scope == Scope(
         at(full, M, to=()),
         at(bare, M, to=()),
         (),
         (),
         False,
-        (told.format("A"), "only in A: 3 values of opt, 1 value of ema", "only in B: 1 value of opt"),
+        tuple(text.format("A", "B") for text in told),
         frozenset(["opt", "ema"]),
+        M,
+        M,
     )
+    assert choose_scope(bare, full, None, None) == scope._replace(
+        a=scope.b, b=scope.a, left_out=tuple(text.format("B", "A") for text in (told[2], *told[:2]))
+    )
+
+
+def test_weights_at_another_place_are_compared_alone_with_the_values_around_them() -> None:
+    values = (Value((*P, "g"), "lr", 1), Value((), "epoch", 1), Value(M, "own", 1), Value(P, "n", 1))
+    full, bare = side(rows(M, P), M, values=values), side(rows(()), (), values=(Value((), "epoch", 2),))
+    left = "only in A: 2 tensors of opt", "only in A: 2 values of opt"
+    scope = Scope(at(full, M, to=()), at(bare, ()), (), (), False, left, frozenset(["opt"]), M, ())
+    assert choose_scope(full, bare, None, None) == scope
     assert choose_scope(bare, full, None, None) == scope._replace(
         a=scope.b,
         b=scope.a,
-        left_out=(
-            told.format("B"),
-            "only in A: 1 value of opt",
-            "only in B: 3 values of opt, 1 value of ema",
-        ),
+        left_out=tuple(text.replace("A", "B") for text in left),
+        home_a=(),
+        home_b=M,
     )
-
-
-def test_weights_at_another_place_are_compared_alone_and_values_around_them_are_told() -> None:
-    values = (Value((*P, "g"), "lr", 1), Value((), "epoch", 1), Value(M, "own", 1), Value(P, "n", 1))
-    full, bare = side(rows(M, P), M, values=values), side(rows(()), ())
-    told = "2 tensors of opt, 3 values such as epoch"
-    scope = Scope(at(full, M, to=()), at(bare, ()), M, (), False, (f"only in A: {told}",))
-    assert choose_scope(full, bare, None, None) == scope
-    assert choose_scope(bare, full, None, None) == scope._replace(
-        a=scope.b, b=scope.a, base_a=(), base_b=M, left_out=(f"only in B: {told}",)
-    )
-    none = side(rows(S), S, values=(Value(S, "own", 1), Value((*S, "deep"), "x", 1)))
-    extra = side(rows(M, P), M, values=(Value(M, "own", 1), Value((*M, "deep"), "x", 1)))
-    assert choose_scope(none, extra, None, None).left_out == ("only in B: 2 tensors of opt",)
-    valued = side(rows(S), S, values=(Value((), "n" * 41, 1),))
-    assert choose_scope(valued, extra, None, None).left_out == (
-        f"only in A: 1 value such as {'n' * 40}", "only in B: 2 tensors of opt",
+    # A branch of the name that the other side has its weights under.
+    odd = side(rows(M, S), M, values=(Value(S, "x", 1), Value(M, "y", 1)))
+    inner = side(rows(S), S, values=(Value(S, "x", 1), Value((*S, "deep"), "z", 1)))
+    assert choose_scope(odd, inner, None, None) == Scope(
+        at(odd, M, to=()), at(inner, S, to=()), (), (), False,
+        ("only in A: 2 tensors of sd", "only in A: 1 value of sd"), frozenset(["sd"]), M, S,
     )  # fmt: skip
 
 
@@ -132,12 +136,17 @@ def test_the_branch_of_the_weights_is_not_skipped_for_what_stands_beside_them_in
     values = (Value(M, "lr", 1), Value(other, "n", 1), Value(P, "m", 1))
     full, bare = side(rows(home, other, P), home, values=values), side(rows(home), home)
     scope = choose_scope(full, bare, None, None)
-    assert scope.skipped == {"opt"}
+    assert scope.skipped == {"model", "opt"}
     assert scope.left_out == (
         "only in A: 2 tensors of model, 2 tensors of opt", "only in A: 1 value of opt"
     )  # fmt: skip
-    flat, more = side(rows(()), ()), side(rows((), P), ())
+    kept = leaves_under(values, (), scope.skipped, scope.home_a, scope.home_a)
+    assert kept == [values[0], values[1]]
+    flat, more = side(rows(()), ()), side(rows((), P), (), values=(Value((), "x", 1), Value(P, "lr", 1)))
     assert choose_scope(more, flat, None, None).skipped == {"opt"}
+    assert choose_scope(more, flat, None, None).left_out == (
+        "only in A: 2 tensors of opt", "only in A: 1 value of opt"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,13 @@ def test_what_only_a_training_checkpoint_has_is_counted_by_branch(save: Save) ->
     })  # fmt: skip
     many = save({"state_dict": weights(), **{f"x{at}": {"t": ones(at)} for at in range(1, 8)}, "t": ones(9)})
     bare = save(weights())
-    said = "2 tensors of optimizer, 1 tensor of x1, 1 tensor of x2, 4 values such as epoch"
+    said = "2 tensors of optimizer, 1 tensor of x1, 1 tensor of x2", "2 values of optimizer", "2 plain values"
     said_many = ", ".join(f"1 tensor of x{at}" for at in range(1, 5)) + ", 4 more branches"
-    for path, what in ((full, said), (many, said_many)):
+    for path, what in ((full, said), (many, (said_many,))):
         there, back = diff(path, bare), diff(bare, path)
-        assert (lines(there), there.left_out) == (under((), "equal"), (f"only in A: {what}",))
-        assert (lines(back), back.left_out) == (under(("state_dict",), "equal"), (f"only in B: {what}",))
+        only_a, only_b = (tuple(f"only in {which}: {text}" for text in what) for which in "AB")
+        assert (lines(there), there.left_out) == (under((), "equal"), only_a)
+        assert (lines(back), back.left_out) == (under(("state_dict",), "equal"), only_b)
         assert there.equal and back.equal and not there.values and not back.values
 
 
