@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ckpttool.files import local, strides, tensor_bytes
-from ckpttool.files.local import Sources
+from ckpttool.files.local import FileSource, Sources
 from ckpttool.files.tensor_bytes import GATHER_BLOCKS, TensorReader
 from ckpttool.values.checkpoint import ChunkedTensor, Record, StorageRef, Strided, TensorInfo, packed_stride
 from ckpttool.values.dtypes import BY_NAME
@@ -376,6 +376,25 @@ def test_a_reader_closes_what_it_opened_and_leaves_what_others_hold(tmp_path: Pa
         reader.close()  # again
         assert set(sources._users.values()) == {0}
     assert descriptors() == before
+
+
+def test_a_file_is_taken_once_for_all_reads_up_to_the_next_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RawStorages(tmp_path)
+    views = [files.info(torch.arange(9, dtype=torch.uint8)) for _ in range(2)]
+    taken: list[str] = []
+    real = Sources.take
+
+    def take(self: Sources, path: str) -> FileSource:
+        taken.append(os.path.basename(path))
+        return real(self, path)
+
+    monkeypatch.setattr(Sources, "take", take)
+    with TensorReader(files.files) as reader:
+        for info in (views[0], views[0], views[1], views[0]):
+            assert reader.read(info, chunk_nbytes=2) == bytes(range(9))
+    assert taken == ["0.bin", "1.bin", "0.bin"]
 
 
 def test_each_file_is_announced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
