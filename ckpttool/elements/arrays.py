@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-_CODES = {"float": "f", "int": "i", "uint": "u", "quantized": "i", "bits": "u"}
+_CODES = {"float": "f", "int": "i", "uint": "u", "quantized": "i", "bits": "u", "complex": "c", "bool": "b"}
 
 
 def import_numpy(what: str, instead: str) -> Any:
@@ -69,19 +69,25 @@ def bit_patterns(np: Any, dtype: DType, chunk: memoryview, count: int) -> Array:
 
 
 def to_numbers(np: Any, dtype: DType, chunk: memoryview, count: int) -> Array:
-    """``count`` numbers in the narrowest numpy dtype that has them all; complex ones as pairs of floats."""
+    """``count`` numbers in a numpy dtype that has them all; complex ones as pairs of floats."""
     if dtype.kind == "complex":
         values: Array = np.frombuffer(chunk, f"<f{dtype.nbytes // 2}")
         return values
     if dtype.name == "float16":
         values = np.frombuffer(chunk, "<f2")
-    elif dtype.name == "bfloat16":  # the upper half of a float32
-        values = (np.frombuffer(chunk, "<u2").astype(np.uint32) << 16).view(np.float32)
+    elif dtype.name == "bfloat16":
+        values = _widen_bfloat16(np, chunk)
     elif number_bits(dtype) <= 16:
         values = value_table(dtype)[bit_patterns(np, dtype, chunk, count)]
     else:
         values = wide_numbers(np, dtype, chunk)
     return values
+
+
+def _widen_bfloat16(np: Any, chunk: bytearray | memoryview) -> Array:
+    """It is the upper half of a float32."""
+    wide: Array = (np.frombuffer(chunk, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return wide
 
 
 def absolute(np: Any, pairs: Array) -> Array:
@@ -110,14 +116,14 @@ def has_array(dtype: DType) -> bool:
 
 
 def to_array(np: Any, dtype: DType, data: bytearray) -> Array:
-    """All elements of a tensor: in numpy's own dtype, else as ``to_numbers`` has them."""
-    if dtype.kind == "bool":
-        flags: Array = np.frombuffer(data, np.bool_)
-        return flags
-    if dtype.kind == "complex" and dtype.bits >= 64:
-        pairs: Array = np.frombuffer(data, f"<c{dtype.nbytes}")
-        return pairs
-    if dtype.name.removeprefix("u") in ("int8", "int16"):
-        integers: Array = np.frombuffer(data, f"<{dtype.kind[0]}{dtype.nbytes}")
-        return integers
-    return to_numbers(np, dtype, memoryview(data), len(data) // dtype.nbytes)
+    """All elements of a tensor: in numpy's own dtype, else in the narrowest that has all their numbers."""
+    if dtype.code:
+        own: Array = np.frombuffer(data, f"<{_CODES[dtype.kind]}{dtype.nbytes}")
+        return own
+    if dtype.name == "bfloat16":
+        return _widen_bfloat16(np, data)
+    with np.errstate(over="ignore"):
+        narrower = (value_table(dtype).astype(width) for width in (np.float16, np.float32))
+        table = next(made for made in narrower if np.array_equal(made, value_table(dtype), equal_nan=True))
+    numbers: Array = table[np.frombuffer(data, np.uint8)]
+    return numbers

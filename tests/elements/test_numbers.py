@@ -116,12 +116,22 @@ def test_arrays_have_one_element_for_each_of_torchs(dtype: DType) -> None:
         made = made.view(torch.int8 if dtype.kind == "int" else torch.uint8)
     try:
         expected = made.numpy()
-        assert is_shell or found.dtype == expected.dtype
+        assert found.dtype == expected.dtype
     except TypeError:  # numpy has no such dtype
         expected = made.double().numpy()
-        assert found.dtype == (np.float32 if dtype.name == "bfloat16" else np.float64)
+        # The narrowest that has all its numbers, as the API says.
+        assert found.dtype == (np.float32 if dtype.name in ("bfloat16", "float8_e8m0fnu") else np.float16)
     assert np.array_equal(found.astype(expected.dtype), expected, equal_nan=True)
     assert len(found) == 24
+    assert to_array(np, dtype, bytearray()).dtype == found.dtype
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name.startswith("float8")])
+def test_of_eight_bits_every_number_is_in_the_narrower_array(name: str) -> None:
+    found = to_array(np, BY_NAME[name], bytearray(range(256)))
+    expected = torch.arange(256, dtype=torch.uint8).view(getattr(torch, name)).double().numpy()
+    assert np.array_equal(found.astype(np.float64), expected, equal_nan=True)
+    assert (np.signbit(found) == np.signbit(expected))[~np.isnan(expected)].all()
 
 
 # -- casts ------------------------------------------------------------------------------------------------
