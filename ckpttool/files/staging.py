@@ -24,6 +24,7 @@ import signal
 import stat
 import struct
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -32,6 +33,7 @@ from ckpttool.values.checkpoint import FileInfo
 from ckpttool.values.errors import CkptToolError, DestinationExists, NotEnoughSpace
 
 PARTIAL_SUFFIX = ".ckpttool-partial"
+_MOST_NAME_NBYTES = 255  # NAME_MAX of nearly every file system
 _ASIDE = ".replaced"  # what is being replaced, in the partial folder
 _ENDING_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
@@ -45,9 +47,12 @@ _DISK_SAYS_NO = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def partial_path(target: str) -> str:
-    """Where ``target`` is written before it gets its name."""
+    """Where ``target`` is written before it gets its name; of a long one the checksum stands for it."""
     folder, name = os.path.split(target)
-    return os.path.join(folder, f".{name}{PARTIAL_SUFFIX}")
+    partial = f".{name}{PARTIAL_SUFFIX}"
+    if len(encoded := os.fsencode(name)) > _MOST_NAME_NBYTES - len(f".{PARTIAL_SUFFIX}"):
+        partial = f".{zlib.crc32(encoded):08x}{PARTIAL_SUFFIX}"
+    return os.path.join(folder, partial)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import fcntl
 import os
 import struct
 import sys
+import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -197,6 +198,28 @@ def test_what_a_killed_run_left_is_emptied_first(tmp_path: Path) -> None:
     (tmp_path / PARTIAL / "old").symlink_to(tmp_path)
     made = traced(tmp_path, write_folder)
     assert made[:5] == [*BEGIN[:3], f"unlink {PARTIAL}/old", BEGIN[3]]
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\udcff"])
+@pytest.mark.parametrize("nbytes", [1, 236, 237, 238, 254, 255])
+def test_a_name_that_the_file_system_has_can_be_written(tmp_path: Path, letter: str, nbytes: int) -> None:
+    name = letter * (nbytes // len(os.fsencode(letter)))
+    name += "y" * (nbytes - len(os.fsencode(name)))
+    partial = os.path.basename(partial_path(str(tmp_path / name)))
+    if nbytes <= 237:  # there is room for all of it
+        assert partial == f".{name}.ckpttool-partial"
+    else:
+        assert partial == f".{zlib.crc32(os.fsencode(name)):08x}.ckpttool-partial"
+    assert partial_path(name) == partial and len(os.fsencode(partial)) <= 255
+    with staged_file(str(tmp_path / name), 3):
+        assert os.listdir(tmp_path) == [partial]
+    assert os.listdir(tmp_path) == [name]
+    (tmp_path / name).unlink()
+    write = ("a", "b")
+    with staged_folder(str(tmp_path / name), write, 0) as folder:
+        for inner in write:
+            Path(folder, inner).touch()
+    assert os.listdir(tmp_path) == [name] and sorted(os.listdir(tmp_path / name)) == ["a", "b"]
 
 
 # -- whichever of them fails ----------------------------------------------------------------------------
