@@ -24,7 +24,7 @@ from ckpttool.elements.digests import NamedDigest, TensorDigest, claim_limit, di
 from ckpttool.elements.stats import SAMPLE_NUMEL, _sample_step
 from ckpttool.elements.sums import Tolerance
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import CompositeTensor, Kind, OddKey, Part
+from ckpttool.values.checkpoint import CompositeTensor, Kind, OddKey, Part, StorageRef, TensorInfo
 from ckpttool.values.dtypes import BY_NAME, DType
 from ckpttool.values.errors import LimitExceeded, UnsupportedFeature
 from tests.support.compared import Files
@@ -258,6 +258,16 @@ def test_a_claim_is_a_gigabyte_or_a_thousand_times_what_is_stored(tmp_path: Path
             with pytest.raises(LimitExceeded) as caught:
                 digest_tensor(reader, view)
             assert (caught.value.limit, caught.value.actual) == (1 << 30, 4 * numel)
+
+
+def test_what_is_expanded_a_thousand_times_may_be_hashed() -> None:
+    mib = 2 << 20
+    row = TensorInfo(BY_NAME["uint8"], (mib,), (1,), 0, StorageRef("f", "0", 0, mib))
+    digests.check_claim(row._replace(shape=(1024, mib), stride=(0, 1)))
+    with pytest.raises(LimitExceeded) as caught:
+        digests.check_claim(row._replace(shape=(1025, mib), stride=(0, 1)))
+    assert (caught.value.limit, caught.value.actual) == (1024 * mib, 1025 * mib)
+    assert "the size that a tensor of 2,097,152 stored bytes claims" in str(caught.value)
 
 
 # -- samples and steps --------------------------------------------------------------------------------------
