@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,3 +89,67 @@ def test_the_generator_of_mps_is_put_back_as_well(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="inside"), here.seeded(3):
         raise ValueError("inside")
     assert kept == ["before"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "named"),
+    [("mps", [], "mps"), ("xpu", [0, 1], "xpu"), ("cuda", [0, 1], "cuda"), (None, [0, 1], "cuda")],
+)
+def test_the_generators_of_every_device_are_kept_where_they_take_an_index(
+    kind: str | None, devices: list[int], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forked: list[Any] = []
+
+    def fork(devices: Any, *, device_type: str) -> Any:
+        forked.append((list(devices), device_type))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(here, "accelerator", lambda: kind)
+    monkeypatch.setattr(here, "count", lambda: 2)
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: None)
+    monkeypatch.setattr(torch, "manual_seed", forked.append)
+    with here.seeded(5):
+        pass
+    assert forked == [(devices, named), 5]
+
+
+def test_what_waits_and_what_is_counted_asks_the_device_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[Any] = []
+    stream = SimpleNamespace(record_event=lambda: "event")
+    more = {"synchronize": waited.append, "current_stream": lambda device: stream}
+    monkeypatch.setattr(here, "_api", stand_in("xpu", 3, **more))
+    here.synchronize(torch.device("xpu:1"))
+    here.synchronize(torch.device("cpu"))
+    assert (waited, here.count(), here.record_event(torch.device("xpu"))) == (
+        [torch.device("xpu:1")],
+        3,
+        "event",
+    )
+    monkeypatch.setattr(here, "_api", None)
+    for name, value in (
+        ("synchronize", waited.append),
+        ("device_count", lambda: 4),
+        ("is_available", lambda: True),
+    ):
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    here.synchronize(torch.device("cuda:0"))
+    assert (waited[1:], here.count(), here.record_event(torch.device("cuda"))) == (
+        [torch.device("cuda:0")], 4, "event"
+    )  # fmt: skip
+
+
+def test_memory_is_pinned_for_the_device_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def empty(nbytes: int, **options: Any) -> str:
+        asked.append((nbytes, options))
+        return "pinned"
+
+    monkeypatch.setattr(here, "_api", stand_in("cuda"))
+    monkeypatch.setattr(torch, "empty", empty)
+    assert here.pinned(8, torch.device("cuda:0")) == "pinned"
+    assert asked == [(8, {"dtype": torch.uint8, "pin_memory": True})]
+    assert here.pinned(8, torch.device("cpu")) is None
+    assert len(asked) == 1
