@@ -299,6 +299,20 @@ def test_what_is_on_a_device_is_compared_there(filled: bool, monkeypatch: pytest
     assert submitted == ["x", "x"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_what_stayed_behind_is_compared_where_it_is(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[str] = []
+    monkeypatch.setattr(DeviceComparer, "submit", lambda self, name, *_: submitted.append(name))
+    for loaded, wrong in ((torch.ones(2), []), (torch.zeros(2), ["x"])):
+        comparison = Comparison({"x": loaded}, {"x": torch.ones(2)}, Poison(), "cpu")
+        comparison._comparer = DeviceComparer(torch.device("cpu"))
+        comparison._device = torch.device("cpu" if there else "meta")
+        comparison.run(["x"])
+        assert list(comparison.wrong) == ([] if there else wrong)
+        assert comparison.gb_per_second is None  # nothing was brought over
+    assert submitted == ["x", "x"] * there
+
+
 def test_a_wrapper_is_named_by_its_class() -> None:
     class TwoHalves(Tensor):
         @staticmethod
