@@ -10,6 +10,7 @@ from ckpttool.inspection.inspect import inspect_checkpoint
 from ckpttool.values.checkpoint import (
     Basis,
     Checkpoint,
+    ChunkedTensor,
     Classification,
     CompositeTensor,
     Container,
@@ -68,7 +69,7 @@ def checkpoint_of(tree: Any, **more: Any) -> Checkpoint:
                 walk((*path, key), inner)
             return
         at = {"root": path[:-1], "name": path[-1]}
-        if isinstance(node, (TensorInfo, CompositeTensor)):
+        if isinstance(node, (TensorInfo, ChunkedTensor, CompositeTensor)):
             node = Entry(**at, value=node)
         elif isinstance(node, (Entry, Opaque)):
             node = node._replace(**at)
@@ -78,7 +79,8 @@ def checkpoint_of(tree: Any, **more: Any) -> Checkpoint:
 
     walk((), tree)
     entries, values, opaque, containers = map(tuple, found.values())
-    return Checkpoint(PATH, "torch-zip", "", (), entries, values, opaque, containers, **more)
+    checkpoint = Checkpoint(PATH, "torch-zip", "", (), entries, values, opaque, containers)
+    return checkpoint._replace(**more)
 
 
 def plan_in_memory(
