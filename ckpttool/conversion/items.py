@@ -93,8 +93,7 @@ def module_facts(
         there = root[len(selection.base) :]
         versions[there] = {new: modules[old] for old, new in moved.items()}
         facts = checkpoint.module_extras.get(root, {})
-        if facts:
-            extras[there] = {new: facts[old] for old, new in moved.items() if old in facts}
+        extras[there] = {new: facts[old] for old, new in moved.items() if old in facts}
     return versions, extras
 
 

@@ -11,14 +11,19 @@ import pytest
 import torch
 
 from ckpttool.conversion import execute
+from ckpttool.conversion.execute import named_digests
 from ckpttool.conversion.shards import lay_out_file, lay_out_folder
+from ckpttool.elements import digests
 from ckpttool.elements.casts import cast_floats
+from ckpttool.elements.digests import NamedDigest
 from ckpttool.files import streams
 from ckpttool.files.tensor_bytes import TensorReader
+from ckpttool.values.checkpoint import CompositeTensor, Kind, Part
 from ckpttool.values.conversion import CastLoss, Conversion, ConversionPlan, FileWritten
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import DestinationExists, MalformedCheckpoint
 from tests.support.converting import plan_of
+from tests.support.in_memory import plan_in_memory, tensor
 
 BLOCK = 64
 SIZES = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1, 5 * BLOCK + 7]
@@ -204,3 +209,68 @@ def test_files_of_an_older_set_are_refused_or_told(source: Path, tmp_path: Path)
     for existing in (beside, target):
         with pytest.raises(DestinationExists):
             execute.check_target(plan, layouts, existing)
+
+
+# -- digests ------------------------------------------------------------------------------------------
+
+
+def test_digests_are_named_as_the_destination_names_them() -> None:
+    half, floats = BY_NAME["float16"], BY_NAME["float32"]
+    parts = (Part("values", tensor("3", 2)), Part("crow_indices", tensor("4", 3, dtype="int64")))
+    tree = {
+        "m.fc.weight": tensor("0", 2, 2),
+        "m.tied.weight": tensor("0", 2, 2),
+        "m.fc.running_mean": tensor("1", 2),
+        "m.wide": tensor("2", 3, dtype="complex128"),
+    }
+    plan = plan_in_memory(tree, "safetensors", dtype=half, strip_prefix="m", as_bytes=True)
+    found = named_digests(Conversion(plan, "b", (), True, digests={at: f"digest {at}" for at in range(3)}))
+    weight = NamedDigest((), "fc.weight", Kind.PARAMETER, half, (2, 2), "digest 0")
+    assert found == [
+        weight,
+        NamedDigest((), "fc.running_mean", Kind.PERSISTENT_BUFFER, floats, (2,), "digest 1"),
+        NamedDigest((), "wide", Kind.UNKNOWN, BY_NAME["complex128"], (3,), "digest 2"),
+        weight._replace(name="tied.weight"),
+    ]
+    assert named_digests(Conversion(plan, "b", (), True, digests={1: "x"})) == [found[1]._replace(sha256="x")]
+    sparse = CompositeTensor("sparse_csr", "t", floats, (2, 2), parts)
+    tied = {"x": {"s": sparse, "t": tensor("3", 2), "u": tensor("3", 2)}}
+    plan = plan_in_memory(tied, "pt")
+    assert plan.aliases == {"x.u": "x.t"}
+    assert named_digests(Conversion(plan, "b", (), True, digests={0: "s", 1: "t", 2: "u"})) == [
+        NamedDigest(("x",), "s", Kind.UNKNOWN, floats, (2, 2), "s"),
+        NamedDigest(("x",), "t", Kind.UNKNOWN, floats, (2,), "t"),
+        NamedDigest(("x",), "u", Kind.UNKNOWN, floats, (2,), "u"),
+    ]
+
+
+@pytest.mark.parametrize("to", ["pt", "safetensors"])
+def test_digests_come_from_the_bytes_that_pass_but_of_views_that_are_no_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    base = torch.arange(24.0)
+    state = {
+        "whole": base, "again": base.view(4, 6), "turned": base.view(4, 6).t(), "part": base[3:9],
+        "alone": torch.arange(6.0).view(2, 3).t(), "none": torch.ones(0, 3), "scalar": torch.tensor(1.5),
+        "conj": torch.ones(2, dtype=torch.complex64).conj(), "six": torch.ones(3, dtype=torch.int16),
+    }  # fmt: skip
+    # Beside their base the flags stay, and the bytes are not the numbers.
+    wide, real_one = torch.arange(3.0) * (1 + 2j), torch.arange(5.0)
+    state |= {"wide": wide, "wide conj": wide.conj(), "one": real_one, "one neg": torch._neg_view(real_one)}
+    torch.save(state, tmp_path / "a.pt")
+    again: list[int] = []
+    real = digests.digest_tensor
+
+    def digest_tensor(reader: Any, value: Any) -> str:
+        again.append(value)
+        return real(reader, value)
+
+    monkeypatch.setattr(digests, "digest_tensor", digest_tensor)
+    plan = plan_of(tmp_path / "a.pt", to)
+    done = run(plan, tmp_path / f"b.{to}", digests=True, check=False)
+    not_pieces = {"again", "turned", "part", "alone", "wide conj", "one neg"}
+    read = {str(entry.name) for entry in plan.source.entries if entry.value in again}
+    assert read == (not_pieces if to == "pt" else set())
+    with TensorReader(plan.source.files) as reader:
+        expected = [real(reader, item.entry.value) for item in plan.tensors if item.entry.value is not None]
+    assert [done.digests[position] for position in range(len(plan.tensors))] == expected
