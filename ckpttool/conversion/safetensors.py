@@ -173,6 +173,8 @@ def _unusual_containers(plan: ConversionPlan, named: Sequence[Named]) -> list[li
     """
     filled = [(), *(value.root for value in plan.values), *(item.path[:-1] for item in plan.containers)]
     made = dict.fromkeys(filled, "dict") | {item.root: "OrderedDict" for _, _, item, _ in named}
+    if [name for name, *_ in named] == [""]:
+        del made[()]  # would be a bare tensor
     return [
         [encode_path(container.path), container.type_name]
         for container in plan.containers

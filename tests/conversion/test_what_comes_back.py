@@ -74,6 +74,25 @@ def test_what_is_empty_comes_back_empty(tmp_path: Path, steps: list[str], root: 
     assert back["optimizer"] == fresh
 
 
+@pytest.mark.parametrize("steps", [["b.pt"], ["b.safetensors", "c.pt"]], ids=str)
+def test_a_tensor_with_an_empty_name_is_no_bare_tensor(tmp_path: Path, steps: list[str]) -> None:
+    one = torch.arange(3.0)
+    for made in (
+        one,
+        {"": one},
+        OrderedDict({"": one}),
+        {"a": 1, "": one},
+        {"a": {"": one}},
+        [one],
+        {"": [one]},
+    ):
+        torch.save(made, tmp_path / "a.pt")
+        for before, after in itertools.pairwise(["a.pt", *steps]):
+            convert(tmp_path / before, tmp_path / after, "--force", "--root", "")
+        back = torch.load(tmp_path / steps[-1], weights_only=True)
+        assert (type(back), repr(kinds_of(back))) == (type(made), repr(kinds_of(made)))
+
+
 def test_what_is_empty_and_left_out_stays_out(tmp_path: Path) -> None:
     weights = {"w": torch.ones(2)}
     tree = {"model": dict(weights), "ema": {"w": torch.ones(2), "e": {}}, "a": {}, "b": {"c": {}, "d": [{}]}}

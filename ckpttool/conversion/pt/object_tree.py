@@ -78,8 +78,8 @@ def build_tree(plan: ConversionPlan) -> Branch:
 def write_tree(pickle: PickleWriter, top: Branch, plan: ConversionPlan) -> None:
     """Write ``top`` depth first over an explicit stack: how deep a file nests is its own choice."""
     bare = top.children.get("") if len(top.children) == 1 else None
-    if isinstance(bare, Planned):
-        _write_leaf(pickle, bare)  # a file that holds one bare tensor
+    if isinstance(bare, Planned) and not any(container.path == () for container in plan.containers):
+        _write_leaf(pickle, bare)  # a file that holds one bare tensor, and no mapping with an empty name
         return
     stack: list[tuple[Branch, Iterator[tuple[Key, Node | None]]]] = []
 
