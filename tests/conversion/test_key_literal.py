@@ -68,3 +68,34 @@ def test_what_is_no_literal_of_a_key(text: str) -> None:
         text += ")"
     with pytest.raises(UnsupportedFeature, match="no plain value"):
         parse_key(text)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        None, True, False, 0, -7, 10**630, -1.5, 2.0, 1e16, 1e-5, float("inf"), float("-inf"), "", "a b",
+        "\n\r\t\\'\"", "\x00\x7f\xff", "\u2028\ud800", "\U0001f600\U0010ffff", b"", b"\x00\xff\n'\\", (),
+        (1,), (1, 2), ((),), ((1,), ()), ("a", (b"b", (None, (True, -1.5))), 3), ((((1,),),),),
+        ("(", ")", ",", "'"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_every_form_of_a_key_is_read(key: object) -> None:
+    found = parse_key(repr(key))
+    assert (type(found), repr(found)) == (type(key), repr(key))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 ", " 1", "1,2", "(1,2,)", "(1)(2)", "((1,)", "(1,))", "('a' 'b')", "'a''b'", "b'a'b'b'", "'a",
+        "a'",
+        "'\\q'", "'\\x1'", "'\\u12'", "b'\\xff\xff'", "(1,,2)", "(,1)", ",", "(,)", "None None", "nan nan",
+        "1.", ".5", "1e", "--1", "+1", "1_0", "0b1", "inf inf", "NaN", "none", "()1", "1()", "(1, 2)3",
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_no_other_form_is_read(text: str) -> None:
+    with pytest.raises(UnsupportedFeature) as caught:
+        parse_key(text)
+    assert caught.value.what == f"a key that is no plain value: {text!r}"
