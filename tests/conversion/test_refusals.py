@@ -172,6 +172,8 @@ def test_nothing_to_convert() -> None:
     assert hint == "--root takes one of: model, ema; --root '' takes everything"
     _, what, hint = refused({"w": tensor("0", 2)}, "pt", keep=("v",))
     assert (what, hint) == ("no tensor is left to convert", f"`ckpttool inspect {PATH}` shows what is in it")
+    flat = {"a.weight": tensor("0", 2), "ema": {"a.weight": tensor("1", 2)}}
+    assert refused(flat, "pt", drop=("*",))[2] == "--root takes one of: ema; --root '' takes everything"
     many = {f"b{at}": {"a.weight": tensor(f"{at}", 2), "a.bias": tensor(f"b{at}", 2)} for at in range(6)}
     _, what, hint = refused(many, "safetensors")
     assert what == "it is not clear which branch holds the weights"

@@ -237,3 +237,16 @@ def test_an_object_is_told_with_how_many_values_it_has() -> None:
         expected = [(("one",), "x"), (("two", "y"), "z"), (("two", "y", "deep"), 0)]
         assert kept == ([] if to == "pt" else expected)
         assert [item.name for item in plan.objects] == ([] if to == "pt" else ["one", "two", "bare"])
+
+
+def test_an_object_that_is_all_of_the_file_has_no_name() -> None:
+    tree = Object("m.A", w=tensor("0", 2), x=1, y=2)
+    here = "an object: described in the file, never built"
+    for to, count in (
+        ("pt", "2 plain values of it stay behind"),
+        ("safetensors", "2 plain values of it are kept"),
+    ):
+        plan = plan_in_memory(tree, to)
+        assert left(plan) == [("", "m.A", 0, f"{here}; {count}", False)]
+        assert [item.name for item in plan.tensors] == ["w"]
+        assert [item.name for item in plan.values] == ([] if to == "pt" else ["x", "y"])

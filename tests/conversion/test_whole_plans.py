@@ -27,7 +27,7 @@ def training() -> dict[str, Any]:
     return {
         "model": OrderedDict({"a.weight": tensor("0", 2, 3), "a.bias": tensor("1", 2)}),
         "optimizer": {
-            "state": {0: {"exp_avg": tensor("2", 2, 3), "step": 3}},
+            "state": {0: {"exp_avg": tensor("2", 2, 3), "step": 3}, 1: {}},
             "param_groups": [{"lr": 0.1, "params": PlainList((0,))}],
         },
         "epoch": 3,
@@ -42,9 +42,11 @@ def training() -> dict[str, Any]:
 
 MODEL = {("model", "a.weight"), ("model", "a.bias")}
 STATE: Root = ("optimizer", "state", 0)
+NO_STATE: Root = ("optimizer", "state", 1)
 GROUP: Root = ("optimizer", "param_groups", 0)
 KINDS = {
     (): "dict", ("model",): "OrderedDict", ("optimizer",): "dict", STATE[:2]: "dict", STATE: "dict",
+    NO_STATE: "dict",
     GROUP[:2]: "list", GROUP: "dict", ("empty",): "dict", ("more",): "dict", ("more", "inner"): "set",
     ("deep",): "dict",
 }  # fmt: skip
@@ -123,7 +125,6 @@ def test_a_header_carries_all_of_it_and_says_what_objects_were(root: Root | None
     if root is None:
         values.pop((*STATE, "step"))
         kinds.pop(STATE)
-        kinds.pop(STATE[:2])
         told |= {
             (*STATE, "exp_avg"): (NOT_MODEL, False),
             (*STATE, "step"): ("stands beside tensors that are dropped", False),
@@ -136,6 +137,7 @@ def test_a_header_carries_all_of_it_and_says_what_objects_were(root: Root | None
     }
     assert metadata["format"] == "pt"
     lists: list[list[Any]] = [[list(GROUP[:2]), "list"], [["deep"], "dict"]]
+    lists.insert(0, [list(NO_STATE), "dict"])
     lists += [[["empty"], "dict"], [["more", "inner"], "set"]]
     assert carried.pop("lists") == ([] if root is None else [[list(STATE), "dict"]]) + lists
     assert {tuple(at): value for at, value in carried.pop("values")} == {
@@ -143,7 +145,7 @@ def test_a_header_carries_all_of_it_and_says_what_objects_were(root: Root | None
         for at, value in {**values, ("history",): [1.5, [2]]}.items()
     }
     assert carried.pop("objects") == [
-        [["args"], "argparse.Namespace", ""], [["half"], "torch.dtype", "torch.float16"],
+        [["args"], "argparse.Namespace", "x"], [["half"], "torch.dtype", "torch.float16"],
         [["deep", "object"], "torch.dtype", "torch.float16"],
     ]  # fmt: skip
     assert carried == (

@@ -58,7 +58,7 @@ def checkpoint_of(tree: Any, **more: Any) -> Checkpoint:
 
     def walk(path: tuple[Any, ...], node: Any) -> None:
         if isinstance(node, Object):
-            found[Opaque].append(Opaque(path[:-1], path[-1], node.type_name))
+            found[Opaque].append(Opaque(path[:-1], path[-1] if path else "", node.type_name, "x"))
             for key, inner in node.items():
                 walk((*path, key), inner)
             return
