@@ -44,10 +44,9 @@ class SegmentList:
         self._nbytes = 0
 
     def add_literal(self, data: bytes) -> None:
-        """Append bytes that are known."""
-        if data:
-            self._segments.append(Segment(self._nbytes, len(data), data))
-            self._nbytes += len(data)
+        """Append bytes that are known, one at least."""
+        self._segments.append(Segment(self._nbytes, len(data), data))
+        self._nbytes += len(data)
 
     def add_piece(self, piece: int, nbytes: int) -> None:
         """Append a piece of the plan."""

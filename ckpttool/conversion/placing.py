@@ -44,9 +44,7 @@ class Wanted(NamedTuple):
         if not self.info.numel:
             return None
         view = self.info if isinstance(self.info, TensorInfo) else self.info.chunks[0].value
-        if view.storage is None or not view.storage.nbytes:
-            return None
-        return (view.storage[:3], *view.byte_span)
+        return (view.storage and view.storage[:3], *view.byte_span)
 
 
 class Item(NamedTuple):

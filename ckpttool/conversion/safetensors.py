@@ -209,9 +209,8 @@ def lay_out(name: str, plan: ConversionPlan) -> FileLayout:
 
 def _header(plan: ConversionPlan, rows: Sequence[tuple[int, bytes, Placed]]) -> bytes:
     """Its length in front of it."""
-    out = bytearray(b"12345678{")
-    if plan.metadata:
-        out += f'"__metadata__":{_encode(dict(sorted(plan.metadata.items())))},'.encode()
+    out = bytearray(8)
+    out += f'{{"__metadata__":{_encode(dict(sorted(plan.metadata.items())))},'.encode()
     offset = 0
     for _, encoded, placed in rows:
         shape = list(placed.shape)
@@ -223,9 +222,7 @@ def _header(plan: ConversionPlan, rows: Sequence[tuple[int, bytes, Placed]]) -> 
             f'"data_offsets":[{offset},{end}]}},'
         ).encode()
         offset = end
-    if out.endswith(b","):
-        del out[-1]
-    out += b"}"
+    out[-1:] = b"}"
     out += b" " * (-len(out) % _ALIGNMENT)
     nbytes = len(out) - 8
     if nbytes > MAX_HEADER_NBYTES:

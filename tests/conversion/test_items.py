@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from ckpttool.conversion.items import cast_of, describe_casts, describe_classes
+from ckpttool.conversion.items import cast_of, describe_casts, describe_classes, name_items
 from ckpttool.conversion.placing import Item
+from ckpttool.conversion.selection import Selection
+from ckpttool.names.renames import make_rule
 from ckpttool.values.checkpoint import (
     Basis,
     Chunk,
@@ -18,10 +20,10 @@ from ckpttool.values.checkpoint import (
     Kind,
     Part,
 )
-from ckpttool.values.conversion import Cast
+from ckpttool.values.conversion import Cast, Options
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import CkptToolError
-from tests.support.in_memory import plan_in_memory, row, tensor
+from tests.support.in_memory import checkpoint_of, plan_in_memory, row, tensor
 
 CASTABLE = {
     "float64", "float32", "float16", "bfloat16",
@@ -159,6 +161,18 @@ def test_a_new_name_may_not_be_that_of_an_entry_which_no_rule_reaches() -> None:
     assert caught.value.what == "two tensors would both be called '7'"
     plan = plan_in_memory({"x": tensor("0", 1), 7: key}, "pt", renames=("x=>7",))  # a pickle tells them apart
     assert [item.name for item in plan.tensors] == ["7", 7]
+
+
+def test_a_new_name_may_not_be_that_of_optimizer_state_beside_it() -> None:
+    rows = [row(tensor("0", 1), name="a"), row(tensor("1", 1), Kind.OPTIMIZER_STATE, name="b")]
+    selection = Selection(None, False, (), frozenset(), rows, [], [], [], [])
+    options = Options("pt", renames=("(a|b)=>b",))
+    rule = make_rule(None, options.renames, "")
+    with pytest.raises(CkptToolError) as caught:
+        name_items(checkpoint_of({}), selection, options, rule)
+    assert (caught.value.what, caught.value.path) == ("'a' and 'b' would both be called 'b'", "a.pt")
+    items, renamed = name_items(checkpoint_of({}), selection._replace(rows=rows[:1]), options, rule)
+    assert ([item.name for item in items], renamed) == (["b"], {"a": "b"})
 
 
 # -- modules ------------------------------------------------------------------------------------------

@@ -132,6 +132,12 @@ def test_state_dicts_and_the_facts_of_their_modules(tmp_path: Path) -> None:
     check(tmp_path, {"dtype": torch.float16, "also": [torch.int8, torch.float16], "w": torch.ones(1)})
 
 
+def test_keys_of_every_plain_type(tmp_path: Path) -> None:
+    keys = [1.5, None, True, (1, "x", (b"k", None)), b"k", -7, 1 << 40, "", float("inf"), ()]
+    check(tmp_path, {"model": {"w": torch.ones(2)}, "keys": {key: at for at, key in enumerate(keys)}})
+    check(tmp_path, {key: torch.tensor(at) for at, key in enumerate(keys)})
+
+
 def test_more_than_a_byte_of_things_to_remember(tmp_path: Path) -> None:
     check(tmp_path, {f"t{number}": torch.tensor(number) for number in range(200)})
     shared = torch.arange(400.0)

@@ -213,6 +213,17 @@ def test_a_storage_is_its_place_in_a_file_wherever_its_tensors_were() -> None:
         assert overlapping([wanted[0], Wanted(row(0, 4, **other))]) == []
 
 
+@pytest.mark.parametrize("key", ["a", "big"])
+@pytest.mark.parametrize("other", ["float8_e5m2", "uint16", "uint32"])
+def test_one_storage_of_numbers_in_the_other_byte_order_is_not_shared_by_two_widths(
+    key: str, other: str
+) -> None:
+    """Bytes are turned by the width of a piece."""
+    wanted = [Wanted(TensorInfo(BY_NAME[name], (4,), (1,), 0, STORAGES[key])) for name in ("uint8", other)]
+    placed = Placing().share_all(wanted)
+    assert (placed[0].piece == placed[1].piece) is (key == "a" or other == "float8_e5m2")
+
+
 @pytest.mark.parametrize(
     ("spans", "kept"),
     [

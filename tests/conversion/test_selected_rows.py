@@ -181,18 +181,18 @@ def test_what_a_key_is_an_object_of_has_no_place_in_a_pt() -> None:
 
 def test_counters_of_what_was_averaged_go_with_the_prefix() -> None:
     tree = {
-        "model": {"n_averaged": tensor("0"), "module.w": tensor("1", 2)},
+        "model": {"n_averaged": tensor("0"), "module.w": tensor("1", 2), 7: tensor("3")},
         "x": {"n_averaged": tensor("2")},
     }
     for to in ("pt", "safetensors"):
         options = {} if to == "pt" else {"root": ()}
         plan = plan_in_memory(tree, to, strip_prefix="auto", **options)
-        assert names(plan) == ["model.module.w", "x.n_averaged"]
+        assert names(plan) == ["model.module.w", "model.7", "x.n_averaged"]
         assert left(plan) == [
             ("model.n_averaged", "float32", 4, "counts for AveragedModel, no part of the model", True)
         ]
         plan = plan_in_memory(tree, to, strip_prefix="module", **options)
-        assert names(plan) == ["model.n_averaged", "model.module.w", "x.n_averaged"]
+        assert names(plan) == ["model.n_averaged", "model.module.w", "model.7", "x.n_averaged"]
 
 
 @BOTH

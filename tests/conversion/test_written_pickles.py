@@ -22,7 +22,11 @@ from ckpttool.cli import main
 from ckpttool.conversion.pt import torch_zip
 from ckpttool.conversion.pt.pickle_writer import PickleWriter
 from ckpttool.conversion.shards import lay_out_file
+from ckpttool.values.checkpoint import CompositeTensor, Part
+from ckpttool.values.dtypes import BY_NAME
+from ckpttool.values.errors import UnsupportedFeature
 from tests.support.converting import convert, plan_of
+from tests.support.in_memory import plan_in_memory, tensor
 
 EDGES = [sign * ((1 << bits) + by) for bits in (0, 7, 8, 15, 16, 31, 32, 63, 2031, 2032, 2040, 2048)
          for by in (-1, 0, 1) for sign in (1, -1)]  # fmt: skip
@@ -248,6 +252,20 @@ def test_what_was_taken_out_of_a_list_or_tuple_leaves_none_in_its_place(tmp_path
     assert type(back["x"][2]) is tuple
     assert (back["x"][2][:2], len(back["x"][2])) == ((None, 4), 3)
     assert (back["e"], back["w"]) == ([{}, []], {})
+
+
+def test_a_type_that_is_none_of_torchs_is_never_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claimed = json.dumps([[["x"], "torch.dtype", "torch.hub\nposix\nsystem"]])
+    save_file({"w": torch.ones(1)}, tmp_path / "a.safetensors", {"ckpttool.objects": claimed})
+    assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.pt")]) == 2
+    assert "the dtype 'torch.hub\\nposix\\nsystem'" in capsys.readouterr().err
+    assert not (tmp_path / "b.pt").exists()
+    integers = Part("int_repr", tensor("0", 2, dtype="qint8"))
+    odd = CompositeTensor("quantized", "os.system", BY_NAME["qint8"], (2,), (integers,))
+    with pytest.raises(UnsupportedFeature, match=r"the quantizer 'os\.system'"):
+        lay_out_file(plan_in_memory({"w": odd}, "pt"), "b.pt")
 
 
 # -- the zip ----------------------------------------------------------------------------------------------

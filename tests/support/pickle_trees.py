@@ -25,7 +25,9 @@ class Call(dict[Any, Any]):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        return partial(Call, f"{module}.{name}")
+        # Bytes may be keys. weights_only takes them in the first form alone.
+        values = {("_codecs", "encode"): str.encode, ("__builtin__", "bytes"): bytes}
+        return values.get((module, name)) or partial(Call, f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
         return Call("persistent", *pid)
@@ -40,8 +42,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Call):
         if value.name == "torch.Size":  # torch takes a tuple as well
             return _plain(tuple(value.arguments[0]))
-        if value.name in ("_codecs.encode", "__builtin__.bytes"):  # weights_only takes the first alone
-            return _plain(value.arguments[0].encode(*value.arguments[1:]) if value.arguments else b"")
         return ["call", value.name, _plain(value.arguments), _items(value), _plain(value.state)]
     if isinstance(value, partial):
         return ["global", *value.args]
