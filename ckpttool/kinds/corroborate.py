@@ -125,7 +125,7 @@ def _match_root(
             positions = match_order(optimizer, [entries[index].shape for index in candidates])
             if len(positions) > len(best):
                 best = [candidates[position] for position in positions]
-    return best, "order" if best else ""
+    return best, "order"
 
 
 def share_between_copies(

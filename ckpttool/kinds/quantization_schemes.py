@@ -339,14 +339,16 @@ def _quanto_packed(anchor: str) -> Callable[[_Members], Measure | None]:
 def _torchao(anchor: str, scale: str) -> Callable[[_Members], Measure | None]:
     """``qdata`` one weight an element of eight bits, two in an uint8, eight in an int32.
 
-    An int8 has two where scales are (groups, out), as ``Int4Tensor`` has them, and else one: (out, groups).
+    An int8 has two where scales are (groups, out), as ``Int4Tensor`` has them, and else one: (out, groups),
+    or (out,).
     """
 
     def measure(members: _Members) -> Measure | None:
         data, scales = members[anchor], members.get(scale)
         out = data.shape[-2] if len(data.shape) > 1 else 0
-        turned = scales is not None and scales.shape[-1:] == (out,)
-        if turned and scales is not None and data.dtype == "int8" and scales.shape[-2:-1] == (out,):
+        rows, columns = scales.shape[-2:] if scales is not None and len(scales.shape) > 1 else (0, 0)
+        turned = 0 < out == columns
+        if turned and data.dtype == "int8" and rows == out:
             return Measure(None, None, stored_bits=data.numel * 8)
         bits, each = {"uint8": (4, 2), "int32": (4, 8)}.get(data.dtype, (4, 2) if turned else (8, 1))
         if data.dtype in FLOAT8:
@@ -358,9 +360,7 @@ def _torchao(anchor: str, scale: str) -> Callable[[_Members], Measure | None]:
         if bits == 4:
             group = weights // count if count else None
         else:
-            group = (
-                _per_group(data.shape[-1], scales.shape[-1]) if scales is not None and scales.shape else None
-            )
+            group = _per_group(data.shape[-1], columns) if columns else None
         return Measure(bits, weights, group)
 
     return measure

@@ -284,3 +284,84 @@ def test_places_of_a_modules_attributes_are_below_it() -> None:
     assert places(found)["Held"] == ("$.net.c.held",)
     deep = op.module("m:Inner", held=[sized(3)])
     assert entries(walk({"net": op.module("m:Top", modules={"c": deep})})) == {"net.c.held.0": 3}
+
+
+# -- modules in bytes -------------------------------------------------------------------------------------
+
+ZIP, PICKLE = b"PK\x03\x04rest", b"\x80\x02N."
+
+
+def in_bytes(value: object) -> tuple[str, ...]:
+    """Paths of the modules that keep others as bytes, if an attribute of the inner one has this value."""
+    inner = op.module("m:Inner", blob=as_code(value))
+    found = walk({"net": op.module("m:Top", modules={"in": inner})})
+    said = [item for item in found.findings if item.code == "module-in-bytes"]
+    where = tuple(".".join(map(str, root)) for root in found.unread_modules)
+    assert [item.message for item in said] == [
+        "1 module (net.in) keeps others as bytes, an archive or a pickle: what is registered in these is not "
+        "read, and not listed"
+    ] * len(where)
+    assert all((item.severity, item.name) == ("info", "") for item in said)
+    return where
+
+
+def as_code(value: object) -> object:
+    """The opcodes of a value in which bytes are bytes."""
+    if isinstance(value, tuple):
+        return tuple(map(as_code, value))
+    if isinstance(value, dict):
+        return {key: as_code(item) for key, item in value.items()}
+    return op.BINBYTES(value) if isinstance(value, bytes) else value
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (ZIP, True), (ZIP[:4], True), (PICKLE, True), (b"\x80\x03.", True), (b"\x80\x05 .", True),
+        (b"\x80\x01N.", False), (b"\x80\x06N.", False), (b"\x80\x02N", False), (b"x\x80\x02N.", False),
+        (b"PK\x03\x05", False), (b"PK\x05\x06", False), (b"", False), (b"\x80", False), (b".", False),
+        (ZIP.decode("latin1"), False), (("fx", PICKLE), True), ((1, 2, 3, ZIP), True),
+        ((1, 2, 3, 4, ZIP), False), ((), False), (("fx", b"x"), False), ((("fx", ZIP),), False),
+        ({"a": ZIP}, True), ({"a": {"b": ("fx", PICKLE)}}, True), ({"a": b"x", "b": 5}, False),
+    ],
+)  # fmt: skip
+def test_an_attribute_may_be_the_bytes_of_a_module(value: object, found: bool) -> None:
+    """Of an archive or a pickle, by themselves or beside a word, also in a dict that the module has."""
+    assert in_bytes(value) == (("net.in",) if found else ())
+
+
+def test_modules_in_bytes_are_told_once_for_each_that_has_them() -> None:
+    one = op.module("m:In", a=op.BINBYTES(ZIP), b=op.BINBYTES(PICKLE), c={"d": op.BINBYTES(ZIP)})
+    found = walk([op.module("m:Top", modules={"x": one}), op.module("m:Top", modules={"y": one})])
+    assert found.unread_modules and len(found.findings) == 1
+    assert found.findings[0].message.startswith("2 modules ([0].x, [1].y) keep others as bytes, an archive")
+    assert [item.value for item in walk({"x": op.BINBYTES(ZIP)}).values] == [ZIP]
+    assert walk({"x": op.BINBYTES(ZIP), "y": obj(z=op.BINBYTES(ZIP))}).findings == ()
+
+
+# -- how much is walked -----------------------------------------------------------------------------------
+
+
+def test_modules_and_their_tensors_are_counted_as_they_are_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "_STEPS_PER_ENTRY", 1000)
+    children = {name: op.module("m:In", parameters={str(at): sized(at) for at in (1, 2, 3)}) for name in "ab"}
+    top = op.module("m:Top", modules=children)
+    with pytest.raises(LimitExceeded) as caught:
+        walk(top, entries=2)
+    assert (caught.value.what, caught.value.limit) == ("number of modules and tensors", 2)
+    assert len(walk(top, entries=3).entries) == 6
+
+
+def test_what_hangs_on_a_tensor_is_looked_into_for_tensors_and_not_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = op.EMPTY_LIST + op.MEMOIZE + op.MARK + op.push(1) + op.push(2) + op.APPENDS
+    again = op.BINGET(0) * 5
+    code = op.with_state(sized(2), {"g": op.named("m:f"), "n": BIG, "t": sized(3), "o": obj(1)})
+    found = walk({"w": code})
+    assert entries(found) == {"w": 2, "<state of w>.0.t": 3}
+    assert objects(found) == values(found) == {}
+    monkeypatch.setattr(budgets, "_FREE_REVISITS", 0)
+    many = op.push(["x"])[:0] + op.EMPTY_LIST + op.MARK + held + again + op.APPENDS
+    found = walk({"w": op.with_state(sized(2), {"t": sized(3), "m": many})})
+    assert set(entries(found)) == {"w", "<state of w>.0.t"} and objects(found) == {}

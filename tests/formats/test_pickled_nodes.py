@@ -18,6 +18,7 @@ from ckpttool.formats.pickled.globals import (
 from ckpttool.formats.pickled.nodes import (
     attribute_items,
     has_module_state,
+    is_unhashable,
     iter_mapping,
     named_state,
     set_items,
@@ -323,3 +324,10 @@ def test_what_a_broken_pickle_would_call_is_its_hint(body: bytes, hint: str | No
     with pytest.raises(MalformedCheckpoint) as caught:
         parse_within(Limits(), op.PROTO(2) + body + b"\xff")
     assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(("before", "found"), [(0, True), (998, True), (999, False), (5000, False)])
+def test_so_many_items_of_a_key_are_looked_at(before: int, found: bool) -> None:
+    """From behind; what a tuple holds in a tuple counts as well."""
+    assert is_unhashable(([], *[1] * before)) is found
+    assert is_unhashable((*[1] * before, [])) is (before < 1000)

@@ -285,6 +285,7 @@ def test_views_of_other_widths_meet_where_their_bytes_may() -> None:
     assert not meet(even, odd)
     assert not meet(even, odd._replace(dtype=BY_NAME["float32"]))
     assert meet(even, view((4,), (2,), 1, "int64"))
+    assert meet(view((4,), (2,), 0, "int32"), view((1,), (1,), 1, "int64"))  # bytes 8 to 11
     assert not meet(view((4,), (1,), 0, "int16"), view((4,), (1,), 1, "int64"))
     assert meet(view((5,), (1,), 0, "int16"), view((4,), (1,), 1, "int64"))
 

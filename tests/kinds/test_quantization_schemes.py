@@ -385,6 +385,11 @@ def test_torchao(stem: str, groups: int, more: int) -> None:
     square: Layer = {f"{stem}qdata": ("int8", (out, 7)), f"{stem}scale": ("bfloat16", (out, out))}
     assert measured(square) == ("torchao", None, None, "", None)
     assert measured(square, 4) == ("torchao", 4, None, "", out * 14)
+    each_row: Layer = {f"{stem}scale": ("float32", (out,))}
+    for dtype, bits, each in (("int8", 8, 1), ("float8_e4m3fn", 8, 1), ("uint8", 4, 2)):
+        found = measured({f"{stem}qdata": (dtype, (out, 2 * out)), **each_row})
+        group = 2 * out * each if bits == 4 else None
+        assert found == ("torchao", bits, group, "", 2 * out * out * each), dtype
     scalar: Layer = {f"{stem}qdata": ("int8", (out,)), f"{stem}scale": ("float32", ())}
     assert measured(scalar) == ("torchao", 8, None, "", out)
 

@@ -154,6 +154,14 @@ def test_a_place_is_looked_for_by_so_many_of_the_longest_names(monkeypatch: pyte
     assert set(copies("p.long.w", "p.w", *whole, *copy).values()) == set(whole)
 
 
+def test_only_where_a_name_ends_as_a_member_does_is_a_place() -> None:
+    """Names that are as long as a longer member would be, many in one place."""
+    decoys = [f"d{at}.{part}.a.w" for at in range(4) for part in ("qqqq", "rrrr", "ssss")]
+    assert copies(*decoys, "s.a.w", "s.longer.w", "ema.a.w", "ema.longer.w") == {
+        "ema.a.w": "s.a.w", "ema.longer.w": "s.longer.w"
+    }  # fmt: skip
+
+
 def test_eight_prefixes_are_looked_at_and_four_places() -> None:
     assert len(find("a.w", *(f"ema{at}.a.w" for at in range(8)))) == 8
     assert [item.prefix for item in find("a.w", *(f"ema{at}.a.w" for at in range(9)))] == [
