@@ -16,7 +16,6 @@ from ckpttool.names.prefixes import strip_wrappers
 from ckpttool.values.words import plural
 
 _MAX_PREFIX_PARTS = 4
-_MAX_CANDIDATES = 12  # leading paths tried on each side, most frequent first
 
 
 class NameMatch(NamedTuple):
@@ -68,11 +67,13 @@ def _candidates(file_names: Sequence[str], known: set[str]) -> Iterator[tuple[st
 
 
 def _leading_paths(names: Collection[str]) -> list[str]:
-    """Leading paths (with their dot) that at least a quarter of the names have, longest chains last."""
+    """Leading paths (with their dot) that at least a quarter of the names have, most frequent first.
+
+    So there are at most four of each length.
+    """
     counts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".", _MAX_PREFIX_PARTS)
         for length in range(1, len(parts)):
             counts[".".join(parts[:length]) + "."] += 1
-    frequent = [path for path, count in counts.most_common() if count * 4 >= len(names)]
-    return frequent[:_MAX_CANDIDATES]
+    return [path for path, count in counts.most_common() if count * 4 >= len(names)]

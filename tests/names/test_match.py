@@ -107,3 +107,26 @@ def test_a_path_that_fewer_than_a_quarter_of_the_names_have_is_not_tried(others:
 def test_a_path_has_four_parts_at_most(depth: int, found: int) -> None:
     path = ".".join("abcde"[:depth])
     assert match_names([f"{path}.x"], ["x"]).matched == found
+
+
+def test_each_path_that_a_quarter_of_the_names_have_is_tried() -> None:
+    """Four of four parts are the most that there can be."""
+    names = [".".join(parts) for parts in ("abcdx", "efghy", "ijklz", "mnopw")]
+    for name in names:
+        for length in range(1, 5):
+            rest = name.split(".", length)[length]
+            assert match_names(names, [rest]).to_model[name] == rest
+            path = name.removesuffix(rest)
+            assert match_names([rest], names).to_model == {rest: path + rest}
+
+
+@pytest.mark.parametrize(("known", "file"), [(5, 5), (4, 9), (9, 4), (5, 9), (9, 5)])
+@pytest.mark.parametrize("matched", [1, 2, 3])
+def test_half_of_the_fewer_names_must_come_together(known: int, file: int, matched: int) -> None:
+    common = [f"c{at}" for at in range(matched)]
+    names = [f"m.{name}" for name in (*common, *(f"f{at}" for at in range(file - matched)))]
+    model = [*common, *(f"k{at}" for at in range(known - matched))]
+    result = match_names(names, model)
+    enough = matched * 2 >= min(known, file)
+    assert result.matched == (matched if enough else 0)
+    assert (result.to_model["m.c0"] == "c0") is enough

@@ -79,6 +79,13 @@ def test_a_counter_of_another_make_is_no_averaged_model() -> None:
     assert find_counters(["n_averaged", "modules.weight"]) == frozenset()
 
 
+def test_eight_counters_are_looked_at() -> None:
+    """A hostile file has one behind every chain of wrappers."""
+    chains = ["module." * count for count in range(10)]
+    names = [f"{chain}{name}" for chain in chains for name in ("n_averaged", "module.weight")]
+    assert find_counters(names) == {f"{chain}n_averaged" for chain in chains[:8]}
+
+
 def test_wrappers_inside_a_model() -> None:
     model = net()
     model[1] = torch.compile(model[1])
@@ -112,6 +119,11 @@ def test_an_adapter() -> None:
     assert found(name, name) == [("base_model.model.", 2, 2)]
     assert strip_wrappers(name) == "model.layers.0.q_proj.lora_A.weight"
     assert found("base_model.weight") == []
+    # The last part is a tensor's own name, and no wrapper's.
+    for alone in ("base_model.model", "module", "module.module", "_orig_mod", "module.base_model.model"):
+        kept = alone.removeprefix("module.")
+        assert strip_wrappers(alone) == kept
+        assert found(alone) == ([] if kept == alone else [("module.", 1, 1)])
 
 
 def test_the_first_part_that_all_share() -> None:

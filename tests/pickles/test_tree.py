@@ -293,6 +293,15 @@ def test_a_code_that_the_pickle_registers_is_the_global_it_stands_for(decoys: in
     assert "copyreg.extension.242" in names(parse(code + op.EXT1(242) + op.STOP))
 
 
+@pytest.mark.parametrize("wrong", [(5, "a", 241), ("os", 5, 241), ("os", "a", True), ("os", "a")])
+def test_what_registers_no_name_for_a_code_is_passed_over(wrong: tuple[Any, ...]) -> None:
+    code = op.PROTO(2) + op.call("copyreg:add_extension", *wrong) + op.POP
+    assert "copyreg.extension.241" in names(parse(code + op.EXT1(241) + op.STOP))
+    assert "copyreg.extension.1" in names(parse(code + op.EXT1(1) + op.STOP))
+    code += op.call("copyreg:add_extension", "os", "system", 241) + op.POP
+    assert "os.system" in names(parse(code + op.EXT1(241) + op.STOP))
+
+
 def test_each_way_to_make_an_object_is_a_call_with_its_arguments() -> None:
     cases = {
         b"(I1\nI2\niM\nC\n.": ("inst", (1, 2)),

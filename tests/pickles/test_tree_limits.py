@@ -94,3 +94,35 @@ def test_a_deep_tree_is_dropped_without_recursion() -> None:
     deep = itertools.chain([b"\x80\x02N"], itertools.repeat(b"\x85", 90_000), [b"."])
     tree = parse(b"".join(deep))
     del tree  # a crash here would end the test run
+
+
+CLASS = b"cM\nC\n"
+COUNTED = {
+    b"N": 0, b"]": 1, b"}": 1, b"\x8f": 1, b")": 0, b"N\x85": 1, b"NN\x86": 1, b"NNN\x87": 1, b"(NNt": 1,
+    b"(NNl": 1, b"(NNd": 1, b"(NN\x91": 1, CLASS: 0, CLASS + b")R": 1, CLASS + b")\x81": 1,
+    CLASS + b")N\x92": 1, b"(" + CLASS + b"No": 1, b"(NiM\nC\n": 1, CLASS + b"Nb": 1, CLASS + b")RNb": 2,
+    CLASS + b")RNbNb": 3, CLASS + b")RNa": 1, CLASS + b")RNNs": 1, b"]Na": 1, b"](NNNe": 1, b"}NNs": 1,
+    b"}(NNNNu": 1, b"\x8f(NN\x90": 1, b"NQ": 1, b"P1\n": 1, b"\x82\x01": 0, b"\x8c\x01a": 1, b"C\x01a": 1,
+    b"K\x01": 0, b"G12345678": 0,
+}  # fmt: skip
+"""What one more of these takes of the limit of nodes; a global that was met before is no other one."""
+
+
+def least(code: bytes) -> int:
+    """The lowest limit of nodes that a pickle with this code keeps."""
+    low, high = 0, 1000
+    while low < high:
+        limit = (low + high) // 2
+        try:
+            parse(b"\x80\x04" + code + b"N.", max_nodes=limit)
+        except LimitExceeded:
+            low = limit + 1
+        else:
+            high = limit
+    return low
+
+
+@pytest.mark.parametrize("code", COUNTED)
+def test_what_a_tree_has_is_counted(code: bytes) -> None:
+    """Containers, calls, texts: whatever takes memory. The same ten times more."""
+    assert least(code * 20) - least(code * 10) == 10 * COUNTED[code]
