@@ -128,7 +128,7 @@ def find_cycles(pairs: Iterable[Pair]) -> list[Pair]:
             seen.add(at)
             path.append(by_name[at])
             at = (by_name[at].b.root, by_name[at].b.name)
-        if path and at == start and len(path) > 1:
+        if at == start and len(path) > 1:
             found += path
     return found
 

@@ -215,16 +215,15 @@ def _congruent(a: Strided, b: Strided) -> tuple[Strided, Strided]:
     if isinstance(a, TensorInfo) and isinstance(b, TensorInfo):
         if a.stride == b.stride and _steps_apart(a):  # the k-th that is stored is the k-th that is stored
             return (a, b) if a.is_contiguous else (stored_view(a), stored_view(b))
-        repeated = [first == second == 0 for first, second in zip(a.stride, b.stride, strict=True)]
-        if any(repeated):
-            kept = [place for place, both in enumerate(repeated) if not both]
-            a, b = (
-                info._replace(
-                    shape=tuple(info.shape[place] for place in kept),
-                    stride=tuple(info.stride[place] for place in kept),
-                )
-                for info in (a, b)
+        # What both repeat is compared once.
+        kept = [place for place, steps in enumerate(zip(a.stride, b.stride, strict=True)) if any(steps)]
+        a, b = (
+            info._replace(
+                shape=tuple(info.shape[place] for place in kept),
+                stride=tuple(info.stride[place] for place in kept),
             )
+            for info in (a, b)
+        )
     limit = max(_ALWAYS_NUMEL, _MOST_EXPANDED * sum(stored_nbytes(x) * 8 // x.dtype.bits for x in (a, b)))
     if a.numel > limit:
         path = next((view.storage.file for view in views_of(a) if view.storage is not None), None)

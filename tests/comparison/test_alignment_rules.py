@@ -45,6 +45,9 @@ def names(pairs: Sequence[Pair]) -> dict[object, object]:
         ("l.x.0.w l.x.1.w", "l.x.w l.y.w", 0),  # an index is no part
         ("l.0.w.x l.1.w.x", "l.0.w l.1.w", 0),  # nor is the last
         ("a.x.x.w b.x.x.w", "a.w b.w", 2),
+        ("l.0.x.w l.1.x.w l.2.x.w l.3.x.w", "l.0.w l.1.w m1 m2", 2),
+        ("l.0.x.w l.1.x.w l.2.x.w l.3.x.w l.4.x.w", "l.0.w l.1.w m1 m2 m3", 0),  # less than half meet
+        ("l.0.x.w l.1.x.w l.2.x.w l.3.x.w l.4.x.w", "l.0.w l.1.w m1 m2", 2),
         ("a.x.w a.w.k b.x.w", "a.x.w2 a.k b.w", 0),
     ],
 )
