@@ -90,7 +90,7 @@ def same_plain(a: Plain, b: Plain) -> bool:
         if isinstance(first, tuple) and isinstance(second, tuple):
             if len(first) != len(second):
                 return False
-            if first is not second and (id(first), id(second)) not in seen:
+            if (id(first), id(second)) not in seen:
                 seen.add((id(first), id(second)))
                 stack.extend(zip(first, second, strict=True))
         elif not (type(first) is type(second) and (first == second or (first != first and second != second))):
