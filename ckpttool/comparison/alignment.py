@@ -205,13 +205,15 @@ def _match_parts(
     """Take one part out of the names of the side that has it everywhere."""
     counts_a = _count_parts(name for _, name in rest)
     counts_b = _count_parts(name for _, name in there)
-    best: tuple[int, str, bool] = (0, "", False)
+    tried: list[tuple[int, str, bool]] = []
     for in_a, mine, theirs in ((True, counts_a, counts_b), (False, counts_b, counts_a)):
         total = len(rest) if in_a else len(there)
         candidates = [part for part, count in mine.most_common() if 2 * count >= total and part not in theirs]
         for part in candidates[:_MOST_CANDIDATES]:
-            best = max(best, (len(_without_part(rest, there, part)), part, in_a))
-    met, part, in_a = best
+            tried.append((len(_without_part(rest, there, part)), part, in_a))
+    if not tried:
+        return
+    met, part, in_a = max(tried)
     # One part too many is a habit of one side, not a likeness between two names.
     if met < 2 or 2 * met < min(len(rest), len(there)):
         return
@@ -220,7 +222,7 @@ def _match_parts(
         pairs.append(Pair(item, other, NameBasis.PART))
         gone.add(id(item))
         del there[other.root, other.name]
-    rest[:] = [(item, name) for item, name in rest if id(item) not in gone]
+    rest[:] = [named for named in rest if id(named[0]) not in gone]
     said.append(f"'{part}' taken out of {met:,} of {'A' if in_a else 'B'}'s names")
 
 
@@ -262,7 +264,7 @@ def _count_parts(names: Iterable[Key]) -> Counter[str]:
 def _pair_nearest(group_a: list[Placed], group_b: list[Placed], *, same_kind: bool) -> list[Pair]:
     """Pair equals: those whose names end alike first, then in order."""
     pairs: list[Pair] = []
-    for length in range(_MOST_PARTS, -1, -1):
+    for length in reversed(range(_MOST_PARTS + 1)):
         by_end: dict[Hashable, list[Placed]] = {}
         for other in reversed(group_b):
             by_end.setdefault((_end(other, length), same_kind and _kind_of(other)), []).append(other)
@@ -293,12 +295,12 @@ def _ends(items: Sequence[Placed], length: int) -> dict[Hashable, list[Placed]]:
     """Items by root, shape and the last ``length`` parts of their names, where a name has so many."""
     found: dict[Hashable, list[Placed]] = {}
     for item in items:
-        value = item.row.entry.value
-        if not isinstance(item.name, str) or value is None or value.shape is None:
+        shape = item.row.entry.shape
+        if not isinstance(item.name, str) or shape is None:
             continue
         parts = item.name.rsplit(".", length)
         if len(parts) >= length:
-            found.setdefault((item.root, value.shape, tuple(parts[-length:])), []).append(item)
+            found.setdefault((item.root, shape, tuple(parts[-length:])), []).append(item)
     return found
 
 

@@ -42,11 +42,13 @@ def item(name: Key, shape: tuple[int, ...] = (2,), kind: Kind = UNKNOWN, root: R
 
 
 @st.composite
-def sides(draw: st.DrawFn, most: int = 7) -> Sides:
+def sides(draw: st.DrawFn, least: int = 0) -> Sides:
     def unique(one: Placed) -> tuple[Root, Key]:
         return one.root, one.name
 
-    items = st.lists(st.builds(item, NAMES, SHAPES, KINDS, ROOTS), max_size=most, unique_by=unique)
+    items = st.lists(
+        st.builds(item, NAMES, SHAPES, KINDS, ROOTS), min_size=least, max_size=7, unique_by=unique
+    )
     return draw(items), draw(items)
 
 
@@ -162,7 +164,7 @@ def expected(a: list[Placed], b: list[Placed], names: list[Key], guess: bool) ->
 @st.composite
 def like_sides(draw: st.DrawFn) -> Sides:
     """Names of one side made from those of the other: a prefix, a part, an index in another place."""
-    a, _ = draw(sides())
+    a, _ = draw(sides(least=4))
     b = []
     for root in ((), ("m",)):
         how = draw(st.sampled_from(["{}", "module.{}", "model.{}", "x.{}", "part", "odd"]))

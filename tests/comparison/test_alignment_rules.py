@@ -9,13 +9,14 @@ import pytest
 from ckpttool.comparison.alignment import Content, Pair, align, find_cycles, pair_by_content, pair_by_suffix
 from ckpttool.comparison.sides import Placed
 from ckpttool.names.renames import make_rule
-from ckpttool.values.checkpoint import Basis, Classification, Entry, Key, Kind, Root
+from ckpttool.values.checkpoint import Basis, Classification, CompositeTensor, Entry, Key, Kind, Root
 from ckpttool.values.difference import NameBasis
 from ckpttool.values.inspection import Row
 from tests.support.inspections import tensor
 
 PARAMETER, BUFFER, TRANSIENT = Kind.PARAMETER, Kind.PERSISTENT_BUFFER, Kind.NON_PERSISTENT_BUFFER
 UNKNOWN = Kind.UNKNOWN
+ANY = Classification(UNKNOWN, Basis.NAME)
 
 
 def item(name: Key, shape: tuple[int, ...] = (4, 3), kind: Kind = UNKNOWN, root: Root = ()) -> Placed:
@@ -45,6 +46,9 @@ def names(pairs: Sequence[Pair]) -> dict[object, object]:
         ("l.x.0.w l.x.1.w", "l.x.w l.y.w", 0),  # an index is no part
         ("l.0.w.x l.1.w.x", "l.0.w l.1.w", 0),  # nor is the last
         ("a.x.x.w b.x.x.w", "a.w b.w", 2),
+        ("l.x.0.w l.x.1.w", "l.0.x.w l.1.x.w", 0),  # both have it
+        ("l.0.x.w l.1.x.w", "l.0.w l.1.w m.x", 2),  # as a part, and not as the last
+        ("a.0.w b.0.w", "a.w b.w", 0),  # an index once more
         ("l.0.x.w l.1.x.w l.2.x.w l.3.x.w", "l.0.w l.1.w m1 m2", 2),
         ("l.0.x.w l.1.x.w l.2.x.w l.3.x.w l.4.x.w", "l.0.w l.1.w m1 m2 m3", 0),  # less than half meet
         ("l.0.x.w l.1.x.w l.2.x.w l.3.x.w l.4.x.w", "l.0.w l.1.w m1 m2", 2),
@@ -53,7 +57,8 @@ def names(pairs: Sequence[Pair]) -> dict[object, object]:
 )
 def test_a_part_is_taken_out_where_that_is_a_habit(a: str, b: str, met: int) -> None:
     for first, second, which in ((a, b, "A"), (b, a, "B")):
-        found = align(items(first), items(second))
+        sides = items(first), items(second)
+        found = align(*sides)
         by_part = [pair for pair in found.pairs if pair.basis is NameBasis.PART]
         assert len(by_part) == met
         assert [text for text in found.said if "taken out" in text] == (
@@ -62,8 +67,9 @@ def test_a_part_is_taken_out_where_that_is_a_habit(a: str, b: str, met: int) -> 
         for pair in by_part:
             long, short = (pair.a.name, pair.b.name) if which == "A" else (pair.b.name, pair.a.name)
             assert ".".join(part for part in str(long).split(".") if part != "x") == short
-        assert len(found.only_a) == len(items(first)) - len(found.pairs)
-        assert len(found.only_b) == len(items(second)) - len(found.pairs)
+        met_a, met_b = {id(pair.a) for pair in found.pairs}, {id(pair.b) for pair in found.pairs}
+        assert [id(one) for one in found.only_a] == [id(one) for one in sides[0] if id(one) not in met_a]
+        assert [id(one) for one in found.only_b] == [id(one) for one in sides[1] if id(one) not in met_b]
 
 
 def test_a_part_brings_equal_shapes_together_and_no_two_names_to_one() -> None:
@@ -82,6 +88,15 @@ def test_a_part_is_of_one_branch() -> None:
     b = [*items("l.0.w l.1.w", ("m",)), *items("l.0.x.w l.1.x.w", ("n",))]
     found = align(a, b)
     assert all(pair.a.root == pair.b.root for pair in found.pairs)
+
+
+@pytest.mark.parametrize(("others", "met"), [(0, 2), (7, 2), (8, 0)])
+def test_eight_parts_are_tried_those_that_most_names_have_and_then_in_order(others: int, met: int) -> None:
+    path = "".join(f"p{at}." for at in range(others))
+    a = items(f"{path}v {path}u l.0.x.w l.1.x.w")
+    assert sum(pair.basis is NameBasis.PART for pair in align(a, items("l.0.w l.1.w k m")).pairs) == met
+    more = items(f"{path}v {path}u l.0.x.w l.1.x.w l.2.x.w")
+    assert sum(pair.basis is NameBasis.PART for pair in align(more, items("l.0.w l.1.w k m")).pairs) == 2
 
 
 # -- the end of a name --------------------------------------------------------------------------------------
@@ -121,6 +136,26 @@ def test_the_longest_end_that_is_unambiguous_counts() -> None:
     for kinds in ((PARAMETER, BUFFER, PARAMETER), (PARAMETER, PARAMETER, BUFFER)):
         first = [item("one.p.w", kind=kinds[0])]
         assert bool(pair_by_suffix(first, [item("two.p.w", kind=kinds[1])])) is (kinds[1] is PARAMETER)
+
+
+def test_what_has_no_shape_is_paired_by_no_end() -> None:
+    """A nested tensor, and what is missing."""
+    nested = CompositeTensor("nested", "t", None, None, ())
+    for value in (nested, None):
+        a, b = ([Placed((), f"{x}.proj.w", Row(Entry((), f"{x}.proj.w", value), ANY))] for x in "ab")
+        assert pair_by_suffix(a, b) == []
+    assert len(pair_by_suffix([item("a.proj.w", ())], [item("b.proj.w", ())])) == 1
+
+
+def test_eight_parts_of_a_name_are_looked_at() -> None:
+    tail = ".".join("1234567") + ".w"
+    a, b = items(f"x.k.{tail} y.l.{tail}"), items(f"p.l.{tail} q.k.{tail}")
+    assert pair_by_suffix(a, b) == []
+    assert alike(a, b) == {f"x.k.{tail}": f"p.l.{tail}", f"y.l.{tail}": f"q.k.{tail}"}
+    tail = tail[2:]
+    a, b = items(f"x.k.{tail} y.l.{tail}"), items(f"p.l.{tail} q.k.{tail}")
+    near = {f"x.k.{tail}": f"q.k.{tail}", f"y.l.{tail}": f"p.l.{tail}"}
+    assert names(pair_by_suffix(a, b)) == near and alike(a, b) == near
 
 
 # -- equal contents ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ckpttool.comparison import diff as diff_module
 from ckpttool.comparison.diff import Request, diff_sides
 from ckpttool.elements.digests import digest_tensor
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import OddKey, Root, Value
+from ckpttool.values.checkpoint import Kind, OddKey, Root, Value
 from ckpttool.values.difference import Diff, NameBasis, Side, Status
 from tests.support.inspections import tensor
 from tests.support.sides import Two
@@ -69,6 +69,14 @@ def test_digests_stand_for_bytes_on_either_side(two: Two) -> None:
     found = diff_sides(a, lacks, Request(align=False))
     statuses = {item.name: item.status for item in found.entries}
     assert statuses["same"] is statuses["changed"] is Status.CHANGED  # one side cannot tell
+
+
+def test_equal_digests_are_one_tensor_whatever_its_kind(two: Two) -> None:
+    """Whether it is all one value is not known."""
+    pair = two.add(0, "bias", zeros(3)), two.add(1, "mean", zeros(3), kind=Kind.PERSISTENT_BUFFER)
+    (found,) = diff_sides(manifest(two, 0), two.sides()[1], Request()).entries
+    expected = entry(*pair, Status.RENAMED, basis=NameBasis.CONTENT)
+    assert found == expected._replace(kind=Kind.PARAMETER)
 
 
 def test_tensors_of_one_side_are_read_once_for_digests(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
