@@ -336,21 +336,34 @@ def test_a_second_thread_comes_from_a_size_on(
     assert (threading.get_ident() in workers) is not threaded
 
 
-@pytest.mark.parametrize("by", ["worker", "Ctrl-C"])
+def test_a_thread_makes_its_memory_once(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    original = compare.Sums
+    monkeypatch.setattr(compare, "Sums", lambda *options: made.append(options) or original(*options))
+    monkeypatch.setattr(compare, "_SPAN_NBYTES", 400)
+    pairs: list[tuple[Tensor, Tensor]] = [
+        (files.info(torch.zeros(250)), files.info(torch.ones(250) * at)) for at in (1, 2, 3)
+    ]
+    assert [outcome.equal for outcome in files.compare(*pairs)] == [False] * 3 and len(made) == 1
+
+
+def test_a_few_bytes_need_no_thread(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", lambda *_: pytest.fail("threads"))
+    assert files.one(torch.zeros(1000), torch.ones(1000)).equal is False
+
+
+@pytest.mark.parametrize("by", ["first", "second", "Ctrl-C"])
 def test_what_ends_one_thread_ends_the_other_soon(
     files: Files, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     monkeypatch.setattr(compare, "_THREADED_NBYTES", 1)
     monkeypatch.setattr(compare, "_SPAN_NBYTES", 4)
     told: list[int] = []
-    lock = threading.Lock()
     go_on = threading.Event()
 
     def watch(nbytes: int) -> None:
-        with lock:
-            told.append(nbytes)
-            first = len(told) == 1
-        if by == "worker" and first:
+        told.append(threading.get_ident())
+        if by == ("first" if told[0] == threading.get_ident() else "second"):
             raise KeyboardInterrupt
         go_on.wait(0.02)
 
@@ -358,10 +371,10 @@ def test_what_ends_one_thread_ends_the_other_soon(
         def submit(self, *arguments: Any, **options: Any) -> Any:
             future = super().submit(*arguments, **options)
             if by == "Ctrl-C":
-                monkeypatch.setattr(future, "result", lambda: exec_raise())
+                monkeypatch.setattr(future, "result", interrupt)
             return future
 
-    def exec_raise() -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", Pool)
