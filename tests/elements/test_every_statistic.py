@@ -177,6 +177,7 @@ def findings(values: tuple[float, ...], name: str, fail_on: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("numel", [1, 2, 3])
 def test_every_small_tensor_is_described(tmp_path: Path, numel: int) -> None:
+    assert (module.BINS, module.SAMPLE_NUMEL, module._COUNTED_NUMEL) == (BINS, 65_536, 65_536)
     files = RawStorages(tmp_path)
     every = list(itertools.product(VALUES, repeat=numel))
     whole = files.info(torch.tensor(every, dtype=torch.float32))
@@ -196,10 +197,6 @@ def test_every_small_tensor_is_described(tmp_path: Path, numel: int) -> None:
             assert list(iter_value_findings(stats, fail_on)) == findings(values, f"t{at}", fail_on)
             part = stats._replace(part="scale")
             assert list(iter_value_findings(part, fail_on)) == findings(values, f"t{at} (scale)", fail_on)
-
-
-def test_a_histogram_has_16_bins_of_no_more_than_65536_values() -> None:
-    assert (module.BINS, module.SAMPLE_NUMEL, module._COUNTED_NUMEL) == (BINS, 65_536, 65_536)
 
 
 def test_counts_of_many_values_are_grouped_in_threes() -> None:

@@ -157,7 +157,14 @@ def test_an_element_that_is_larger_than_a_chunk_is_a_chunk(file: Path) -> None:
     assert seen.buffers == [16 * GATHER_BLOCKS, 16 * GATHER_BLOCKS]
 
 
-def test_numbers_for_gaps_and_blocks_are_what_they_were_measured_to_be() -> None:
+def test_numbers_for_gaps_and_blocks_are_what_they_were_measured_to_be(file: Path) -> None:
+    """By them: of rows 8 KiB apart and farther, the gaps are left out."""
+    pitch, rows = 8193, 3
+    file.write_bytes(bytes(BEFORE) + bytes(pitch * rows))
+    storage = StorageRef(str(file), "data/0", BEFORE, pitch * rows)
+    for step, reads in ((pitch, 1), (pitch + 1, 2)):  # a gap of 8192 and one more
+        info = TensorInfo(BY_NAME["uint8"], (2, 1), (step, 1), 0, storage)
+        assert len(chunks_of(file, info, 1 << 20).reads) == reads
     assert (strides.GAP_NBYTES, GATHER_BLOCKS, tensor_bytes.CHUNK_NBYTES) == (8192, 4, 8 << 20)
 
 

@@ -51,6 +51,20 @@ def test_the_stored_view_has_each_touched_element_once_and_none_outside_the_span
         assert wanted[0] <= got[0] and got[-1] <= wanted[-1]
 
 
+@settings(max_examples=200)
+@given(views, st.integers(0, 4), st.integers(0, 20))
+def test_a_dimension_of_one_changes_nothing_whatever_its_stride(
+    view: TensorInfo, place: int, step: int
+) -> None:
+    shape, stride = list(view.shape), list(view.stride)
+    shape.insert(place, 1)
+    stride.insert(place, step)
+    more = view._replace(shape=tuple(shape), stride=tuple(stride))
+    if 0 not in view.shape:
+        assert stored_view(more) == stored_view(view)
+    assert segments(more) == segments(view)
+
+
 @st.composite
 def made_by_torch(draw: st.DrawFn) -> torch.Tensor:
     """A view that view operations make, of a tensor of places."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import warnings
 
 import torch
@@ -101,7 +102,17 @@ def nice_patterns(dtype: DType) -> dict[str, int]:
     return {name: pattern for name, pattern in found.items() if pattern is not None}
 
 
+FLOATS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
+
+
 def pattern_strategy(dtype: DType) -> st.SearchStrategy[int]:
     """Any bits, and often those of small numbers, of NaN and of infinities."""
     width = width_of(dtype)
-    return st.one_of(st.sampled_from(sorted(nice_patterns(dtype).values())), st.integers(0, (1 << width) - 1))
+    if dtype.kind == "complex":
+        half = pattern_strategy(BY_NAME[FLOATS[dtype.name]])
+        return st.builds(lambda real, imag: real | imag << width // 2, half, half)
+    some = [st.sampled_from(sorted(nice_patterns(dtype).values())), st.integers(0, (1 << width) - 1)]
+    if dtype.name == "float64":  # of any bits most have a square beyond all numbers
+        doubles = st.floats(-1e6, 1e6).map(lambda number: struct.unpack("<Q", struct.pack("<d", number))[0])
+        some.insert(0, doubles)
+    return st.one_of(some)
