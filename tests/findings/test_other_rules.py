@@ -173,7 +173,7 @@ def test_parameters_of_several_dtypes() -> None:
     assert [item.message for item in said(at("a", whole), *plain("w"))] == [
         "parameters of several dtypes: 1 float16, 1 float32; float32 is w0"
     ]
-    assert said(at("a", whole._replace(dtype=None)), *plain("w")) == []
+    assert said(at("a", whole._replace(dtype=None)), at("x", view(dtype="int8")), *plain("w")) == []
 
 
 CARRIED = "non-persistent: the file carries what a state_dict of the model leaves out"

@@ -202,6 +202,7 @@ TRAPS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "101 direct": (lambda: Free(scale=torch.ones(2), steps=torch.arange(2)), False),
     "101 held": (lambda: Free(held=[torch.ones(2), {"a": torch.ones(1, dtype=torch.float64)}]), False),
     "102": (lambda: aside(nn.Parameter(torch.rand(2)), held=[nn.Parameter(torch.rand(2))]), False),
+    "102 frozen": (lambda: Free(held=[nn.Parameter(torch.rand(2), False)]), False),
     "103": (lambda: Free(held=[nn.Linear(2, 2), nn.ReLU()], more=(nn.BatchNorm1d(2),)), False),
     "103 one": (lambda: Free(held=[nn.Linear(2, 2, bias=False)]), False),
     "103 aside": (lambda: aside(nn.Linear(2, 2)), False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ckpttool.names.match import NameMatch
 from ckpttool.torch_bridge.lint import facts
 from ckpttool.torch_bridge.lint.probes import Transfer
+from ckpttool.torch_bridge.lint.prove import state_names
 from ckpttool.torch_bridge.reference import describe_model
 from ckpttool.torch_bridge.verify.builds import Builds, Poison
 from ckpttool.torch_bridge.verify.loading import LoadOutcome, load_strict, parse_load_error
@@ -239,10 +241,24 @@ def test_what_is_missing_is_told_by_its_fate(becomes: str, one: str, two: str) -
 
 
 def test_a_proof_moves_to_the_accelerator_or_to_meta(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = source(lambda: nn.Linear(2, 2))
-    gathered = facts.gather(build, None)
+    build, seen = source(lambda: nn.Linear(2, 2)), Transfer({}, (), (), {}, frozenset())
+    gathered: Any = SimpleNamespace(moved=seen)
     monkeypatch.setattr(facts, "accelerator", lambda: None)
-    assert facts.move_for_proof(build, gathered) == ("meta", gathered.moved)
+    assert facts.move_for_proof(build, gathered) == ("meta", seen)
     monkeypatch.setattr(facts, "accelerator", lambda: "cpu")
     device, moved = facts.move_for_proof(build, gathered)
-    assert (device, type(moved), {item.device for item in moved.after.values()}) == ("cpu", Transfer, {"cpu"})
+    assert (device, {item.device for item in moved.after.values()}) == ("cpu", {"cpu"})
+
+
+def test_a_slot_has_the_key_of_its_name_or_one_of_the_same_tensor() -> None:
+    model: Any = nn.Module()
+    model.a, model.b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    model.c, model.d = model.b, nn.Parameter(torch.ones(1))
+
+    def names(**state: Any) -> dict[str, str]:
+        found: Any = SimpleNamespace(model=model, state=state)
+        return state_names(found)
+
+    assert names(a=model.a, alias=model.a, b=model.b) == {"a": "a", "b": "b"}
+    assert names(x=model.b, y=model.b, z=model.a, w=torch.ones(1)) == {"a": "z", "b": "x", "c": "y"}
+    assert names(x=model.b, b=model.d) == {"b": "b", "c": "x"}

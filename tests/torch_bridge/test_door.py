@@ -156,6 +156,14 @@ def test_our_own_errors_pass_every_door() -> None:
             make()
 
 
+def test_an_interrupt_that_nobody_raised_passes() -> None:
+    interrupt = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        door.pass_on(interrupt)
+    assert caught.value is interrupt
+    door.pass_on(ValueError())
+
+
 def test_what_is_said_is_one_line_of_so_many_characters() -> None:
     for length in (299, 300, 301):
         assert one_line(ValueError("x" * length)) == "x" * min(length, 300)

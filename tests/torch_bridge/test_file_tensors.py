@@ -169,6 +169,24 @@ def test_views_of_one_storage_share_it_though_only_one_of_them_must_be_aligned(t
         assert given["a"].data_ptr() == given["b"].data_ptr()
 
 
+def test_a_file_is_mapped_once_however_many_storages_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save([torch.ones(2) for _ in range(5)], tmp_path / "a.pt")
+    checkpoint, mapped = read_checkpoint(str(tmp_path / "a.pt")), []
+    plain = torch.UntypedStorage.from_file
+
+    def counted(path: str, shared: bool, nbytes: int) -> Any:
+        mapped.append((path, shared, nbytes))
+        return plain(path, shared, nbytes)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", counted)
+    files = FileTensors(checkpoint)
+    assert [files.tensor(entry).tolist() for entry in checkpoint.entries] == [[1, 1]] * 5
+    path = tmp_path / "a.pt"
+    assert mapped == [(str(path), False, path.stat().st_size)]
+
+
 def made(data: bytes, path: Path, *entries: Entry, format: str = "torch_zip") -> FileTensors:
     path.write_bytes(data)
     return FileTensors(

@@ -218,6 +218,7 @@ SAID: dict[str, list[tuple[str, ...]]] = {
     "101 direct": [("101", "scale", ", float32 under .double()", "scale"), ("101", "steps", "", "steps")],
     "101 held": [("101 held", "held[0]", ", float32 under .double()"), ("101 held", "held[1]['a']", "")],
     "102": [("102 held", "held[0]"), ("102", "inner")],
+    "102 frozen": [("102 held", "held[0]")],
     "103": [
         ("103 held", "held[0]", "Linear", "2 parameters and 0 buffers"),
         ("103 held", "more[0]", "BatchNorm1d", "2 parameters and 3 buffers"),

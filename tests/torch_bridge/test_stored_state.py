@@ -175,3 +175,15 @@ def test_a_state_dict_has_metadata_of_its_own() -> None:
     made._metadata["a"]["assign_to_params_buffers"] = True
     assert versions == {"": {"version": 1}, "a": {}}
     assert not hasattr(with_metadata({"w": 1}, {}), "_metadata")
+
+
+def test_names_follow_what_a_state_dict_of_the_model_has(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"a": nn.Module()})
+    for name in "tu":
+        model["a"].register_buffer(name, torch.ones(1), persistent=False)
+    model.w = nn.Parameter(torch.ones(1))
+    state = {"t": torch.ones(1), "u": torch.ones(1)}
+    assert list(stored(state, tmp_path / "a.pt", model=model).by_model_name) == ["t", "u"]
+    model["a"].register_buffer("t", torch.ones(1))
+    model["a"].register_buffer("u", torch.ones(1))
+    assert list(stored(state, tmp_path / "a.pt", model=model).by_model_name) == ["a.t", "a.u"]

@@ -297,13 +297,20 @@ def test_a_command_is_only_printed_where_it_can_say_all_of_it() -> None:
     assert advice(two, plain, missing, to_model={"c": "c"}) == [*said, f"convert {words} renames them"]
 
 
-@pytest.mark.parametrize("count", [5000, 5001])
-def test_names_are_compared_up_to_a_bound(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suggestions, "_MAX_COMPARED", count - 4995)
-    model = nn.ModuleDict({f"m{at}": nn.Linear(at + 1, 1, bias=False) for at in range(6)})
-    missing = [f"m{at}.weight" for at in range(6)]
-    said = advice(model, {f"x{at}.weight": (1, at + 1) for at in range(6)}, missing)
-    assert len([text for text in said if "likely" in text]) == count - 4995
+def test_names_are_compared_up_to_a_bound() -> None:
+    def entries(prefix: str) -> dict[str, Entry]:
+        names = [f"{prefix}{at}.weight" for at in range(5002)]
+        return {name: Entry((), name, tensor((at + 1,))) for at, name in enumerate(names)}
+
+    ours, theirs = entries("m"), entries("x")
+    match = NameMatch({}, 0, "")
+    for count in (8, 9, 4999, 5000, 5001, 5002):
+        missing = list(ours)[:count]
+        said = list(suggestions._renames(ours, theirs, missing, list(theirs), match, command))
+        assert said[:8] == [renamed(f"x{at}.weight", f"m{at}.weight") for at in range(8)]
+        assert len(said) == 9
+        rest = min(count, 5000) - 8
+        assert count == 8 or said[8] == f"and {rest:,} more likely rename{'' if rest == 1 else 's'}"
 
 
 def test_many_candidates_are_compared_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

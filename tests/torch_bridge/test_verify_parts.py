@@ -313,6 +313,12 @@ def test_what_stayed_behind_is_compared_where_it_is(there: bool, monkeypatch: py
     assert submitted == ["x", "x"] * there
 
 
+def test_a_comparer_is_made_where_there_is_a_device() -> None:
+    assert Comparison({}, {}, Poison(), "cpu")._comparer is None
+    made = Comparison({}, {}, Poison(), "meta")._comparer
+    assert isinstance(made, DeviceComparer) and made.device == torch.device("meta")
+
+
 def test_a_wrapper_is_named_by_its_class() -> None:
     class TwoHalves(Tensor):
         @staticmethod

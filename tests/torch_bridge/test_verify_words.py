@@ -116,6 +116,8 @@ def test_numbers_are_written_in_the_fewest_digits_that_give_them_back(dtype: tor
 
 def test_numbers_of_other_kinds() -> None:
     third = torch.tensor(1 / 3, dtype=torch.float64)
+    for number in (0.1 + 0.2, 5e-324, 1.7976931348623157e308, 2.5000000000000004):
+        assert float(number_text(torch.tensor(number, dtype=torch.float64))) == number
     values = [
         torch.tensor(number) for number in (7, True, -0.0, 0.0, 2.87, 1e16, 2.0**52, 1 + 2j, 3.0, math.nan)
     ]

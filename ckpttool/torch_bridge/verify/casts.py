@@ -94,13 +94,14 @@ def number_text(value: torch.Tensor) -> str:
         return str(item)
     if item == int(item) and abs(item) < 1e16:
         return str(int(item)) if item or not str(item).startswith("-") else "-0"
-    for digits in range(1, 18):
-        text = f"{item:.{digits}g}"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if torch.tensor(float(text), dtype=torch.float64).to(value.dtype).item() == item:
-                return text
-    return repr(item)
+    texts = (f"{item:.{digits}g}" for digits in range(1, 18))  # 17 tell any two float64 apart
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return next(
+            text
+            for text in texts
+            if torch.tensor(float(text), dtype=torch.float64).to(value.dtype).item() == item
+        )
 
 
 def describe_values(tensor: torch.Tensor) -> str:
