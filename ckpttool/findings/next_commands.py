@@ -146,8 +146,6 @@ def _container(
         return "safetensors" if fits else None  # of a program only the weights are written
     if whole:
         rows = inspection.rows
-    elif root is None:
-        return None
     return "pt" if _fits_pt(inspection, rows) else "safetensors" if fits else None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ckpttool.findings.one_rank import find_one_rank
 from ckpttool.findings.text import about, name_branch, name_pair, short_name
 from ckpttool.inspection.spread import find_spread
 from ckpttool.kinds.quantized import Fault, Survey
@@ -336,6 +337,13 @@ def test_a_tensor_is_spread_where_a_dimension_of_the_mesh_splits_it(
     spread, found = of_ranks(placed("w", placements, mesh, (3, 4)))
     assert (spread is not None) is is_spread
     assert bool(found) is is_spread
+
+
+def test_a_spread_entry_without_parts_is_named_alone() -> None:
+    """As a caller of the API may hand it over."""
+    plain_ = at("a").entry
+    [finding] = find_one_rank(evidence(spread=Spread((plain_,), 1, 2, (2,), None)))
+    assert finding.message.endswith(f" on a mesh of 2: a; {REST}")
 
 
 def test_without_a_spread_nothing_is_said_of_ranks() -> None:

@@ -18,8 +18,9 @@ from ckpttool.torch_bridge.lint.probes import Transfer
 from ckpttool.torch_bridge.lint.prove import state_names
 from ckpttool.torch_bridge.reference import describe_model
 from ckpttool.torch_bridge.verify.builds import Builds, Poison
-from ckpttool.torch_bridge.verify.loading import LoadOutcome, load_strict, parse_load_error
+from ckpttool.torch_bridge.verify.loading import LoadOutcome, load_strict, parse_load_error, round_trip
 from ckpttool.torch_bridge.verify.suggestions import suggest
+from ckpttool.torch_bridge.verify.verify import _Session
 from ckpttool.values.verification import Fingerprint, Mismatched, Missing, Run
 from tests.support.linted import source
 
@@ -193,6 +194,37 @@ def test_a_load_leaves_the_state_and_the_module_as_they_were() -> None:
             raise SystemExit
 
     assert load_strict(Silent(1, 1), state) == LoadOutcome(other=("SystemExit",))
+
+
+def test_a_trip_ends_where_the_first_load_refuses() -> None:
+    held: list[nn.Module] = [nn.Linear(2, 2)]
+    seeds: list[int] = []
+
+    def build(seed: int) -> nn.Module:
+        seeds.append(seed)
+        return nn.Linear(3, 2)
+
+    trip = round_trip(held, build, 8)
+    assert (trip.outcome, trip.note) == (LoadOutcome(mismatched=(Mismatched("weight", (2, 2), (2, 3)),)), "")
+    assert isinstance(trip.module, nn.Linear) and (held, seeds) == ([], [1])
+
+
+def test_what_assigning_leaves_on_meta_cannot_be_moved() -> None:
+    def assigned(device: str, **state: Tensor) -> str:
+        with torch.device("meta"):
+            module = nn.Linear(2, 2)
+        session: Any = SimpleNamespace(
+            _load_strict=lambda module, assign: load_strict(module, state, assign=assign)
+        )
+        loaded = _Session._load_assign(session, device, module)
+        assert loaded.module is module
+        return loaded.note
+
+    whole = nn.Linear(2, 2).state_dict()
+    assert assigned("cuda", weight=whole["weight"]) == "stays on cpu: meta tensors cannot be moved"
+    assert assigned("cpu", weight=whole["weight"]) == assigned("cpu", **whole) == ""
+    assert assigned("meta", **whole) == ""
+    assert assigned("nowhere", **whole).startswith(".to(nowhere) fails: ")
 
 
 # ------------------------------------------------------------------------------------------ advice

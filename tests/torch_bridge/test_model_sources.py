@@ -93,6 +93,11 @@ def test_a_name_that_is_taken_is_taken_by_another_file_only(tmp_path: Path) -> N
     assert import_model(f"{other}:build").factory.__module__ == "_net_twice_of_the_user"
 
 
+def test_a_file_of_no_known_ending_is_no_module(tmp_path: Path) -> None:
+    with pytest.raises(ImportError, match=r"net\.odd cannot be imported$"):
+        room._import_alone(str(write(tmp_path / "net.odd")))
+
+
 def test_a_file_that_fails_is_no_module(tmp_path: Path) -> None:
     path = write(tmp_path / "net_broken.py", "raise ValueError('no')\n")
     assert failure(f"{path}:build")[0] == f"importing {path} fails: ValueError: no"
