@@ -201,8 +201,7 @@ def _tasks_of(a: Tensor, b: Tensor, index: int) -> tuple[list[_Task], Outcome]:
         if not (has_bytes(part) and has_bytes(other)):
             both = has_bytes(part) == has_bytes(other)
             return [], Outcome(None if both else False, note=f"no values of {name}")
-        if 0 not in part.shape:
-            tasks.append(_Task(index, *_congruent(part, other), name))
+        tasks.append(_Task(index, *_congruent(part, other), name))
     return tasks, same
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ckpttool.comparison.compare import Comparer, Outcome
 from ckpttool.elements.sums import Tolerance
-from ckpttool.values.checkpoint import Tensor
+from ckpttool.values.checkpoint import Tensor, views_of
 from ckpttool.values.difference import Numbers
 from tests.support.raw_storages import RawStorages
 
@@ -16,11 +16,20 @@ class Files(RawStorages):
     """Pairs of tensors, compared."""
 
     def compare(self, *pairs: tuple[Tensor, Tensor], tolerance: Tolerance | None = None) -> list[Outcome]:
-        return Comparer(self.files, self.files, tolerance).compare(pairs)
+        """Each side may read its own files alone."""
+        sides = [
+            [info for info in self.files if any(info.path in paths_of(pair[side]) for pair in pairs)]
+            for side in range(2)
+        ]
+        return Comparer(sides[0], sides[1], tolerance).compare(pairs)
 
     def one(self, a: torch.Tensor, b: torch.Tensor, tolerance: Tolerance | None = None) -> Outcome:
         (outcome,) = self.compare((self.info(a), self.info(b)), tolerance=tolerance)
         return outcome
+
+
+def paths_of(value: Tensor) -> set[str]:
+    return {view.storage.file for view in views_of(value) if view.storage is not None}
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
