@@ -277,7 +277,7 @@ class _Readers:
         if not run_a or not run_b or a[5:] != b[5:] or run_a[0].big_endian != run_b[0].big_endian:
             return all(bytes(x) == bytes(y) for x, y, _ in self._zip(task, start, count))
         for storage, first in (run_a, run_b):
-            if (first + start * bits) % 8:
+            if first % 8:
                 raise UnsupportedFeature(f"{a.dtype.name} that does not begin on a byte", path=storage.file)
         from_a, from_b = ((first + start * bits) // 8 for _, first in (run_a, run_b))
         nbytes = (count * bits + 7) // 8

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ckpttool.comparison import compare
 from ckpttool.comparison.compare import Outcome
 from ckpttool.values.checkpoint import CompositeTensor, Part, Tensor
 from ckpttool.values.difference import Numbers
@@ -105,9 +106,13 @@ def test_pairs_do_not_take_each_others_outcome(files: Files) -> None:
     )
 
 
-def test_signs_and_byte_orders_that_one_side_leaves_to_the_reader(files: Files) -> None:
+@pytest.mark.parametrize("span", [16, 1 << 20])
+def test_signs_and_byte_orders_that_one_side_leaves_to_the_reader(
+    files: Files, monkeypatch: pytest.MonkeyPatch, span: int
+) -> None:
     """The stored bytes are equal and the elements are not, or the other way round."""
-    base = torch.tensor([1 + 2j, 3 - 4j, -5j])
+    monkeypatch.setattr(compare, "_SPAN_NBYTES", span)
+    base = torch.tensor([1 + 2j, 3 - 4j, -5j, 6 + 7j, 8 - 9j])
     plain, conj = files.info(base), files.info(base.conj())
     negated = files.info(base)._replace(neg=True)
     big = plain._replace(storage=plain.storage and plain.storage._replace(big_endian=True))
