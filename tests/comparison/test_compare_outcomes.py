@@ -122,6 +122,10 @@ def test_signs_and_byte_orders_that_one_side_leaves_to_the_reader(
     same += [(conj, files.info(base.conj().resolve_conj())), (big, big._replace(storage_offset=0))]
     differ = [(plain, conj), (plain, negated), (conj, negated), (plain, big), (big, plain)]
     assert [outcome.equal for outcome in files.compare(*same, *differ)] == [True] * 6 + [False] * 5
+    for place in range(len(base)):
+        changed = base.conj().resolve_conj().clone()
+        changed[place] += 1
+        assert files.compare((conj, files.info(changed)))[0].equal is False
     other_big = files.info(base)
     other_big = other_big._replace(storage=other_big.storage and other_big.storage._replace(big_endian=True))
     assert files.compare((big, other_big)) == [Outcome(True)]
