@@ -215,3 +215,11 @@ rows_strategy = st.lists(
 @given(rows_strategy)
 def test_unfolding_gives_every_row_back(rows: list[Row]) -> None:
     assert_lossless(rows, fold_rows(rows))
+
+
+def test_names_that_vary_in_six_places_are_folded_and_in_seven_not() -> None:
+    for places, rows in ((6, 1), (7, 2**7)):
+        made = [row(".".join(f"p.{at}" for at in picked) + ".w") for picked in product("01", repeat=places)]
+        folded = fold_rows(made)
+        assert_lossless(made, folded)
+        assert len(folded) == rows

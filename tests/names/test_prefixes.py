@@ -16,6 +16,7 @@ from ckpttool.names.prefixes import (
     ANYWHERE,
     AVERAGED,
     LEADING,
+    Prefix,
     common_first_part,
     find_counters,
     find_prefixes,
@@ -118,6 +119,10 @@ def test_an_adapter() -> None:
     name = "base_model.model.model.layers.0.q_proj.lora_A.weight"
     assert found(name, name) == [("base_model.model.", 2, 2)]
     assert strip_wrappers(name) == "model.layers.0.q_proj.lora_A.weight"
+    (prefix,) = find_prefixes([name])
+    assert prefix == Prefix("base_model.model.", (LEADING["base_model", "model"],), 1, 1, False)
+    (inside,) = find_prefixes(["a._orig_mod.w", "b"])
+    assert inside == Prefix("_orig_mod.", (ANYWHERE["_orig_mod"],), 1, 2, True)
     assert found("base_model.weight") == []
     # The last part is a tensor's own name, and no wrapper's.
     for alone in ("base_model.model", "module", "module.module", "_orig_mod", "module.base_model.model"):

@@ -368,6 +368,17 @@ def test_huge_integers_are_sizes() -> None:
         node = parse(pickle.dumps(value, 2)).value
         assert isinstance(node, BigInt)
         assert abs(node.nbits - value.bit_length()) <= 8
+    # In text: 1,233 digits are a number, more are as many bits as so many nines have.
+    for digits in (1, 1232, 1233, 1234, 4000, 100_000):
+        text = b"9" * digits
+        for code in (b"I" + text + b"\n.", b"L" + text + b"L\n."):
+            found = parse(code).value
+            if digits <= 1233:
+                assert found == 10**digits - 1
+            else:
+                assert isinstance(found, BigInt)
+                assert found.nbits == digits * 3322 // 1000
+                assert abs(found.nbits / (digits * 3.3219281) - 1) < 1e-3
     text = b"L" + b"9" * 2_000_000 + b"L\n."
     started = time.perf_counter()
     assert isinstance(parse(text).value, BigInt)
@@ -452,3 +463,20 @@ def test_a_mark_may_be_left_open(pickled: bytes) -> None:
 @pytest.mark.parametrize("pickled", [b"N(u.", b"K\x01(e.", b"\x80\x04)(\x90.", b"\x80\x04](u."])
 def test_nothing_may_be_put_into_anything(pickled: bytes) -> None:
     assert to_python(parse(pickled).value) == pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("pair", [("N", "b"), ("a", "N"), ("N", "N"), ("K5", "b"), ("a", "K5")])
+def test_a_global_from_the_stack_has_two_strings(pair: tuple[str, str]) -> None:
+    codes = {"N": op.NONE, "K5": b"K\x05"}
+    code = b"".join(codes.get(text) or op.SHORT_BINUNICODE(text) for text in pair)
+    with pytest.raises(MalformedCheckpoint, match="STACK_GLOBAL in a pickle needs two strings"):
+        parse(op.PROTO(4) + code + op.STACK_GLOBAL + op.STOP)
+
+
+def test_the_only_argument_of_a_call_and_the_items_of_nothing() -> None:
+    for args in ((), (5, 6), [5], "x", None):
+        assert Call("reduce", "f", args, 0).only_argument is None
+    for only in (5, None, "x", (1, 2)):
+        assert Call("reduce", "f", (only,), 0).only_argument == only
+    assert list(iter_items(None)) == list(iter_items([])) == []
+    assert list(iter_items(["a", 1, "b", 2])) == [("a", 1), ("b", 2)]

@@ -125,4 +125,6 @@ def least(code: bytes) -> int:
 @pytest.mark.parametrize("code", COUNTED)
 def test_what_a_tree_has_is_counted(code: bytes) -> None:
     """Containers, calls, texts: whatever takes memory. The same ten times more."""
-    assert least(code * 20) - least(code * 10) == 10 * COUNTED[code]
+    new = CLASS in code or b"iM" in code or b"\x82" in code  # a global, which is met once
+    assert least(code * 10) == 10 * COUNTED[code] + new
+    assert least(code * 20) == 20 * COUNTED[code] + new
