@@ -20,7 +20,17 @@ from ckpttool.cli import main
 from ckpttool.findings.next_commands import next_commands
 from ckpttool.formats import read_checkpoint
 from ckpttool.formats.carried import PREFIX, carry_order, carry_values, encode_plain, expand
-from ckpttool.values.checkpoint import Checkpoint, OddKey, Plain, PlainList, Value
+from ckpttool.values.checkpoint import (
+    Checkpoint,
+    Entry,
+    OddKey,
+    Plain,
+    PlainList,
+    StorageRef,
+    TensorInfo,
+    Value,
+)
+from ckpttool.values.dtypes import BY_NAME
 
 KEYS = ("root", "values", "module_versions", "order", "paths", "lists", "parameters", "as_bytes", "objects")
 
@@ -205,3 +215,26 @@ def test_a_load_is_given_the_file_and_not_what_was_put_back(tmp_path: Path) -> N
     for root in (None, "model"):
         verified = ckpttool.open(after, root=root).verify(build, devices=["cpu"], loads=["copy"])
         assert [item.name for item in verified.runs[0].missing] == ["head.weight"]
+
+
+def test_two_tensors_that_would_get_one_path_stay_where_they_are() -> None:
+    """Forged: nothing that was written here says so. The rest is put back all the same."""
+    info = TensorInfo(BY_NAME["float32"], (2,), (1,), 0, StorageRef("x", "0", 0, 8))
+    entries = tuple(Entry((), name, info) for name in "abc")
+    metadata = {"also": "a", PREFIX + "values": carry_values([Value((), "epoch", 3)])}
+    for paths, same in (({"b": ["n", "a"]}, True), ({"b": ["a"]}, False), ({"a": ["x"], "c": ["x"]}, False)):
+        source = Checkpoint(
+            "x", "safetensors", "", (), entries, metadata={**metadata, PREFIX + "paths": json.dumps(paths)}
+        )
+        found = expand(source)
+        assert [(item.root, item.name) for item in found.values] == [((), "epoch")]
+        if same:
+            places = [(*item.root, item.name) for item in found.entries]
+            assert places == [("a",), ("n", "a"), ("c",), ("also",)]
+            assert found.findings == () and found.put_back == {((), "also")}
+        else:
+            assert found.entries == entries and found.put_back == frozenset()
+            assert [(item.code, item.severity, item.message) for item in found.findings] == [
+                ("carried-malformed", "warning",
+                 f"__metadata__ {PREFIX}paths cannot be used: two tensors would get the same path"),
+            ]  # fmt: skip

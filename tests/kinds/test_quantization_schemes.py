@@ -329,6 +329,12 @@ def test_hqq(eights: int, group: int, bits: int) -> None:
     three = {"W_q": ("int32", (group, rows)), **across}
     assert measured(three) == ("HQQ", 3, None, "", None)
     assert measured({"W_q": ("bfloat16", (group, 2 * rows)), **across}) == ("HQQ", 3, None, "", None)
+    # Bytes are no int32, whatever has their number.
+    assert measured({"W_q": ("uint8", (group, 4 * rows)), **across}) is None
+    assert (
+        measured({"W_q": ("uint8", (chunks(rows, 10), group)), **scale}) is None
+        or rows % chunks(rows, 10) == 0
+    )
 
 
 @pytest.mark.parametrize("anchor", ["weight._data", "weight._data._data"])
