@@ -103,6 +103,11 @@ def view(
 # -- one model ----------------------------------------------------------------------------------------------
 
 
+def test_one_is_known_by_its_format_or_its_program() -> None:
+    assert export.sniff(look(new())) and export.sniff(look(old()))
+    assert not export.sniff(look({"top/data.pkl": b""}))
+
+
 def test_all_that_is_told_of_one_model() -> None:
     constant = tensor_meta((2,), (1,), 0, requires_grad=True, device={"type": "cuda", "index": 1})
     members = new(
@@ -256,6 +261,18 @@ def test_a_dict_of_tensors_in_a_zip_has_the_kinds_of_the_signature() -> None:
     assert named["C"] == GlobalRef("m", "C", True, ("data/weights/m.pt: $.x",), 1, (0,))
 
 
+def test_what_the_signature_does_not_name_is_what_its_pickle_says() -> None:
+    behind = torch_zip(op.dump({"p": op.parameter(), "w": op.parameter()}) + SYSTEM)
+    found = read(zipped(behind, saved({"a": {"": op.tensor()}})))
+    assert [item.declared.basis for item in found.entries] == [
+        Basis.PICKLED_PARAMETER, Basis.EXPORT, Basis.NONE,
+    ]  # fmt: skip
+    assert [item.code for item in found.findings] == ["bytes-after-pickle"]
+    deep = payload("weight_1", use_pickle=True)
+    (entry,) = read(new({"d": deep}, **{"data/weights/weight_1": saved({"a": {"": op.tensor()}})})).entries
+    assert (entry.root, entry.name) == (("d", "a"), "")
+
+
 def test_several_models_in_zips_have_each_its_root() -> None:
     members = zipped(saved({"w": op.tensor(), "x": op.call("m:C")}))
     members |= below(**{
@@ -308,17 +325,17 @@ def package(views: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_a_compiled_package_views_whole_tensors() -> None:
-    found = read(package({"b": ["w0", [2], [2], 1], "a": ["w0", [], [], 3]}))
+    found = read(package({"b": ["w0", [2], [3], 0], "a": ["w0", [], [], 3]}))
     (b, a) = found.entries
     assert [(item.root, item.name, item.declared) for item in found.entries] == [
         (("aotinductor", "k"), "b", UNCLASSIFIED), (("aotinductor", "k"), "a", UNCLASSIFIED),
     ]  # fmt: skip
     assert b.tensor is not None and a.tensor is not None and b.tensor.storage == a.tensor.storage
-    assert b.tensor == view(b.tensor.storage, (2,), (2,), 1) and a.tensor == view(b.tensor.storage, (), (), 3)
+    assert b.tensor == view(b.tensor.storage, (2,), (3,), 0) and a.tensor == view(b.tensor.storage, (), (), 3)
     assert found.layout == "AOTInductor package"
     assert found.opaque == (
         Opaque(("aotinductor",), "k/weights_config.json", "file",
-               f"{len(json.dumps({'b': ['w0', [2], [2], 1], 'a': ['w0', [], [], 3]}))} bytes"),
+               f"{len(json.dumps({'b': ['w0', [2], [3], 0], 'a': ['w0', [], [], 3]}))} bytes"),
         Opaque(("aotinductor",), "k/code.so", "file", "5 bytes"),
     )  # fmt: skip
     both = read(package({}) | new({"w": payload()}))
@@ -333,8 +350,12 @@ def test_a_view_is_of_one_plain_tensor_that_is_there() -> None:
         "a tensor's member is not in the file: 'data/weights/lost'"
     )
     said = "a member does not hold one plain tensor: 'data/weights/w1'"
-    for tree in ([op.tensor(), op.tensor()], {}, 5):
-        more = {"data/weights/w1": saved(tree)}
+    indices = op.tensor(op.storage("1", "torch:LongStorage", 2), 0, (1, 2), (2, 1))
+    layout = op.call("torch.serialization:_get_layout", "torch.sparse_coo")
+    parts = (indices, op.tensor(size=(2,)), (9,), False)
+    sparse = op.call("torch._utils:_rebuild_sparse_tensor", layout, parts)
+    for tree in ([op.tensor(), op.tensor()], {}, 5, sparse):
+        more = {"data/weights/w1": saved(tree, _0=bytes(16), _1=bytes(16))}
         assert refused(package({"b": ["w1", [], [], 0]}, **more)) == said
 
 

@@ -79,6 +79,8 @@ def test_a_signature_gives_each_name_its_kind() -> None:
     )
     old = parse_program(program({"buffer": {"buffer_name": "b"}}))  # torch 2.2: all were saved
     assert old.kinds == {"b": Classification(Kind.PERSISTENT_BUFFER, Basis.EXPORT)}
+    odd = parse_program(program({"parameter": {"parameter_name": "w", "persistent": False}}))
+    assert odd.kinds == {"w": Classification(Kind.PARAMETER, Basis.EXPORT)}  # only buffers may be otherwise
     assert parse_program(program()) == Program({}, "2.13.0")
 
 

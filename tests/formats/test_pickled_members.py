@@ -43,6 +43,11 @@ def test_a_member_is_read_where_it_lies(base: int) -> None:
     assert source.data[at : at + 16] == bytes(16) and record.byte_offset < storage.byte_offset  # type: ignore[union-attr]
 
 
+def test_what_stands_behind_the_pickle_of_a_member_is_told() -> None:
+    found = read_torch_member(*member(torch_zip(op.dump({"w": op.tensor()}) + SYSTEM)), Limits())
+    assert [item.code for item in found.findings] == ["bytes-after-pickle"] and len(found.entries) == 1
+
+
 def test_what_is_no_torch_zip_is_refused() -> None:
     for data in (b"", b"PK\x03", op.dump(1)):
         with pytest.raises(UnsupportedFeature) as caught:
@@ -83,4 +88,7 @@ def test_globals_of_members_are_one_list_with_the_member_before_each_place() -> 
 
     groups = [("a", [ref("f", "x", "")]), ("", [ref("f", "y")]), ("b", [ref("g"), ref("f", "", "")])]
     assert merge_members(groups) == (ref("f", "a: x", "a", "y", "b", calls=3), ref("g"))
+    assert merge_members([("a", [ref("f", "x", "x")]), ("a", [ref("f", "x")])]) == (
+        ref("f", "a: x", calls=2),
+    )
     assert merge_members([]) == ()
