@@ -76,7 +76,7 @@ def _parse_entry(entry: object, position: int) -> NamedDigest:
     root, sha256, shape = fields.get("root"), fields.get("sha256"), fields.get("shape")
     kind = next((kind for kind in Kind if kind.value == fields.get("kind")), Kind.UNKNOWN)
     dtype = fields.get("dtype")
-    known = None if dtype is None else BY_NAME.get(dtype) if isinstance(dtype, str) else None
+    known = BY_NAME.get(dtype) if isinstance(dtype, str) else None
     keys = [_parse_key(key) for key in (*root, fields.get("name"))] if isinstance(root, list) else [None]
     if (
         None in keys

@@ -94,8 +94,6 @@ def _match(
     own = tuple([position for position, rest in rests.items() if rest in _OWN])
     members = {position: strip_wrappers(rest) for position, rest in rests.items() if rest not in _OWN}
     squashed = {rests[position] for position in own} >= _COUNTERS
-    if not members or (squashed and any("." in rest for rest in rests.values())):
-        return None
     spelled = {at: name.replace(".", "") for at, name in others.items()} if squashed else others
     for place in _find_places(members.values(), spelled.values(), squashed=squashed):
         originals: dict[tuple[str, object], int | None] = {}  # None of several of one name and shape

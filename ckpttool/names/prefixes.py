@@ -59,8 +59,10 @@ def find_prefixes(names: Iterable[str]) -> tuple[Prefix, ...]:
     everything = "\n".join(names)
     inner = [part for part in ANYWHERE if f".{part}." in everything]
     for name in names:
+        if name in counters:
+            continue
         taken = 0
-        if name.partition(".")[0] in _FIRST_PARTS and name not in counters:
+        if name.partition(".")[0] in _FIRST_PARTS:
             parts = name.split(".")
             taken, wrappers = _leading_parts(parts, averaged)
             if taken:

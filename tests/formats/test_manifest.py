@@ -72,7 +72,8 @@ def test_all_that_a_manifest_gives() -> None:
     [
         ("sha256", ["a"] * 64), ("sha256", "a" * 65), ("sha256", "A" * 64), ("sha256", None), ("root", {}),
         ("root", [{"key": 5}]), ("root", ["a", None]), ("name", {"keys": "x"}), ("name", True), ("name", 1.5),
-        ("dtype", ""), ("dtype", False), ("shape", [2, -1]), ("shape", [2.0]), ("shape", {}), ("shape", 0),
+        ("dtype", ""), ("dtype", False), ("dtype", []), ("shape", [2, -1]), ("shape", [2.0]),
+        ("shape", {}), ("shape", 0),
     ],
 )  # fmt: skip
 def test_an_entry_of_other_types_is_refused(field: str, value: object) -> None:
@@ -103,8 +104,11 @@ def test_a_manifest_is_whole() -> None:
 def test_its_digest_is_that_of_its_entries_where_it_has_one() -> None:
     document: Any = manifest_document(NAMED)
     said = "the manifest is not what was written: its digest is not that of its entries"
-    for digest in ({"all": "0" * 64}, {"all": None}):
-        assert refused({**document, "digest": digest}).startswith(said)
+    found = document["digest"]["all"]
+    for claimed in ("0" * 64, None, 5, "x" * 65):
+        assert refused({**document, "digest": {"all": claimed}}) == (
+            f"{said}, expected {str(claimed)[:64]}, got {found}"
+        )
     for digest in (None, {}, 5, {"parameters": "0"}):
         assert len(read({**document, "digest": digest}).entries) == 4
 
@@ -113,8 +117,10 @@ def test_so_long_and_no_longer() -> None:
     document = manifest_document(NAMED)
     length = len(json.dumps(document))
     assert read(document, header_nbytes=length).entries
+    source = Bytes(json.dumps(document).encode())
     with pytest.raises(LimitExceeded) as caught:
-        read(document, header_nbytes=length - 1)
+        read_manifest(source, Limits(header_nbytes=length - 1))
+    assert source.reads == []
     assert (caught.value.what, caught.value.limit, caught.value.actual) == (
         "length of the manifest", length - 1, length,
     )  # fmt: skip

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ckpttool.formats.base import Limits
 from ckpttool.formats.pickled import stream as module
-from ckpttool.formats.pickled.stream import PickleStream
+from ckpttool.formats.pickled.stream import MAGIC_NUMBER, PickleStream
 from ckpttool.pickles.nodes import PickleCutOff
 from ckpttool.values.checkpoint import Finding
 from ckpttool.values.errors import LimitExceeded, MalformedCheckpoint
@@ -127,3 +128,7 @@ def test_pickles_that_nobody_asked_for_are_found_and_named() -> None:
     )
     (call,) = tree.globals["os", "system"].first_calls
     assert (tree.base, call.byte_offset) == (0, len(op.dump(1)) + behind.index(op.REDUCE))
+
+
+def test_the_magic_number_is_that_of_torch() -> None:
+    assert torch.serialization.MAGIC_NUMBER == MAGIC_NUMBER

@@ -8,10 +8,11 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpttool.names.fold import FoldedRow, fold_rows
+from ckpttool.names.fold import FoldedRow, fold_names, fold_rows
 from ckpttool.values.checkpoint import (
     Basis,
     Classification,
+    CompositeTensor,
     Entry,
     Key,
     Kind,
@@ -223,3 +224,56 @@ def test_names_that_vary_in_six_places_are_folded_and_in_seven_not() -> None:
         folded = fold_rows(made)
         assert_lossless(made, folded)
         assert len(folded) == rows
+
+
+def test_places_that_do_not_vary_are_no_axes() -> None:
+    assert patterns([row(f"{'1.' * 8}{at}{'.2' * 8}") for at in range(3)]) == [
+        (f"{'1.' * 8}{{0..2}}{'.2' * 8}", 3)
+    ]
+    rows = [row(f"{'1.' * 8}{a}.{b}") for a, b in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))]
+    assert patterns(rows) == [(f"{'1.' * 8}{{0..1}}.{{0..1}}", 4), (f"{'1.' * 8}2.0", 1)]
+
+
+def test_names_alone_are_folded_as_rows_that_agree() -> None:
+    names = ["a.0.w", "b", "a.1.w", "a.{x}"]
+    folded = fold_names(names)
+    assert [(item.pattern, item.count, item.root_pattern) for item in folded] == [
+        ("a.{0..1}.w", 2, ""), ("b", 1, ""), ("a.{x}", 1, ""),
+    ]  # fmt: skip
+    assert [[line.entry for line in item.rows] for item in folded] == [
+        [Entry((), name, None) for name in group] for group in (("a.0.w", "a.1.w"), ("b",), ("a.{x}",))
+    ]
+    assert fold_names([]) == []
+
+
+def test_a_negative_key_is_no_index() -> None:
+    rows = [row("w", root=("s", -1, at, -2)) for at in range(3)] + [
+        row(-3, root=("s", -1, at)) for at in (0, 1)
+    ]
+    folded = fold_rows(rows)
+    assert_lossless(rows, folded)
+    assert [(item.root_pattern, item.pattern, item.count) for item in folded] == [
+        ("s.-1.{0..2}.-2", "w", 3), ("s.-1.{0..1}", "-3", 2),
+    ]  # fmt: skip
+
+
+def test_rows_are_tied_alike_where_the_names_are() -> None:
+    def tied(*names: Key) -> list[int]:
+        rows = [row(f"a.{at}.w", tied_to=row(name).entry) for at, name in enumerate(names)]
+        return [item.count for item in fold_rows(rows)]
+
+    assert tied("b.0.w", "b.1.w", "b.7.w") == [3]
+    assert tied("b.0.w", "c.1.w") == tied("b.0.w", "b.1.x") == tied("b.w", "b.1.w") == [1, 1]
+    assert tied("b.0.w", "c.1.w", "b.2.w") == [2, 1]
+    assert tied(5, 6) == [2] and tied(5, "5") == tied(5, -5) == tied(-5, -6) == [1, 1]
+
+
+def test_composites_fold_that_are_of_one_kind_dtype_and_shape() -> None:
+    whole = CompositeTensor("quantized", "m.rebuild", BY_NAME["int8"], (2, 3), ())
+    others = [
+        whole._replace(layout="nested"), whole._replace(type_name="m.other"),
+        whole._replace(dtype=BY_NAME["uint8"]), whole._replace(shape=(3, 2)), whole._replace(shape=None),
+    ]  # fmt: skip
+    for other in (whole, whole._replace(details=(("scale", 0.5),)), *others):
+        rows = [Row(Entry((), f"a.{at}", value), PARAMETER) for at, value in enumerate((whole, other))]
+        assert [item.count for item in fold_rows(rows)] == ([1, 1] if other in others else [2])

@@ -20,6 +20,7 @@ from ckpttool.names.prefixes import (
     common_first_part,
     find_counters,
     find_prefixes,
+    is_averaged,
     strip_wrappers,
 )
 
@@ -85,6 +86,28 @@ def test_eight_counters_are_looked_at() -> None:
     chains = ["module." * count for count in range(10)]
     names = [f"{chain}{name}" for chain in chains for name in ("n_averaged", "module.weight")]
     assert find_counters(names) == {f"{chain}n_averaged" for chain in chains[:8]}
+
+
+def test_only_what_is_called_module_beside_a_counter_is_averaged() -> None:
+    found = find_prefixes(["n_averaged", "module.a", "module.b", "_orig_mod.c"])
+    assert [(item.text, item.wrappers) for item in found] == [
+        ("module.", (AVERAGED,)), ("_orig_mod.", (ANYWHERE["_orig_mod"],)),
+    ]  # fmt: skip
+
+
+def test_a_wrapper_in_front_or_around_a_counter_is_not_inside() -> None:
+    """Where others have one in the middle of their names."""
+    names = [
+        "_orig_mod.n_averaged",
+        "_orig_mod.module.a.w",
+        "_orig_mod.module.b._orig_mod.w",
+        "c._orig_mod.x",
+    ]
+    assert [(item.text, item.matched, item.inside) for item in find_prefixes(names)] == [
+        ("_orig_mod.module.", 2, False), ("_orig_mod.", 2, True),
+    ]  # fmt: skip
+    assert is_averaged(find_prefixes(names)) and not is_averaged(find_prefixes(names[1:]))
+    assert not is_averaged(()) and is_averaged(find_prefixes([*names, *["module.x"] * 9]))
 
 
 def test_wrappers_inside_a_model() -> None:
