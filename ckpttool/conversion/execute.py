@@ -137,7 +137,7 @@ def check_target(plan: ConversionPlan, layouts: Sequence[FileLayout], target: Ta
     """
     for layout in layouts:
         refuse_overwriting(target.path_of(layout), force=target.force, sources=plan.source.files)
-    if not (target.is_folder and os.path.isdir(target.path)):
+    if not os.path.isdir(target.path):  # a file that is to be there was refused if it is a folder
         return plan
     from ckpttool.files.folder import list_folder
     from ckpttool.formats.folders.choice import find_leftovers, shorten_list

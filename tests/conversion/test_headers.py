@@ -153,6 +153,8 @@ def test_tied_names_are_listed_unless_the_header_has_another_use_for_them() -> N
         "mine": "x", "other": "y", "total_size": "9", "format": "pt", "b": "a", "e": "a",
         "ckpttool.order": "[0,1,2,4,5,6,7,8,3]",
     }  # fmt: skip
+    nothing = plan_in_memory({"a": tensor("0", 0, 2), "b": tensor("0", 0, 2)}, "safetensors")
+    assert (nothing.aliases, [item.name for item in nothing.tensors]) == ({}, ["a", "b"])
     assert plan.notes == (
         "'format' is written apart: __metadata__ has another use for that name",
         "'mine' is written apart: __metadata__ has another use for that name",

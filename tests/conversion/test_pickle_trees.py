@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ckpttool.conversion.shards import lay_out_file
 from tests.support.converting import plan_of
 from tests.support.layouts import QUANTIZED, TYPED, UNTYPED, flat, quantized, saved, sparse
-from tests.support.pickle_trees import tree_of
+from tests.support.pickle_trees import pickle_of, tree_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf")
 
@@ -28,13 +28,9 @@ def theirs(content: bytes) -> Any:
 
 
 def ours(folder: Path, content: bytes, **options: Any) -> Any:
-    """Of a conversion that is laid out and not written: the pickle is in the first segment."""
     (folder / "a.pt").write_bytes(content)
     (layout,) = lay_out_file(plan_of(folder / "a.pt", "pt", **options), "b.pt")
-    first, *_ = layout.segments({})
-    name, start, end = b"archive/data.pkl", first.literal.index(b"\x80\x02"), first.literal.rindex(b".")
-    assert first.literal[30 : 30 + len(name)] == name
-    return tree_of(first.literal[start : end + 1])
+    return tree_of(pickle_of(layout))
 
 
 def check(folder: Path, state: Any) -> None:

@@ -207,10 +207,48 @@ def test_a_storage_is_its_place_in_a_file_wherever_its_tensors_were() -> None:
     assert Placing().share_all(wanted[:2]) == [Placed(0, FLOATS, (4,), (1,))] * 2
     assert Placing().share_all(wanted) == [Placed(0, FLOATS, (4,), (1,), start) for start in (0, 0, 2)]
     assert overlapping(wanted) == [[0, 1, 2]]
+    for more in ({"location": "cuda:0"}, {"location": None}, {"nbytes": 40}):  # what is no part of its place
+        same = Wanted(row(0, 4, **more))
+        assert (same.view, same.span) == (wanted[0].view, wanted[0].span)
+        assert overlapping([wanted[0], Wanted(row(2, 4, **more))]) == [[0, 1]]
     for other in ({"file": "other"}, {"key": "b"}, {"byte_offset": 64}):
         placed = Placing().share_all([wanted[0], Wanted(row(0, 4, **other))])
         assert [place.piece for place in placed] == [0, 1]
         assert overlapping([wanted[0], Wanted(row(0, 4, **other))]) == []
+
+
+def test_one_tensor_under_two_names_is_the_same_in_everything() -> None:
+    info = row(2, 4)
+    others = [
+        info._replace(**change)
+        for change in (
+            {"dtype": BY_NAME["int32"]}, {"shape": (2, 2)}, {"stride": (2,)}, {"storage_offset": 3},
+            {"storage": STORAGES["b"]}, {"storage": None}, {"conj": True}, {"neg": True}, {"shape": (0,)},
+        )
+    ]  # fmt: skip
+    assert Wanted(info).view == Wanted(row(2, 4)).view
+    assert Wanted(info, HALF).view == Wanted(row(2, 4), HALF).view != Wanted(info).view
+    views = {Wanted(each, cast).view for each in (info, *others) for cast in (None, HALF)}
+    assert len(views) == 2 * (1 + len(others))
+    chunk = Chunk((4,), info)
+    for change in (chunk._replace(offsets=(0,)), *(Chunk((4,), other) for other in others)):
+        whole, other = (
+            Wanted(ChunkedTensor(FLOATS, (8,), (Chunk((0,), row(0, 4)), each))) for each in (chunk, change)
+        )
+        again = Wanted(ChunkedTensor(FLOATS, (8,), tuple(whole.info.chunks)))
+        assert whole.view == again.view
+        # Those of a chunk have the type of the whole.
+        assert (whole.view == other.view) is (change.value.dtype is not FLOATS)
+        assert whole.view != Wanted(whole.info, HALF).view
+    for more in ({"dtype": HALF}, {"shape": (2, 4)}):
+        assert (
+            Wanted(ChunkedTensor(FLOATS, (8,), (chunk,))).view
+            != Wanted(
+                ChunkedTensor(FLOATS, (8,), (chunk,))._replace(**more)  # type: ignore[arg-type]
+            ).view
+        )
+    empty = Wanted(row(0, 0))
+    assert empty.view != Wanted(row(0, 0)).view and empty.span is None
 
 
 @pytest.mark.parametrize("key", ["a", "big"])

@@ -27,6 +27,7 @@ from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import UnsupportedFeature
 from tests.support.converting import convert, plan_of
 from tests.support.in_memory import plan_in_memory, tensor
+from tests.support.pickle_trees import pickle_of, tree_of
 
 EDGES = [sign * ((1 << bits) + by) for bits in (0, 7, 8, 15, 16, 31, 32, 63, 2031, 2032, 2040, 2048)
          for by in (-1, 0, 1) for sign in (1, -1)]  # fmt: skip
@@ -252,6 +253,23 @@ def test_what_was_taken_out_of_a_list_or_tuple_leaves_none_in_its_place(tmp_path
     assert type(back["x"][2]) is tuple
     assert (back["x"][2][:2], len(back["x"][2])) == ((None, 4), 3)
     assert (back["e"], back["w"]) == ([{}, []], {})
+
+
+@pytest.mark.parametrize(
+    ("tree", "kind"),
+    [({"w": 0}, "OrderedDict"), ({"w": 0, "v": 1}, "OrderedDict"), ({"v": 1}, ""), ({"d": {"w": 0}}, "")],
+    ids=str,
+)
+def test_a_mapping_that_nobody_names_is_an_ordereddict_where_it_holds_a_tensor(tree: Any, kind: str) -> None:
+    def filled(node: Any) -> Any:
+        return {key: filled(inner) for key, inner in node.items()} if isinstance(node, dict) else node or one
+
+    one = tensor("0", 2)
+    plan = plan_in_memory({"x": filled(tree), "m": {"a": tensor("1", 2)}}, "pt", facts={"containers": ()})
+    (layout,) = lay_out_file(plan, "b.pt")
+    _, items = tree_of(pickle_of(layout))
+    found = {key[1]: node for key, node in items}["'x'"]
+    assert found[:2] == (["call", f"collections.{kind}"] if kind else ["dict", found[1]])
 
 
 def test_a_type_that_is_none_of_torchs_is_never_named(

@@ -10,6 +10,8 @@ import pickle
 from functools import partial
 from typing import Any
 
+from ckpttool.conversion.layout import FileLayout
+
 
 class Call(dict[Any, Any]):
     """What a call of a global would make: the name, the arguments, and all that is put into it."""
@@ -31,6 +33,14 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         return Call("persistent", *pid)
+
+
+def pickle_of(layout: FileLayout) -> bytes:
+    """The pickle of a ``.pt`` that is laid out and not written: it is in the first segment."""
+    first = next(iter(layout.segments({}))).literal
+    start, name = first.index(b"\x80\x02"), b"archive/data.pkl"
+    assert first[30 : 30 + len(name)] == name
+    return first[start : first.rindex(b".") + 1]
 
 
 def tree_of(data: bytes) -> Any:
