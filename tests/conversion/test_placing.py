@@ -103,17 +103,20 @@ def may_share(members: list[Wanted]) -> bool:
 @pytest.mark.parametrize(
     "names", [(name,) for name in (*TYPED, *UNTYPED)] + [TYPED, UNTYPED, TYPED + UNTYPED]
 )
-@settings(max_examples=40)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
+@settings(max_examples=10)
 @given(data=st.data())
-def test_views_keep_their_elements_and_share_what_they_shared(names: tuple[str, ...], data: Any) -> None:
-    wanted = data.draw(st.lists(views(names), min_size=1, max_size=6))
+def test_views_keep_their_elements_and_share_what_they_shared(
+    names: tuple[str, ...], count: int, data: Any
+) -> None:
+    wanted = data.draw(st.lists(views(names), min_size=count, max_size=count))
     placing = Placing()
     placed = placing.share_all(wanted)
     assert len(placed) == len(wanted)
     for item, place in zip(wanted, placed, strict=True):
         piece = placing.pieces[place.piece]
         assert (place.shape, place.dtype) == (item.info.shape, item.cast or item.info.dtype)
-        assert (piece.cast, piece.nbytes % (place.dtype.nbytes)) == (item.cast, 0)
+        assert piece.cast == item.cast
         if item.cast is None:
             assert placed_bytes(place, piece) == source_bytes(item.info)
             assert piece.nbytes == len(source_bytes(piece.source))
