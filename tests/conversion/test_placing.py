@@ -213,6 +213,8 @@ def test_a_storage_is_its_place_in_a_file_wherever_its_tensors_were() -> None:
     for more in ({"location": "cuda:0"}, {"location": None}, {"nbytes": 40}):  # what is no part of its place
         same = Wanted(row(0, 4, **more))
         assert (same.view, same.span) == (wanted[0].view, wanted[0].span)
+        one, other = (ChunkedTensor(FLOATS, (4,), (Chunk((0,), w.info),)) for w in (same, wanted[0]))
+        assert (Wanted(one).view, Wanted(one).span) == (Wanted(other).view, Wanted(other).span)
         assert overlapping([wanted[0], Wanted(row(2, 4, **more))]) == [[0, 1]]
     for other in ({"file": "other"}, {"key": "b"}, {"byte_offset": 64}):
         placed = Placing().share_all([wanted[0], Wanted(row(0, 4, **other))])
