@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -197,6 +198,26 @@ GROUPS = {
 def test_what_two_runs_of_two_dtypes_have_between_them(group: str, data: st.DataObject) -> None:
     a, b = (BY_NAME[data.draw(st.sampled_from(GROUPS[group]))] for _ in range(2))
     check(data.draw(runs(a, b)))
+
+
+SPECIAL = {
+    "float32": "1.0 -1.0 inf -inf nan 0.0 0.5",
+    "complex64": "1.0 inf -inf nan",
+    "float16": "inf nan -inf 2.0",
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("tolerance", [Tolerance(), Tolerance(atol=1.0), Tolerance(rtol=0.5, ulp=1)])
+def test_every_pair_of_special_numbers(name: str, tolerance: Tolerance) -> None:
+    dtype = BY_NAME[name]
+    bits = [NICE[name][number] for number in SPECIAL[name].split()]
+    if dtype.kind == "complex":
+        bits = [real | imag << 32 for real, imag in itertools.product(bits, repeat=2)]
+    pairs = list(itertools.product(bits, repeat=2))
+    check(Run(dtype, dtype, pairs, [1, len(pairs) // 2], tolerance))
+    for pair in pairs:
+        check(Run(dtype, dtype, [pair], [], tolerance))
 
 
 def of_doubles(a: list[float], b: list[float], tolerance: Tolerance = Tolerance()) -> Numbers:
