@@ -247,6 +247,8 @@ def test_of_a_program_only_the_weights_are_written() -> None:
         assert target([row("a", basis=basis)]) == "safetensors"
         assert target([row("3", basis=basis), row(3, basis=basis)]) == ""
         assert target([row("a", basis=basis)], weights_root=None) == ""
+        wide = [row("w", tensor(dtype="complex128"), basis=basis)]
+        assert target(wide, "unknown-to-safetensors") == "safetensors"
     assert target([row("a")], weights_root=None) == "pt"
 
 

@@ -21,7 +21,7 @@ from ckpttool.torch_bridge.verify.builds import Builds, Poison
 from ckpttool.torch_bridge.verify.loading import LoadOutcome, load_strict, parse_load_error, round_trip
 from ckpttool.torch_bridge.verify.suggestions import suggest
 from ckpttool.torch_bridge.verify.verify import _Session
-from ckpttool.values.verification import Fingerprint, Mismatched, Missing, Run
+from ckpttool.values.verification import Fingerprint, Mismatched, Missing, NotRestored, Run
 from tests.support.linted import source
 
 
@@ -97,12 +97,12 @@ def test_a_fingerprint_is_of_the_bytes_in_order() -> None:
     "stored", [None, torch.tensor([True, False]), torch.tensor([1, 0]), torch.tensor([True]), "x"]
 )
 def test_a_bool_is_poisoned_with_what_it_should_not_hold(stored: Any) -> None:
-    poison, held = Poison(), torch.tensor([True, True])
+    poison, held = Poison(), torch.tensor([False, True])
     poison.fill({"x": held}, {"x": stored})
     fits = isinstance(stored, Tensor) and stored.dtype is torch.bool and stored.shape == held.shape
-    assert held.tolist() == ([False, True] if fits else [False, False])
+    assert held.tolist() == ([False, True] if fits else [True, False])
     assert poison.survives("x", held) and not poison.survives("y", held)
-    held[0] = True
+    held[0] = not held[0]
     assert not poison.survives("x", held)
 
 
@@ -270,6 +270,54 @@ def test_what_is_missing_is_told_by_its_fate(becomes: str, one: str, two: str) -
         assert list(suggest(spec, {}, NameMatch({}, 0, ""), runs, str)) == ([said] if said else [])
         alone = [Run("cpu", "to-empty", missing=missing)]
         assert list(suggest(spec, {}, NameMatch({}, 0, ""), alone, str)) == ([said] if said else [])
+
+
+@pytest.mark.parametrize(("count", "them"), [(1, "it"), (2, "them")])
+def test_what_is_not_restored_is_told_with_what_to_do(count: int, them: str) -> None:
+    left = tuple(NotRestored(name, "meta", "a", "b") for name in ("t", "u")[:count])
+    buffers = f"{count} non-persistent buffer{'s' * (count > 1)}"
+    code = f"run the constructor code that creates {them} after the load"
+
+    def said(load: str) -> list[str]:
+        runs = [Run("cpu", load, not_restored=left)]
+        return list(suggest(describe_model(nn.Linear(1, 1), "m"), {}, NameMatch({}, 0, ""), runs, str))
+
+    assert said("assign") == [
+        f"assign=True leaves {buffers} on meta (t): build the model on the CPU, or {code}"
+    ]
+    assert said("to-empty") == [
+        f'to_empty() leaves garbage in {buffers} (t), and strict=True says "All keys matched": build the '
+        f"model normally, or {code}"
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_what_stays_behind_or_keeps_its_dtype_is_named(count: int) -> None:
+    names = tuple("abcd"[:count])
+    shown = ", ".join(names[:3]) + (", …" if count > 3 else "")
+    one = count == 1
+
+    def said(load: str, **lists: Any) -> list[str]:
+        runs = [Run("cpu", load, **lists)]
+        return list(suggest(describe_model(nn.Linear(1, 1), "m"), {}, NameMatch({}, 0, ""), runs, str))
+
+    stay = "stays" if one else "stay"
+    moves = "register_buffer(…, persistent=False) moves with the model"
+    assert (
+        said("copy", unmoved=names)
+        == said("round-trip", unmoved=names)
+        == [f"{shown} {stay} behind: {moves}"]
+    )
+    are = "is a plain attribute and holds" if one else "are plain attributes and hold"
+    for load in ("assign", "to-empty"):
+        assert said(load, unmoved=names) == [
+            f"{shown} {are} no data after a build on meta: register_buffer(…), or build the model normally"
+        ]
+    entries = "1 entry" if one else f"{count} entries"
+    assert said("assign", assigned_dtype=names) == [
+        f"assign=True keeps the file's dtype in {entries} ({shown}), not the one that the model declares: "
+        "cast after the load"
+    ]
 
 
 def test_a_proof_moves_to_the_accelerator_or_to_meta(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,8 @@ def test_every_view_is_the_one_that_torch_loads(dtype: str, container: str, tmp_
         assert (value.stride(), value.storage_offset()) == (other.stride(), other.storage_offset()) or (
             not other.numel()
         )
+        if value.numel():
+            assert value.untyped_storage().nbytes() == other.untyped_storage().nbytes()
         assert (value.is_conj(), value.is_neg(), value.device.type) == (
             other.is_conj(),
             other.is_neg(),

@@ -138,6 +138,16 @@ def test_extra_state_that_is_no_tensor_is_told_by_its_type(value: object, given:
     assert said(lambda: Extra(2, 2)) == expected
 
 
+def test_a_text_that_a_hook_adds_is_no_extra_state() -> None:
+    def build() -> nn.Module:
+        model = nn.Linear(2, 2)
+        model.register_state_dict_post_hook(lambda module, state, *_: state.update(format="v2"))
+        model.register_load_state_dict_pre_hook(lambda module, state, *_: state.pop("format", None))
+        return model
+
+    assert found(lint(build)) == [("CKPT403", "")]
+
+
 def test_loading_of_ones_own_is_told_by_class_and_by_what_it_has() -> None:
     class Own(nn.Linear):
         def get_extra_state(self) -> Any:

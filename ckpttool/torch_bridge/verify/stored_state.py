@@ -168,8 +168,6 @@ def _build_plain(
 
 def thaw(value: Plain) -> Any:
     """A plain value with its lists, as Python had it. How deep they nest is the file's choice: a loop."""
-    if not isinstance(value, tuple):
-        return value
     holder: list[Any] = [value]
     order: list[tuple[list[Any], int, Plain]] = [(holder, 0, value)]
     for place, index, item in order:  # grows while it is walked
