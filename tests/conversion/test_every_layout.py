@@ -45,6 +45,7 @@ CONTAINERS = {"zip": True, "legacy": False}
 PACKED = ("stepped", "irregular", "views apart", "empty")
 """Layouts whose elements are written packed or apart: the strides are not kept."""
 
+pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 every_container = pytest.mark.parametrize("container", CONTAINERS)
 every_group = pytest.mark.parametrize("group", GROUPS)
 
