@@ -41,7 +41,7 @@ def resolve_root(checkpoint: Checkpoint, text: str | Root) -> Root:
             for spelling in _spellings(key):
                 if rest == spelling:
                     found.append((*path, key))
-                elif rest.startswith(spelling) and rest[len(spelling)] in ".[":
+                elif rest.startswith(spelling):  # each of the next begins with a dot or a bracket
                     stack.append(((*path, key), rest[len(spelling) :]))
     if len(found) == 1:
         return found[0]
