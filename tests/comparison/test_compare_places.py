@@ -95,6 +95,19 @@ def test_pieces_blocks_and_dtypes_change_no_number(
         check(outcome.numbers, a.to(common), b.to(common))
 
 
+@pytest.mark.parametrize("block", [9, 11, 13, 20])
+def test_a_piece_that_ends_within_a_block_cuts_the_other_side_there(
+    files: Files, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(compare, "BLOCK_NUMEL", block)
+    whole, other = torch.arange(1020.0).view(5, 12, 17), torch.arange(1020.0).double().view(5, 12, 17) + 1
+    for a, b in ((whole, other), (other, whole)):
+        pieces = files.chunked(a, [[], [], [8]])
+        for pair, x, y in (((pieces, files.info(b)), a, b), ((files.info(b), pieces), b, a)):
+            (outcome,) = files.compare(pair)
+            check(outcome.numbers, x.double(), y.double())
+
+
 def test_what_is_in_chunks_on_one_side_only_is_told_of_once(files: Files) -> None:
     whole = torch.arange(24.0).view(4, 6)
     pairs: list[tuple[Tensor, Tensor]] = [
