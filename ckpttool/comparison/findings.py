@@ -16,7 +16,7 @@ _STATISTICS = ("running_mean", "running_var")
 def find_differences(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
     """All findings of a comparison."""
     yield from _buffer_dtypes(entries)
-    yield from _ties(a, b, entries)
+    yield from _ties(entries, stored=a.has_bytes and b.has_bytes)
     yield from _non_persistent(entries)
     yield from _statistics(entries)
     yield from _nonfinite(b, entries)
@@ -45,11 +45,11 @@ def _buffer_dtypes(entries: Sequence[DiffEntry]) -> Iterator[Finding]:
     )
 
 
-def _ties(a: Side, b: Side, entries: Sequence[DiffEntry]) -> Iterator[Finding]:
-    """Names that share bytes on one side and do not on the other."""
+def _ties(entries: Sequence[DiffEntry], *, stored: bool) -> Iterator[Finding]:
+    """Names that share bytes on one side and do not on the other; ``stored``: both sides have bytes."""
     lost = list(_untied([(entry.a, entry.b, entry) for entry in entries]))
     gained = list(_untied([(entry.b, entry.a, entry) for entry in entries]))
-    if a.has_bytes and b.has_bytes:
+    if stored:
         yield from _about(
             "lost-tie",
             "warning",

@@ -248,6 +248,9 @@ def test_statistics_without_weights_or_elsewhere_are_not_told() -> None:
     assert [item.code for item in found([*moved, both("n.weight")])] == ["batch-norm-moved"]
     assert found([*moved, both("n.weight"), both("n.bias", Status.CHANGED)]) == []
     assert found([*moved, single(row("n.weight"), Status.ADDED), both(3)]) == []
+    for status in (Status.ADDED, Status.REMOVED):  # what both have is what counts
+        bias = single(row("n.bias"), status)
+        assert [item.code for item in found([*moved, both("n.weight"), bias])] == ["batch-norm-moved"]
 
 
 # -- what is not finite -------------------------------------------------------------------------------------

@@ -280,6 +280,8 @@ def test_a_side_of_a_file_has_kinds_and_ties_and_one_without_what_it_is_told(tmp
     entries = tuple(entry._replace(declared=told) for entry in read.entries)
     bare = make_side(Checkpoint("m", "model", "", (), entries), "m")
     assert [item.classification for item in bare.rows] == [told] * 3
+    unsaid = make_side(Checkpoint("m", "model", "", (), read.entries), "m")
+    assert [item.classification.kind for item in unsaid.rows] == [Kind.UNKNOWN] * 3
     assert [item.tied_to for item in bare.rows] == [None, entries[0], None]
     assert bare.weights_root == ("sd",)
 
