@@ -119,8 +119,7 @@ def digest_scope(inspection: Inspection) -> tuple[Placed, ...]:
 
     Where it is not clear which are the weights, or they are not in the selection, every entry by path.
     """
-    rows, root = inspection.rows, inspection.weights_root
-    return _under(rows, ()) if root is None else _at(rows, root) or _under(rows, ())
+    return _at(inspection.rows, inspection.weights_root) or _under(inspection.rows, ())
 
 
 def tie_of(row: Row) -> Tie:
@@ -164,6 +163,6 @@ def _under(rows: Iterable[Row], base: Root) -> tuple[Placed, ...]:
     return tuple([Placed(row.entry.root[depth:], row.entry.name, row) for row in inside])
 
 
-def _at(rows: Iterable[Row], root: Root) -> tuple[Placed, ...]:
-    """Rows of one mapping."""
+def _at(rows: Iterable[Row], root: Root | None) -> tuple[Placed, ...]:
+    """Rows of one mapping, if there is one."""
     return tuple([Placed((), row.entry.name, row) for row in rows if row.entry.root == root])

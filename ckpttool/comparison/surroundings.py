@@ -105,11 +105,10 @@ def _same_layout(a: Side, b: Side) -> bool:
 def _versions(side: Side, base: Root) -> dict[tuple[Root, Key], Plain]:
     """Versions by module path, of the weights alone or of the branch that was chosen."""
     depth = len(base)
-    root = side.weights_root or ()
     found: dict[tuple[Root, Key], Plain] = {}
     for at, modules in side.checkpoint.module_versions.items():
         if at[:depth] == base:
-            relative = () if at == root else at[depth:]
+            relative = () if at == side.weights_root else at[depth:]
             found.update({(relative, path): version for path, version in modules.items()})
     return found
 

@@ -231,6 +231,7 @@ def test_leaves_are_those_under_the_branch_but_for_what_is_skipped() -> None:
         (), M, ("y", "z"), ("modelx",), P, (*M, "opt")
     ]  # fmt: skip
     assert roots((), frozenset(), (), S) == roots(())
+    assert roots((), frozenset(["model", "opt"]), M, S) == [(), S, (*S, "a"), ("modelx",), (*S, "opt")]
     assert roots(M, frozenset(), ("a",), S) == [(), S, ("opt",)]
 
 

@@ -181,6 +181,10 @@ def test_versions_of_modules_that_both_name() -> None:
     assert compared(a, b, scope(base_a=M, base_b=M)) == (
         [ValueChange("version", (), "n", CHANGED, 2, 3)], []
     )  # fmt: skip
+    deep = (made(module_versions={(*at, "in"): {"n": n}}) for at, n in ((M, 1), (("ema",), 2)))
+    assert compared(*deep, scope(base_a=M, base_b=("ema",)))[0] == [
+        ValueChange("version", ("in",), "n", CHANGED, 1, 2)
+    ]
     # The weights stand at other places, and are the weights.
     moved = made(("sd",), module_versions=versions(sd={"n": 4}, ema={"n": 1}))
     assert compared(a, moved) == ([ValueChange("version", (), "n", CHANGED, 2, 4)], [])
@@ -289,6 +293,10 @@ def test_an_object_whose_digest_is_known_is_compared_whole_and_so_is_what_is_in_
     ])  # fmt: skip
     known = made(opaque=(array, *inside))
     assert compared(known, known) == ([], [])
+    changed = [ValueChange("object", (), "x", CHANGED, "numpy.ndarray aa", "numpy.ndarray")]
+    assert compared(known, bare) == (changed, [])  # what is in A's is known
+    changed = [ValueChange("object", (), "x", CHANGED, "numpy.ndarray", "numpy.ndarray aa")]
+    assert compared(bare, known) == (changed, ["2 opaque objects (y: numpy.dtype, z: numpy.dtype)"])
 
 
 def test_that_plain_attributes_of_objects_are_compared_is_said() -> None:
@@ -306,6 +314,12 @@ def test_that_plain_attributes_of_objects_are_compared_is_said() -> None:
     assert compared(alone, alone) == ([], ["1 opaque object (: T), but for plain attributes"])
     held = alone._replace(checkpoint=alone.checkpoint._replace(containers=(Container((), "dict", 1),)))
     assert compared(held, held) == ([], ["1 opaque object (: T)"])
+    assert compared(alone, held)[1] == ["1 opaque object (: T), but for plain attributes"]
+    assert compared(held, alone)[1] == ["1 opaque object (: T)"]
+    more = made(opaque=opaque(("args", "T"), ("o", "O")), values=(Value(("args",), "lr", 1),))
+    less = made(opaque=opaque(("o", "O")), values=(Value(("args",), "lr", 1),))
+    assert compared(more, less)[1] == ["1 opaque object (o: O), but for plain attributes"]
+    assert compared(less, more)[1] == ["1 opaque object (o: O)"]
 
 
 def test_objects_are_those_of_the_branch_that_is_compared() -> None:
