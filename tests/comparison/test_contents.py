@@ -169,6 +169,9 @@ def test_digests_of_rows_are_made_once_a_tensor_and_told(tmp_path: Path) -> None
     assert told == [24]
     with TensorReader(files.files) as reader:
         assert {item.sha256 for item in found} == {digest_tensor(reader, value)}
+    half = sparse(files, torch.tensor([[1, 4]]), torch.tensor([1.0, 2.0]))
+    assert [item.name for item in digest_rows([placed(half, "c")], files.files)] == ["c"]
+    assert digest_rows([placed(without(half, "values"), "c")], files.files) == []
     huge = files.info(torch.ones(1).expand(1 << 29))
     with pytest.raises(LimitExceeded):
         digest_rows([placed(huge)], files.files)
