@@ -18,7 +18,7 @@ from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import Basis, Classification, CompositeTensor, Entry, Kind, Part, Tensor
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.inspection import Row
-from tests.support.compared import Files
+from tests.support.compared import Files, paths_of
 from tests.support.layouts import TYPED, UNTYPED
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
@@ -51,7 +51,12 @@ def placed(value: Tensor | None, name: str = "x") -> Placed:
 
 
 def find(files: Files, a: list[Placed], b: list[Placed], *, differing: bool = False) -> dict[int, Content]:
-    return find_contents(a, b, (files.files, files.files), differing=differing)
+    """Each side may read its own files alone."""
+    of_a, of_b = (
+        [info for info in files.files if any(info.path in paths_of(item.row.entry.value) for item in items)]
+        for items in (a, b)
+    )
+    return find_contents(a, b, (of_a, of_b), differing=differing)
 
 
 def path_of(value: Any) -> str:

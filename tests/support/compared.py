@@ -28,7 +28,7 @@ class Files(RawStorages):
         return outcome
 
 
-def paths_of(value: Tensor) -> set[str]:
+def paths_of(value: Tensor | None) -> set[str]:
     return {view.storage.file for view in views_of(value) if view.storage is not None}
 
 
