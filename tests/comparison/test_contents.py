@@ -121,6 +121,9 @@ def test_what_cannot_be_equal_is_not_read(tmp_path: Path, monkeypatch: pytest.Mo
     a = [placed(files.info(tensor)) for tensor in tensors[:2]] + [placed(None)]
     b = [placed(files.info(tensor)) for tensor in tensors[2:]]
     b += [placed(files.info(torch.arange(6.0))._replace(storage=None)), placed(None)]
+    indices, values = torch.tensor([[1, 4]]), torch.tensor([1.0, 2.0])
+    a += [placed(sparse(files, indices, values))]
+    b += [placed(sparse(files, indices.int(), values)), placed(sparse(files, indices, values, (("k", 1),)))]
     monkeypatch.setattr(TensorReader, "read_into", lambda *_: pytest.fail("read"))
     assert find_contents(a, b, (files.files, files.files)) == {}
 
