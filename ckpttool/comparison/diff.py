@@ -79,7 +79,7 @@ def diff_sides(
         outcomes += compare.outcomes(found)
         pairs += found
     entries = [
-        *(_judge(pair, outcome, request.tolerance) for pair, outcome in zip(pairs, outcomes, strict=True)),
+        *map(_judge, pairs, outcomes),
         *(_single(item, Status.REMOVED) for item in only_a),
         *(_single(item, Status.ADDED) for item in only_b),
     ]
@@ -271,7 +271,7 @@ def _find_renames(
 # -------------------------------------------------------------------------------------------------- judging
 
 
-def _judge(pair: Pair, outcome: Outcome, tolerance: Tolerance) -> DiffEntry:
+def _judge(pair: Pair, outcome: Outcome) -> DiffEntry:
     a, b = pair.a.row.entry.value, pair.b.row.entry.value
     numbers, note = outcome.numbers, outcome.note
     status = Status.RENAMED if pair.basis in (NameBasis.CONTENT, NameBasis.SUFFIX) else Status.EQUAL
@@ -283,7 +283,7 @@ def _judge(pair: Pair, outcome: Outcome, tolerance: Tolerance) -> DiffEntry:
         status = Status.DTYPE
         note = note or _rounding(numbers)
     elif outcome.equal is False:
-        within = tolerance.is_asked and numbers is not None and numbers.outside == 0
+        within = numbers is not None and numbers.outside == 0  # None where no tolerance was asked for
         status = Status.WITHIN_TOLERANCE if within else Status.CHANGED
     return DiffEntry(
         pair.b.row.entry.root,

@@ -69,6 +69,8 @@ def test_digests_stand_for_bytes_on_either_side(two: Two) -> None:
     found = diff_sides(a, lacks, Request(align=False))
     statuses = {item.name: item.status for item in found.entries}
     assert statuses["same"] is statuses["changed"] is Status.CHANGED  # one side cannot tell
+    found = diff_sides(lacks, a, Request(align=False))
+    assert {item.name for item in found.entries if item.status is Status.CHANGED} >= {"same", "changed"}
 
 
 def test_equal_digests_are_one_tensor_whatever_its_kind(two: Two) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ckpttool.values.checkpoint import (
 )
 from ckpttool.values.difference import Diff, DiffEntry, NameBasis, Numbers, Status
 from ckpttool.values.dtypes import BY_NAME
+from ckpttool.values.errors import MalformedCheckpoint
 from ckpttool.values.inspection import Row
 from tests.support.inspections import row, tensor
 from tests.support.sides import Two, side
@@ -311,6 +313,38 @@ def test_exchanged_contents_are_taken_for_renames_and_the_rest_stays(two: Two) -
         ("gone", "removed", None),
     ]
     assert found.left_out == ()
+
+
+def test_exchanged_contents_may_be_of_other_shapes(two: Two) -> None:
+    two.both("x", torch.arange(2.0), torch.arange(3.0) + 5)
+    two.both("y", torch.arange(3.0) + 5, torch.arange(2.0))
+    assert [(item.name, item.status, item.renamed_from) for item in two.diff().entries] == [
+        ("x", Status.RENAMED, ((), "y")), ("y", Status.RENAMED, ((), "x"))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_file_of_either_side_that_changed_is_noticed(two: Two, which: int, opened: bool) -> None:
+    two.both("x", ones(2), ones(2))
+    files = two.files[0].files, two.files[1].files
+    sides = two.sides()
+    if opened:  # what is held open is what counts
+        a, b = (one._replace(checkpoint=one.checkpoint._replace(files=(files[0][0],))) for one in sides)
+        sides = a, b
+    path = files[which][0].path
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(MalformedCheckpoint) as caught:
+        diff_sides(*sides, Request(), files=files if opened else None)
+    assert caught.value.path == path
+
+
+def test_findings_are_of_b_beside_a(two: Two) -> None:
+    two.both("x", ones(2), torch.tensor([1.0, float("nan")]))
+    (found,) = two.diff().findings
+    assert (
+        found.message == "values became NaN that were not in A; `ckpttool inspect b.pt --stats` shows where"
+    )
 
 
 @pytest.mark.parametrize("changed", [0, 1, 2, 3])
