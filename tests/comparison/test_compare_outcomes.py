@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ckpttool.comparison.compare import Outcome
 from ckpttool.values.checkpoint import CompositeTensor, Part, Tensor
 from ckpttool.values.difference import Numbers
 from ckpttool.values.dtypes import BY_NAME
-from ckpttool.values.errors import UnsupportedFeature
+from ckpttool.values.errors import MalformedCheckpoint, UnsupportedFeature
 from tests.support.compared import Files, bits_of, check
 
 
@@ -86,6 +87,17 @@ def test_without_numpy_equal_bytes_are_compared_and_numbers_are_refused(
         files.compare((a, b), (a, other))
     said = "the size of differences without numpy", "install numpy, or ask for --headers"
     assert (caught.value.feature, caught.value.hint) == said
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_file_of_a_part_that_changed_is_noticed(files: Files, changed: int) -> None:
+    values = [files.info(torch.ones(3)) for _ in "ab"]
+    storage = values[changed].storage
+    assert storage is not None
+    os.utime(storage.file, ns=(1, 1))
+    with pytest.raises(MalformedCheckpoint) as caught:
+        files.compare((composite({"v": values[0]}), composite({"v": values[1]})))
+    assert caught.value.path == storage.file
 
 
 def test_pairs_do_not_take_each_others_outcome(files: Files) -> None:

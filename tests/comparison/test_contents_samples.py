@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ckpttool.comparison.sides import Placed
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.values.checkpoint import Basis, Classification, CompositeTensor, Entry, Kind, Part, Tensor
 from ckpttool.values.dtypes import BY_NAME
+from ckpttool.values.errors import MalformedCheckpoint
 from ckpttool.values.inspection import Row
 from tests.support.compared import Files, paths_of
 from tests.support.layouts import TYPED, UNTYPED
@@ -51,7 +53,7 @@ def placed(value: Tensor | None, name: str = "x") -> Placed:
 
 
 def find(files: Files, a: list[Placed], b: list[Placed], *, differing: bool = False) -> dict[int, Content]:
-    """Each side may read its own files alone."""
+    """Each side is held to what its own files were."""
     of_a, of_b = (
         [info for info in files.files if any(info.path in paths_of(item.row.entry.value) for item in items)]
         for items in (a, b)
@@ -227,6 +229,15 @@ def test_how_much_more_than_is_stored_a_tensor_may_claim(
         assert ({id(a), id(b)} == found.keys()) is looked_at is bool(found)
         inner = CompositeTensor("l", "t", None, None, (Part("p", files.info(row.expand(rows, 4))),))
         assert bool(find(files, [placed(inner)], [placed(inner)])) is looked_at
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_file_of_either_side_that_changed_is_noticed(files: Files, changed: int) -> None:
+    values = [files.info(torch.arange(4.0)) for _ in "ab"]
+    os.utime(path_of(values[changed]), ns=(1, 1))
+    with pytest.raises(MalformedCheckpoint) as caught:
+        find(files, [placed(values[0])], [placed(values[1])])
+    assert caught.value.path == path_of(values[changed])
 
 
 def test_empty_and_missing_bytes(files: Files) -> None:

@@ -16,7 +16,7 @@ class Files(RawStorages):
     """Pairs of tensors, compared."""
 
     def compare(self, *pairs: tuple[Tensor, Tensor], tolerance: Tolerance | None = None) -> list[Outcome]:
-        """Each side may read its own files alone."""
+        """Each side is held to what its own files were."""
         sides = [
             [info for info in self.files if any(info.path in paths_of(pair[side]) for pair in pairs)]
             for side in range(2)
