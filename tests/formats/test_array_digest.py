@@ -128,6 +128,23 @@ def test_each_array_of_numpy_has_its_own() -> None:
     assert said == again
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_an_array_is_the_same_by_whichever_protocol(protocol: int) -> None:
+    """The second has bytes as a call that makes them of text."""
+    for array in [*arrays(), np.arange(200.0), np.array([b"a", b"", b"x" * 65, "a"], object)]:
+        one, other = (parse(pickle.dumps(array, number)).value for number in (protocol, 4))
+        assert ContentDigests().of(one) == ContentDigests().of(other) != ""
+
+
+def test_bytes_that_a_call_makes_are_made_once() -> None:
+    digests = ContentDigests()
+    call = called("_codecs.encode", "x" * 65, "latin1")
+    assert digests.of(called("m.f", call, call)) == digest(b"x" * 65, b"x" * 65)
+    assert digests.calls[id(call)].startswith("bytes ")
+    digests.calls[id(call)] = "bytes b'y'"
+    assert digests.of(called("m.f", call)) == digest(b"y")
+
+
 # -- how much is looked at ----------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """A digest of what a numpy array in a pickle holds: its type, shape, order and bytes, or the objects in it.
 
 Nothing is built: the digest is of the calls that would make the array, with their arguments and states, so
-two arrays have one digest if they were pickled alike. One that holds a tensor has none.
+two arrays have one digest if they were pickled alike, by whichever of the protocols 2 to 4. One that holds a
+tensor has none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any
 
+from ckpttool.formats.pickled.plain import plain_of_call
 from ckpttool.pickles.nodes import Call, DictNode, Global, Node, SetNode
 
 _MOST_STEPS = 1_000_000  # nodes that are looked at, in all arrays of a file
@@ -24,6 +26,7 @@ class ContentDigests:
     def __init__(self) -> None:
         self.steps = 0
         self.long: dict[int, str] = {}  # digests of long text and bytes, by identity
+        self.calls: dict[int, str] = {}  # what is told of calls that make bytes, by identity
 
     def of(self, call: Call) -> str:
         """The SHA-256 of ``call`` as hexadecimal digits; empty where it cannot be told."""
@@ -35,7 +38,9 @@ class ContentDigests:
         if self.steps > _MOST_STEPS or depth > _MOST_DEPTH:
             return False
         if isinstance(node, (bytes, str)):
-            return self._put(digest, f"{type(node).__name__} {self._text(node)}")
+            return self._put(digest, f"{'bytes' if isinstance(node, bytes) else 'str'} {self._text(node)}")
+        if isinstance(node, Call) and (told := self._bytes(node)):
+            return self._put(digest, told)
         if node is None or isinstance(node, (bool, int, float)):
             return self._put(digest, f"{type(node).__name__} {node!r}")
         if isinstance(node, Global):
@@ -60,8 +65,21 @@ class ContentDigests:
     def _text(self, node: bytes | str) -> str:
         if len(node) <= _LONG:
             return repr(node)
-        known = self.long.get(id(node))
-        if known is None:
-            raw = node if isinstance(node, bytes) else node.encode("utf-8", "surrogatepass")
-            known = self.long[id(node)] = sha256(raw).hexdigest()
-        return known
+        if id(node) not in self.long:
+            self.long[id(node)] = _short(node)
+        return self.long[id(node)]
+
+    def _bytes(self, call: Call) -> str:
+        """What is told of bytes, which protocol 2 has as a call that makes them; empty of other calls."""
+        told = self.calls.get(id(call))
+        if told is None:
+            made, _ = plain_of_call(call)
+            told = self.calls[id(call)] = f"bytes {_short(made)}" if isinstance(made, bytes) else ""
+        return told
+
+
+def _short(text: bytes | str) -> str:
+    """A short text itself, of a long one a digest."""
+    if len(text) <= _LONG:
+        return repr(text)
+    return sha256(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")).hexdigest()
