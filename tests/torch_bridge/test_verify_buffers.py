@@ -58,6 +58,32 @@ def test_a_random_buffer_is_told_from_a_rebuilt_one(tmp_path: Path) -> None:
     assert names(the_run(result, "to-empty").not_restored) == ["window"]
 
 
+def test_what_loading_code_set_is_known_though_its_memory_is_used_again(tmp_path: Path) -> None:
+    memory = torch.zeros(2)
+
+    class Loads(nn.Module):
+        """The first that is loaded has a table in memory that the next ones clear."""
+
+        first = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+            self.register_buffer("table", torch.zeros(2), persistent=False)
+
+        def _load_from_state_dict(self, *arguments: Any) -> None:
+            super()._load_from_state_dict(*arguments)
+            if Loads.first:
+                self.table = memory.fill_(7)
+            else:
+                memory.zero_()
+            Loads.first = False
+
+    result = check(Loads().state_dict(), Loads, tmp_path, load="copy,assign")
+    assert the_run(result).not_restored == ()
+    assert the_run(result, "assign").not_restored == (NotRestored("table", "meta", "no data (meta)", "7"),)
+
+
 def test_whatever_memory_holds_it_is_no_bool_that_a_constructor_made(tmp_path: Path) -> None:
     """Of a yes and a no, uninitialised memory and its negation hold one each."""
 
