@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ckpttool.pickles.nodes import LOCATED_NBYTES, LocatedBytes
+from ckpttool.pickles.tree import parse_pickle
 from ckpttool.values.errors import LimitExceeded
 from tests.support.parsed import parse
 
@@ -31,9 +32,12 @@ ONE = {
 def test_the_limit_of_nodes_is_met_at_its_number(code: bytes, before: bytes) -> None:
     """With some made by opcodes of the loop and some by others; the error says the limit."""
     count = ONE[code] + len(before[:1]) * 2
-    code = b"N" + before + code + b"N."  # what the loop builds and what others do meet at one of those
-    parse(code, max_nodes=count)
-    if count:
+    # What the loop builds and what others do is added up by the others, as is N.
+    for code in (b"N" + before + code + end for end in ([b"N."] if before else [b"N.", b".", b""])):
+        if code.endswith(b"."):
+            parse(code, max_nodes=count)
+        if not count:
+            continue
         with pytest.raises(LimitExceeded) as caught:
             parse(code, max_nodes=count - 1)
         what = "number of containers, calls, strings or memo entries in a pickle"
@@ -67,6 +71,7 @@ def test_what_a_byte_names_in_the_memo_counts_at_the_next_container() -> None:
 
 
 def test_the_limit_of_opcodes_counts_each() -> None:
+    assert parse_pickle(b"K\x07.", max_ops=2, max_nodes=0, max_name=0).value == 7  # from the first byte on
     for count in range(1, 5):
         code = (count - 1) * b"N" + b"N."
         assert parse(code, max_ops=count + 1).end == count + 1
