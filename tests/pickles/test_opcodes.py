@@ -116,6 +116,7 @@ BUILT = {
     O + b"(N\x90(K\x01\x90": "<reduce@8 m.C@2 () appended=[None, 1]>",
     O + b"NK\x01s": "<reduce@8 m.C@2 () items=[None, 1]>",
     O + b"NNs(K\x01K\x02u": "<reduce@8 m.C@2 () items=[None, None, 1, 2]>",
+    O + b")RNbNNs": "<reduce@10 <reduce@8 m.C@2 ()> () states=[None] items=[None, None]>",
     O + b")R": "<reduce@10 <reduce@8 m.C@2 ()> ()>", O + b")\x81": "<newobj@10 <reduce@8 m.C@2 ()> ()>",
     b"Pk\n": "pid 'k'", b"P\n": "pid ''", b"NQ": "pid None", b"(NK\x01tQ": "pid (None, 1)",
     b"\x80\x00N": "None", b"\x95\xff\xff\xff\xff\xff\xff\xff\xff(iframe\nC\n": "<inst@12 frame.C@12 ()>",
