@@ -138,11 +138,13 @@ def test_an_array_is_the_same_by_whichever_protocol(protocol: int) -> None:
 
 def test_bytes_that_a_call_makes_are_made_once() -> None:
     digests = ContentDigests()
-    call = called("_codecs.encode", "x" * 65, "latin1")
-    assert digests.of(called("m.f", call, call)) == digest(b"x" * 65, b"x" * 65)
-    assert digests.calls[id(call)].startswith("bytes ")
-    digests.calls[id(call)] = "bytes b'y'"
-    assert digests.of(called("m.f", call)) == digest(b"y")
+    text = "x" * 65
+    one, other = (called("_codecs.encode", text, "latin1") for _ in range(2))
+    assert digests.of(called("m.f", one, other)) == digest(b"x" * 65, b"x" * 65)
+    assert digests.calls[id(text)].startswith("bytes ")
+    digests.calls[id(text)] = "bytes b'y'"
+    assert digests.of(called("m.f", one, text)) == digest(b"y", text)
+    assert digest(changed(one, states=[1])) != digest(b"x" * 65)
 
 
 # -- how much is looked at ----------------------------------------------------------------------------------

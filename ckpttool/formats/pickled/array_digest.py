@@ -10,7 +10,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any
 
-from ckpttool.formats.pickled.plain import plain_of_call
+from ckpttool.formats.pickled.plain import encoded_text, plain_of_call
 from ckpttool.pickles.nodes import Call, DictNode, Global, Node, SetNode
 
 _MOST_STEPS = 1_000_000  # nodes that are looked at, in all arrays of a file
@@ -26,7 +26,7 @@ class ContentDigests:
     def __init__(self) -> None:
         self.steps = 0
         self.long: dict[int, str] = {}  # digests of long text and bytes, by identity
-        self.calls: dict[int, str] = {}  # what is told of calls that make bytes, by identity
+        self.calls: dict[int, str] = {}  # what is told of calls, by the identity of what they encode
 
     def of(self, call: Call) -> str:
         """The SHA-256 of ``call`` as hexadecimal digits; empty where it cannot be told."""
@@ -71,11 +71,12 @@ class ContentDigests:
 
     def _bytes(self, call: Call) -> str:
         """What is told of bytes, which protocol 2 has as a call that makes them; empty of other calls."""
-        told = self.calls.get(id(call))
-        if told is None:
+        text = encoded_text(call)
+        known = id(call if text is None else text)  # many calls may share it
+        if known not in self.calls:
             made, _ = plain_of_call(call)
-            told = self.calls[id(call)] = f"bytes {_short(made)}" if isinstance(made, bytes) else ""
-        return told
+            self.calls[known] = f"bytes {_short(made)}" if isinstance(made, bytes) else ""
+        return self.calls[known]
 
 
 def _short(text: bytes | str) -> str:

@@ -89,7 +89,7 @@ class PlainReader:
         """``sized`` of a call that stands for a plain value; kept, because it makes a new one."""
         known = self.known.get((id(node), 0))
         if known is None:
-            text = _encoded_text(node)
+            text = encoded_text(node)
             found = self.encoded.get(id(text)) or plain_of_call(node)
             if text is not None:
                 self.encoded[id(text)] = found
@@ -120,7 +120,7 @@ def plain_of_call(call: Call) -> tuple[Plain, bool]:
     if name == "torch.Size" and isinstance(sizes := call.only_argument, (tuple, list)):
         if len(sizes) <= _MAX_DIMS and all(type(number) is int for number in sizes):
             return tuple(sizes), True
-    elif (text := _encoded_text(call)) is not None:
+    elif (text := encoded_text(call)) is not None:
         try:
             return text.encode("latin1"), True
         except UnicodeEncodeError:
@@ -132,7 +132,7 @@ def plain_of_call(call: Call) -> tuple[Plain, bool]:
     return None, False
 
 
-def _encoded_text(call: Call) -> str | None:
+def encoded_text(call: Call) -> str | None:
     """The text of ``_codecs.encode(text, "latin1")``, whose bytes it stands for; None for any other call."""
     args = call.args
     if call.name != "_codecs.encode" or not isinstance(args, tuple) or args[1:] != ("latin1",):
