@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ckpttool.formats.base import Limits
 from ckpttool.values.checkpoint import CompositeTensor, TensorInfo
@@ -135,6 +136,24 @@ def test_an_empty_tensor_has_strides_that_torch_can_hold(tmp_path: Path) -> None
     assert found.tensor is not None and found.tensor.stride == (2**63 - 1, 1)
     error = refusal(tmp_path / "a", pack({"name": entry | {"shape": [0, 2**62, 2]}}))
     assert "an empty tensor whose strides exceed 2**63 - 1" in str(error) and error.name == "name"
+    last = (2**63 - 1) // 7  # a divisor
+    for shape, good in (
+        ([7, 0, last], True), ([8, 0, last], False), ([7, 0, last + 1], False), ([0, 7, last], True),
+        ([0, 7, last + 1], False), ([0, 8, last], False), ([last, 0, 7], True), ([last, 7, 0], True),
+        ([last + 1, 0, 7], False), ([0], True), ([2**63 - 1, 0], True),
+    ):  # fmt: skip
+        content = pack({"name": entry | {"shape": shape}})
+        if good:
+            (tmp_path / "a").write_bytes(content)
+            (found,) = read(tmp_path / "a").entries
+            assert (
+                found.tensor is not None and found.tensor.stride == torch.empty(shape, device="meta").stride()
+            )
+        else:
+            error = refusal(tmp_path / "a", content)
+            assert (error.what, error.name, error.actual) == (
+                "an empty tensor whose strides exceed 2**63 - 1", "name", str(shape)
+            )  # fmt: skip
 
 
 def test_packed_numbers_of_an_odd_last_size_are_all_their_bytes(tmp_path: Path) -> None:

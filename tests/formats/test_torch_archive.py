@@ -7,6 +7,7 @@ import zipfile
 from typing import Any
 
 import pytest
+import torch
 
 from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.pickled.arguments import StorageClaim
@@ -103,6 +104,60 @@ def test_another_byte_order_is_refused(text: bytes) -> None:
     with pytest.raises(MalformedCheckpoint, match="unknown byte order") as caught:
         opened(**{"a/data.pkl": b"1", "a/byteorder": text})
     assert caught.value.expected == "little or big"
+
+
+def obstacles(members: dict[str, bytes]) -> tuple[str, ...]:
+    """What stands against loading a zip of these; the version is held against torch's own reader."""
+    content = zipped(**members)
+    source = Bytes(content)
+    found = open_torch_archive(source, read_archive(source, Limits())).obstacles
+    # Releases before 2.13 take members outside.
+    if any("version" in words for words in found):
+        with pytest.raises((RuntimeError, IndexError, UnicodeDecodeError)):
+            torch._C.PyTorchFileReader(io.BytesIO(content))
+    elif not found:
+        torch._C.PyTorchFileReader(io.BytesIO(content))
+    return found
+
+
+NO_VERSION = "a member version that is none of torch's"
+
+
+@pytest.mark.parametrize("name", ["a/version", "a/.data/version"])
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        (b"0", False), (b"1", True), (b"3\n", True), (b" 3", True), (b"9", True), (b"10", True),
+        (b"11", False), (b"100", False), (b"+3", True), (b"-3", False), (b"x", False), (b"3x", True),
+        (b"0x3", False),
+        (b"3.5", True), (b"007", True), (b"000000003", True), (b"1000000000", False), (b"9" * 30, False),
+        (b"+", False), (b"\xff3", False), ("\u0663".encode(), False), (b"x" * 4097, False),
+    ],
+)  # fmt: skip
+def test_the_version_is_one_that_torch_reads(name: str, text: bytes, taken: bool) -> None:
+    members = {"a/data.pkl": b"1", name: text}
+    assert obstacles(members) == (() if taken else (NO_VERSION,))
+    assert obstacles({**members, "b": b""}) == (
+        "members outside the top folder 'a'", *(() if taken else (NO_VERSION,))
+    )  # fmt: skip
+
+
+def test_either_member_says_the_version() -> None:
+    assert obstacles({"a/data.pkl": b"1"}) == ("a missing member version",)
+    assert obstacles({"a/data.pkl": b"1", "version": b"3"}) == (
+        "members outside the top folder 'a'", "a missing member version",
+    )  # fmt: skip
+    assert obstacles({"a/data.pkl": b"1", "a/.data/version": b"3", "a/other": b"11"}) == ()
+
+
+def test_a_name_of_a_member_is_utf8() -> None:
+    named = {"a/data.pkl": b"1", "a/version": b"3", "a/xy": b"", "a/\u00fcber": b""}
+    assert obstacles(named) == ()
+    for raw, taken in ((b"\x80", False), (b"\xff", False), (b"\xc3", False), (b"\xc3\xa9", True)):
+        content = zipped(**named, **{f"a/{'q' * len(raw)}": b""}).replace(b"q" * len(raw), raw)
+        source = Bytes(content)
+        found = open_torch_archive(source, read_archive(source, Limits())).obstacles
+        assert found == (() if taken else ("a member whose name is not UTF-8",))
 
 
 def test_a_text_member_is_small() -> None:
