@@ -152,17 +152,36 @@ def test_a_tie_is_what_names_a_tensor_and_is_none() -> None:
     assert back.findings == () and back.ordered == source.ordered
 
 
+@pytest.mark.parametrize(
+    "paths", [{"b": ["a"]}, {"a": ["x"], "c": ["x"]}, {"a": ["r", "q"]}, {"a": [5]}, {"d": ["c"]}]
+)
+def test_two_entries_on_one_path_put_none_of_them_anywhere(paths: dict[str, Any]) -> None:
+    """Though their bytes, their gradients and what they are said to be differ."""
+    others = Entry(("r",), "q", floats(7)), Entry((), 5, floats(9))
+    source = carrying((*ENTRIES, *others), paths=paths, parameters=["a", "b"], lists=[[["l"], "list"]])
+    source = source._replace(metadata={**source.metadata, "d": "a"})
+    back = expand(source)
+    assert back == source._replace(
+        metadata={}, stored=source, containers=(Container(("l",), "list", 0),),
+        findings=(unusable("paths", "two tensors would get the same path"),),
+    )  # fmt: skip
+
+
 def test_all_keys_together_put_each_fact_at_its_place() -> None:
-    deep = Entry(("kept",), "a", floats(5))
+    deep, number = Entry(("kept",), "a", floats(5)), Entry((), 5, floats(6))
     raw = Entry((), "raw", octets(6), False)
     source = carrying(
-        (*ENTRIES, raw, deep),
+        (*ENTRIES, raw, deep, number),
         root=["model", 0],
         paths={"a": ["x", "y"], "also": ["t"], "nothing": ["q"]},
         parameters=["b", "nothing"],
         as_bytes={"raw": {"dtype": "bfloat16", "shape": [3, 1]}},
         values=[[["epoch"], 3], [["opt", {"key": "None"}], [1.5]]],
-        objects=[[["args", 1], "mod.Args", "an object"]],
+        objects=[
+            [["args", 1], "mod.Args", "an object"],
+            [["one"], "t", ""],
+            [["p", "q", "r", "s"], "u", "v"],
+        ],
         lists=[[["opt", "groups"], "list"], [[], "OrderedDict"]],
         module_versions=[[["model"], {"": {"version": 1}}]],
     )
@@ -183,10 +202,12 @@ def test_all_keys_together_put_each_fact_at_its_place() -> None:
             Entry(("model", 0), "raw", TensorInfo(BY_NAME["bfloat16"], (3, 1), (1, 1), 0, octets(6).storage),
                   False),
             deep,
+            number,
             Entry(("model", 0), "t", floats(0)),
         ),
         values=(*before[0], Value((), "epoch", 3), Value(("opt",), OddKey("None", True), PlainList((1.5,)))),
-        opaque=(*before[1], Opaque(("args",), 1, "mod.Args", "an object")),
+        opaque=(*before[1], Opaque(("args",), 1, "mod.Args", "an object"), Opaque((), "one", "t", ""),
+                Opaque(("p", "q", "r"), "s", "u", "v")),
         containers=(*before[2], Container(("opt", "groups"), "list", 0), Container((), "OrderedDict", 0)),
         metadata={"format": "pt"},
         module_versions={("o",): {"m": 9}, ("model",): {"": 1}},

@@ -131,6 +131,18 @@ def test_a_key_may_be_a_number_and_other_ids_are_no_storages() -> None:
     assert "is text, as pickle protocol 0 writes it" in str(refusal(legacy(text, [])))
 
 
+@pytest.mark.parametrize(
+    "pid",
+    [(), ("module",), (5, "storage"), (("storage",),), 5, None, [], ["storage"], op.BINBYTES(b"storage")],
+)
+def test_an_id_that_is_no_storage_claims_none(pid: Any) -> None:
+    """What is no tuple that begins with the word, and no text, is another's, whatever else it holds."""
+    other = op.push(pid) + op.BINPERSID + op.POP
+    body = op.PROTO(2) + other + op.tensor(op.storage("0"), 0, (4,), (1,)) + other + op.STOP
+    found = read_legacy(Bytes(legacy(body, [(4, bytes(16))])), Limits())
+    assert list(found.storages) == ["0"] and found.findings == ()
+
+
 def test_globals_of_all_five_pickles_are_listed() -> None:
     def with_call(name: str) -> bytes:
         return op.PROTO(2) + op.call(f"os:{name}") + op.POP
