@@ -1,0 +1,167 @@
+"""What is read of a header, whole: each entry, its address and each finding, in any order of its names."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckpttool.formats import safetensors
+from ckpttool.formats.base import Limits, Look
+from ckpttool.values.checkpoint import (
+    Checkpoint,
+    CompositeTensor,
+    Entry,
+    Finding,
+    Part,
+    StorageRef,
+    TensorInfo,
+)
+from ckpttool.values.dtypes import BY_NAME, BY_SAFETENSORS_TAG
+from ckpttool.values.errors import MalformedCheckpoint
+from tests.formats.test_zip_records import Bytes
+from tests.support.headers import pack
+
+NBYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
+          "U16": 2, "U8": 1, "I8": 1, "BOOL": 1}  # fmt: skip
+NO_FORMAT = Finding(
+    "safetensors-no-format", "info", "",
+    "__metadata__ does not say format=pt, without which some loaders refuse the file",
+)  # fmt: skip
+
+
+def read(content: bytes, base: int = 0) -> Checkpoint:
+    return safetensors.read(Look(Bytes(content, base), Limits()))
+
+
+def refusal(content: bytes) -> MalformedCheckpoint:
+    with pytest.raises(MalformedCheckpoint) as caught:
+        read(content)
+    return caught.value
+
+
+def row_major(shape: list[int]) -> tuple[int, ...]:
+    return tuple(math.prod(max(size, 1) for size in shape[at + 1 :]) for at in range(len(shape)))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(list(NBYTES)), st.lists(st.integers(0, 3), max_size=3)), max_size=5),
+    st.randoms(use_true_random=False),
+    st.dictionaries(st.sampled_from(["format", "k", ""]), st.text(max_size=3), max_size=2),
+    st.sampled_from([0, 3000]),
+    st.integers(0, 9),
+)
+def test_a_header_in_any_order_is_read_in_that_of_the_bytes(
+    tensors: list[tuple[str, list[int]]], random: Any, metadata: dict[str, str], base: int, spaces: int
+) -> None:
+    names = random.sample("abcdef", len(tensors))
+    begin, rows = 0, []
+    for name, (tag, shape) in zip(names, tensors, strict=True):
+        end = begin + NBYTES[tag] * math.prod(shape)
+        rows.append((begin, end, name, tag, shape))
+        begin = end
+    rows.sort(key=lambda row: row[:3])
+    written = random.sample(rows, len(rows))
+    header: dict[str, Any] = {
+        name: {"dtype": tag, "shape": shape, "data_offsets": [first, last]}
+        for first, last, name, tag, shape in written
+    }
+    if metadata:
+        header["__metadata__"] = metadata
+    content = pack(json.dumps(header).encode() + b" " * spaces, bytes(begin))
+    start = base + len(content) - begin
+    entries = tuple(
+        Entry((), name, TensorInfo(BY_SAFETENSORS_TAG[tag], tuple(shape), row_major(shape), 0,
+                                   StorageRef("a.zip", name, start + first, last - first)))
+        for first, last, name, tag, shape in rows
+    )  # fmt: skip
+    assert read(content, base) == Checkpoint(
+        path="a.zip", format="safetensors", layout="", files=(Bytes.version,), entries=entries,
+        metadata=metadata, findings=() if "format" in metadata else (NO_FORMAT,), ordered=False,
+    )  # fmt: skip
+
+
+def test_packed_numbers_stand_beside_others_and_the_odd_are_named() -> None:
+    header = {
+        "odd": {"dtype": "F4", "shape": [2, 5], "data_offsets": [6, 11], "by": 1},
+        "even": {"dtype": "F4", "shape": [3, 4], "data_offsets": [0, 6]},
+        "none": {"dtype": "F4", "shape": [0, 3], "data_offsets": [11, 11]},
+        "other": {"dtype": "U8", "shape": [3, 4], "data_offsets": [11, 23]},
+    }
+    content = pack(header, bytes(23))
+    start = len(content) - 23
+    four, octet = BY_NAME["float4_e2m1fn_x2"], BY_NAME["uint8"]
+
+    def stored(name: str, at: int, nbytes: int) -> StorageRef:
+        return StorageRef("a.zip", name, start + at, nbytes)
+
+    def odd(name: str, shape: tuple[int, ...], at: int, nbytes: int) -> Entry:
+        part = TensorInfo(octet, (nbytes,), (1,), 0, stored(name, at, nbytes))
+        return Entry(
+            (), name, CompositeTensor("packed", "safetensors.F4", four, shape, (Part("bytes", part),))
+        )
+
+    found = read(content)
+    assert found.entries == (
+        Entry((), "even", TensorInfo(four, (3, 2), (2, 1), 0, stored("even", 0, 6))),
+        odd("odd", (2, 5), 6, 5),
+        odd("none", (0, 3), 11, 0),
+        Entry((), "other", TensorInfo(octet, (3, 4), (4, 1), 0, stored("other", 11, 12))),
+    )
+    unknown = "the header says more of it than dtype, shape and data_offsets; ignored: by"
+    assert found.findings == (
+        NO_FORMAT,
+        Finding("safetensors-unknown-field", "info", "odd", unknown),
+        *(
+            Finding("safetensors-odd-packed", "warning", name,
+                    f"F4 with an odd last size {last}: legal here, but torch has no such shape")
+            for name, last in (("odd", 5), ("none", 3))
+        ),
+    )  # fmt: skip
+
+
+def entry(tag: str, shape: list[int], begin: int, end: int) -> dict[str, Any]:
+    return {"dtype": tag, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("second", "what", "expected", "actual"),
+    [
+        (entry("F32", [3], 8, 19), "shape and range do not agree", "12 bytes for F32 [3]", "11"),
+        (entry("F32", [3], 8, 21), "shape and range do not agree", "12 bytes for F32 [3]", "13"),
+        (entry("U8", [], 8, 8), "shape and range do not agree", "1 byte for U8 []", "0"),
+        (entry("F4", [2, 2], 8, 9), "shape and range do not agree", "2 bytes for F4 [2, 2]", "1"),
+        (entry("F4", [3], 8, 10), "a tensor of packed numbers does not end at a byte", None, "F4 [3]"),
+        (entry("F4", [], 8, 9), "a tensor of packed numbers does not end at a byte", None, "F4 []"),
+        (entry("F4", [2**62, 0, 6], 8, 8), "an empty tensor whose strides exceed 2**63 - 1", None,
+         f"[{2**62}, 0, 3]"),
+        (entry("U8", [3] * 40, 8, 9), "shape and range do not agree",
+         f"{3**40:,} bytes for U8 {str([3] * 40)[:57]}… (120 characters)", "1"),
+    ],
+)  # fmt: skip
+def test_a_second_tensor_that_is_wrong_is_named_with_its_numbers(
+    second: dict[str, Any], what: str, expected: str | None, actual: str
+) -> None:
+    error = refusal(pack({"good": entry("F32", [2], 0, 8), "bad": second}, bytes(second["data_offsets"][1])))
+    assert (error.what, error.name, error.byte_offset) == (what, "bad", None)
+    assert (error.expected, error.actual) == (expected, actual)
+
+
+def test_what_is_missing_or_left_is_counted_behind_the_tensors() -> None:
+    header = {"a": entry("F32", [2], 0, 8), "b": entry("U8", [3], 8, 11)}
+    content = pack(header, bytes(11))
+    assert len(read(content).entries) == 2
+    error = refusal(content[:-4])
+    assert error.what == "the file is cut short: 4 of 11 data bytes missing"
+    assert error.hint == "download or copy it again; the bytes that are missing cannot be recovered"
+    error = refusal(content + bytes(1))
+    assert (error.what, error.byte_offset) == ("1 byte after the last tensor", len(content))
+    for begin, what in ((9, "bytes that belong to no tensor"), (7, "the bytes of two tensors overlap")):
+        error = refusal(pack(header | {"b": entry("U8", [3], begin, begin + 3)}, bytes(12)))
+        assert (error.what, error.name, error.expected, error.actual) == (
+            what, "b", "a range that begins at 8", f"[{begin}, {begin + 3}]",
+        )  # fmt: skip
