@@ -14,7 +14,8 @@ from ckpttool.formats.base import Limits, Look
 from ckpttool.formats.torch_legacy import read_legacy, resolve_embedded
 from ckpttool.formats.zip_records import FETCH_AGAIN
 from ckpttool.pickles.nodes import LocatedBytes
-from ckpttool.values.checkpoint import Checkpoint, StorageRef
+from ckpttool.values.checkpoint import Checkpoint, Finding, StorageRef, TensorInfo
+from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, UnsupportedFeature
 from tests.formats.test_zip_records import Bytes
 from tests.hostile import pickles as op
@@ -75,6 +76,34 @@ def test_a_storage_may_be_a_view_of_a_longer_one() -> None:
     (entry,) = read(content).entries
     assert entry.tensor is not None and entry.tensor.storage is not None
     assert (entry.tensor.storage_offset, entry.tensor.storage.nbytes) == (2, 24)
+
+
+def test_all_that_is_read_of_a_file() -> None:
+    """Two tensors of one storage and one of another, at a place inside a file, and what is said of it."""
+    half, floats = op.storage("h", "torch:HalfStorage", 3), op.storage("f", "torch:FloatStorage", 6, "cuda:1")
+    body = op.PROTO(2) + op.MARK + b"".join(
+        op.push(name) + op.tensor(item, at, shape, stride)
+        for name, item, at, shape, stride in (
+            ("w", floats, 0, (2, 2), (2, 1)), ("b", half, 1, (2,), (1,)), ("v", floats, 5, (), ()),
+        )
+    ) + op.DICT + op.STOP  # fmt: skip
+    content = legacy(body, [(3, bytes(6)), (6, bytes(24))], keys=op.dump(["h", "f"])) + b"!"
+    end = 700 + len(content) - 1
+    found = read(content, 700)
+    f16 = StorageRef("a.zip", "h", end - 24 - 8 - 6, 6, "cpu")
+    f32 = StorageRef("a.zip", "f", end - 24, 24, "cuda:1")
+    assert (found.path, found.format, found.layout) == ("a.zip", "torch_legacy", "before torch 1.6")
+    assert found.files == (Bytes.version,) and found.ordered
+    assert [(item.root, item.name, item.tensor) for item in found.entries] == [
+        ((), "w", TensorInfo(BY_NAME["float32"], (2, 2), (2, 1), 0, f32)),
+        ((), "b", TensorInfo(BY_NAME["float16"], (2,), (1,), 1, f16)),
+        ((), "v", TensorInfo(BY_NAME["float32"], (), (), 5, f32)),
+    ]
+    assert [item for item in found.findings if item.code in ("bytes-after-storages", "legacy-layout")] == [
+        Finding("bytes-after-storages", "warning", "", "1 byte follows the last storage and is not read"),
+        Finding("legacy-layout", "info", "",
+                "pre-1.6 file layout: torch cannot memory-map it and reads the whole file into RAM"),
+    ]  # fmt: skip
 
 
 ONE = pickled(op.storage("0", "torch:FloatStorage", 4))

@@ -204,6 +204,47 @@ def test_a_storage_is_a_member_or_has_no_bytes() -> None:
         view.resolver()(claim("1", 1))
 
 
+def test_the_folders_of_a_storage_are_asked_in_order_and_a_packed_one_is_told() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("a/data.pkl", "a/one/0", "a/two/0", "a/two/1"):
+            archive.writestr(name, name * 9, zipfile.ZIP_DEFLATED if name.endswith("0") else None)
+        archive.writestr("a/byteorder", "big")
+    source = Bytes(buffer.getvalue(), 50)
+    view = open_torch_archive(source, read_archive(source, Limits()))
+    for folders in (("one", "two"), ("two", "one")):
+        for key, folder in (("0", folders[0]), ("1", "two")):
+            member = f"{folder}/{key}"
+            found = view.resolver(folders)(StorageClaim(key, BY_NAME["uint8"], 63, None))
+            with zipfile.ZipFile(buffer) as archive:
+                info = archive.getinfo(f"a/{member}")
+            start = 50 + info.header_offset + 30 + len(info.filename)
+            packed = info.compress_size if key == "0" else None
+            assert found == StorageRef("a.zip", member, start, 63, None, True, packed)
+        with pytest.raises(MalformedCheckpoint) as caught:
+            view.resolver(folders)(StorageClaim("2", BY_NAME["uint8"], 63, None))
+        assert str(caught.value) == f"a tensor's storage is not in the file: '{folders[0]}/2'"
+        empty = view.resolver(folders)(StorageClaim("2", BY_NAME["uint8"], 0, "cpu"))
+        assert empty == StorageRef("a.zip", f"{folders[0]}/2", 0, 0, "cpu")
+
+
+def test_what_lies_outside_is_said_with_what_else_was_found() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("a/data.pkl", "b", "a/x"):
+            archive.writestr(name, name)
+    content = buffer.getvalue().replace(b"a/xa/x", b"a/ya/x", 1)
+    source = Bytes(content)
+    found = open_torch_archive(source, read_archive(source, Limits()))
+    assert list(found.records) == ["data.pkl", "x"] and found.records["x"].nbytes == 3
+    assert [(item.code, item.severity, item.name, item.message) for item in found.findings] == [
+        ("zip-headers-differ", "warning", "a/x", "1 member has a local header that contradicts the zip's "
+         "directory: other readers may see another file"),
+        ("zip-members-outside", "warning", "", "1 member lies outside the top folder 'a': torch 2.13 refuses "
+         "such a file, other readers may see another one in it"),
+    ]  # fmt: skip
+
+
 def test_a_pickle_is_read_from_its_member_and_within_the_limits() -> None:
     data: Any = b"\x80\x02]q\x00K\x05a."
     view = opened(**{"a/data.pkl": data, "a/more.pkl": data + b"cos\nsystem\n."})

@@ -267,6 +267,11 @@ def test_a_member_ends_with_the_file_and_its_header_lies_in_it() -> None:
     error = refusal(write(File("a", data, central={"nbytes": most + 1, "compressed": most + 1})))
     assert "lies outside the file" in str(error)
     assert (error.byte_offset, error.expected, error.actual) == (31, f"{most + 1} bytes", f"{most} left")
+    error = refusal(write(File("a", data, central={"nbytes": most, "compressed": most})))
+    assert "a member of the zip overlaps its central directory" in str(error)
+    for header in (len(good) - 1, len(good), len(good) + 1):
+        error = refusal(write(File("a", data, central={"header": header})))
+        assert (error.byte_offset, error.actual) == (header, f"{max(len(good) - header, 0)} left")
 
 
 def test_members_share_no_byte_with_each_other_or_with_the_directory() -> None:
