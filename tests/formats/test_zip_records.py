@@ -334,11 +334,12 @@ def test_a_member_is_read_up_to_a_limit(tmp_path: Any) -> None:
 @pytest.mark.parametrize("nbytes", [0, 7])
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("before", [b"", struct.pack("<2H5s", 0x5455, 5, b"\x01\0\0\0\0")])
+@pytest.mark.parametrize("after", [b"", bytes(12)])
 def test_a_zip64_field_too_short_for_what_it_must_hold_gives_nothing(
-    word: str, before: bytes, nbytes: int
+    word: str, before: bytes, after: bytes, nbytes: int
 ) -> None:
-    """The full 32-bit number stands, and what lies there is outside of the file."""
-    extra = before + struct.pack("<2H", 1, nbytes) + bytes(nbytes)
+    """The full 32-bit number stands, and what lies there is outside of the file, whatever field follows."""
+    extra = before + struct.pack("<2H", 1, nbytes) + bytes(nbytes) + after
     file = File("a", b"data", deflated=word != "nbytes", central={word: FULL}, extra=extra)
     assert "4,294,967,295" in str(refusal(write(file))) or "outside" in str(refusal(write(file)))
     enough = before + struct.pack(
