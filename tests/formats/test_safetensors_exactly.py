@@ -165,3 +165,83 @@ def test_what_is_missing_or_left_is_counted_behind_the_tensors() -> None:
         assert (error.what, error.name, error.expected, error.actual) == (
             what, "b", "a range that begins at 8", f"[{begin}, {begin + 3}]",
         )  # fmt: skip
+
+
+FIELDS = "{dtype, shape, data_offsets}"
+PAIR = "[begin, end]"
+TAGS = f"one of {' '.join(BY_SAFETENSORS_TAG)}"
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return {**entry("F32", [2], 0, 8), **fields}
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in changed().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("said", "what", "expected", "actual"),
+    [
+        (5, "the entry of a tensor is not an object", FIELDS, "an integer"),
+        ([], "the entry of a tensor is not an object", FIELDS, "an array"),
+        *(
+            (without(key), f"the entry of a tensor has no {key}", "dtype, shape and data_offsets",
+             "others only")
+            for key in ("dtype", "shape", "data_offsets")
+        ),
+        (changed(dtype=True), "dtype is not a string", "a tag such as F32", "true or false"),
+        (changed(dtype="F"), "unknown dtype", TAGS, "'F'"),
+        (changed(dtype="F" * 58), "unknown dtype", TAGS, f"'{'F' * 58}'"),
+        (changed(dtype="F" * 59), "unknown dtype", TAGS, f"'{'F' * 56}… (61 characters)"),
+        (changed(shape={}), "shape is not an array", "an array of sizes", "an object"),
+        (changed(shape=[1, None]), "a size in shape is not an integer", "integers", "null"),
+        (changed(shape=[2, 10**59]), "a size in shape is out of range", "0 to 2**63 - 1", f"1{'0' * 59}"),
+        (changed(shape=[2, 10**60]), "a size in shape is out of range", "0 to 2**63 - 1",
+         f"1{'0' * 56}… (61 characters)"),
+        (changed(data_offsets=None), "data_offsets is not an array", PAIR, "null"),
+        (changed(data_offsets=[]), "data_offsets is not a pair", PAIR, "0 items"),
+        (changed(data_offsets=[0.0, 8]), "an offset is not an integer", "integers", "a number"),
+        (changed(data_offsets=["0", None]), "an offset is not an integer", "integers", "a string"),
+        (changed(data_offsets=[0, None]), "an offset is not an integer", "integers", "null"),
+        (changed(data_offsets=[2, 1]), "data_offsets is not a range", "0 <= begin <= end", "[2, 1]"),
+        (changed(data_offsets=[1, 10**60]), "bytes that belong to no tensor", "a range that begins at 0",
+         f"[1, 1{'0' * 56}… (61 characters)]"),
+    ],
+)  # fmt: skip
+def test_an_entry_that_is_wrong_has_one_sentence(said: Any, what: str, expected: str, actual: str) -> None:
+    content = pack({"bad": said}, bytes(8))
+    error = refusal(content)
+    assert (error.what, error.name, error.expected, error.actual) == (what, "bad", expected, actual)
+    assert error.byte_offset == (len(content) - 7 if "no tensor" in what else None)
+
+
+def test_what_more_is_said_of_a_tensor_is_shortened() -> None:
+    for nbytes, shown in ((60, "k" * 60), (61, f"{'k' * 57}… (61 characters)")):
+        finding = read(pack({"a": changed(**{"k" * nbytes: 1})}, bytes(8))).findings[1]
+        assert (finding.name, finding.message.partition("ignored: ")[2]) == ("a", shown)
+    (_, finding) = read(pack({"a": changed(x=1, y={})}, bytes(8))).findings
+    assert finding.message.endswith("; ignored: x, y")
+
+
+@pytest.mark.parametrize(
+    ("header", "what", "name", "actual"),
+    [
+        ({"__metadata__": 5}, "__metadata__ is not an object of strings", None, "an integer"),
+        ({"__metadata__": {"a": "b", "k": None}}, "a value of __metadata__ is not a string", "k", "null"),
+        (b"", "the safetensors header does not begin with '{'", None, "an empty header"),
+        (b"\xffab", "the safetensors header does not begin with '{'", None, "'\\xff'"),
+        (b" {}", "the safetensors header does not begin with '{'", None, "' '"),
+    ],
+)
+def test_a_header_that_is_wrong_has_one_sentence(
+    header: object, what: str, name: str | None, actual: str
+) -> None:
+    error = refusal(pack(header))
+    assert (error.what, error.name, error.expected, error.actual) == (what, name, None, actual)
+    assert error.byte_offset == (None if "__" in what else 8)
+
+
+def test_metadata_of_null_is_none() -> None:
+    found = read(pack({"__metadata__": None}))
+    assert (found.metadata, found.findings, found.entries) == ({}, (NO_FORMAT,), ())

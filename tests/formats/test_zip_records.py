@@ -358,12 +358,13 @@ def test_a_zip64_field_gives_only_what_is_full() -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", [b"", b"\x01", b"\x01\0\x08", struct.pack("<2H", 7, 0), struct.pack("<2H4s", 2, 500, b"")]
-)
+    "extra", [b"", b"\x01", b"\x01\0\x08", struct.pack("<2H", 7, 0), struct.pack("<2H4s", 2, 500, b""),
+              struct.pack("<2H7s", 1, 8, b"")]
+)  # fmt: skip
 def test_an_extra_field_that_is_cut_gives_nothing(extra: bytes) -> None:
-    assert "outside the file" in str(
-        refusal(write(File("a", b"data", central={"header": FULL}, extra=extra)))
-    )
+    file = File("a", b"data", central={"header": FULL}, extra=extra)
+    for comment in (b"", bytes(1), bytes(24)):
+        assert "outside the file" in str(refusal(write(file._replace(comment=comment))))
 
 
 # -- the directory --------------------------------------------------------------------------------------
@@ -391,13 +392,17 @@ def test_the_directory_lies_before_its_end_record() -> None:
     assert "damaged" in str(refusal(write(File("a", b"data"), offset=at - 1)))
 
 
-@pytest.mark.parametrize(("count", "words"), [(2, "is cut off"), (0, "is longer than its members")])
-def test_the_directory_has_as_many_members_as_it_says(count: int, words: str) -> None:
-    error = refusal(write(File("a", b"data"), count=count))
-    assert words in str(error)
-    assert error.byte_offset == 35 + 47 * (count == 2)
-    if count == 0:
-        assert (error.expected, error.actual) == ("0 members", "47 bytes more")
+def test_the_directory_has_as_many_members_as_it_says() -> None:
+    files = [File(name, b"data") for name in ("a", "bc", "def")]
+    entries = [46 + len(file.name) for file in files]
+    error = refusal(write(*files, count=4))
+    assert "is cut off" in str(error) and error.byte_offset == len(write(*files)) - 22
+    for count in (0, 1, 2):
+        error, more = refusal(write(*files, count=count)), sum(entries[count:])
+        assert "is longer than its members" in str(error)
+        assert (error.byte_offset, error.expected, error.actual) == (
+            len(write(*files)) - 22 - more, f"{count} member" + "s" * (count != 1), f"{more} bytes more",
+        )  # fmt: skip
 
 
 def test_a_damaged_entry_of_the_directory_is_placed() -> None:
@@ -470,6 +475,17 @@ def test_a_locator_that_leads_nowhere_is_none() -> None:
         plain = write(File("a", b"data"))
         content = plain[:-22] + locator + plain[-22:]
         assert list(archive(content).records) == ["a"]
+    # Nor is a record one that nothing, or something else, leads to: this one would lead out of the file.
+    for magic, locating, counts in (
+        (b"PK\x06\x06", b"PK\x06\x07", True), (b"PK\x06\x06", b"PK\x06\x08", False),
+        (b"PK\x06\x06", b"PK\x05\x07", False), (b"PK\x06\x05", b"PK\x06\x07", False),
+    ):  # fmt: skip
+        record = struct.pack("<4sQ2H2I4Q", magic, 44, 45, 45, 0, 0, 1, 1, 47, 1 << 40)
+        content = plain[:-22] + record + struct.pack("<4sIQI", locating, 0, len(plain) - 22, 1) + plain[-22:]
+        if counts:
+            assert "central directory lies outside the file" in str(refusal(content))
+        else:
+            assert list(archive(content).records) == ["a"]
 
 
 def test_the_numbers_of_a_zip64_record_are_held_to_the_same_rules() -> None:
