@@ -167,6 +167,16 @@ def test_two_entries_on_one_path_put_none_of_them_anywhere(paths: dict[str, Any]
     )  # fmt: skip
 
 
+def test_a_tie_alone_is_put_back_too() -> None:
+    source = Checkpoint("x", "safetensors", "", (), ENTRIES, metadata={"z": "b", "format": "pt"})
+    assert expand(source) == source._replace(
+        entries=(*ENTRIES, Entry((), "z", floats(1))), metadata={"format": "pt"},
+        stored=source, put_back=frozenset({((), "z")}),
+    )  # fmt: skip
+    bare = source._replace(metadata={PREFIX + "unknown": "?", "format": "pt"})
+    assert expand(bare) == bare._replace(metadata={"format": "pt"}, stored=bare)
+
+
 def test_all_keys_together_put_each_fact_at_its_place() -> None:
     deep, number = Entry(("kept",), "a", floats(5)), Entry((), 5, floats(6))
     raw = Entry((), "raw", octets(6), False)
@@ -309,6 +319,8 @@ REFUSED: list[tuple[str, Any]] = [
     ("module_versions", [[["r"], {"m": {"version": 1.0}}]]),
     ("module_versions", [[["r"], {"m": {"version": True}}]]), ("module_versions", [["r", {"m": {}}]]),
     ("module_versions", [[["r"], {"m": {"a": {"float": "1"}}}]]),
+    ("module_versions", [[["r"], {"m": {"a": nested(65)}}]]),
+    ("module_versions", [[["r"], {"m": {"a": {"b": nested(65)}}}]]),
     ("order", {}), ("order", "b"), ("order", [0, 1, "2"]), ("order", [0, True, 2]), ("order", [0.0, 1, 2]),
 ]  # fmt: skip
 
@@ -334,6 +346,8 @@ TAKEN: list[tuple[str, Any]] = [
     ("values", [[["a"], nested(64, "tuple")]]), ("as_bytes", {"a": {**CLAIM, "shape": [2**63 - 1, 0]}}),
     ("as_bytes", {}), ("module_versions", [[["r"], {"m": {"version": None}}]]), ("objects", []),
     ("parameters", []), ("lists", []), ("values", []), ("paths", {}), ("module_versions", []),
+    ("module_versions", [[["r"], {"m": {"a": nested(64)}}]]),
+    ("module_versions", [[["r"], {"m": {"a": {"b": nested(64, "tuple")}}}]]),
     ("values", [[["a"], {"bytes": ""}], [["b"], {"int": "0"}]]),
 ]  # fmt: skip
 

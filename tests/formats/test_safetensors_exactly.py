@@ -24,7 +24,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.dtypes import BY_NAME, BY_SAFETENSORS_TAG
 from ckpttool.values.errors import MalformedCheckpoint
 from tests.formats.test_zip_records import Bytes
-from tests.support.headers import pack
+from tests.support.headers import pack, sniff
 
 NBYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
           "U16": 2, "U8": 1, "I8": 1, "BOOL": 1}  # fmt: skip
@@ -245,3 +245,22 @@ def test_a_header_that_is_wrong_has_one_sentence(
 def test_metadata_of_null_is_none() -> None:
     found = read(pack({"__metadata__": None}))
     assert (found.metadata, found.findings, found.entries) == ({}, (NO_FORMAT,), ())
+
+
+@pytest.mark.parametrize(
+    ("content", "known"),
+    [
+        (pack(b"{"), True), (pack(b"{}"), True), (pack(b'{"a"'), True), (pack(b"{ "), True),
+        (pack(b"{\t"), True),
+        (pack(b" \t\r\n{\r"), True), (pack(b"{\n", length=2**56 - 1), True),
+        (pack(b"{}", length=2**64 - 256), True),
+        (pack(b"{}", length=2**64 - 1), False), (pack(b'["a"]'), False), (pack(b"["), False),
+        (pack(b""), False),
+        (pack(b'""'), False), (pack(b"{a"), False), (pack(b"{{"), False), (pack(b"a{}"), False),
+        (b"abcdefg{}", False),
+        (b"abcdefgh{}", False), (b"abcdefg\0{}", True), (b"\0abcdefg{}", True), (b"\0" * 7 + b"{}", False),
+    ],
+)  # fmt: skip
+def test_the_content_tells_the_format(content: bytes, known: bool) -> None:
+    """A length, which no eight letters are, and an object, whatever the length says."""
+    assert sniff(content) is known
