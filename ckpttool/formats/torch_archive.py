@@ -132,15 +132,16 @@ def _obstacles(view: TorchArchive, outside: int) -> Iterator[str]:
     if outside:
         yield f"members outside the top folder {view.top!r}"
     try:
-        version = view.text("version") or view.text(".data/version")
+        version = view.text("version")
+        version = view.text(".data/version") if version is None else version
     except CkptToolError:  # damaged, or far too long
         version = ""
     if version is None:
         yield "a missing member version"
     else:
-        digits = version.lstrip("+")
-        digits = digits[: len(digits) - len(digits.lstrip("0123456789"))]
-        if not digits or not _MIN_VERSION <= int(digits[:9]) <= _MAX_VERSION:
+        number = version.removeprefix("+")
+        digits = number[: len(number) - len(number.lstrip("0123456789"))]
+        if not digits or not _MIN_VERSION <= int(digits.lstrip("0")[:9] or "0") <= _MAX_VERSION:
             yield "a member version that is none of torch's"
     odd = [name for name in view.records if not name.isascii()]
     if any("\udc80" <= char <= "\udcff" for name in odd for char in name):

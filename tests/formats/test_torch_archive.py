@@ -129,7 +129,8 @@ NO_VERSION = "a member version that is none of torch's"
     [
         (b"0", False), (b"1", True), (b"3\n", True), (b" 3", True), (b"9", True), (b"10", True),
         (b"11", False), (b"100", False), (b"+3", True), (b"-3", False), (b"x", False), (b"3x", True),
-        (b"0x3", False),
+        (b"0x3", False), (b"", False), (b"++3", False), (b"+0", False), (b"000", False),
+        (b"0000000003", True), (b"0" * 40 + b"10", True), (b"0" * 40 + b"11", False), (b"9" * 20, False),
         (b"3.5", True), (b"007", True), (b"000000003", True), (b"1000000000", False), (b"9" * 30, False),
         (b"+", False), (b"\xff3", False), ("\u0663".encode(), False), (b"x" * 4097, False),
     ],
