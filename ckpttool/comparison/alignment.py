@@ -69,8 +69,8 @@ def align(
     changed = sum(pair.basis is NameBasis.MAP for pair in pairs)
     if changed:
         said.append(f"--map renamed {changed:,} of A's names")
-    if guess and rest and there:
-        pairs, rest, there = _meet(mapped, b, _match_prefixes(mapped, b, said))
+    if guess and rest and there and (rules := _match_prefixes(mapped, b, said)):
+        pairs, rest, there = _meet(mapped, b, rules)
     if guess and rest and there:
         _match_parts(pairs, rest, there, said)
     return Alignment(tuple(pairs), tuple(item for item, _ in rest), tuple(there.values()), tuple(said))

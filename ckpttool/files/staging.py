@@ -24,7 +24,6 @@ import signal
 import stat
 import struct
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -51,7 +50,9 @@ def partial_path(target: str) -> str:
     folder, name = os.path.split(target)
     partial = f".{name}{PARTIAL_SUFFIX}"
     if len(encoded := os.fsencode(name)) > _MOST_NAME_NBYTES - len(f".{PARTIAL_SUFFIX}"):
-        partial = f".{zlib.crc32(encoded):08x}{PARTIAL_SUFFIX}"
+        from zlib import crc32
+
+        partial = f".{crc32(encoded):08x}{PARTIAL_SUFFIX}"
     return os.path.join(folder, partial)
 
 
