@@ -145,6 +145,9 @@ def test_bytes_that_a_call_makes_are_made_once() -> None:
     digests.calls[id(text)] = "bytes b'y'"
     assert digests.of(called("m.f", one, text)) == digest(b"y", text)
     assert digest(changed(one, states=[1])) != digest(b"x" * 65)
+    for length in (0, 1, 63, 64, 65):
+        data = b"x" * length
+        assert digest(called("_codecs.encode", data.decode(), "latin1")) == digest(data)
 
 
 # -- how much is looked at ----------------------------------------------------------------------------------
@@ -195,3 +198,5 @@ def test_long_text_is_digested_once_and_short_text_is_not_kept() -> None:
     assert digests.long[id(text)] == digests.long[id(data)]
     assert digests.of(called("m.f", text, data, "x" * 64, text)) == first
     assert len(digests.long) == 2
+    digests.long[id(text)] = "as it was"
+    assert digests.of(called("m.f", text, data, "x" * 64, text)) != first
