@@ -21,6 +21,8 @@ make_quick()
 
 # Outside of tests the error boundary turns a bug into one line; here it must show where the bug is.
 os.environ["CKPTTOOL_TRACEBACK"] = "1"
+# What is parsed of source is kept for nobody: a test that wants a cache says where.
+os.environ["CKPTTOOL_NO_CACHE"] = "1"
 
 # What a script starts in the background ignores interrupts, and so do the programs that it starts in turn.
 signal.signal(signal.SIGINT, signal.default_int_handler)
