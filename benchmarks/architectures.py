@@ -13,12 +13,12 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
-from benchmarks import packages
+from benchmarks import packages, whole_models
 
 
 class Architecture(NamedTuple):
@@ -32,13 +32,19 @@ class Architecture(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What a model's modules say: ``kinds`` by key of the state_dict, missing buffers by their path."""
+    """What a model's modules say: ``kinds`` by key of the state_dict, missing buffers by their path.
+
+    ``root_class`` is the dotted name of the model's own class; ``package`` is what its source is asked
+    for, which need not be where that class lies (``torch.nn`` gives many a library its ``Sequential``).
+    """
 
     kinds: dict[str, str]  # "parameter" or "persistent_buffer"; other keys are extra state
     non_persistent: tuple[str, ...]
+    root_class: str = ""
+    package: str = ""
 
 
-def truth_of(model: nn.Module) -> Truth:
+def truth_of(model: nn.Module, package: str = "") -> Truth:
     """The kind of every entry of ``model.state_dict()`` and the buffers that are left out of it."""
     registered: dict[int, str] = {}
     non_persistent = []
@@ -55,7 +61,8 @@ def truth_of(model: nn.Module) -> Truth:
                 registered[id(parameter)] = "parameter"
     state = model.state_dict(keep_vars=True)
     kinds = {key: registered[id(value)] for key, value in state.items() if id(value) in registered}
-    return Truth(kinds, tuple(non_persistent))
+    cls = type(model)
+    return Truth(kinds, tuple(non_persistent), f"{cls.__module__}.{cls.__qualname__}", package)
 
 
 # ------------------------------------------------------------------------------------------------------ stubs
@@ -70,15 +77,18 @@ class _StubMeta(type):
 
 
 class _StubFinder:
-    """Answers ``import torchvision...`` with empty modules.
+    """Answers ``import PACKAGE...`` with empty modules, for a package that a model takes nothing from.
 
     timm imports torchvision for its data loading; torchvision's compiled operators do not load
     beside a CPU build of torch from elsewhere. No architecture takes a layer from it but
     FrozenBatchNorm2d, which is used by a helper that freezes a finished model, not by a model.
     """
 
+    def __init__(self, package: str) -> None:
+        self.package = package
+
     def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
-        if name.partition(".")[0] != "torchvision":
+        if name.partition(".")[0] != self.package:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
@@ -103,12 +113,26 @@ def _refuse_dunder(name: str) -> None:
 
 
 def _stub_torchvision() -> None:
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        sys.meta_path.append(_StubFinder())  # type: ignore[arg-type]
+    """Import torchvision: as it is, else with its compiled operators declared, else stubs in its place."""
+    for name in ("", "nms", "qnms"):
+        if name and importlib.util.find_spec("torchvision"):
+            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float iou) -> Tensor")
+        try:
+            import torchvision  # noqa: F401
+        except (ImportError, RuntimeError):
+            for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
+                del sys.modules[module]
+        else:
+            return
+    sys.meta_path.append(_StubFinder("torchvision"))  # type: ignore[arg-type]
+
+
+def _restore_torch_names() -> None:
+    """Names that torch has lost and that a library, which builds otherwise, still imports."""
+    from torch.utils.data import dataloader
+
+    if not hasattr(dataloader, "T_co"):  # schnetpack
+        dataloader.T_co = TypeVar("T_co", covariant=True)  # type: ignore[attr-defined, misc]
 
 
 # -------------------------------------------------------------------------------------------- timm, diffusers
@@ -274,7 +298,13 @@ def _torch_nn() -> Iterator[Architecture]:
 
 
 def _package(package: str) -> Iterator[Architecture]:
+    """The whole models that somebody has written down how to make, then every class that guessing builds."""
     _stub_torchvision()
+    _restore_torch_names()
+    if package == "flair" and not importlib.util.find_spec("boto3"):  # for its downloads
+        sys.meta_path.extend((_StubFinder("boto3"), _StubFinder("botocore")))  # type: ignore[arg-type]
+    for name, build, device in whole_models.iter_models(package):
+        yield Architecture(package, "models", name, build, device)
     for cls in packages.iter_classes(package):
         name = f"{cls.__module__}.{cls.__qualname__}"
         yield Architecture(package, package, name, functools.partial(packages.build, cls), "cpu")

@@ -12,36 +12,30 @@ named. The tables are those of docs/kinds.md; an ``unknown`` counts as not right
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import select
-import signal
+import functools
 import sys
 import tempfile
 import time
 import warnings
 import zlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.architectures import LIBRARIES, Architecture, Truth, iter_architectures, truth_of
+from benchmarks.architectures import LIBRARIES, Architecture, Truth, iter_architectures
+from benchmarks.children import Failed, run_children
+from benchmarks.kinds_files import BATCH_NORM_BUFFERS, CONTAINERS, folder_of, truth_in
 from ckpttool.formats import FORMATS, read_checkpoint
 from ckpttool.kinds.classify import classify
 from ckpttool.kinds.known_names import load_name_table
 from ckpttool.values.checkpoint import Checkpoint
-from ckpttool.values.dtypes import parse_torch_name
 
 HELD_OUT_LIBRARIES = frozenset({"diffusers"})
 HELD_OUT_ONE_IN = 3
-BATCH_NORM_BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
-CONTAINERS = ("pt", "safetensors")
 
 
 def is_held_out(architecture: Architecture) -> bool:
@@ -50,52 +44,6 @@ def is_held_out(architecture: Architecture) -> bool:
         return False
     family = zlib.crc32(architecture.family.encode())
     return architecture.library in HELD_OUT_LIBRARIES or family % HELD_OUT_ONE_IN == 0
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-def write_pt(model: nn.Module, path: Path) -> None:
-    """``torch.save(model.state_dict())`` with every storage a hole in the file."""
-    state = model.state_dict()
-    fake: OrderedDict[str, Any] = OrderedDict()
-    copies: dict[int, torch.Tensor] = {}
-    originals = model.state_dict(keep_vars=True)
-    with FakeTensorMode():
-        for name, value in state.items():
-            if not isinstance(value, torch.Tensor):
-                fake[name] = value
-                continue
-            key = id(originals[name])
-            if key not in copies:
-                copies[key] = torch.empty_strided(
-                    value.shape, value.stride(), dtype=value.dtype, device="cpu"
-                )
-            fake[name] = copies[key]
-    fake._metadata = state._metadata  # type: ignore[attr-defined]
-    with torch.serialization.skip_data(materialize_fake_tensors=True):
-        torch.save(fake, path)
-
-
-def write_safetensors(model: nn.Module, path: Path) -> None:
-    """The header that ``save_file`` would write for the model's distinct tensors, and a hole for the data."""
-    tensors: dict[int, tuple[str, torch.Tensor]] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        if isinstance(value, torch.Tensor):
-            tensors.setdefault(id(value), (name, value))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, value in sorted(tensors.values(), key=lambda item: (-item[1].element_size(), item[0])):
-        dtype = parse_torch_name(str(value.dtype))
-        end = offset + value.numel() * value.element_size()
-        tag = dtype.safetensors if dtype else None
-        header[name] = {"dtype": tag, "shape": list(value.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + offset)
 
 
 # --------------------------------------------------------------------------------------------- scores
@@ -184,36 +132,21 @@ def score_checkpoint(
     return score, mistakes, claims
 
 
-def build_files(architecture: Architecture, folder: Path) -> Truth:
-    """Build the model and write its files and, last of all, its truth into ``folder``."""
-    with torch.device(architecture.device):
-        model = architecture.build()
-    truth = truth_of(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_pt(model, folder / "model.pt")
-    write_safetensors(model, folder / "model.safetensors")
-    (folder / "truth.json").write_text(json.dumps(truth))
-    return truth
-
-
 def measure(architecture: Architecture, folder: Path) -> Result:
     """Classify one architecture's files, built into ``folder`` unless an earlier run left them there."""
-    kept = folder / "truth.json"
-    truth = (
-        Truth(*json.loads(kept.read_text("utf-8"))) if kept.exists() else build_files(architecture, folder)
-    )
+    truth = truth_in(architecture, folder)
     scores = {}
     mistakes = []
     claims: list[tuple[str, str, bool]] = []
     for container in CONTAINERS:
-        checkpoint = read_checkpoint(str(folder / f"model.{container}"))
+        path = folder / f"model.{container}"
+        if not path.exists():  # a dtype that the container has not
+            continue
+        checkpoint = read_checkpoint(str(path))
         scores[container], wrong, said = score_checkpoint(checkpoint, truth)
         claims.extend(said)
         mistakes.extend((container, *item) for item in wrong)
     return Result(scores, mistakes, claims)
-
-
-# ------------------------------------------------------------------------------------------ processes
 
 
 class Failure(NamedTuple):
@@ -223,52 +156,18 @@ class Failure(NamedTuple):
     reason: str
 
 
-def _start(architecture: Architecture, folder: Path, time_limit: int) -> tuple[int, IO[bytes]]:
-    """Measure in a child: a model may crash, hang, or print."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(writer)
-        return pid, os.fdopen(reader, "rb")
-    os.close(reader)
-    signal.alarm(time_limit)  # its default action ends the process
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    try:
-        answer: Any = measure(architecture, folder)
-    except BaseException as error:  # noqa: BLE001 - the parent reports it
-        answer = f"{type(error).__name__}: {error}".split("\n")[0][:150]
-    with os.fdopen(writer, "wb") as file:
-        file.write(json.dumps(answer).encode())
-    os._exit(0)
-
-
 def run(
     architectures: Iterator[Architecture], files: Path, jobs: int, time_limit: int
 ) -> Iterator[tuple[Architecture, Result | Failure]]:
     """Measure every architecture, ``jobs`` at a time."""
-    running: dict[int, tuple[Architecture, int, IO[bytes]]] = {}
-    queue = iter(architectures)
-    while True:
-        while len(running) < jobs and (architecture := next(queue, None)) is not None:
-            folder = files / architecture.library / architecture.family / architecture.name
-            pid, file = _start(architecture, folder, time_limit)
-            running[file.fileno()] = (architecture, pid, file)
-        if not running:
-            return
-        for descriptor in select.select(list(running), [], [])[0]:
-            architecture, pid, file = running.pop(descriptor)
-            with file:
-                data = file.read()
-            os.waitpid(pid, 0)
-            answer = json.loads(data) if data else f"no answer within {time_limit} s"
-            if isinstance(answer, str):
-                yield architecture, Failure(architecture, answer)
-            else:
-                scores = {name: Score(*values) for name, values in answer[0].items()}
-                mistakes, claims = ([tuple(item) for item in items] for items in answer[1:])
-                yield architecture, Result(scores, mistakes, claims)
+    tasks = ((each, functools.partial(measure, each, folder_of(each, files))) for each in architectures)
+    for architecture, answer in run_children(tasks, jobs, time_limit):
+        if isinstance(answer, Failed):
+            yield architecture, Failure(architecture, answer.reason)
+            continue
+        scores = {name: Score(*values) for name, values in answer[0].items()}
+        mistakes, claims = ([tuple(item) for item in items] for items in answer[1:])
+        yield architecture, Result(scores, mistakes, claims)
 
 
 # --------------------------------------------------------------------------------------------- report
