@@ -3,7 +3,7 @@
     CRC-32 of the header in hex, a space, the header as JSON, a line break
     the summaries, each JSON in zlib
 
-The header holds what it is made by and of, and for every file ``[size, mtime_ns, offset, nbytes, crc32,
+The header is a pair: what it is made by and of, and for every file ``[size, mtime_ns, offset, nbytes, crc32,
 classes]``; offsets count from the end of the header. Without a summary (nbytes 0) a file was searched for
 classes only. Nothing of it is believed that is not the user's own; what cannot be read is not there.
 """
@@ -72,7 +72,7 @@ class Cache:
         self._unsettled: set[str] = set()
         self._changed = False
         if self._folder:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, TypeError):
                 self._load(read_own(self._folder, self._name, _MOST_NBYTES))
 
     def _load(self, data: bytes) -> None:
@@ -80,8 +80,7 @@ class Cache:
         check, _, header = line.partition(b" ")
         if check != b"%08x" % zlib.crc32(header):
             return
-        made = json.loads(header)
-        files = made.pop("files")
+        made, files = json.loads(header)
         if made == self._made:
             self._files = {name: _File(*file) for name, file in files.items()}
             self._bodies = bodies
@@ -136,7 +135,7 @@ class Cache:
                 files[name] = file._replace(offset=offset)
                 bodies.append(body)
                 offset += file.nbytes
-        header = json.dumps({**self._made, "files": files}, separators=(",", ":")).encode("ascii")
+        header = json.dumps([self._made, files], separators=(",", ":")).encode("ascii")
         data = b"".join([b"%08x " % zlib.crc32(header), header, b"\n", *bodies])
         with contextlib.suppress(OSError):
             write_own(self._folder, self._name, data)

@@ -45,19 +45,20 @@ def write_own(path: str, name: str, data: bytes) -> None:
     Raises:
         OSError: it cannot be written, or the folder is not the user's own.
     """
-    os.makedirs(path, 0o700, exist_ok=True)
+    for folder in (os.path.dirname(path), path):  # each is the last of its path, which alone gets the mode
+        os.makedirs(folder, 0o700, exist_ok=True)
     partial = f".{name}-{os.getpid()}-{time.time_ns():x}"
-    with _opened(path) as folder:
-        with open(os.open(partial, _WRITE, 0o600, dir_fd=folder), "wb") as file:
+    with _opened(path) as opened:
+        with open(os.open(partial, _WRITE, 0o600, dir_fd=opened), "wb") as file:
             try:
                 file.write(data)
                 file.flush()
-                os.replace(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.replace(partial, name, src_dir_fd=opened, dst_dir_fd=opened)
             except BaseException:
-                os.unlink(partial, dir_fd=folder)
+                os.unlink(partial, dir_fd=opened)
                 raise
-        for old in sorted(os.listdir(folder), key=lambda name: _written(name, folder))[:-_MOST_FILES]:
-            os.unlink(old, dir_fd=folder)
+        for old in sorted(os.listdir(opened), key=lambda name: _written(name, opened))[:-_MOST_FILES]:
+            os.unlink(old, dir_fd=opened)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ _ROOT = str(Path(__file__).absolute().parents[3])  # where this package lies
 _SECONDS_A_FILE = 20.0  # the slowest file within the limits takes 2
 _SECONDS_TO_START = 60.0
 _MOST_ANSWER_NBYTES = 16 * 2**20
+_MOST_MS = 180_000.0  # CPU time of all files: the 2,912 of transformers take 20 s
 _MOST_DEATHS = 5  # of children; a tree that has killed so many gets no other
 # Requests written before their answers were read: enough to keep a child busy, and so few that a pipe always
 # takes them (4 KiB, where a user has too many), else both would wait for each other.
@@ -62,6 +63,7 @@ class Parser:
         self._scanner = scanner
         self._child: _Child | None = None
         self._deaths = 0
+        self._ms = 0.0
 
     def parse(self, requests: Sequence[Request]) -> list[Answer]:
         """An answer to each request, in their order.
@@ -79,8 +81,8 @@ class Parser:
         answers: list[Answer] = []
         sent = 0
         while len(answers) < len(lines):
-            if self._deaths >= _MOST_DEATHS:
-                answers.append(Answer(error="is not parsed: too many files before it could not be"))
+            if self._deaths >= _MOST_DEATHS or self._ms >= _MOST_MS:
+                answers.append(Answer(error="is not parsed: the files before it took too long"))
                 continue
             if self._child is None:
                 self._child = _Child(self._scanner)
@@ -95,6 +97,7 @@ class Parser:
                 self.close()
             elif answer.last:
                 self.close()
+            self._ms += answer.ms
             answers.append(answer)
         return answers
 
@@ -114,7 +117,9 @@ class _Child:
     """A process that parses, and a thread that reads what it says: not everywhere can one wait for a pipe."""
 
     def __init__(self, scanner: str) -> None:
-        command = [sys.executable or "python", "-I", "-S", "-X", "utf8", "-c", _START, _ROOT, scanner]
+        if not sys.executable:
+            raise CkptToolError("Python cannot be started to parse source: it is unknown where it lies")
+        command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _START, _ROOT, scanner]
         debugging = os.environ.get("CKPTTOOL_TRACEBACK") == "1"
         try:
             self._process = subprocess.Popen(  # noqa: S603
