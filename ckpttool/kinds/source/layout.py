@@ -22,11 +22,13 @@ class Layout:
 
     def place(self, file: str) -> str:
         """Where a file of the tree lies."""
-        return os.path.join(self.tree.path, file)
+        return f"{self.tree.path}/{file}"
 
     @cached_property
     def _named_files(self) -> list[str]:
         files = list(walk_scope(self.tree))
+        if not self.tree.entry:  # no links were followed
+            self._lies_inside = dict.fromkeys(map(_folder, files), True)
         hidden = {f"{_folder(file)}.py" for file in files if file.endswith("/__init__.py")}
         return [file for file in files if file not in hidden]  # a package hides the module of its name
 
@@ -97,7 +99,7 @@ class Layout:
     def status(self, file: str) -> os.stat_result | None:
         """The status of a regular file that lies in the tree, whatever links lead to it; else None."""
         place = self.place(file)
-        folder = os.path.dirname(place)
+        folder = _folder(file)
         try:
             status = os.lstat(place)
             if stat.S_ISLNK(status.st_mode):
@@ -106,7 +108,7 @@ class Layout:
         except OSError:
             return None
         if folder not in self._lies_inside:
-            self._lies_inside[folder] = self._is_inside(folder)
+            self._lies_inside[folder] = self._is_inside(self.place(folder))
         return status if stat.S_ISREG(status.st_mode) and self._lies_inside[folder] else None
 
     def _is_inside(self, place: str) -> bool:

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import pytest
 
-from ckpttool.kinds.source import own_folder, parsing
+from ckpttool.kinds.source import own_folder, process
 from ckpttool.kinds.source.packages import find_tree
 from ckpttool.kinds.source.reader import Reader
 from tests.support.source_trees import LONG_AGO, classes_of, reader, write_tree
@@ -33,7 +33,7 @@ def package(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache folder, which is not there yet."""
-    monkeypatch.delenv("CKPTTOOL_NO_CACHE")
+    monkeypatch.delenv("CKPTTOOL_NO_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "ckpttool" / "source"
 
@@ -55,7 +55,7 @@ def test_what_was_read_is_not_parsed_again(
     package: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert read(package) == (2, 0, 1)
-    monkeypatch.setattr(parsing, "_Child", None)
+    monkeypatch.setattr(process, "Child", None)
     written = only(folder).stat()
     assert read(package) == (2, 2, 1)  # what is broken is known to be
     assert only(folder).stat() == written

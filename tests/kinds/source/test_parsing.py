@@ -9,11 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ckpttool.kinds.source import parsing
+from ckpttool.kinds.source import parsing, process
 from ckpttool.kinds.source.parsing import Answer, Parser, Request
+from ckpttool.kinds.source.process import Child
 from ckpttool.values.errors import CkptToolError
 
 DEADLY = "tests.support.source_summaries:deadly"
@@ -34,7 +36,7 @@ def requests(folder: Path, *texts: str) -> list[Request]:
     return [Request(str(folder / f"{number}.py"), str(number), False) for number in range(len(texts))]
 
 
-def process(answer: Answer) -> int:
+def process_of(answer: Answer) -> int:
     """The process that gave the answer, 0 where none did."""
     import json
 
@@ -48,7 +50,7 @@ def test_no_child_is_started_for_nothing(parser: Parser) -> None:
 
 def test_one_child_serves_many_calls(parser: Parser, tmp_path: Path) -> None:
     files = requests(tmp_path, *["x"] * 50)
-    processes = {process(answer) for some in (files, files[:1], files) for answer in parser.parse(some)}
+    processes = {process_of(answer) for some in (files, files[:1], files) for answer in parser.parse(some)}
     assert len(processes) == 1 and os.getpid() not in processes
 
 
@@ -57,22 +59,23 @@ def test_a_child_that_fails_costs_its_file_alone(
     parser: Parser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str
 ) -> None:
     monkeypatch.setattr(parsing, "_SECONDS_A_FILE", 20.0 if deed != "hangs" else 1.0)
-    monkeypatch.setattr(parsing, "_MOST_ANSWER_NBYTES", 2**19)
+    monkeypatch.setattr(process, "_MOST_ANSWER_NBYTES", 2**19)
     answers = parser.parse(requests(tmp_path, *["x"] * 20, deed, *["x"] * 20))
-    first, second = {process(answer) for answer in answers[:20]}, {process(answer) for answer in answers[21:]}
+    first = {process_of(answer) for answer in answers[:20]}
+    second = {process_of(answer) for answer in answers[21:]}
     assert len(first) == len(second) == 1 and first != second
     assert not answers[20].summary and not answers[20].is_final
     assert answers[20].error == "cannot be parsed: it takes too long, or Python crashes"
-    assert len({process(answer) for answer in parser.parse(requests(tmp_path, "x"))} | second) == 1
+    assert len({process_of(answer) for answer in parser.parse(requests(tmp_path, "x"))} | second) == 1
 
 
 def test_a_child_that_was_killed_between_two_calls_is_replaced(parser: Parser, tmp_path: Path) -> None:
     files = requests(tmp_path, "x", "x")
-    before = process(parser.parse(files)[0])
+    before = process_of(parser.parse(files)[0])
     os.kill(before, signal.SIGKILL)
     answers = parser.parse(files)
     assert [bool(answer.summary) for answer in answers] == [False, True]
-    assert process(answers[1]) != before
+    assert process_of(answers[1]) != before
 
 
 def test_what_kills_every_child_gets_no_more_of_them(
@@ -95,15 +98,18 @@ def test_an_interrupt_leaves_no_answers_for_the_next_request(
     parser: Parser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = requests(tmp_path, "x", "x\ny", "talks")
-    real = parsing._Child.answer
+    real = Child.answer
 
-    def interrupted(child: parsing._Child, seconds: float) -> Answer | None:
-        real(child, seconds)
-        raise KeyboardInterrupt
+    def interrupted(child: Child, seconds: float) -> dict[str, Any] | None:
+        if not next(answers):
+            raise KeyboardInterrupt
+        return real(child, seconds)
 
-    monkeypatch.setattr(parsing._Child, "answer", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        parser.parse(files)
+    monkeypatch.setattr(Child, "answer", interrupted)
+    for before in (0, 1, 2):  # as it starts, before the first answer, before the second
+        answers = iter([*[1] * before, 0])
+        with pytest.raises(KeyboardInterrupt):
+            parser.parse(files)
     monkeypatch.undo()
     assert parser.parse(files[2:])[0].size == len("talks")
 
@@ -138,5 +144,5 @@ def test_environment_and_folder_decide_nothing_about_the_child(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "ast.py"))
-    assert process(parser.parse(requests(tmp_path, "x"))[0])
+    assert process_of(parser.parse(requests(tmp_path, "x"))[0])
     assert not (tmp_path / "WAS_RUN").exists()
