@@ -152,6 +152,7 @@ def _timm() -> Iterator[Architecture]:
 
 
 def _diffusers() -> Iterator[Architecture]:
+    _stub_torchvision()
     import diffusers
     import diffusers.models as models
     from diffusers import ModelMixin
@@ -301,8 +302,6 @@ def _package(package: str) -> Iterator[Architecture]:
     """The whole models that somebody has written down how to make, then every class that guessing builds."""
     _stub_torchvision()
     _restore_torch_names()
-    if package == "flair" and not importlib.util.find_spec("boto3"):  # for its downloads
-        sys.meta_path.extend((_StubFinder("boto3"), _StubFinder("botocore")))  # type: ignore[arg-type]
     for name, build, device in whole_models.iter_models(package):
         yield Architecture(package, "models", name, build, device)
     for cls in packages.iter_classes(package):

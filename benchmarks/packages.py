@@ -28,7 +28,7 @@ PACKAGES = """
 
 HELD_OUT_SOURCES = frozenset(
     """
-    asteroid asteroid_filterbanks flair mace nequip neuralforecast nflows open_clip pykeen pyro recbole
+    asteroid asteroid_filterbanks mace nequip neuralforecast nflows open_clip pykeen pyro recbole
     schnetpack sentence_transformers snntorch speechbrain spikingjelly torchaudio torchrl torchvision tsai
     zuko
     """.split()

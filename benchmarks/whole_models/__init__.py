@@ -19,7 +19,6 @@ _MODELS: dict[str, Callable[[], Models]] = {
     "botorch": science.botorch,
     "denoising_diffusion_pytorch": pictures.denoising_diffusion,
     "e3nn": science.e3nn,
-    "flair": data.flair,
     "kornia": pictures.kornia,
     "mace": science.mace,
     "nequip": science.nequip,

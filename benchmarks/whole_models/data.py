@@ -57,7 +57,7 @@ def neuralforecast() -> Models:
 
 def tsai() -> Models:
     names = "FCN FCNPlus"
-    names += " GatedTabTransformer InceptionTime InceptionTimePlus MLP OmniScaleCNN PatchTST RNN LSTM GRU"
+    names += " InceptionTime InceptionTimePlus MLP OmniScaleCNN PatchTST RNN LSTM GRU"
     names += (
         " RNNAttention LSTMAttention RNNPlus LSTMPlus GRU_FCN LSTM_FCN LSTM_FCNPlus RNN_FCN ResCNN ResNet"
     )
@@ -125,40 +125,6 @@ def sentence_transformers() -> Models:
             )
 
     for kind in ("bert", "distil", "roberta", "mpnet"):
-        yield kind, functools.partial(build, kind)
-
-
-def flair() -> Models:
-    def build(kind: str) -> nn.Module:
-        import flair
-        from flair.data import Dictionary
-        from flair.embeddings import DocumentRNNEmbeddings, OneHotEmbeddings, StackedEmbeddings
-        from flair.models import LanguageModel, SequenceTagger, TextClassifier, TextRegressor
-
-        words = Dictionary()
-        for word in "abcdefgh":
-            words.add_item(word)
-        one_hot = OneHotEmbeddings(words, embedding_length=8)
-        if kind == "LanguageModel":
-            return LanguageModel(words, is_forward_lm=True, hidden_size=16, nlayers=2, embedding_size=8)
-        if kind.startswith("SequenceTagger"):
-            crf = kind.endswith("crf")
-            embeddings = StackedEmbeddings([one_hot])
-            return SequenceTagger(
-                embeddings,
-                tag_dictionary=words,
-                tag_type="ner",
-                hidden_size=16,
-                use_crf=crf,
-                tag_format="BIO",
-            )
-        document = DocumentRNNEmbeddings([one_hot], hidden_size=16)
-        if kind == "TextClassifier":
-            return TextClassifier(document, label_type="topic", label_dictionary=words)
-        del flair
-        return TextRegressor(document)
-
-    for kind in ("LanguageModel", "SequenceTagger", "SequenceTagger crf", "TextClassifier", "TextRegressor"):
         yield kind, functools.partial(build, kind)
 
 

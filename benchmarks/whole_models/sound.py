@@ -29,7 +29,6 @@ def torchaudio() -> Models:
             "depthwise_conv_kernel_size": 3,
         },
         "Emformer": {"input_dim": 8, "num_heads": 2, "ffn_dim": 16, "num_layers": 2, "segment_length": 4},
-        "HuBERTPretrainModel": {},
     }
     yield from calls("torchaudio.models", arguments)
 
@@ -54,7 +53,14 @@ def speechbrain() -> Models:
     def call(module: str, name: str, **arguments: Any) -> tuple[str, Build]:
         return next(calls(f"speechbrain.{module}", {name: arguments}))
 
-    asr = {"tgt_vocab": 16, "input_size": 16, "d_model": 16, "nhead": 2, "d_ffn": 32}
+    asr = {
+        "tgt_vocab": 16,
+        "input_size": 16,
+        "d_model": 16,
+        "nhead": 2,
+        "d_ffn": 32,
+        "normalize_before": True,
+    }
     layers = {"num_encoder_layers": 2, "num_decoder_layers": 2}
     transformer = "lobes.models.transformer.TransformerASR"
     for encoder in ("transformer", "conformer", "branchformer"):
@@ -70,22 +76,9 @@ def speechbrain() -> Models:
     yield call("lobes.models.ContextNet", "ContextNet", input_shape=[2, 20, 16], out_channels=16)
     yield call("lobes.models.Cnn14", "Cnn14", mel_bins=16, emb_dim=64)
     yield call("lobes.models.Tacotron2", "Tacotron2", encoder_embedding_dim=32, decoder_rnn_dim=32)
-    hifigan = {
-        "in_channels": 16,
-        "out_channels": 1,
-        "resblock_type": "1",
-        "resblock_dilation_sizes": [[1, 3], [1, 3]],
-        "resblock_kernel_sizes": [3, 5],
-        "upsample_kernel_sizes": [4, 4],
-        "upsample_initial_channel": 32,
-        "upsample_factors": [2, 2],
-    }
-    yield call("lobes.models.HifiGAN", "HifiganGenerator", **hifigan)
     yield call("lobes.models.HifiGAN", "HifiganDiscriminator")
-    yield call("lobes.models.segan_model", "Generator", kernel_size=4, latent_vecs=8, z_prob=True)
     yield call("lobes.models.MetricGAN", "EnhancementGenerator", input_size=17, hidden_size=8)
     yield call("lobes.models.MetricGAN", "MetricDiscriminator")
-    yield call("lobes.models.ResNet", "ResNet", in_channels=16, channels=[8, 8, 16, 16])
     yield call("lobes.models.conv_tasnet", "MaskNet", N=8, B=8, H=16, P=3, X=2, R=2, C=2)
     yield call("lobes.models.discrete.dac", "DAC", encoder_dim=8, decoder_dim=64, encoder_rates=[2, 2])
     yield call("lobes.models.dual_path", "SepformerWrapper", encoder_out_nchannels=16, masknet_chunksize=10)
@@ -93,8 +86,5 @@ def speechbrain() -> Models:
     yield call("lobes.models.beats", "BEATs", ckp_path=None)
     diffwave = {"input_channels": 16, "residual_layers": 4, "residual_channels": 8}
     yield call("lobes.models.DiffWave", "DiffWave", **diffwave, dilation_cycle_length=2, total_steps=10)
-    yield call("lobes.models.FastSpeech2", "Loss", log_scale_durations=True, ssim_loss_weight=1.0,
-               duration_loss_weight=1.0, pitch_loss_weight=1.0, energy_loss_weight=1.0, mel_loss_weight=1.0,
-               postnet_mel_loss_weight=1.0, spn_loss_weight=1.0)  # fmt: skip
     yield call("lobes.features", "Fbank", deltas=True)
     yield call("lobes.features", "MFCC")
