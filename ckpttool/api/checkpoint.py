@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -247,6 +247,7 @@ def open(
     root: str | Root | None = None,
     model: Model | None = None,
     model_args: Mapping[str, Any] | None = None,
+    source: str | Sequence[str] = (),
 ) -> Checkpoint:
     """Read the headers of a checkpoint: what is in it, of which kind, and what is odd. Nothing in it runs.
 
@@ -258,6 +259,8 @@ def open(
             ``"package.module:factory"``, ``"path/to/file.py:factory"``, or ``"hf"`` (config.json beside the
             checkpoint). **Its code runs**, on meta where it can.
         model_args: arguments of the factory.
+        source: what to read kinds from as well, without running any of it: an installed package, a folder, a
+            ``.py`` file, each perhaps with ``:Class``; or several of them (docs/kinds.md).
 
     Raises:
         CkptToolError: it cannot be read (``UnknownFormat``, ``MalformedCheckpoint``, ``UnsupportedFeature``,
@@ -268,7 +271,8 @@ def open(
     >>> checkpoint.entry("weight").shape  # (out_features, in_features)
     (4, 8)
     """
-    return _shown(open_file(path, root=root, model=model, model_args=model_args or ()))
+    texts = (source,) if isinstance(source, str) else tuple(source)
+    return _shown(open_file(path, root=root, model=model, model_args=model_args or (), source=texts))
 
 
 def open_model(model: Model, *, model_args: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -292,7 +296,7 @@ def open_model(model: Model, *, model_args: Mapping[str, Any] | None = None) -> 
 
 def _shown(found: Opened) -> Checkpoint:
     what = found.path, found.read, found.sources, found.root
-    checkpoint = Checkpoint(*what, found.spec, found.model, found.model_args)
+    checkpoint = Checkpoint(*what, found.spec, found.model, found.model_args, source=found.source)
     found.sources.close()  # opened again when tensors are asked for
     checkpoint.inspection  # noqa: B018 (what is wrong is said now, not when it is first looked at)
     return checkpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, Union
 
@@ -13,6 +14,7 @@ from ckpttool.values.errors import CkptToolError, bare_names
 
 if TYPE_CHECKING:
     from ckpttool.files.local import Sources
+    from ckpttool.kinds.source.source_kinds import SourceKinds
     from ckpttool.values.checkpoint import Checkpoint, Root
     from ckpttool.values.difference import Side
     from ckpttool.values.inspection import Inspection
@@ -43,6 +45,7 @@ class Opened:
         model_args: Arguments = (),
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        source: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.read = read
@@ -51,6 +54,7 @@ class Opened:
         self.spec = spec
         self.model = model
         self.model_args = model_args
+        self.source = tuple(source)
         self._globs = include, exclude
 
     @property
@@ -67,14 +71,28 @@ class Opened:
         include, exclude = self._globs
         if self.spec is not None and self.is_model:
             return inspect_model(self.spec, include=include, exclude=exclude)
-        found = inspect_checkpoint(
-            self.read, include=include, exclude=exclude, root=self.root, model=self.spec
-        )
+        with self._asked() as source:
+            found = inspect_checkpoint(
+                self.read,
+                include=include,
+                exclude=exclude,
+                root=self.root,
+                model=self.spec,
+                source=source,
+            )
         if not found.weights.quantized:
             return found
         from ckpttool.inspection.quantization_config import confirm
 
         return confirm(found, self._read_config())
+
+    def _asked(self) -> AbstractContextManager[SourceKinds | None]:
+        """The source that is asked for kinds, while it is."""
+        if not self.source:
+            return nullcontext()
+        from ckpttool.kinds.source.source_kinds import SourceKinds
+
+        return closing(SourceKinds(self.source))
 
     def _read_config(self) -> object:
         """The config.json beside the checkpoint; None without one that can be read, for nothing needs it."""
@@ -97,7 +115,8 @@ class Opened:
         """It as one of two that are compared."""
         from ckpttool.comparison.sides import make_side
 
-        return make_side(self.read, self.path)
+        with self._asked() as source:
+            return make_side(self.read, self.path, source)
 
     def check_files(self) -> None:
         """Hold what now has the files' names to what was read.
@@ -121,7 +140,9 @@ class Opened:
             return self
         from ckpttool.names.roots import resolve_root
 
-        return Opened(self.path, self.read, self.sources, root=resolve_root(self.read, root))
+        return Opened(
+            self.path, self.read, self.sources, root=resolve_root(self.read, root), source=self.source
+        )
 
     def file(self) -> Checkpoint:
         """What was read.
@@ -144,9 +165,12 @@ def open_file(
     model_args: Arguments = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    source: Sequence[str] = (),
     manifests: bool = False,
 ) -> Opened:
     """Read the headers at ``path``; build the ``model``, if there is one. With ``manifests`` also of one.
+
+    ``source`` names packages, folders and files whose source is read for kinds.
 
     Raises:
         CkptToolError: it cannot be read, or has no such branch; the model cannot be built.
@@ -166,7 +190,7 @@ def open_file(
     branch = Opened(path, read, sources).at(root).root
     # Before a model runs it is known that the file can be read.
     spec = None if model is None else read_model(model, model_args, checkpoint_path=path)
-    return Opened(path, read, sources, branch, spec, model, model_args, include, exclude)
+    return Opened(path, read, sources, branch, spec, model, model_args, include, exclude, source)
 
 
 def open_module(
@@ -195,22 +219,24 @@ def opened(source: Source, *, manifests: bool = False) -> Opened:
     return source if isinstance(source, Opened) else open_file(source, manifests=manifests)
 
 
-def open_sides(a: str, b: str, model_args: Arguments = ()) -> tuple[Opened, Opened]:
+def open_sides(
+    a: str, b: str, model_args: Arguments = (), source: Sequence[str] = ()
+) -> tuple[Opened, Opened]:
     """Both sides as they are typed on a command line, one that is named twice once.
 
     Raises:
         CkptToolError: one cannot be read, imported or built; it says which.
         OSError: as the file system says.
     """
-    first = _open_side("A", a, b, model_args)
-    return first, first if a == b else _open_side("B", b, a, model_args)
+    first = _open_side("A", a, b, model_args, source)
+    return first, first if a == b else _open_side("B", b, a, model_args, source)
 
 
-def _open_side(which: str, text: str, beside: str, model_args: Arguments) -> Opened:
+def _open_side(which: str, text: str, beside: str, model_args: Arguments, source: Sequence[str]) -> Opened:
     try:
         if names_model(text) or (text == "hf" and not os.path.lexists(text)):
             return open_module(text, model_args, beside=beside)
-        return open_file(text, manifests=True)
+        return open_file(text, source=source, manifests=True)
     except CkptToolError as error:
         error.what = f"{which} cannot be read: {error.what}"
         raise

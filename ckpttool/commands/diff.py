@@ -78,6 +78,7 @@ def command(
         str | None, typer.Option("--top", metavar="N", help="Show only the N largest relative changes.")
     ] = None,
     model_arg: Annotated[options.Texts, options.model_arg_option("Models")] = None,
+    source: Annotated[options.Texts, options.source_option("What is compared")] = None,
 ) -> int:
     """Compare two checkpoints of any formats: bytes first, then numbers where bytes differ.
 
@@ -95,7 +96,7 @@ def command(
         raise typer.BadParameter("one file needs both --root-a and --root-b", param_hint="B")
     listing = DiffListing(show_all, _count(top, "--top"), _count(group_depth, "--group-depth"))
     tolerance = _number(atol, "--atol"), _number(rtol, "--rtol"), _count(ulp, "--ulp")
-    side_a, side_b = open_sides(a, b if b is not None else a, model_arg or ())
+    side_a, side_b = open_sides(a, b if b is not None else a, model_arg or (), source or ())
     side_a, side_b = (
         side.at(own if own is not None else root) for side, own in ((side_a, root_a), (side_b, root_b))
     )

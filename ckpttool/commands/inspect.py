@@ -61,6 +61,7 @@ def command(
     values: Annotated[str, _selection("--values", metavar="N", help="Show N values of --tensor.")] = "16",
     model: options.KindsModel = None,
     model_arg: Annotated[options.Texts, options.model_arg_option("Kinds")] = None,
+    source: Annotated[options.Texts, options.source_option("Kinds")] = None,
     stats: Annotated[
         bool, _checks("--stats", help="Read the values: range, mean, zeros, NaN, infinities.")
     ] = False,
@@ -91,12 +92,13 @@ def command(
     their indices share a line; in a pipe every entry has a line of its own, with tabs between its
     fields. Only --stats, --fail-on, --check and --tensor read the tensors themselves.
 
-    With --model, kinds are the model's own, and entries that are missing or unexpected are listed.
+    With --model, kinds are the model's own, and entries that are missing or unexpected are listed. With
+    --source, the classes of a package are read, and say what each entry is and which buffers are not stored.
 
     The column evidence says where a kind comes from. Registered so, and exact: module (--model), pickled
     module, torchscript, export. Inferred: copy (of a pickled module), pickled parameter, optimizer (its
-    state), metadata (_metadata), neighbour (the names beside it), dtype, order (of the keys), shape,
-    name. A dash: unknown.
+    state), metadata (_metadata), FILE:LINE (--source), neighbour (the names beside it), dtype, order (of the
+    keys), shape, name. A dash: unknown.
     """
     from ckpttool.api.inspect import digest as take_digest
     from ckpttool.api.inspect import inspect
@@ -109,7 +111,8 @@ def command(
     count = options.parse_count(values, "--values")
     reads_values = stats or any(what in FAIL_ON_VALUES for what in asked)
     reads_file = reads_values or check or show_globals
-    opened = _open(path, model, model_arg or (), root, include or (), exclude or (), reads_file)
+    chosen = include or (), exclude or (), source or ()
+    opened = _open(path, model, model_arg or (), root, *chosen, reads_file)
     with Bar(quiet=quiet) as bar:
         found = inspect(
             opened, name=tensor, count=count, stats=reads_values, asked=asked, check=check, progress=bar
@@ -130,6 +133,7 @@ def _open(
     root: str | None,
     include: Sequence[str],
     exclude: Sequence[str],
+    source: Sequence[str],
     reads_file: bool,
 ) -> Opened:
     from ckpttool.api.models import names_model
@@ -139,11 +143,19 @@ def _open(
     if not names_model(path):
         if arguments and model is None:
             raise typer.BadParameter("it goes with --model", param_hint="--model-arg")
-        return open_file(path, root=root, model=model, model_args=arguments, include=include, exclude=exclude)
-    if model is not None or root is not None or reads_file:
+        return open_file(
+            path,
+            root=root,
+            model=model,
+            model_args=arguments,
+            include=include,
+            exclude=exclude,
+            source=source,
+        )
+    if model is not None or root is not None or source or reads_file:
         raise CkptToolError(
-            "a model is not a file: --model, --root, --stats, --check, --globals and --fail-on nan,inf,zero "
-            "do not go with it",
+            "a model is not a file: --model, --source, --root, --stats, --check, --globals and "
+            "--fail-on nan,inf,zero do not go with it",
             path=path,
             hint=command_line("inspect", path),
         )

@@ -41,6 +41,12 @@ exclude_option = _shared(
 model_arg_option = _shared(
     "--model-arg", metavar="KEY=VALUE", help="Pass an argument to the factory. May be repeated."
 )
+source_option = _shared(
+    "--source",
+    metavar="SOURCE",
+    help="Read kinds in source, running none of it: PACKAGE, FOLDER or FILE.py, perhaps with :Class. May be "
+    "repeated.",
+)
 KindsModel = Annotated[
     str | None,
     panel("Kinds")(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from ckpttool.inspection.summary import choose_weights_root, tally_rows
 from ckpttool.kinds.aliases import find_aliases
@@ -15,6 +15,9 @@ from ckpttool.values.checkpoint import Checkpoint, Key, Opaque, Root, Value
 from ckpttool.values.difference import Side
 from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import plural
+
+if TYPE_CHECKING:
+    from ckpttool.kinds.source.source_kinds import SourceKinds
 
 _Leaf = TypeVar("_Leaf", Value, Opaque)
 
@@ -52,11 +55,11 @@ class Scope(NamedTuple):
     home_b: Root = ()
 
 
-def make_side(checkpoint: Checkpoint, label: str) -> Side:
+def make_side(checkpoint: Checkpoint, label: str, source: SourceKinds | None = None) -> Side:
     """One side with the kinds of its entries: those of a model or a manifest are told, not found."""
     aliasing = find_aliases(checkpoint.entries)
     if checkpoint.files:
-        kinds = classify(checkpoint, aliasing.tied_to).classifications
+        kinds = classify(checkpoint, aliasing.tied_to, source).classifications
     else:
         kinds = tuple([entry.declared for entry in checkpoint.entries])
     rows = tuple(map(Row, checkpoint.entries, kinds, aliasing.tied_to))

@@ -21,11 +21,29 @@ from ckpttool.kinds.classify import classify
 from ckpttool.kinds.quantized import may_be_quantized
 from ckpttool.names.averages import may_be_averaged
 from ckpttool.names.prefixes import find_prefixes, is_averaged
-from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Root
+from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Finding, Root
 from ckpttool.values.inspection import Inspection, Row
 
 if TYPE_CHECKING:
+    from ckpttool.kinds.source.source_kinds import SourceKinds
     from ckpttool.values.model import ModelSpec
+    from ckpttool.values.source import SourceUsed
+
+
+def source_findings(sources: Sequence[SourceUsed]) -> list[Finding]:
+    """That no class of what the user named is the root of the file: it may be the wrong package."""
+    if sources[0].root:
+        return []
+    named = " or ".join([source.package or source.path for source in sources])
+    return [
+        Finding(
+            "source-root",
+            "warning",
+            "",
+            f"no class of {named} fits this file's root: another package or version, or a model around its "
+            "modules; what single modules show is used",
+        )
+    ]
 
 
 def inspect_checkpoint(
@@ -35,13 +53,14 @@ def inspect_checkpoint(
     exclude: Sequence[str] = (),
     root: Root | None = None,
     model: ModelSpec | None = None,
+    source: SourceKinds | None = None,
 ) -> Inspection:
     """Classify, count and look for what is odd, in all entries or in those selected.
 
     Globs apply to an entry's name, its dotted path and the branches above it (``globs``); ``root``
     selects what lies at or below it. Kinds rest on the whole checkpoint; totals, ties and findings
     are those of the selection, except that what the reader found always stays. With a ``model``, the
-    kinds of the state_dict that is laid against it are its own.
+    kinds of the state_dict that is laid against it are its own; ``source`` is asked about all.
     """
     applied = None
     if model is not None:
@@ -50,7 +69,8 @@ def inspect_checkpoint(
         applied = apply_model(checkpoint, model, root)
     entries: Sequence[Entry] = checkpoint.entries
     aliasing = find_aliases(entries)
-    kinds = classify(checkpoint, aliasing.tied_to)
+    kinds = classify(checkpoint, aliasing.tied_to, source)
+    sources = () if source is None else source.used
     if applied is not None:
         kinds = applied.amend(kinds)
     classifications: Sequence[Classification] = kinds.classifications
@@ -103,10 +123,16 @@ def inspect_checkpoint(
         groups,
         weights_root,
         summary,
-        (*checkpoint.findings, *(applied.findings if applied is not None else ()), *find_all(evidence)),
+        (
+            *checkpoint.findings,
+            *(applied.findings if applied is not None else ()),
+            *(source_findings(sources) if sources else ()),
+            *find_all(evidence),
+        ),
         None if applied is None else applied.facts,
         count_weights(rows, tallies, weights_root, survey, averages),
         spread,
+        sources,
     )
 
 

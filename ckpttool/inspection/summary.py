@@ -12,7 +12,16 @@ from ckpttool.kinds.optimizer import OptimizerMatch
 from ckpttool.kinds.quantized import Survey
 from ckpttool.names.averages import WORD, WORDS, prefix_of
 from ckpttool.names.prefixes import Prefix, is_averaged
-from ckpttool.values.checkpoint import Basis, Checkpoint, Classification, Key, Kind, Root, TensorInfo
+from ckpttool.values.checkpoint import (
+    Basis,
+    Checkpoint,
+    Classification,
+    Key,
+    Kind,
+    Presence,
+    Root,
+    TensorInfo,
+)
 from ckpttool.values.dtypes import BY_NAME
 from ckpttool.values.inspection import Copy, Group, Row, Summary, Weights, container_bases
 from ckpttool.values.words import plural
@@ -122,7 +131,7 @@ def summarize(
             dtypes[entry.value.dtype.name] += 1
     return Summary(
         **{name: getattr(total, name) for name in _COUNTED},
-        missing=len(missing),
+        missing=sum(row.classification.presence is Presence.MISSING for row in missing),
         tensor_nbytes=total.nbytes,
         storage_nbytes=aliasing.storage_nbytes,
         dtypes=tuple(dtypes.most_common()),

@@ -9,7 +9,7 @@ stays unknown.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ckpttool.kinds.aliases import find_aliases
 from ckpttool.kinds.corroborate import (
@@ -43,6 +43,27 @@ from ckpttool.values.checkpoint import (
 )
 
 
+class Source(Protocol):
+    """Source code that may be asked (``source.kinds.SourceKinds``)."""
+
+    def judge(self, checkpoint: Checkpoint, weights: Mapping[Root, Sequence[int]]) -> Mapping[Root, Verdict]:
+        """What it says of each state_dict, whose entries are at these positions of the checkpoint's."""
+
+
+class Verdict(NamedTuple):
+    """What source says of one state_dict.
+
+    ``said`` is by position in the state_dict, ``missing`` by name; ``root`` is the class of the whole, ""
+    where none fits; ``modules`` with entries there are, and a class fits ``fitting`` of them.
+    """
+
+    said: Mapping[int, Classification]
+    missing: Mapping[str, Classification]
+    root: str
+    modules: int
+    fitting: int
+
+
 class Kinds(NamedTuple):
     """What ``classify`` finds. ``classifications`` is parallel to ``checkpoint.entries``.
 
@@ -55,10 +76,15 @@ class Kinds(NamedTuple):
     optimizers: tuple[OptimizerMatch, ...]
 
 
-def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = None) -> Kinds:
+def classify(
+    checkpoint: Checkpoint,
+    tied_to: Sequence[Entry | None] | None = None,
+    source: Source | None = None,
+) -> Kinds:
     """Say of every entry what it is to its module, and why.
 
-    ``tied_to`` is that of ``find_aliases(checkpoint.entries)``, found here if it is not given.
+    ``tied_to`` is that of ``find_aliases(checkpoint.entries)``, found here if it is not given. ``source`` is
+    asked about each state_dict, if there is one.
     """
     entries = checkpoint.entries
     if tied_to is None:
@@ -78,17 +104,19 @@ def classify(checkpoint: Checkpoint, tied_to: Sequence[Entry | None] | None = No
             _mark_optimizer_state(indices, found)
         elif len(by_root) == 1 or _is_state_dict(checkpoint, root, indices):
             weights[root] = indices
-            _judge_weights(checkpoint, root, indices, given, deepspeed.get(root), found)
+    verdicts = {} if source is None else source.judge(checkpoint, weights)
+    for root, indices in weights.items():
+        _judge_weights(checkpoint, root, indices, given, deepspeed.get(root), verdicts.get(root), found)
     matches, named = match_optimizers(read_optimizers(groups, states), entries, weights, tied_to, found)
     # Judged again, for what an optimizer names says more of its neighbours.
     given.update((at, said) for at, said in named.items() if strength(found[at]) < strength(said))
     trained = {match.weights_root for match in matches}
     for root in filter(trained.__contains__, weights):
-        _judge_weights(checkpoint, root, weights[root], given, deepspeed.get(root), found)
+        _judge_weights(checkpoint, root, weights[root], given, deepspeed.get(root), verdicts.get(root), found)
     share_between_copies(entries, list(weights.values()), found)
     share_between_ties(entries, tied_to, found)
     leave_out_of_optimizers(matches, entries, weights, tied_to, found)
-    return Kinds(tuple(found), _find_missing(checkpoint, weights), matches)
+    return Kinds(tuple(found), _find_missing(checkpoint, weights, verdicts), matches)
 
 
 def _mark_optimizer_state(indices: Sequence[int], found: list[Classification]) -> None:
@@ -118,6 +146,7 @@ def _judge_weights(
     indices: Sequence[int],
     given: Mapping[int, Classification],
     buffers: Collection[object] | None,
+    verdict: Verdict | None,
     found: list[Classification],
 ) -> None:
     """Classify one state_dict.
@@ -134,7 +163,8 @@ def _judge_weights(
         for at, copied in read_target_copies(entries).items():
             known[at] = known[at] or copied
     versions = checkpoint.module_versions.get(root, {})
-    judged = judge_state_dict(entries, known, versions, checkpoint.ordered)
+    source = {} if verdict is None else verdict.said
+    judged = judge_state_dict(entries, known, versions, checkpoint.ordered, source)
     if buffers is not None:
         for at, (entry, said) in enumerate(zip(entries, judged, strict=True)):
             if not is_final(entry) and strength(said) <= STRENGTH[Basis.METADATA]:
@@ -166,17 +196,21 @@ def _deepspeed_buffers(checkpoint: Checkpoint) -> dict[Root, frozenset[object]]:
     }
 
 
-def _find_missing(checkpoint: Checkpoint, weights: Mapping[Root, Sequence[int]]) -> tuple[Entry, ...]:
-    """Non-persistent buffers of modules that ``_metadata`` names and that have neither entry nor child."""
+def _find_missing(
+    checkpoint: Checkpoint, weights: Mapping[Root, Sequence[int]], verdicts: Mapping[Root, Verdict]
+) -> tuple[Entry, ...]:
+    """Non-persistent buffers that source names, or of empty modules that ``_metadata`` names."""
     known = load_name_table().missing
     missing: list[Entry] = []
     for root, indices in weights.items():
+        named = verdicts[root].missing if root in verdicts else {}
+        missing += [Entry(root, name, None, None, declared) for name, declared in named.items()]
         versions = checkpoint.module_versions.get(root, {})
         leaves = {path: path.rpartition(".")[2] for path in versions}
         candidates = {path: known[leaf] for path, leaf in leaves.items() if leaf in known}
         if not candidates:
             continue
-        occupied = {path.rpartition(".")[0] for path in versions}
+        occupied = {path.rpartition(".")[0] for path in (*versions, *named)}
         for index in indices:
             name = checkpoint.entries[index].name
             if isinstance(name, str):

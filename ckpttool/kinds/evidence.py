@@ -29,8 +29,9 @@ _MEMBERS = (Kind.PARAMETER, Kind.PERSISTENT_BUFFER)
 
 
 def strength(said: Classification) -> int:
-    """How strong the evidence is."""
-    return STRENGTH[said.basis]
+    """How strong the evidence is: a name that every class of a package declares is no class that fits."""
+    by_leaf = said.source is not None and said.source.how == "leaf"
+    return STRENGTH[Basis.ORDER if by_leaf else said.basis]
 
 
 def is_final(entry: Entry) -> bool:

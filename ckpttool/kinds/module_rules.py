@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 from ckpttool.kinds.known_names import EMPTY, NARROW, load_name_table
 from ckpttool.values.checkpoint import Basis, Classification, Kind
 from ckpttool.values.dtypes import BY_NAME
+from ckpttool.values.source import How
 
 PARAMETER = Kind.PARAMETER
 BUFFER = Kind.PERSISTENT_BUFFER
@@ -26,13 +27,14 @@ class Leaf(NamedTuple):
     """One entry as the rules see it. ``name`` is its last part, ``dtype`` torch's name or "".
 
     ``given`` is what stronger evidence than a module's own entries says: the reader's word, a copy, the
-    optimizer.
+    optimizer. ``source`` is what the source of the model's package says.
     """
 
     name: str
     dtype: str
     shape: int  # see known_names.shape_code
     given: Classification | None
+    source: Classification | None = None
 
 
 class Signature(NamedTuple):
@@ -118,7 +120,7 @@ def _by_version(signature: Signature, context: Context, found: Found) -> Said:
 
 
 def _by_siblings(signature: Signature, context: Context, found: Found) -> Said:
-    """Verdicts from what stands beside what."""
+    """Verdicts from what torch itself puts beside each other."""
     names = {leaf.name for leaf in signature.leaves}
     said: _ByName = {}
     if signature.parametrization:
@@ -138,6 +140,13 @@ def _by_siblings(signature: Signature, context: Context, found: Found) -> Said:
         elif role == "orig" and f"{stem}_mask" in names:
             said[name] = _sibling(PARAMETER, "pruning: _orig with _mask")
             said[f"{stem}_mask"] = _sibling(BUFFER, "pruning: _mask with _orig")
+    return _where(signature, said)
+
+
+def _by_company(signature: Signature, context: Context, found: Found) -> Said:
+    """Names that are buffers where they stand together."""
+    names = {leaf.name for leaf in signature.leaves}
+    said: _ByName = {}
     for group, beside, note in _TOGETHER:
         if group <= names and (not beside or not beside.isdisjoint(names)):
             said.update(dict.fromkeys(group, _sibling(BUFFER, note)))
@@ -166,6 +175,37 @@ def _judge_parametrization(names: set[str]) -> _ByName:
         elif name in ("_u", "_v", "base"):
             said[name] = _sibling(BUFFER, "torch.nn.utils.parametrizations: spectral norm, orthogonal")
     return said
+
+
+# ----------------------------------------------------------------------------------------------------- source
+
+
+def _by_class(signature: Signature, context: Context, found: Found) -> Said:
+    """What the class that fits the module declares."""
+    return _by_source(signature, "class")
+
+
+def _by_declarations(signature: Signature, context: Context, found: Found) -> Said:
+    """What every class of the package that has the name declares; without elements it is a placeholder."""
+    leaves = signature.leaves
+    return (
+        (at, said) for at, said in _by_source(signature, "leaf") if leaves[at].shape not in (EMPTY, NARROW)
+    )
+
+
+def _by_source(signature: Signature, how: How) -> Said:
+    for index, leaf in enumerate(signature.leaves):
+        said = leaf.source
+        by = None if said is None or said.basis is not Basis.SOURCE else said.source
+        if said is not None and by is not None and by.how == how:
+            yield index, said
+
+
+def _by_arguments(signature: Signature, context: Context, found: Found) -> Said:
+    """What the class registers as the one or the other: no name knows better."""
+    for index, leaf in enumerate(signature.leaves):
+        if leaf.source is not None and leaf.source.basis is Basis.NONE:
+            yield index, leaf.source
 
 
 # -------------------------------------------------------------------------------------- dtypes, order, shapes
@@ -260,5 +300,17 @@ def _by_name(signature: Signature, context: Context, found: Found) -> Said:
             yield index, known
 
 
-LADDER: tuple[Rule, ...] = (_given, _by_version, _by_siblings, _by_dtype, _by_order, _by_shape, _by_name)
-"""The rules that judge a module, strongest first. ``Basis`` has the same order."""
+LADDER: tuple[Rule, ...] = (
+    _given,
+    _by_version,
+    _by_siblings,
+    _by_class,
+    _by_company,
+    _by_dtype,
+    _by_declarations,
+    _by_order,
+    _by_shape,
+    _by_arguments,
+    _by_name,
+)
+"""The rules that judge a module, strongest first."""

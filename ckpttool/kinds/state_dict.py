@@ -15,7 +15,7 @@ _DEEPEST_NUMBERS = 8
 """Parts of a name that are looked at, so that a name of a megabyte of dots costs little."""
 
 
-_Facts: TypeAlias = tuple[str, str, int, Classification | None]
+_Facts: TypeAlias = tuple[str, str, int, Classification | None, Classification | None]
 """The fields of a ``Leaf``: a plain tuple, for there is one for every entry and few differ."""
 
 
@@ -24,13 +24,16 @@ def judge_state_dict(
     given: Sequence[Classification | None],
     versions: Mapping[str, int | None],
     ordered: bool,
+    source: Mapping[int, Classification] = {},
 ) -> list[Classification]:
     """Classify ``entries``, all of one state_dict and in its order.
 
-    ``given`` is what stronger evidence says of each; ``versions`` are the ``_metadata``; ``ordered`` is
-    that of the checkpoint.
+    ``given`` is what stronger evidence says of each, ``source`` what source says of that at a position;
+    ``versions`` are the ``_metadata``; ``ordered`` is that of the checkpoint.
     """
     facts = [_read_facts(entry, known) for entry, known in zip(entries, given, strict=True)]
+    for position, said in source.items():
+        facts[position] = (*facts[position][:4], said)
     modules, together = group_by_module(entries)
     in_order = ordered and together and _looks_registered(modules, facts)
     even, own_norms = _read_norms(entries, facts)
@@ -60,7 +63,13 @@ def _read_facts(entry: Entry, given: Classification | None) -> _Facts:
     name = key[key.rfind(".") + 1 :] if isinstance(key, str) else ""
     if name == "_extra_state" and given is None:  # _EXTRA_STATE_KEY_SUFFIX in torch/nn/modules/module.py
         given = _EXTRA_STATE
-    return (name, "" if dtype is None else dtype.name, -1 if shape is None else shape_code(shape), given)
+    return (
+        name,
+        "" if dtype is None else dtype.name,
+        -1 if shape is None else shape_code(shape),
+        given,
+        None,
+    )
 
 
 def _read_norms(entries: Sequence[Entry], facts: Sequence[_Facts]) -> tuple[set[str], bool]:

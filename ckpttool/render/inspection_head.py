@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
 from ckpttool.values.checkpoint import Objects, Root
 from ckpttool.values.inspection import Copy, Inspection, ModelFacts, Quantization, Weights
+from ckpttool.values.source import SourceUsed
 from ckpttool.values.words import (
     NAME_LIMIT,
     agree,
@@ -53,6 +54,8 @@ def iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Itera
     yield from fill(_spans(second), width, indent=0)
     if inspection.model is not None:
         yield from fill(_model_facts(inspection.model), width, indent=0)
+    for source in inspection.sources:
+        yield from fill(_source_facts(source), width, indent=0)
 
 
 def _model_facts(model: ModelFacts) -> list[Span]:
@@ -66,6 +69,18 @@ def _model_facts(model: ModelFacts) -> list[Span]:
         Span(f"kinds by {who}"),
         built,
         Span(f"{format_count(model.matched)} of {plural(model.names, 'name')} {match}"),
+    ]
+
+
+def _source_facts(source: SourceUsed) -> list[Span]:
+    """``source of timm 1.0.31: VisionTransformer``, the share of modules that a class fits, what was read."""
+    named = safe(f"{source.package or source.path} {source.version}".strip(), NAME_LIMIT)
+    unread = f", {format_count(source.unread)} unread" if source.unread else ""
+    root = f": {safe(source.root.rpartition('.')[2], NAME_LIMIT)}" if source.root else ""
+    return [
+        Span(f"source of {named}{root}"),
+        Span(f"{source.fits:.0%} of the modules have a class"),
+        Span(f"{plural(source.files, 'file')}{unread} read, none run", "dim"),
     ]
 
 

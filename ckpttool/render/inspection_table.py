@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
-from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS, basis_name, kind_style
+from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS, evidence_name, kind_style
 from ckpttool.render.tables import (
     DOTS,
     Cell,
@@ -235,7 +235,7 @@ def _cells(item: _Item, largest: int) -> tuple[Cell, ...]:
     return (
         *_tensor_cells(item),
         Cell(_bar(item.nbytes, largest) if not row.tied_to else "", "dim"),
-        Cell(basis_name(row.classification.basis), "dim"),
+        Cell(evidence_name(row.classification), "dim"),
         Cell(_note(item.folded), "dim"),
     )
 
@@ -303,13 +303,19 @@ def iter_missing(inspection: Inspection, width: int, *, in_table: bool) -> Itera
     """
     is_told = in_table and _is_compared(inspection)
     missing = [row for row in inspection.missing if not (is_told and _is_of_model(row))]
-    designed, absent = _by_design(missing)
+    possible = [row for row in missing if row.classification.presence is Presence.POSSIBLE]
+    designed, absent = _by_design([row for row in missing if row not in possible])
     if designed:
         yield ()
         head = Span(f"not stored, by design: {_kinds(designed)}", "missing")
         why = Span(f"(the constructor recreates {agree(len(designed), 'it', 'them')})", "dim")
         yield from fill([head, why], width, separator=" ")
         yield from _iter_missing_rows(designed, width)
+    if possible:
+        yield ()
+        head = Span(f"possibly not stored, by design: {_kinds(possible)}", "missing")
+        yield from fill([head, Span("(the model's arguments decide)", "dim")], width, separator=" ")
+        yield from _iter_missing_rows(possible, width)
     if absent:
         yield ()
         yield (Span("  "), Span(f"missing from the file: {_kinds(absent)}", "error"))
@@ -344,7 +350,7 @@ def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:
     cells = [
         (
             Cell(folded_name(item, with_root), "", times(item.count)),
-            Cell(basis_name(item.rows[0].classification.basis), "dim"),
+            Cell(evidence_name(item.rows[0].classification), "dim"),
             Cell(safe(item.rows[0].classification.note, NAME_LIMIT), "dim"),
         )
         for item in fold_rows(rows)

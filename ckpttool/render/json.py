@@ -34,6 +34,7 @@ from ckpttool.values.checkpoint import (
 from ckpttool.values.dtypes import DType
 from ckpttool.values.errors import LimitExceeded
 from ckpttool.values.inspection import Inspection, Row
+from ckpttool.values.source import SourceEvidence
 from ckpttool.values.words import format_int
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def inspect_document(
         "findings": encode(inspection.findings),
         "next": [{"command": item.command, "why": item.why} for item in next_commands(inspection)],
         **({} if inspection.model is None else {"model": inspection.model._asdict()}),
+        **({"sources": encode(inspection.sources)} if inspection.sources else {}),
     }
 
 
@@ -169,12 +171,24 @@ def _row_object(row: Row) -> dict[str, Any]:
         fields["tied_to"] = place(row.tied_to.root, row.tied_to.name)
     if row.entry.subclass:
         fields["subclass"] = encode(row.entry.subclass)
+    if row.classification.source is not None:
+        fields["source"] = _source_object(row.classification.source)
     if row.classification.averaged_of:
         fields["averaged_of"] = encode(row.classification.averaged_of)
     if made_of := _made_of(row.entry.value):
         last = {name: fields.pop(name) for name in ("requires_grad", "tied_to")}
         fields |= made_of | last
     return fields
+
+
+def _source_object(source: SourceEvidence) -> dict[str, Any]:
+    return {
+        "file": source.file or None,
+        "line": source.line or None,
+        "class": source.class_name or None,
+        "how": source.how,
+        "candidates": source.candidates,
+    }
 
 
 def _tensor_object(value: Tensor) -> dict[str, Any]:

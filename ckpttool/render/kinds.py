@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from ckpttool.render.tables import Span
 from ckpttool.values.checkpoint import EXACT_BASES, Basis, Classification, Kind, Presence
-from ckpttool.values.words import format_count, plural
+from ckpttool.values.words import NAME_LIMIT, format_count, plural, safe
 
 # A kind -> its name in a table, its noun in a sentence, its style.
 _KINDS: dict[str, tuple[str, str, str]] = {
@@ -30,6 +30,7 @@ _BASIS_PHRASES = {
     Basis.PICKLED_PARAMETER: "from pickled Parameters",
     Basis.OPTIMIZER: "from the optimizer",
     Basis.METADATA: "from _metadata",
+    Basis.SOURCE: "from source",
     Basis.SIBLING: "from neighbours",
     Basis.DTYPE: "from dtypes",
     Basis.ORDER: "from key order",
@@ -50,6 +51,16 @@ def basis_name(basis: Basis) -> str:
         return "—"
     text = "neighbour" if basis is Basis.SIBLING else basis.value.replace("_", " ")
     return f"{text} (exact)" if basis in EXACT_BASES else text
+
+
+def evidence_name(classification: Classification) -> str:
+    """Return the basis as it stands in a table; of source the place, ``blocks.py:181``."""
+    source = classification.source
+    if source is None or classification.basis is not Basis.SOURCE:
+        return basis_name(classification.basis)
+    if not source.file:
+        return "torch.nn" if source.class_name.startswith("torch.nn.") else basis_name(classification.basis)
+    return safe(f"{source.file.rpartition('/')[2]}:{source.line}", NAME_LIMIT)
 
 
 def iter_legend(bases: Iterable[tuple[str, str, int]]) -> Iterator[Span]:

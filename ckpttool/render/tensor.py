@@ -52,6 +52,8 @@ def iter_tensor(
     facts = [("kind", join_facts((KIND_NOUNS[classification.kind], classification.presence.value)))]
     evidence = join_facts((basis_name(classification.basis), safe(classification.note, NAME_LIMIT)))
     facts.append(("evidence", evidence + ("" if classification.exact else " (inferred)")))
+    if classification.source is not None:
+        facts.append(("class", safe(classification.source.class_name, NAME_LIMIT)))
     if entry.requires_grad or (entry.requires_grad is False and _is_telling(entry)):
         facts.append(("requires_grad", str(entry.requires_grad)))
     if entry.subclass:

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import NamedTuple, TypeAlias, Union
 
 from ckpttool.values.dtypes import DType
+from ckpttool.values.source import SourceEvidence
 
 
 class OddKey(NamedTuple):
@@ -298,10 +299,11 @@ def is_buffer(kind: Kind) -> bool:
 
 
 class Presence(Word):
-    """Whether the file holds the entry, and whether it should."""
+    """Whether the file holds the entry, and whether it should; POSSIBLE depends on the model's arguments."""
 
     PRESENT = "present"
     MISSING = "missing"
+    POSSIBLE = "possible"
     UNEXPECTED = "unexpected"
 
 
@@ -316,6 +318,7 @@ class Basis(Word):
     PICKLED_PARAMETER = "pickled_parameter"
     OPTIMIZER = "optimizer"
     METADATA = "metadata"
+    SOURCE = "source"
     SIBLING = "sibling"
     DTYPE = "dtype"
     ORDER = "order"
@@ -338,7 +341,7 @@ class Classification(NamedTuple):
     anew, in words; empty where none is known to. ``registered`` is false of a tensor that the file
     says is beside the parameters and buffers of its module; ``tied_to`` is, for a missing entry, the
     name under which the file holds its tensor. ``averaged_of`` is, for an averaged copy in the same
-    state_dict, what it is a copy of.
+    state_dict, what it is a copy of. ``source`` is where a package's source registers it.
     """
 
     kind: Kind
@@ -349,6 +352,7 @@ class Classification(NamedTuple):
     registered: bool = True
     tied_to: str = ""
     averaged_of: str = ""
+    source: SourceEvidence | None = None
 
     @property
     def exact(self) -> bool:

@@ -15,6 +15,7 @@ from ckpttool.values.checkpoint import (
     Root,
     is_buffer,
 )
+from ckpttool.values.source import SourceUsed
 from ckpttool.values.words import format_count, plural
 
 
@@ -175,7 +176,7 @@ class Inspection(NamedTuple):
     checkpoint: Checkpoint
     title: str  # what it is, in a few words: "training checkpoint", "state_dict", "whole pickled module"
     rows: tuple[Row, ...]  # as in the file
-    missing: tuple[Row, ...]  # buffers (or, with a model, parameters) that the file does not hold
+    missing: tuple[Row, ...]  # buffers (with a model: parameters) that the file lacks, or possibly lacks
     groups: tuple[Group, ...]
     weights_root: Root | None  # the root that other commands would take; None if ambiguous
     summary: Summary
@@ -183,6 +184,7 @@ class Inspection(NamedTuple):
     model: ModelFacts | None = None  # where kinds come from a live model
     weights: Weights = Weights()
     spread: Spread | None = None  # where entries are one rank's part of what is saved
+    sources: tuple[SourceUsed, ...] = ()  # where source was asked for kinds
 
     @property
     def ok(self) -> bool:

@@ -34,6 +34,11 @@ class Reader:
         self._parser = Parser(scanner)
 
     @property
+    def package(self) -> str:
+        """The top-level name as it is imported, "" for a folder that is no package."""
+        return self.tree.package
+
+    @property
     def files(self) -> int:
         """How many files were read."""
         return sum(self._was_read.values())

@@ -1,0 +1,434 @@
+"""Which classes fit the modules of a state_dict: all that a module holds must be declared by the class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from ckpttool.kinds.source.expressions import ANY, ARG, DIGITS, MARKS
+from ckpttool.kinds.source.library import SourceClass
+from ckpttool.kinds.source.members import (
+    ANYTHING,
+    BUFFER,
+    ENTRIES,
+    MODULE,
+    PARAMETER,
+    Attribute,
+    Container,
+    Instance,
+    Interpreter,
+    Items,
+    Members,
+    Type,
+    Value,
+)
+from ckpttool.kinds.source.modules import Node
+from ckpttool.kinds.source.torch_classes import TorchClass, find, torch_classes
+from ckpttool.values.source import SourceEvidence
+
+_FEWEST_LETTERS = 2  # that a pattern must have to be evidence
+_MOST_FITS = 64
+_MOST_SEARCHED = 4000  # classes that may have the names of a module
+_ENTRY_KINDS = ENTRIES | {ANYTHING}
+_CHILD_KINDS = frozenset((MODULE, ANYTHING))
+
+Types: TypeAlias = tuple[Type, ...] | None
+"""What a module may be an instance of; None: of anything."""
+
+
+class Leaf(NamedTuple):
+    """What a class says of one entry; ``attribute`` is None for a class of torch."""
+
+    kinds: frozenset[str]
+    persistent: bool | None
+    attribute: Attribute | None
+
+
+class Fit(NamedTuple):
+    """A type that declares all that a module holds: its entries, and the types of its children.
+
+    ``covered`` counts what is declared by more than a pattern for anything, ``absent`` what every instance
+    has and this module lacks. ``named``: the parent's text has the type.
+    """
+
+    type: Type
+    leaves: Mapping[str, Leaf]
+    children: Mapping[str, Types]
+    covered: int
+    absent: int
+    named: bool
+
+    @property
+    def cls(self) -> SourceClass | TorchClass:
+        """The class."""
+        return self.type.cls
+
+
+class Matcher:
+    """Fits for modules, over all classes that were read."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        self._declaring: dict[str, set[str]] | None = None
+        self._open_ended: list[tuple[str, str]] = []
+        self._classes: dict[str, SourceClass] = {}
+        self._leaves: dict[str, list[tuple[str, SourceEvidence]]] | None = None
+        self._leaf_patterns: list[tuple[str, tuple[str, SourceEvidence]]] = []
+        self._searched: dict[tuple[frozenset[str], frozenset[str]], list[Fit]] = {}
+        self._fitted: dict[
+            tuple[object, ...], tuple[Types, list[Fit]]
+        ] = {}  # types live as long as their ids
+
+    def fits(self, node: Node, types: Types) -> list[Fit]:
+        """The best of ``types`` that fit ``node``; where none does, or none is named, the best of all."""
+        if types is not None:
+            children = frozenset(node.children)
+            key = (node.leaves, children, *map(id, types))
+            if key not in self._fitted:
+                found = [self._fit(node.leaves, children, item, True) for item in types]
+                self._fitted[key] = types, _best([fit for fit in found if fit is not None])
+            if self._fitted[key][1]:
+                return self._fitted[key][1]
+        return self.search(node)
+
+    def search(self, node: Node) -> list[Fit]:
+        """The best of all classes that were read, and of torch's."""
+        children = frozenset(node.children)
+        key = node.leaves, children
+        if key not in self._searched:
+            self._searched[key] = self._search(*key)
+        return self._searched[key]
+
+    def sees(self, parent: SourceClass, cls: SourceClass) -> bool:
+        """Whether the file of ``parent``, or of a base of it, defines ``cls`` or imports its name."""
+        library = self._interpreter.library
+        return any(library.sees(base.module, cls) for base in library.lineage(parent).classes)
+
+    def members(self, instance: Instance) -> Members:
+        """What ``instance`` has."""
+        return self._interpreter.members(instance)
+
+    def leaf(self, name: str) -> tuple[str, SourceEvidence] | None:
+        """The kind that every class which declares an entry of this name gives it, if all agree."""
+        if self._leaves is None:
+            self._leaves = self._read_leaves()
+        found = list(self._leaves.get(name, ()))
+        for pattern, said in self._leaf_patterns:
+            if matches(pattern, name):
+                found.append(said)
+        if not found or len({kind for kind, _ in found}) != 1:
+            return None
+        kind, first = found[0]
+        return kind, first._replace(candidates=len(found))
+
+    def _read_leaves(self) -> dict[str, list[tuple[str, SourceEvidence]]]:
+        leaves: dict[str, list[tuple[str, SourceEvidence]]] = {}
+        for row in torch_classes().values():
+            for names, kind in (
+                ((*row.parameters, *row.optional_parameters), PARAMETER),
+                ((*row.buffers, *row.optional_buffers) if not row.loss else (), BUFFER),
+            ):
+                for name in names:
+                    leaves.setdefault(name, []).append((kind, SourceEvidence("", 0, row.name, "leaf", 1)))
+        library = self._interpreter.library
+        for cls in library.iter_classes():
+            for name, kind, line in self._interpreter.registered(cls):
+                said = kind, SourceEvidence(cls.file, line, cls.dotted, "leaf", 1)
+                if MARKS.isdisjoint(name):
+                    leaves.setdefault(name, []).append(said)
+                elif not is_wild(name):
+                    self._leaf_patterns.append((name, said))
+        for module, summary in library.summaries.items():
+            for name, kind, line in summary["loose"] if library.is_named(module) else ():
+                if MARKS.isdisjoint(name):
+                    place = SourceEvidence(library.file(module), line, module, "leaf", 1)
+                    leaves.setdefault(name, []).append((kind, place))
+        return leaves
+
+    def _search(self, leaves: frozenset[str], children: frozenset[str]) -> list[Fit]:
+        if not leaves and all(name.isdecimal() for name in children):
+            return []  # a list; whose, nobody can say
+        found: list[Fit] = []
+        for dotted in self._find_declaring(leaves | children):
+            cls = self._classes[dotted]
+            fit = self._fit(leaves, children, Instance(cls, ()), False)
+            if fit is not None and self._interpreter.library.lineage(cls).is_module:
+                found.append(fit)
+        for torch_class in torch_classes().values():
+            if not torch_class.loss and not torch_class.container:
+                fit = self._fit(leaves, children, Container(torch_class), False)
+                if fit is not None:
+                    found.append(fit)
+        return _best(found)
+
+    # ----------------------------------------------------------------------------------- candidates
+
+    def _find_declaring(self, names: Iterable[str]) -> list[str]:
+        """Classes that may declare all of ``names``, themselves or by a base."""
+        declaring = self._index()
+        chosen: set[str] | None = None
+        for name in names:
+            having = declaring.get(name, set()) | {
+                dotted for pattern, dotted in self._open_ended if matches(pattern, name)
+            }
+            chosen = having if chosen is None else chosen & having
+            if not chosen:
+                return []
+        return sorted(chosen or ())[:_MOST_SEARCHED]
+
+    def _index(self) -> dict[str, set[str]]:
+        if self._declaring is not None:
+            return self._declaring
+        library = self._interpreter.library
+        own: dict[str, set[str]] = {}
+        heirs: dict[str, list[str]] = {}
+        for cls in library.iter_classes():
+            self._classes[cls.dotted] = cls
+        texts: dict[str, frozenset[str]] = {}
+        for dotted, cls in self._classes.items():
+            lineage = library.lineage(cls)
+            for base in lineage.classes:
+                heirs.setdefault(base.dotted, []).append(dotted)
+                if base.dotted not in texts:
+                    texts[base.dotted] = frozenset(_declared_texts(base))
+            for torch_class in lineage.torch:
+                for name in _torch_names(torch_class):
+                    (
+                        self._open_ended.append((name, dotted))
+                        if "#" in name
+                        else own.setdefault(name, set()).add(dotted)
+                    )
+                if torch_class.container:
+                    mark = DIGITS if torch_class.container != "dict" else ANY
+                    self._open_ended.append((mark, dotted))
+        for declaring, names in texts.items():
+            for name in names:
+                if MARKS.isdisjoint(name):
+                    own.setdefault(name, set()).update(heirs[declaring])
+                else:
+                    self._open_ended += [(name, heir) for heir in heirs[declaring]]
+        self._declaring = own
+        return own
+
+    # ------------------------------------------------------------------------------------------ fit
+
+    def _fit(self, leaves: frozenset[str], children: frozenset[str], item: Type, named: bool) -> Fit | None:
+        if isinstance(item, Container):
+            return self._fit_torch(leaves, children, item, named)
+        members = self._interpreter.members(item)
+        found: dict[str, Leaf] = {}
+        types: dict[str, Types] = {}
+        covered = 0
+        for name in leaves:
+            leaf, sure = _find_leaf(members, name)
+            if leaf is None:
+                return None
+            found[name] = leaf
+            covered += sure
+        for name in children:
+            known, child, sure = _find_child(members, item.items, name)
+            if not known:
+                return None
+            types[name] = child
+            covered += sure
+        absent = sum(
+            attribute.sure and _must_be_there(attribute)
+            for name, attribute in members.by_name.items()
+            if name not in leaves and name not in children
+        )
+        return Fit(item, found, types, covered, absent, named)
+
+    def _fit_torch(
+        self, leaves: frozenset[str], children: frozenset[str], item: Container, named: bool
+    ) -> Fit | None:
+        cls = item.cls
+        found: dict[str, Leaf] = {}
+        for name in leaves:
+            leaf = _torch_leaf(cls, name)
+            if leaf is None:
+                return None
+            found[name] = leaf
+        types: dict[str, Types] = {}
+        of_table = dict(cls.children)
+        for name in children:
+            if name in of_table:
+                known = find(of_table[name]) if of_table[name] else None
+                types[name] = None if known is None or known.container else (Container(known),)
+            elif cls.container in ("sequential", "dict") or (cls.container and name.isdecimal()):
+                types[name] = _item_types(item.items, name)
+            else:
+                return None
+        absent = len({*cls.parameters, *cls.buffers} - leaves)
+        return Fit(item, found, types, len(leaves) + len(children), absent, named)
+
+
+def _best(found: Sequence[Fit]) -> list[Fit]:
+    """Those that cover most, and of them those of which least is absent."""
+    if not found:
+        return []
+    best = max((fit.covered, -fit.absent) for fit in found)
+    return [fit for fit in found if (fit.covered, -fit.absent) == best][:_MOST_FITS]
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether ``name`` may be what ``pattern`` stands for: linear in both, and no regular expression."""
+    if pattern == DIGITS:
+        return name.isdecimal()
+    parts: list[str] = [""]  # text, mark, text, mark, text
+    for character in pattern:
+        if character in (ANY, DIGITS, "#"):
+            parts += [character, ""]
+        else:
+            parts[-1] += character
+    if not name.startswith(parts[0]):
+        return False
+    at = len(parts[0])
+    for index in range(1, len(parts), 2):
+        mark, text = parts[index : index + 2]
+        if mark == ANY:
+            # The last text stands at the end, any other as early as it can.
+            place = name.find(text, at) if index + 2 < len(parts) else max(at, len(name) - len(text))
+            if not name.startswith(text, place) or place < 0:
+                return False
+            at = place + len(text)
+            continue
+        end = at
+        while end < len(name) and name[end].isdecimal():
+            end += 1
+        if end == at or not name.startswith(text, end):
+            return False
+        at = end + len(text)
+    return at == len(name)
+
+
+def is_wild(pattern: str) -> bool:
+    """Whether ``pattern`` says too little to be evidence."""
+    return sum(character.isalpha() for character in pattern) < _FEWEST_LETTERS
+
+
+def _find_leaf(members: Members, name: str) -> tuple[Leaf | None, bool]:
+    """What is declared of an entry, and whether by more than a pattern for anything."""
+    attribute = members.by_name.get(name)
+    if attribute is not None and attribute.kinds & _ENTRY_KINDS:
+        return _as_leaf(attribute), bool(attribute.kinds & ENTRIES)
+    for torch_class in members.lineage.torch:
+        leaf = _torch_leaf(torch_class, name)
+        if leaf is not None:
+            return leaf, True
+    wild: Leaf | None = None
+    for pattern, attribute in members.by_pattern:
+        if attribute.kinds & ENTRIES and matches(pattern, name):
+            if not is_wild(pattern):
+                return _as_leaf(attribute), True
+            wild = Leaf(frozenset((ANYTHING,)), None, attribute)
+    return wild, False
+
+
+def _as_leaf(attribute: Attribute) -> Leaf:
+    kinds = attribute.kinds & ENTRIES
+    # A tensor that is set on a module is registered only where it is a Parameter.
+    return Leaf(kinds or frozenset((ANYTHING,)), attribute.value.persistent, attribute)
+
+
+def _find_child(members: Members, items: Items | None, name: str) -> tuple[bool, Types, bool]:
+    """Whether a child is declared, of which types, and whether by more than a pattern for anything."""
+    attribute = members.by_name.get(name)
+    if attribute is not None and attribute.kinds & _CHILD_KINDS:
+        return True, _types_of(attribute.value), True
+    for torch_class in members.lineage.torch:
+        of_table = dict(torch_class.children)
+        if name in of_table:
+            known = find(of_table[name]) if of_table[name] else None
+            return True, None if known is None or known.container else (Container(known),), True
+        if torch_class.container == "dict" or (
+            torch_class.container in ("list", "sequential") and name.isdecimal()
+        ):
+            found = [a.value for pattern, a in members.by_pattern if matches(pattern, name)]
+            if found:
+                return True, _types_of(found[0]) if len(found) == 1 else None, True
+            types = _item_types(items, name)
+            return True, types, types is not None or torch_class.container != "dict"
+    for pattern, attribute in members.by_pattern:
+        if attribute.kinds & _CHILD_KINDS and matches(pattern, name):
+            return True, _types_of(attribute.value), not is_wild(pattern)
+    return False, None, False
+
+
+def _types_of(value: Value) -> Types:
+    return None if ANYTHING in value.kinds or not value.types else value.types
+
+
+def _item_types(items: Items | None, name: str) -> Types:
+    """The types of what a container holds under ``name``."""
+    if items is None:
+        return None
+    found: list[Type] = []
+    for pattern, value in items.children:
+        if pattern == name or (not MARKS.isdisjoint(pattern) and matches(pattern, name)):
+            types = _types_of(value)
+            if types is None:
+                return None
+            found += types
+    return tuple(dict.fromkeys(found)) or None
+
+
+def _must_be_there(attribute: Attribute) -> bool:
+    """Whether every file of an instance has something of it."""
+    if attribute.kinds == {PARAMETER}:
+        return True
+    if attribute.is_buffer:
+        return attribute.value.persistent is True
+    if attribute.kinds == {MODULE}:
+        return all(
+            isinstance(item, Container) and bool(item.cls.parameters or item.cls.buffers)
+            for item in attribute.value.types
+        )
+    return False
+
+
+def _torch_leaf(cls: TorchClass, name: str) -> Leaf | None:
+    for names, kind, persistent in (
+        (cls.parameters, PARAMETER, None),
+        (cls.optional_parameters, PARAMETER, None),
+        (cls.buffers, BUFFER, True),
+        (cls.optional_buffers, BUFFER, True),
+        (cls.non_persistent, BUFFER, False),
+    ):
+        if name in names or any("#" in pattern and matches(pattern, name) for pattern in names):
+            return Leaf(frozenset((kind,)), persistent, None)
+    if cls.container == "parameters":
+        return Leaf(frozenset((PARAMETER,)), None, None)
+    return None
+
+
+def _torch_names(cls: TorchClass) -> list[str]:
+    names = [*cls.parameters, *cls.optional_parameters, *cls.buffers, *cls.optional_buffers]
+    return [*names, *cls.non_persistent, *(name for name, _ in cls.children)]
+
+
+def _declared_texts(cls: SourceClass) -> set[str]:
+    """Names and patterns that the text of ``cls`` may register."""
+    found: set[str] = set()
+    for method in cls.methods.values():
+        for act in method["acts"]:
+            what = act[0]
+            if what == "run":
+                positional, named, _ = act[5]
+                for item in (*positional, *named.values()):
+                    for part in item[1] if item[0] == "list" else [item]:
+                        if part[0] == "const" and isinstance(part[1], str):
+                            found.add(part[1])
+                        elif part[0] == "name":
+                            found.update(part[1])
+            elif what not in ("put", "delete") and (what != "set" or act[4][0] != "const"):
+                found.add(_open(act[1]))
+    return found
+
+
+def _open(pattern: str) -> str:
+    """``pattern`` with anything in the place of arguments."""
+    return (
+        ANY.join(part for at, part in enumerate(pattern.split(ARG)) if at % 2 == 0)
+        if ARG in pattern
+        else pattern
+    )

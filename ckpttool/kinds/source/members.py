@@ -1,0 +1,604 @@
+"""What an instance of a class has: its methods' acts in order, with the arguments that are seen.
+
+Only what a call in the source passes, or leaves to a default, is taken for known; a class that nobody is
+seen to call has every entry that any arguments could give it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from ckpttool.kinds.source import torch_classes
+from ckpttool.kinds.source.expressions import ANY, ARG, DIGITS, OPEN, Description
+from ckpttool.kinds.source.library import Alias, Function, Library, Lineage, Member, SourceClass
+from ckpttool.kinds.source.torch_classes import TorchClass
+
+PARAMETER, BUFFER, PLACEHOLDER, MODULE, ANYTHING = "parameter", "buffer", "placeholder", "module", "?"
+"""What an attribute may be. PLACEHOLDER: a buffer without elements; ANYTHING: what is not seen."""
+
+ENTRIES = frozenset((PARAMETER, BUFFER, PLACEHOLDER))
+
+_DEEPEST = 8  # calls of methods by methods, or values of values
+_MOST_ACTS = 3000  # of one class with its bases
+_MOST_TYPES = 24
+_DIGITS_AND_ANY = (DIGITS, ANY)
+
+Binding: TypeAlias = Mapping[str, Description]
+_NOTHING: Binding = {}
+
+
+class Instance(NamedTuple):
+    """A class as it is called somewhere: ``binding`` are the arguments of ``__init__`` that are known."""
+
+    cls: SourceClass
+    binding: tuple[tuple[str, str], ...]  # descriptions as JSON
+    items: Items | None = None
+
+
+class Items(NamedTuple):
+    """What a container holds, by pattern of the child's name. ``whole``: and nothing else."""
+
+    children: tuple[tuple[str, Value], ...]
+    whole: bool
+
+
+class Container(NamedTuple):
+    """An instance of a class of torch; ``items`` where it is a container whose call is seen."""
+
+    cls: TorchClass
+    items: Items | None = None
+
+
+Type: TypeAlias = Instance | Container
+
+
+class Value(NamedTuple):
+    """What an expression gives: the ``kinds`` it may be, the ``types`` of modules, if a buffer is saved."""
+
+    kinds: frozenset[str]
+    types: tuple[Type, ...] = ()
+    persistent: bool | None = None
+
+
+UNSEEN = Value(frozenset((ANYTHING,)))
+NO_ENTRY = Value(frozenset())
+
+
+Clause: TypeAlias = frozenset[tuple[Any, ...] | None]
+
+
+class Attribute(NamedTuple):
+    """What instances have under a name. ``sure``: whatever the arguments that are not known.
+
+    ``persistent`` of a buffer: None where it depends. ``cls`` is the class whose text says so, at ``line``;
+    ``when`` are the conditions that were not decided, None among them for one that is no test.
+    """
+
+    value: Value
+    sure: bool
+    cls: SourceClass
+    line: int
+    when: Clause = frozenset()
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What it may be."""
+        return self.value.kinds
+
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is a buffer, whatever else is not known."""
+        return bool(self.kinds) and self.kinds <= {BUFFER, PLACEHOLDER}
+
+
+class Members(NamedTuple):
+    """The attributes of an instance by name, and those with a pattern for one."""
+
+    by_name: Mapping[str, Attribute]
+    by_pattern: tuple[tuple[str, Attribute], ...]
+    lineage: Lineage
+
+
+class Interpreter:
+    """Works out members and values over a library; every class and call once."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self._members: dict[tuple[str, tuple[tuple[str, str], ...]], Members] = {}
+        self._busy: set[str] = set()
+
+    def members(self, instance: Instance) -> Members:
+        """What ``instance`` has."""
+        key = instance.cls.dotted, instance.binding
+        if key not in self._members:
+            binding = {name: json.loads(text) for name, text in instance.binding}
+            self._members[key] = _Construction(self, instance.cls, binding).build()
+        return self._members[key]
+
+    def registered(self, cls: SourceClass) -> Iterator[tuple[str, str, int]]:
+        """Names (or patterns) that the text of ``cls`` registers entries under, with kind and line."""
+        for method in cls.methods.values():
+            for act in method["acts"]:
+                pattern = fill(act[1], _NOTHING)[0]
+                if act[0] in (BUFFER, PARAMETER):
+                    yield pattern, act[0], act[2]
+                elif act[0] == "set":
+                    calls = [item for item in _alternatives(act[4]) if item[0] == "call"]
+                    kinds = {kind for item in calls for kind in self._kinds_of_call(item[1])}
+                    for kind in sorted(kinds):
+                        yield pattern, kind, act[2]
+
+    def _kinds_of_call(self, dotted: str) -> Iterator[str]:
+        if torch_classes.is_parameter(dotted):
+            yield PARAMETER
+        elif torch_classes.is_buffer(dotted):
+            yield BUFFER
+        elif not dotted.startswith("torch."):
+            symbol = self.library.resolve(dotted)
+            if isinstance(symbol, SourceClass) and self.library.lineage(symbol).is_parameter:
+                yield PARAMETER
+
+    def call(self, dotted: str, arguments: list[Any], binding: Binding, depth: int) -> Value:
+        """What a call of ``dotted`` gives."""
+        if torch_classes.is_parameter(dotted):
+            return Value(frozenset((PARAMETER,)))
+        if torch_classes.is_buffer(dotted):
+            flag = _argument(arguments, 1, "persistent")
+            persistent = True if flag is None else _truth(_bound(flag, binding))
+            return Value(frozenset((BUFFER,)), (), persistent)
+        if torch_classes.gives_same_module(dotted):
+            return self.value(_argument(arguments, 0, "module") or OPEN, binding, None, depth - 1)
+        symbol = self.library.resolve(dotted)
+        if isinstance(symbol, Alias):
+            return self._call_alias(symbol.described, arguments, binding, depth)
+        if isinstance(symbol, Member):
+            if not _makes_instance(symbol):
+                return UNSEEN
+            symbol, arguments = symbol.owner, [[], {}, True]
+        if isinstance(symbol, TorchClass):
+            return Value(
+                frozenset((MODULE,)), (Container(symbol, self.items(symbol, arguments, binding, depth)),)
+            )
+        if isinstance(symbol, SourceClass):
+            return self._make(symbol, arguments, binding, depth)
+        if isinstance(symbol, Function):
+            inner = bind(symbol.summary, arguments, binding)
+            return self.join([self.value(item, inner, None, depth - 1) for item in symbol.summary["returns"]])
+        return UNSEEN
+
+    def _call_alias(
+        self, described: Description, arguments: list[Any], binding: Binding, depth: int
+    ) -> Value:
+        refs = [item for item in _alternatives(described) if item[0] == "ref"]
+        if not depth or not refs:
+            return UNSEEN
+        return self.join([self.call(item[1], arguments, binding, depth - 1) for item in refs])
+
+    def _make(self, cls: SourceClass, arguments: list[Any], binding: Binding, depth: int) -> Value:
+        lineage = self.library.lineage(cls)
+        if lineage.is_parameter:
+            return Value(frozenset((PARAMETER,)))
+        if not lineage.is_module:
+            return NO_ENTRY
+        init = next(
+            (item.methods["__init__"] for item in lineage.classes if "__init__" in item.methods), None
+        )
+        known = bind(init, arguments, binding) if init is not None else {}
+        texts = {
+            name: json.dumps(item) for name, item in known.items() if item[0] in ("const", "ref", "name")
+        }
+        items = None
+        if init is None and lineage.torch:
+            items = self.items(lineage.torch[0], arguments, binding, depth)
+        return Value(frozenset((MODULE,)), (Instance(cls, tuple(sorted(texts.items())), items),))
+
+    def items(self, cls: TorchClass, arguments: list[Any], binding: Binding, depth: int) -> Items | None:
+        """What the call of a container puts into it."""
+        if not cls.container or not depth:
+            return None
+        positional, _, is_open = arguments
+        described: list[Description] = positional
+        whole = not is_open
+        children: list[tuple[str, Value]] = []
+        if len(positional) == 1 and (cls.container != "sequential" or positional[0][0] == "dict"):
+            first = _bound(positional[0], binding)
+            if first[0] == "dict":
+                for pattern, item in first[1]:
+                    children.append((pattern, self.value(item, binding, None, depth - 1)))
+                return Items(tuple(children), ANY not in [pattern for pattern, _ in children])
+            if first[0] != "list":
+                return None
+            described, whole = first[1], first[2]
+        for index, item in enumerate(described):
+            if item[0] == "*":
+                inner = _bound(item[1], binding)
+                parts = inner[1] if inner[0] == "list" else [OPEN]
+                exact = inner[0] == "list" and inner[2] and len(described) == 1
+                for at, part in enumerate(parts):
+                    value = self.value(part, binding, None, depth - 1)
+                    children.append((str(at) if exact else DIGITS, value))
+                whole = exact
+                continue
+            value = self.value(item, binding, None, depth - 1)
+            children.append((str(index) if whole or not is_open else DIGITS, value))
+        if not whole:
+            children = [(DIGITS, value) for _, value in children]
+        return Items(tuple(children), whole)
+
+    def value(
+        self, described: Description, binding: Binding, inside: _Construction | None, depth: int = _DEEPEST
+    ) -> Value:
+        """What ``described`` gives; ``inside`` is whose self it may speak of."""
+        what = described[0]
+        if not depth or what == "?":
+            return UNSEEN
+        if what == "call":
+            return self.call(described[1], described[2], binding, depth)
+        if what == "or":
+            return self.join([self.value(item, binding, inside, depth - 1) for item in described[1]])
+        if what == "arg":
+            bound = binding.get(described[1])
+            if bound is not None and bound[0] != "arg":
+                return self.value(bound, binding, inside, depth - 1)
+            if described[1].startswith("self.") and inside is not None:
+                return inside.attribute_value(described[1].removeprefix("self."))
+            return UNSEEN
+        if what == "method":
+            if inside is None:
+                return UNSEEN
+            return inside.method_value(described[1], described[2], binding, depth - 1)
+        if what == "with":
+            base = self.value(described[1], binding, inside, depth - 1)
+            added = tuple(
+                (pattern, self.value(item, binding, inside, depth - 1)) for pattern, item in described[2]
+            )
+            return base._replace(types=tuple(_put(item, added) for item in base.types))
+        return NO_ENTRY  # a constant, a class, a list: nothing that a module registers
+
+    def join(self, values: Sequence[Value]) -> Value:
+        """One of ``values``."""
+        if len(values) == 1:
+            return values[0]
+        if not values:
+            return UNSEEN
+        kinds = frozenset().union(*(value.kinds for value in values))
+        types = {id(item): item for value in values for item in value.types}
+        flags = {value.persistent for value in values if value.kinds & {BUFFER, PLACEHOLDER}}
+        return Value(kinds, tuple(types.values())[:_MOST_TYPES], flags.pop() if len(flags) == 1 else None)
+
+
+def _put(item: Type, added: tuple[tuple[str, Value], ...]) -> Type:
+    known = item.items
+    return item._replace(items=Items((*(known.children if known is not None else ()), *added), False))
+
+
+def _makes_instance(member: Member) -> bool:
+    """Whether ``Class.method(…)`` gives one of the class: a factory, by its name."""
+    return member.attribute.startswith(("from_", "create", "build", "make", "init"))
+
+
+def bind(function: Mapping[str, Any], arguments: list[Any], outer: Binding) -> dict[str, Description]:
+    """What the arguments of a function are in a call; ``outer`` is what is known where it is called."""
+    positional, named, is_open = arguments
+    names: list[str] = function["arguments"]
+    bound: dict[str, Description] = {}
+    for name, item in zip(names, positional, strict=False):
+        if item[0] == "*":
+            break
+        bound[name] = _bound(item, outer)
+    else:
+        if not is_open:
+            bound |= {
+                name: ["const", value] for name, value in function["defaults"].items() if name not in bound
+            }
+    bound |= {name: _bound(item, outer) for name, item in named.items() if name in names}
+    return {name: item for name, item in bound.items() if item != OPEN and item[0] != "arg"}
+
+
+def _bound(described: Description, binding: Binding) -> Description:
+    """``described``, or what the argument that it is was given."""
+    for _ in range(_DEEPEST):
+        if described[0] != "arg":
+            break
+        described = binding.get(described[1], OPEN)
+    if described[0] == "name":
+        return ["name", [text for pattern in described[1] for text in fill(pattern, binding)]]
+    return described
+
+
+def _argument(arguments: list[Any], index: int, name: str) -> Description | None:
+    positional, named, _ = arguments
+    found: Description | None = named.get(name)
+    if found is None and index < len(positional) and positional[index][0] != "*":
+        found = positional[index]
+    return found
+
+
+def _truth(described: Description) -> bool | None:
+    return bool(described[1]) if described[0] == "const" else None
+
+
+def _alternatives(described: Description) -> list[Description]:
+    return described[1] if described[0] == "or" else [described]
+
+
+def fill(pattern: str, binding: Binding) -> list[str]:
+    """``pattern`` with the arguments that are known; what is not stands for anything."""
+    if ARG not in pattern:
+        return [pattern]
+    found = [""]
+    for at, part in enumerate(pattern.split(ARG)):
+        texts = [part]
+        if at % 2:
+            known = _bound(["arg", part], binding)
+            texts = [ANY]
+            if known[0] == "const" and isinstance(known[1], (str, int)) and not isinstance(known[1], bool):
+                texts = [str(known[1])]
+            elif known[0] == "name":
+                texts = known[1]
+            elif known[0] == "list":  # the argument is what a loop goes through
+                texts = [str(item[1]) if item[0] == "const" else ANY for item in known[1]] or [ANY]
+        found = [head + text for head in found for text in texts][:64]
+    return found
+
+
+class _Construction:
+    """One run through the acts of a class and its bases."""
+
+    def __init__(self, interpreter: Interpreter, cls: SourceClass, binding: Binding) -> None:
+        self._interpreter = interpreter
+        self._lineage = interpreter.library.lineage(cls)
+        self._binding = binding
+        self._found: dict[str, list[Attribute]] = {}
+        self._put: dict[str, list[tuple[str, Value]]] = {}
+        self._own: dict[str, Description] = {}  # self.x where it is an argument or a constant
+        self._run_already: set[tuple[int, str]] = set()
+        self._plain_by_default: set[str] = (
+            set()
+        )  # arguments that are numbers or strings where nobody gives them
+        self._left = _MOST_ACTS
+        self._stack: list[str] = []
+
+    def build(self) -> Members:
+        """Everything that instances may have."""
+        for name in ("__init__", "__post_init__"):
+            self._run(0, name, self._binding, [], _DEEPEST)
+        for position, cls in enumerate(self._lineage.classes):
+            for name in cls.methods:
+                if (position, name) not in self._run_already:
+                    self._run(position, name, _NOTHING, [None], 1, exactly=True)
+        by_name: dict[str, Attribute] = {}
+        by_pattern: list[tuple[str, Attribute]] = []
+        for pattern, found in self._found.items():
+            attribute = self._join(pattern, found)
+            if any(mark in pattern for mark in _DIGITS_AND_ANY):
+                by_pattern.append((pattern, attribute))
+            else:
+                by_name[pattern] = attribute
+        return Members(by_name, tuple(by_pattern), self._lineage)
+
+    def _join(self, name: str, found: Sequence[Attribute]) -> Attribute:
+        value = self._interpreter.join([item.value for item in found])
+        added = tuple(self._put.get(name, ()))
+        if added:
+            value = value._replace(types=tuple(_put(item, added) for item in value.types))
+        first = next((item for item in found if item.kinds - {ANYTHING}), found[0])
+        sure = ANYTHING not in value.kinds and (
+            any(item.sure for item in found) or _cover_all([item.when for item in found])
+        )
+        return Attribute(value, sure, first.cls, first.line)
+
+    def attribute_value(self, name: str) -> Value:
+        """What ``self.name`` is at this point of the text."""
+        found = self._found.get(name)
+        if found:
+            return self._interpreter.join([item.value for item in found])
+        return UNSEEN
+
+    def method_value(self, name: str, arguments: list[Any], binding: Binding, depth: int) -> Value:
+        """What ``self.name(…)`` gives."""
+        for cls in self._lineage.classes:
+            method = cls.methods.get(name)
+            if method is not None and name not in self._stack:
+                inner = {**self._own, **bind(method, arguments, binding)}
+                self._stack.append(name)
+                value = self._interpreter.join(
+                    [self._interpreter.value(item, inner, self, depth) for item in method["returns"]]
+                )
+                self._stack.pop()
+                return value
+        return UNSEEN
+
+    # ---------------------------------------------------------------------------------------- acts
+
+    def _run(
+        self,
+        start: int,
+        name: str,
+        binding: Binding,
+        when: Iterable[Any],
+        depth: int,
+        exactly: bool = False,
+    ) -> None:
+        """Go through the method ``name`` of the first class from ``start`` on that has it."""
+        for position in range(start, start + 1 if exactly else len(self._lineage.classes)):
+            cls = self._lineage.classes[position]
+            if name in cls.methods:
+                break
+        else:
+            return
+        if not depth or self._stack.count(f"run {position} {name}") > 1:
+            return
+        self._run_already.add((position, name))
+        self._stack.append(f"run {position} {name}")
+        outer = self._plain_by_default
+        defaults: dict[str, object] = cls.methods[name]["defaults"]
+        self._plain_by_default = {key for key, value in defaults.items() if value is not None}
+        for act in cls.methods[name]["acts"]:
+            self._left -= 1
+            if self._left < 0:
+                break
+            known = {**self._own, **binding}
+            conditions = (*when, *act[4 if act[0] in ("put", "run") else 3])
+            undecided = _undecided(conditions, known)
+            if undecided is not None:
+                self._act(act, position, cls, known, undecided, depth)
+        self._plain_by_default = outer
+        self._stack.pop()
+
+    def _act(
+        self, act: list[Any], position: int, cls: SourceClass, known: Binding, when: Clause, depth: int
+    ) -> None:
+        what = act[0]
+        if what == "run":
+            self._run_method(act, position, known, when, depth)
+        elif what == "put":
+            value = self._interpreter.value(act[5], known, self)
+            for pattern in fill(act[2], known):
+                self._put.setdefault(act[1], []).append((pattern, value))
+        elif what == "delete":
+            if not when:
+                for name in fill(act[1], known):
+                    self._found.pop(name, None)
+        else:
+            self._register(act, cls, known, when)
+
+    def _register(self, act: list[Any], cls: SourceClass, known: Binding, when: Clause) -> None:
+        what, pattern, line = act[:3]
+        sure = not when
+        empty = False
+        if what == "buffer":
+            kind = PLACEHOLDER if act[5] == "empty" else BUFFER
+            value = Value(frozenset((kind,)), (), _truth(_bound(act[4], known)))
+            empty = act[5] == "none"
+        elif what == "parameter":
+            value = Value(frozenset((PARAMETER,)))
+            empty = act[4] == "none"
+        else:
+            value = self._interpreter.value(act[4], known, self)
+            described = _bound(act[4], known)
+            if sure and pattern not in self._found and described[0] in ("const", "ref", "name"):
+                self._own[f"self.{pattern}"] = described
+            if value is UNSEEN and act[4][0] == "arg" and act[4][1] in self._plain_by_default:
+                return
+            if not value.kinds:
+                if sure and described == ["const", None]:
+                    self._found.pop(pattern, None)
+                return
+            if value is UNSEEN and self._stays_buffer(pattern):
+                return
+        for name in fill(pattern, known):
+            attribute = Attribute(value, sure and not empty, cls, line, when | {None} if empty else when)
+            if sure and not empty:
+                self._found[name] = [attribute]
+            else:
+                found = self._found.setdefault(name, [])
+                found.append(attribute)
+                if len(found) > _MOST_TYPES:
+                    del found[0]
+
+    def _stays_buffer(self, name: str) -> bool:
+        """Whether a tensor that is assigned to ``self.name`` goes into what is registered already."""
+        return any(item.kinds & ENTRIES for item in self._found.get(name, ()))
+
+    def _run_method(self, act: list[Any], position: int, known: Binding, when: Clause, depth: int) -> None:
+        _, owner, name, line, _, arguments = act
+        lineage = self._lineage
+        if owner == "self":
+            start = 0
+        elif owner == "super":
+            start = position + 1
+        else:
+            symbol = self._interpreter.library.resolve(owner)
+            start = next(
+                (at for at, item in enumerate(lineage.classes) if item is symbol), len(lineage.classes)
+            )
+            if isinstance(symbol, TorchClass) and name == "__init__":
+                self._fill_container(symbol, arguments, known, lineage.classes[position], line, when)
+            if symbol is None or isinstance(symbol, Alias):
+                self._run_function(
+                    f"{owner}.{name}", arguments, known, lineage.classes[position], when, depth
+                )
+                return
+        found = next((c.methods[name] for c in lineage.classes[start:] if name in c.methods), None)
+        if found is not None:
+            self._run(start, name, bind(found, arguments, known), when, depth - 1)
+        elif owner == "super" and name == "__init__" and lineage.torch:
+            self._fill_container(lineage.torch[0], arguments, known, lineage.classes[position], line, when)
+
+    def _run_function(
+        self, dotted: str, arguments: list[Any], known: Binding, cls: SourceClass, when: Clause, depth: int
+    ) -> None:
+        """Go through a function of a module that registers on what it is given."""
+        symbol = self._interpreter.library.resolve(dotted)
+        if isinstance(symbol, Function) and "own" in symbol.summary and depth:
+            binding = bind(symbol.summary, arguments, known)
+            for act in symbol.summary["acts"]:
+                if act[0] in ("buffer", "parameter", "set"):
+                    undecided = _undecided((*when, *act[3]), binding)
+                    if undecided is not None:
+                        self._register(act, cls, binding, undecided)
+
+    def _fill_container(
+        self,
+        torch_class: TorchClass,
+        arguments: list[Any],
+        known: Binding,
+        cls: SourceClass,
+        line: int,
+        when: Clause,
+    ) -> None:
+        items = self._interpreter.items(torch_class, arguments, known, _DEEPEST)
+        for pattern, value in items.children if items is not None else ():
+            self._found.setdefault(pattern, []).append(Attribute(value, not when, cls, line, when))
+
+
+def _undecided(when: Iterable[Any], binding: Binding) -> Clause | None:
+    """Those of the conditions that depend on what is not known; None where one does not hold."""
+    open_ones: set[tuple[Any, ...] | None] = set()
+    for atom in when:
+        holds = None if atom is None else _holds_one(atom, binding)
+        if holds is False:
+            return None
+        if holds is None:
+            open_ones.add(None if atom is None else tuple(atom))
+    return frozenset(open_ones)
+
+
+_OPPOSITES = {"true": "false", "false": "true", "is": "not", "not": "is"}
+
+
+def _cover_all(clauses: Sequence[Clause]) -> bool:
+    """Whether one of ``clauses`` holds whatever is true: as the branches of an if with an else."""
+    known = set(clauses)
+    for _ in range(len(known)):
+        joined = {
+            clause - {atom}
+            for clause in known
+            for atom in clause
+            if atom is not None and (clause - {atom}) | {(atom[0], _OPPOSITES[atom[1]], *atom[2:])} in known
+        }
+        if frozenset() in joined:
+            return True
+        if joined <= known:
+            break
+        known |= joined
+    return frozenset() in known
+
+
+def _holds_one(atom: Any, binding: Binding) -> bool | None:
+    """Whether a condition holds; None where it depends on what is not known."""
+    known = _bound(["arg", atom[0]], binding)
+    if known[0] not in ("const", "ref", "name", "list", "call", "dict"):
+        return None
+    is_const = known[0] == "const"
+    if atom[1] in ("true", "false"):
+        if not is_const:
+            return atom[1] == "true" if known[0] in ("ref", "call") else None
+        return bool(known[1]) is (atom[1] == "true")
+    if not is_const:
+        return (atom[1] == "not") if atom[2] is None else None
+    same = known[1] == atom[2] and isinstance(known[1], bool) is isinstance(atom[2], bool)
+    return same is (atom[1] == "is")

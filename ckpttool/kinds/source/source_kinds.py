@@ -1,0 +1,134 @@
+"""What the source of packages, folders and files says of state_dicts: found, read, matched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ckpttool.kinds.classify import Verdict
+from ckpttool.kinds.source.judge import judge_names
+from ckpttool.kinds.source.library import Library, SourceClass
+from ckpttool.kinds.source.match import Matcher
+from ckpttool.kinds.source.members import Instance, Interpreter
+from ckpttool.kinds.source.packages import SourceNotFound, find_tree
+from ckpttool.kinds.source.reader import Reader
+from ckpttool.values.checkpoint import Checkpoint, Root
+from ckpttool.values.source import SourceUsed
+
+_MOST_REACHED = 2000  # instances that a class leads to
+
+
+class SourceKinds:
+    """Source that may be asked about checkpoints. What was read stays in memory until it is closed."""
+
+    def __init__(self, texts: Sequence[str], *, strict: bool = False) -> None:
+        """``texts`` are as in ``find_tree``. ``strict``: say nothing where no class fits the whole file.
+
+        Raises:
+            SourceNotFound: there is no such package, folder, file or class.
+        """
+        self._strict = strict
+        self._readers = [Reader(find_tree(text)) for text in texts]
+        self._followed: list[Reader] = []
+        self._library = Library(self._readers, self._follow)
+        self._matcher: Matcher | None = None
+        self._interpreter = Interpreter(self._library)
+        self._root_class: SourceClass | None = None
+        self._verdicts: list[Verdict] = []
+
+    def judge(self, checkpoint: Checkpoint, weights: Mapping[Root, Sequence[int]]) -> dict[Root, Verdict]:
+        """What source says of each state_dict, whose entries are at these positions of the checkpoint's."""
+        matcher = self._read()
+        verdicts = {}
+        for root, indices in weights.items():
+            names = [
+                (position, name)
+                for position, index in enumerate(indices)
+                if isinstance(name := checkpoint.entries[index].name, str)
+            ]
+            empty = {
+                position
+                for position, index in enumerate(indices)
+                if 0 in (checkpoint.entries[index].shape or ())
+            }
+            verdicts[root] = judge_names(matcher, names, self._root_class, self._strict, empty)
+        self._verdicts += verdicts.values()
+        return verdicts
+
+    def _read(self) -> Matcher:
+        """Read all that was named, or where a class is named what it leads to."""
+        if self._matcher is None:
+            for reader in self._readers:
+                if reader.tree.class_name:
+                    self._root_class = self._find_class(reader)
+                    self._reach(self._root_class)
+                else:
+                    for module, _ in reader.read_all():
+                        self._library.read(module)
+            self._matcher = Matcher(self._interpreter)
+        return self._matcher
+
+    def _find_class(self, reader: Reader) -> SourceClass:
+        name = reader.tree.class_name
+        for module in reader.find_class(name):
+            summary = self._library.read(module)
+            if summary is not None and name in summary["classes"]:
+                return self._library.class_of(module, name, summary)
+        found = self._library.resolve(f"{reader.package}.{name}" if reader.package else name)
+        if isinstance(found, SourceClass):
+            return found
+        where = reader.package or reader.tree.path
+        raise SourceNotFound(
+            f"no class {name} is in the source of {where}", hint="name a class as it is defined"
+        )
+
+    def _reach(self, cls: SourceClass) -> None:
+        """Read the files of every class that ``cls`` is seen to build, and theirs."""
+        queue = [Instance(cls, ())]
+        seen = {queue[0].cls.dotted}
+        while queue and len(seen) < _MOST_REACHED:
+            members = self._interpreter.members(queue.pop())
+            attributes = [*members.by_name.values(), *(found for _, found in members.by_pattern)]
+            stack = [item for attribute in attributes for item in attribute.value.types]
+            while stack:
+                item = stack.pop()
+                if item.items is not None:
+                    stack += [inner for _, value in item.items.children for inner in value.types]
+                if isinstance(item, Instance) and item.cls.dotted not in seen:
+                    seen.add(item.cls.dotted)
+                    queue.append(item)
+
+    def _follow(self, top: str) -> Reader | None:
+        """Another package that a class derives from, or is built of; None if it is not installed."""
+        try:
+            reader = Reader(find_tree(top))
+        except SourceNotFound:
+            return None
+        self._followed.append(reader)
+        return reader
+
+    @property
+    def used(self) -> tuple[SourceUsed, ...]:
+        """What was read of each source that was named, and how much of what was judged it fits."""
+        modules = sum(verdict.modules for verdict in self._verdicts)
+        fitting = sum(verdict.fitting for verdict in self._verdicts)
+        root = next((verdict.root for verdict in self._verdicts if verdict.root), "")
+        return tuple(
+            SourceUsed(
+                package=reader.package,
+                version=reader.tree.version,
+                path=reader.tree.path,
+                files=reader.files,
+                unread=reader.unread,
+                classes=self._library.count_classes(reader),
+                cached=reader.cached,
+                parsed_ms=reader.parsed_ms,
+                root=root,
+                fits=round(fitting / modules, 4) if modules else 0.0,
+            )
+            for reader in self._readers
+        )
+
+    def close(self) -> None:
+        """End what parses, and keep what is new for the next run."""
+        for reader in (*self._readers, *self._followed):
+            reader.close()
