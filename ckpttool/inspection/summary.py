@@ -34,7 +34,9 @@ _WEIGHTS_KEYS = frozenset(
 )
 """Keys that training scripts put a model's state_dict under."""
 
-_PROGRESS_KEYS = frozenset(("epoch", "global_step", "step", "iteration", "iter", "best_acc1", "it"))
+PROGRESS_KEYS = frozenset(("epoch", "global_step", "step", "iteration", "iter", "best_acc1", "it"))
+"""Keys at the top of a file under which training scripts count how far they are."""
+
 _OUTWEIGHS = 10  # without a telling name, the weights must be this many times the next candidate
 _MOST_PREFIXES = 2  # in a note
 _MOST_COMPARED = 16  # branches that are held against the weights, name by name
@@ -370,7 +372,7 @@ def title_of(
         return "DeepSpeed checkpoint"
     if set(roles) == {"optimizer"}:
         return "optimizer state"
-    if weights_root != () and ("optimizer" in roles or not top.isdisjoint(_PROGRESS_KEYS)):
+    if weights_root != () and ("optimizer" in roles or not top.isdisjoint(PROGRESS_KEYS)):
         return "training checkpoint"
     if roles == ["module"]:
         return "whole pickled module"

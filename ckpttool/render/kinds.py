@@ -36,6 +36,7 @@ _BASIS_PHRASES = {
     Basis.ORDER: "from key order",
     Basis.SHAPE: "from shapes",
     Basis.NAME: "from names",
+    Basis.CONTENTS: "from contents",
     Basis.NONE: "without evidence",
 }
 

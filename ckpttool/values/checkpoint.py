@@ -324,6 +324,7 @@ class Basis(Word):
     ORDER = "order"
     SHAPE = "shape"
     NAME = "name"
+    CONTENTS = "contents"
     NONE = "none"
 
 
