@@ -90,9 +90,20 @@ class Opened:
         """The source that is asked for kinds, while it is."""
         if not self.source:
             return nullcontext()
+        from ckpttool.kinds.source.auto import AUTO, choose
         from ckpttool.kinds.source.source_kinds import SourceKinds
 
-        return closing(SourceKinds(self.source))
+        if AUTO not in self.source:
+            return closing(SourceKinds(self.source))
+        chosen = choose(self.read, self._read_config(), self._folder)
+        more = [text for text in self.source if text != AUTO]
+        return closing(SourceKinds([*chosen, *more], strict=True))
+
+    @property
+    def _folder(self) -> str:
+        """Where the files that say more lie."""
+        path = self.read.path
+        return path if os.path.isdir(path) else os.path.dirname(path) or "."
 
     def _read_config(self) -> object:
         """The config.json beside the checkpoint; None without one that can be read, for nothing needs it."""
@@ -100,10 +111,8 @@ class Opened:
         from ckpttool.formats.base import DEFAULT_LIMITS
         from ckpttool.formats.strict_json import parse_json
 
-        path = self.read.path
-        folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
         try:
-            config = resolve_member(folder, "config.json", path)
+            config = resolve_member(self._folder, "config.json", self.read.path)
             with self.sources.reading(config) as source:
                 nbytes = min(source.size, _MOST_CONFIG_NBYTES)
                 return parse_json(source.read_at(0, nbytes), "config", DEFAULT_LIMITS, config)

@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from ckpttool.values.source import SourceUsed
 
 
-def source_findings(sources: Sequence[SourceUsed]) -> list[Finding]:
-    """That no class of what the user named is the root of the file: it may be the wrong package."""
+def source_findings(sources: Sequence[SourceUsed], strict: bool) -> list[Finding]:
+    """That nothing names a package, or that no class of those named is the root of the file."""
+    if not sources:
+        message = "no source was read: neither config.json nor a global names a package that is installed"
+        return [Finding("source-auto", "info", "", message)]
     if sources[0].root:
         return []
-    named = " or ".join([source.package or source.path for source in sources])
-    return [
-        Finding(
-            "source-root",
-            "warning",
-            "",
-            f"no class of {named} fits this file's root: another package or version, or a model around its "
-            "modules; what single modules show is used",
-        )
-    ]
+    named = " or ".join(dict.fromkeys(source.package or source.path for source in sources))
+    used = "nothing of it is used" if strict else "what it shows of single modules is used"
+    message = (
+        f"no class of {named} fits this file's root: it is of another package or version, or a model around "
+        f"such modules; {used}"
+    )
+    return [Finding("source-root", "warning", "", message)]
 
 
 def inspect_checkpoint(
@@ -126,7 +126,7 @@ def inspect_checkpoint(
         (
             *checkpoint.findings,
             *(applied.findings if applied is not None else ()),
-            *(source_findings(sources) if sources else ()),
+            *(source_findings(sources, source.strict) if source is not None else ()),
             *find_all(evidence),
         ),
         None if applied is None else applied.facts,

@@ -22,6 +22,7 @@ from ckpttool.values.source import How, SourceEvidence
 
 _DEEPEST_WRAPPER = 4
 _DEEPEST_MISSING = 6
+_MOST_COMPARED = 16  # types of one child
 _ENOUGH_MODULES = 2  # that only the package's classes cover, for a claim by a name alone
 _WRAPPERS = frozenset("module model _orig_mod state_dict net network _forward_module".split())
 
@@ -59,6 +60,8 @@ class _Judge:
         self._fits: dict[str, list[Fit]] = {}
         self._said: dict[int, Classification] = {}
         self._missing: dict[str, Classification] = {}
+        self._near_ones: set[str] = set()  # paths of modules whose class the parent's file knows
+        self._compared: dict[tuple[int, int], tuple[int, int]] = {}
         self._roots = self._find_roots(root_class)
 
     def verdict(self) -> Verdict:
@@ -125,17 +128,30 @@ class _Judge:
         """Those of equal fits whose own text has types that fit the children."""
         if len(found) < 2 or not node.children:
             return found
-        misfits = [self._count_misfits(node, fit) for fit in found]
-        fewest = min(misfits)
-        return [fit for fit, count in zip(found, misfits, strict=True) if count == fewest]
+        scores = [self._compare(node, fit) for fit in found]
+        best = min(scores)
+        return [fit for fit, score in zip(found, scores, strict=True) if score == best]
 
-    def _count_misfits(self, node: Node, fit: Fit) -> int:
-        misfits = 0
-        for name, child in node.children.items():
-            types = fit.children.get(name)
-            if types is not None and child.own:
-                misfits += not any(found.named for found in self._matcher.fits(child, types))
-        return misfits
+    def _compare(self, node: Node, fit: Fit) -> tuple[int, int]:
+        """How many modules below ``node`` are none of the types that ``fit`` leads to; less how many are one.
+
+        Modules of one form count once where they stand in a list.
+        """
+        key = node.form, id(fit)
+        if key not in self._compared:
+            misfits = fits = 0
+            for name, child in node.distinct_children().items():
+                types = fit.children.get(name)
+                if types is None:
+                    continue
+                named = [found for found in self._matcher.fits(child, types) if found.named]
+                if not named:
+                    misfits += 1
+                    continue
+                below = min(self._compare(child, found) for found in named[:_MOST_COMPARED])
+                misfits, fits = misfits + below[0], fits + below[1] - 1
+            self._compared[key] = misfits, fits
+        return self._compared[key]
 
     # ---------------------------------------------------------------------------------------- walk
 
@@ -148,16 +164,17 @@ class _Judge:
             if id(node) in left_out:
                 continue
             found = self._agreeing(node, self._matcher.fits(node, known))
-            found = self._near(found, self._fits.get(node.path.rpartition(".")[0], ()))
+            found = self._near(node.path, found)
             self._fits[node.path] = found
             if node.own:
                 self._judge_entries(node, found)
             for name, child in reversed(node.children.items()):
                 stack.append((child, _join(fit.children.get(name) for fit in found) if found else None))
 
-    def _near(self, found: list[Fit], parents: Sequence[Fit]) -> list[Fit]:
+    def _near(self, path: str, found: list[Fit]) -> list[Fit]:
         """Of equal fits those whose classes the parent's file knows, or torch's."""
-        if len(found) < 2 or found[0].named or not parents:
+        parents = self._fits.get(path.rpartition(".")[0], ())
+        if not found or found[0].named or not parents:
             return found
         near = [
             fit
@@ -168,6 +185,8 @@ class _Judge:
                 for parent in parents
             )
         ]
+        if near and all(isinstance(fit.cls, SourceClass) for fit in near):
+            self._near_ones.add(path)
         return near or found
 
     def _judge_entries(self, node: Node, found: Sequence[Fit]) -> None:
@@ -226,6 +245,8 @@ class _Judge:
             found = self._fits.get(node.path)
             if not found or not all(isinstance(fit.type, Instance) for fit in found):
                 continue
+            if not (found[0].named or node in starts or node.path in self._near_ones):
+                continue  # it fits, and nothing says that it is meant
             said = [dict(self._iter_missing(fit.type, node, _DEEPEST_MISSING)) for fit in found]
             for path, (first, sure) in said[0].items():
                 if all(path in other for other in said):

@@ -27,7 +27,7 @@ from ckpttool.kinds.source.torch_classes import TorchClass, find, torch_classes
 from ckpttool.values.source import SourceEvidence
 
 _FEWEST_LETTERS = 2  # that a pattern must have to be evidence
-_MOST_FITS = 64
+_MOST_FITS = 1000
 _MOST_SEARCHED = 4000  # classes that may have the names of a module
 _ENTRY_KINDS = ENTRIES | {ANYTHING}
 _CHILD_KINDS = frozenset((MODULE, ANYTHING))
@@ -70,7 +70,7 @@ class Matcher:
     def __init__(self, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
         self._declaring: dict[str, set[str]] | None = None
-        self._open_ended: list[tuple[str, str]] = []
+        self._open_ended: dict[str, set[str]] = {}  # by pattern
         self._classes: dict[str, SourceClass] = {}
         self._leaves: dict[str, list[tuple[str, SourceEvidence]]] | None = None
         self._leaf_patterns: list[tuple[str, tuple[str, SourceEvidence]]] = []
@@ -168,9 +168,9 @@ class Matcher:
         declaring = self._index()
         chosen: set[str] | None = None
         for name in names:
-            having = declaring.get(name, set()) | {
-                dotted for pattern, dotted in self._open_ended if matches(pattern, name)
-            }
+            having = declaring.get(name, set()).union(
+                *(classes for pattern, classes in self._open_ended.items() if matches(pattern, name))
+            )
             chosen = having if chosen is None else chosen & having
             if not chosen:
                 return []
@@ -193,20 +193,15 @@ class Matcher:
                     texts[base.dotted] = frozenset(_declared_texts(base))
             for torch_class in lineage.torch:
                 for name in _torch_names(torch_class):
-                    (
-                        self._open_ended.append((name, dotted))
-                        if "#" in name
-                        else own.setdefault(name, set()).add(dotted)
-                    )
+                    table = self._open_ended if "#" in name else own
+                    table.setdefault(name, set()).add(dotted)
                 if torch_class.container:
                     mark = DIGITS if torch_class.container != "dict" else ANY
-                    self._open_ended.append((mark, dotted))
+                    self._open_ended.setdefault(mark, set()).add(dotted)
         for declaring, names in texts.items():
             for name in names:
-                if MARKS.isdisjoint(name):
-                    own.setdefault(name, set()).update(heirs[declaring])
-                else:
-                    self._open_ended += [(name, heir) for heir in heirs[declaring]]
+                table = own if MARKS.isdisjoint(name) else self._open_ended
+                table.setdefault(name, set()).update(heirs[declaring])
         self._declaring = own
         return own
 

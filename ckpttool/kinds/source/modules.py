@@ -16,20 +16,29 @@ class Node:
     """A module: its own entries by name (their positions), its children by name.
 
     ``leaves`` are the names as the class registered them: what torch.nn.utils has rewritten counts as the
-    parameter that it was. ``own`` has the entries that are named so in the file.
+    parameter that it was. ``own`` has the entries that are named so in the file. Modules of one ``form`` have
+    equal names, all the way down.
     """
 
-    __slots__ = ("children", "leaves", "own", "path")
+    __slots__ = ("children", "form", "leaves", "own", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.own: dict[str, int] = {}
         self.children: dict[str, Node] = {}
         self.leaves: frozenset[str] = frozenset()
+        self.form = 0
 
     def child_path(self, name: str) -> str:
         """The path of the child ``name``."""
         return f"{self.path}.{name}" if self.path else name
+
+    def distinct_children(self) -> dict[str, Node]:
+        """The children, of those in a list one of each form."""
+        if not self.is_list:
+            return self.children
+        by_form = {child.form: name for name, child in self.children.items()}
+        return {name: self.children[name] for name in by_form.values()}
 
     @property
     def is_list(self) -> bool:
@@ -52,6 +61,10 @@ def grow(names: Iterable[tuple[int, str]]) -> Node:
     for node in iter_nodes(root):
         node.leaves = frozenset(_as_registered(node))
         node.children.pop("parametrizations", None)
+    forms: dict[object, int] = {}
+    for node in reversed(list(iter_nodes(root))):  # children first
+        form = node.leaves, frozenset((name, child.form) for name, child in node.children.items())
+        node.form = forms.setdefault(form, len(forms))
     return root
 
 

@@ -21,12 +21,14 @@ class SourceKinds:
     """Source that may be asked about checkpoints. What was read stays in memory until it is closed."""
 
     def __init__(self, texts: Sequence[str], *, strict: bool = False) -> None:
-        """``texts`` are as in ``find_tree``. ``strict``: say nothing where no class fits the whole file.
+        """``texts`` are as in ``find_tree``, none where nothing names a package.
+
+        ``strict``: say nothing where no class fits the whole file.
 
         Raises:
             SourceNotFound: there is no such package, folder, file or class.
         """
-        self._strict = strict
+        self.strict = strict
         self._readers = [Reader(find_tree(text)) for text in texts]
         self._followed: list[Reader] = []
         self._library = Library(self._readers, self._follow)
@@ -37,6 +39,8 @@ class SourceKinds:
 
     def judge(self, checkpoint: Checkpoint, weights: Mapping[Root, Sequence[int]]) -> dict[Root, Verdict]:
         """What source says of each state_dict, whose entries are at these positions of the checkpoint's."""
+        if not self._readers:
+            return {}
         matcher = self._read()
         verdicts = {}
         for root, indices in weights.items():
@@ -50,7 +54,7 @@ class SourceKinds:
                 for position, index in enumerate(indices)
                 if 0 in (checkpoint.entries[index].shape or ())
             }
-            verdicts[root] = judge_names(matcher, names, self._root_class, self._strict, empty)
+            verdicts[root] = judge_names(matcher, names, self._root_class, self.strict, empty)
         self._verdicts += verdicts.values()
         return verdicts
 
