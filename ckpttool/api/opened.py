@@ -79,6 +79,7 @@ class Opened:
                 root=self.root,
                 model=self.spec,
                 source=source,
+                files=self.sources,
             )
         if not found.weights.quantized:
             return found
@@ -125,7 +126,7 @@ class Opened:
         from ckpttool.comparison.sides import make_side
 
         with self._asked() as source:
-            return make_side(self.read, self.path, source)
+            return make_side(self.read, self.path, source, self.sources)
 
     def check_files(self) -> None:
         """Hold what now has the files' names to what was read.

@@ -17,6 +17,7 @@ from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import plural
 
 if TYPE_CHECKING:
+    from ckpttool.files.local import Sources
     from ckpttool.kinds.source.source_kinds import SourceKinds
 
 _Leaf = TypeVar("_Leaf", Value, Opaque)
@@ -55,11 +56,20 @@ class Scope(NamedTuple):
     home_b: Root = ()
 
 
-def make_side(checkpoint: Checkpoint, label: str, source: SourceKinds | None = None) -> Side:
-    """One side with the kinds of its entries: those of a model or a manifest are told, not found."""
+def make_side(
+    checkpoint: Checkpoint, label: str, source: SourceKinds | None = None, files: Sources | None = None
+) -> Side:
+    """One side with the kinds of its entries: those of a model or a manifest are told, not found.
+
+    ``source`` and ``files`` as for ``inspect_checkpoint``.
+    """
     aliasing = find_aliases(checkpoint.entries)
-    if checkpoint.files:
-        kinds = classify(checkpoint, aliasing.tied_to, source).classifications
+    if checkpoint.files and source is not None and files is not None:
+        from ckpttool.inspection.contents import classify_asked
+
+        kinds = classify_asked(checkpoint, aliasing.tied_to, source, files).classifications
+    elif checkpoint.files:
+        kinds = classify(checkpoint, aliasing.tied_to).classifications
     else:
         kinds = tuple([entry.declared for entry in checkpoint.entries])
     rows = tuple(map(Row, checkpoint.entries, kinds, aliasing.tied_to))

@@ -14,6 +14,7 @@ from ckpttool.files.local import Sources
 from ckpttool.files.strides import GAP_NBYTES, stored_view
 from ckpttool.files.tensor_bytes import TensorReader
 from ckpttool.inspection.summary import PROGRESS_KEYS
+from ckpttool.kinds.classify import Kinds, Source, classify
 from ckpttool.kinds.evidence import is_final
 from ckpttool.kinds.state_dict import group_by_module
 from ckpttool.values.checkpoint import (
@@ -39,6 +40,21 @@ _MOST_STEPS = 16
 """Norms that are looked at for one that was trained, and states of an optimizer for one that made a step."""
 
 _OF_NORMS = frozenset("weight bias running_mean running_var num_batches_tracked".split())
+
+
+def classify_asked(
+    checkpoint: Checkpoint, tied_to: Sequence[Entry | None], source: Source, files: Sources
+) -> Kinds:
+    """The kinds where ``source`` is asked, and ``files`` of the contents of what is then still unknown.
+
+    Raises:
+        MalformedCheckpoint: a file changed since its header was read, or is damaged.
+    """
+    kinds = classify(checkpoint, tied_to, source)
+    found = list(kinds.classifications)
+    for index, said in judge_contents(checkpoint, found, kinds.weights, files).items():
+        found[index] = said
+    return kinds._replace(classifications=tuple(found))
 
 
 def judge_contents(

@@ -25,6 +25,7 @@ from ckpttool.values.checkpoint import Checkpoint, Classification, Entry, Findin
 from ckpttool.values.inspection import Inspection, Row
 
 if TYPE_CHECKING:
+    from ckpttool.files.local import Sources
     from ckpttool.kinds.source.source_kinds import SourceKinds
     from ckpttool.values.model import ModelSpec
     from ckpttool.values.source import SourceUsed
@@ -54,13 +55,15 @@ def inspect_checkpoint(
     root: Root | None = None,
     model: ModelSpec | None = None,
     source: SourceKinds | None = None,
+    files: Sources | None = None,
 ) -> Inspection:
     """Classify, count and look for what is odd, in all entries or in those selected.
 
     Globs apply to an entry's name, its dotted path and the branches above it (``globs``); ``root``
     selects what lies at or below it. Kinds rest on the whole checkpoint; totals, ties and findings
     are those of the selection, except that what the reader found always stays. With a ``model``, the
-    kinds of the state_dict that is laid against it are its own; ``source`` is asked about all.
+    kinds of the state_dict that is laid against it are its own; ``source`` is asked about all, and then the
+    contents of ``files`` about what is small and still unknown.
     """
     applied = None
     if model is not None:
@@ -69,7 +72,12 @@ def inspect_checkpoint(
         applied = apply_model(checkpoint, model, root)
     entries: Sequence[Entry] = checkpoint.entries
     aliasing = find_aliases(entries)
-    kinds = classify(checkpoint, aliasing.tied_to, source)
+    if source is not None and files is not None:
+        from ckpttool.inspection.contents import classify_asked
+
+        kinds = classify_asked(checkpoint, aliasing.tied_to, source, files)
+    else:
+        kinds = classify(checkpoint, aliasing.tied_to)
     sources = () if source is None else source.used
     if applied is not None:
         kinds = applied.amend(kinds)

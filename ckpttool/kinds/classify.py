@@ -68,12 +68,14 @@ class Kinds(NamedTuple):
     """What ``classify`` finds. ``classifications`` is parallel to ``checkpoint.entries``.
 
     ``missing`` are entries without a value: buffers that the file leaves out by design.
-    ``optimizers`` says of each optimizer's state what it is and which weights it goes with.
+    ``optimizers`` says of each optimizer's state what it is and which weights it goes with. ``weights`` are
+    the roots of the state_dicts.
     """
 
     classifications: tuple[Classification, ...]
     missing: tuple[Entry, ...]
     optimizers: tuple[OptimizerMatch, ...]
+    weights: tuple[Root, ...] = ()
 
 
 def classify(
@@ -116,7 +118,7 @@ def classify(
     share_between_copies(entries, list(weights.values()), found)
     share_between_ties(entries, tied_to, found)
     leave_out_of_optimizers(matches, entries, weights, tied_to, found)
-    return Kinds(tuple(found), _find_missing(checkpoint, weights, verdicts), matches)
+    return Kinds(tuple(found), _find_missing(checkpoint, weights, verdicts), matches, tuple(weights))
 
 
 def _mark_optimizer_state(indices: Sequence[int], found: list[Classification]) -> None:
