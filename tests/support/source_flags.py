@@ -362,7 +362,6 @@ PACKAGES = (
                 self.register_buffer("shin", torch.rand(3))
                 self.alef = Parameter(torch.rand(3))
         """,
-        possible="tav",
         fits=None,
         open="shin alef",
     ),

@@ -1,15 +1,19 @@
-"""What an expression in source may be: names as patterns, values as descriptions; nothing is evaluated.
+"""What an expression in source may give, as a description; nothing is evaluated.
 
-A *pattern* is the text of a name in which ``ANY`` stands for what is not known, ``DIGITS`` for a number and
-``ARG key ARG`` for an argument that the caller gives. A *description* is a list that JSON can hold::
+A description is a list that JSON can hold::
 
-    ["call", dotted, arguments]    what a class or function gives        ["const", value]
-    ["method", name, arguments]    what a method of self gives           ["ref", dotted]
-    ["list", items, exact]         ["dict", [[pattern, item], …]]        ["arg", key]    an argument, self.x
-    ["with", container, [[pattern, item], …]]   a container and what is put into it later
-    ["or", items]    ["name", patterns]    ["plain"]    neither module nor Parameter    ["?"]    anything
+    ["const", value]    ["name", [pattern, …]]    text that is put together
+    ["arg", key]        an argument of the function, or what self has (``self.x``)
+    ["ref", dotted]     what the module defines or imports    ["call", dotted, arguments]    what that gives
+    ["method", name, arguments]    what a method of self gives
+    ["list", [item, …], exact]     ["dict", [[pattern, item], …]]
+    ["with", container, [[pattern, item], …]]    a container, and what is put into it later
+    ["or", [item, …]]   ["plain"]   neither a module nor a Parameter nor a class    ["?"]   anything
 
-Arguments are ``[positional, by keyword, open]``; open: there are more than can be seen.
+A *pattern* is a text in which ``ANY`` stands for what is not known, ``DIGITS`` for a number and
+``ARG key ARG`` for what the caller gives. Arguments are ``[positional, by keyword, open]``.
+``open``: there may be more. The first ``exact`` items of a list stand at their index; None: all do, and there
+are no others.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import ast
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 ANY = "\x01"
 DIGITS = "\x02"
@@ -26,324 +30,200 @@ ARG = "\x03"
 MARKS = frozenset((ANY, DIGITS, ARG))
 
 Description: TypeAlias = list[Any]
+When: TypeAlias = Sequence[Any]
+"""Conditions that all hold, see ``scan``."""
+
+Inner: TypeAlias = ast.FunctionDef | ast.Lambda | ast.Call
+"""What a function may define to call it: a Call is that of ``functools.partial``."""
+
 PLAIN: Description = ["plain"]
 OPEN: Description = ["?"]
+_NUMBER: Description = ["name", [DIGITS]]
 
-_MOST_VALUES = 8  # assignments to one name
-_MOST_PATTERNS = 64  # of one name that is put together
+_MOST_VALUES = 8  # that a name may have at one place
+_MOST_PATTERNS = 64
 _MOST_ITEMS = 64  # of a list
 _MOST_ALTERNATIVES = 16
-_DEEPEST = 8
+_DEEPEST = 12
 _MOST_STEPS = 20_000  # of one function: whoever writes more gets no answer
 
 _TRANSPARENT = frozenset(
-    "to requires_grad_ cuda cpu double float half bfloat16 eval train type apply contiguous".split()
+    "to requires_grad_ cuda cpu double float half bfloat16 eval train type apply".split()
 )
 """Methods of a tensor or a module that give the thing itself."""
 
-_PASSING = {"typing.cast": 1, "list": 0, "tuple": 0, "reversed": 0}
-"""Functions -> which of their arguments they give back, as it is or as a list."""
+_SAME = frozenset("list tuple set reversed sorted iter".split())
+"""Functions of the items of what they are given, in some order."""
 
+_NUMBERS = frozenset("len int range".split())
+_PLAIN_FUNCTIONS = frozenset("float bool max min sum abs round isinstance hasattr any all".split())
 _PLAIN_ROOTS = frozenset("numpy math torch einops scipy random os".split())
-_TORCH_CLASS = re.compile(
-    r"torch(?:\.\w+)*\.[A-Z]\w*(?:\.\w+)?|torch\.nn\.utils\..*|torch\.compile|torch\.jit\..*"
+_IN_PLACE = re.compile(r"torch\.nn\.init\.\w+_")
+_OF_TORCH = re.compile(
+    r"torch(?:\.\w+)*\.[A-Z]\w*(?:\.\w+)?|torch\.nn\.utils\..*|torch\.compile|torch\.jit\..*|torch\.distributed\..*"
 )
-_BUILTINS = frozenset(
-    "len int float str bool max min sum abs round range sorted zip enumerate isinstance any all".split()
-)
-
-Element: TypeAlias = Union[ast.expr, str, tuple["Element", ...]]  # noqa: UP007 (3.10)
-"""What a loop variable may be: an expression, a pattern, or several to unpack."""
-
-
-class Looped:
-    """The value of a loop variable: an element of ``over``, or what stands at ``path`` in it."""
-
-    def __init__(self, over: ast.expr, path: tuple[int, ...]) -> None:
-        self.over = over
-        self.path = path
+"""What of torch may give a module or a Parameter."""
 
 
 class Scope:
-    """The names of a function, or of a module: what is assigned to them, wherever in it.
+    """The names of a function at one place of its text, inside those of ``outer``.
 
-    ``resolve`` gives the dotted name of what the module imports or defines; ``constants`` are the class's.
+    ``resolve`` gives the dotted name of what the module imports or defines, ``constants`` are what the class
+    assigns, ``own`` is what self is called. ``now`` are the conditions under which the place is reached.
     """
 
     def __init__(
         self,
         resolve: Callable[[str], str | None],
         outer: Scope | None = None,
-        arguments: Iterable[str] = (),
         constants: Mapping[str, ast.expr] | None = None,
         own: str = "",
     ) -> None:
         self._resolve = resolve
         self._outer = outer
-        self.arguments = frozenset(arguments)
         self._constants = constants if constants is not None else {}
-        self.own = own  # what self is called
-        self.values: dict[str, list[ast.expr | Looped]] = {}
-        self.added: dict[str, list[tuple[ast.expr | None, ast.expr, bool]]] = {}
-        self.functions: dict[str, tuple[Scope, list[ast.expr]]] = {}
-        self._steps = _MOST_STEPS
-        self._busy: set[str] = set()
+        self.own = own
+        self.class_names: Sequence[str] = ()  # by which the class is known to itself
+        self.now: When = []
+        self.attributes: dict[str, Description] = {}  # self.x, where it is an argument or a constant
+        self.functions: dict[str, Inner] = {}
+        self._values: dict[str, list[tuple[Description, When]]] = {}
+        self._steps = [_MOST_STEPS]  # shared with the scopes inside
+        self._depth = 0
+
+    def inner(self) -> Scope:
+        """A scope inside this one, for a comprehension or a function."""
+        scope = Scope(self._resolve, self, self._constants, self.own)
+        scope._steps, scope._depth, scope.class_names = self._steps, self._depth + 1, self.class_names
+        return scope
 
     # ------------------------------------------------------------------------------------ filling
 
-    def assign(self, target: ast.expr, value: ast.expr | Looped) -> None:
-        """Note that ``target`` becomes ``value``; tuples are taken apart."""
-        if isinstance(target, ast.Name):
-            known = self.values.setdefault(target.id, [])
-            if len(known) < _MOST_VALUES:
-                known.append(value)
-        elif isinstance(target, (ast.Tuple, ast.List)):
-            for index, part in enumerate(target.elts[:_MOST_ITEMS]):
-                if isinstance(value, Looped):
-                    self.assign(part, Looped(value.over, (*value.path, index)))
-                elif isinstance(value, (ast.Tuple, ast.List)) and index < len(value.elts):
-                    self.assign(part, value.elts[index])
-                else:
-                    self.assign(part, ast.Constant(...))  # known to be assigned, not what
+    def bind(self, name: str, described: Description) -> None:
+        """Let ``name`` be ``described`` from here on, where the conditions of this place hold."""
+        known = self._values.get(name, ())
+        now = {tuple(atom) if atom is not None else None for atom in self.now}
+        kept = [
+            (value, when)
+            for value, when in known
+            if not now <= {tuple(atom) if atom is not None else None for atom in when}
+        ]
+        kept.append((described, list(self.now)))
+        self._values[name] = kept if len(kept) <= _MOST_VALUES else [(OPEN, [])]
 
-    def add(self, name: str, key: ast.expr | None, value: ast.expr, spliced: bool) -> None:
-        """Note that ``value``, or with ``spliced`` what is in it, is put into the container ``name``."""
-        known = self.added.setdefault(name, [])
-        if len(known) < _MOST_ITEMS:
-            known.append((key, value, spliced))
+    def names(self) -> list[str]:
+        """What is assigned in it."""
+        return list(self._values)
+
+    def assign(self, target: ast.expr, described: Description) -> None:
+        """Let the names in ``target`` be ``described``, or its items."""
+        if isinstance(target, ast.Name):
+            self.bind(target.id, described)
+        elif isinstance(target, ast.Starred):
+            self.assign(target.value, OPEN)
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            for part, item in zip(
+                target.elts[:_MOST_ITEMS], unpack(described, len(target.elts)), strict=False
+            ):
+                self.assign(part, item)
+
+    def loop(self, target: ast.expr, over: ast.expr) -> None:
+        """Let the names in ``target`` be the elements of ``over``."""
+        elements = self.elements(over)
+        if isinstance(target, ast.Name):
+            self.bind(target.id, alternatives(elements))
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            columns = zip(*(unpack(element, len(target.elts)) for element in elements), strict=True)
+            for part, column in zip(target.elts, columns, strict=False):
+                self.assign(part, alternatives(column))
+
+    def put(self, name: str, pattern_or_item: list[list[Any]]) -> None:
+        """Put items, by pattern of their keys, into the container ``name``."""
+        values = self._values.get(name)
+        if values is None:
+            return
+        self._values[name] = [(_put(value, pattern_or_item), when) for value, when in values]
 
     # -------------------------------------------------------------------------------------- names
 
     def patterns(self, node: ast.expr | None) -> list[str]:
         """What the text that ``node`` gives may be."""
-        found = self._patterns(node, _DEEPEST)
-        return list(dict.fromkeys(found))[:_MOST_PATTERNS] or [ANY]
+        return patterns_of(self.describe(node))
 
-    def _patterns(self, node: Element | None, depth: int) -> list[str]:
-        self._steps -= 1
-        if depth == 0 or self._steps < 0 or node is None or isinstance(node, tuple):
-            return [ANY]
-        if isinstance(node, str):
-            return [node]
-        if isinstance(node, ast.Constant):
-            return [_text_of(node.value)]
-        if isinstance(node, ast.JoinedStr):
-            return self._join(node.values, depth)
-        if isinstance(node, ast.FormattedValue):
-            return self._patterns(node.value, depth - 1)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return self._join((node.left, node.right), depth)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
-            values = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
-            return self._fill(node.left, re.compile(r"%[-+ #0-9.]*[a-zA-Z]"), values, {}, depth)
-        if isinstance(node, ast.IfExp):
-            return self._patterns(node.body, depth - 1) + self._patterns(node.orelse, depth - 1)
-        if isinstance(node, ast.Call):
-            function = node.func
-            if isinstance(function, ast.Attribute) and function.attr == "format":
-                named = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
-                return self._fill(function.value, re.compile(r"\{(\w*)[^{}]*\}"), node.args, named, depth)
-            if isinstance(function, ast.Name) and function.id == "str" and len(node.args) == 1:
-                return self._patterns(node.args[0], depth - 1)
-            return [DIGITS] if isinstance(function, ast.Name) and function.id in ("len", "int") else [ANY]
-        if isinstance(node, ast.Name):
-            return self._patterns_of_name(node.id, depth)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == self.own:
-            constant = self._constants.get(node.attr)
-            if constant is not None:
-                return self._patterns(constant, depth - 1)
-            return [f"{ARG}self.{node.attr}{ARG}"]
-        return [ANY]
-
-    def _patterns_of_name(self, name: str, depth: int) -> list[str]:
-        values = self.values.get(name)
-        if values is None or name in self._busy:
-            if values is None and name in self.arguments:
-                return [f"{ARG}{name}{ARG}"]
-            return self._outer._patterns_of_name(name, depth) if values is None and self._outer else [ANY]
-        self._busy.add(name)
-        found: list[str] = []
-        for value in values:
-            if isinstance(value, Looped):
-                for element in self.elements(value.over) or [self._argument_element(value)]:
-                    found += self._patterns(_select(element, value.path), depth - 1)
-            else:
-                found += self._patterns(value, depth - 1)
-            if len(found) > _MOST_PATTERNS:
-                break
-        self._busy.discard(name)
-        return found
-
-    def _argument_element(self, value: Looped) -> str:
-        """The pattern of an element of what the caller gives."""
-        over = value.over
-        is_argument = isinstance(over, ast.Name) and over.id in self.arguments and over.id not in self.values
-        return f"{ARG}{over.id}{ARG}" if is_argument and not value.path else ANY  # type: ignore[attr-defined]
-
-    def _join(self, nodes: Sequence[ast.expr], depth: int) -> list[str]:
-        parts = [list(dict.fromkeys(self._patterns(node, depth - 1))) for node in nodes]
-        return ["".join(part) for part in itertools.islice(itertools.product(*parts), _MOST_PATTERNS)]
-
-    def _fill(
-        self,
-        text: ast.expr,
-        places: re.Pattern[str],
-        values: Sequence[ast.expr],
-        named: Mapping[str, ast.expr],
-        depth: int,
-    ) -> list[str]:
-        """The patterns of ``text`` with ``values`` in its places."""
-        if not (isinstance(text, ast.Constant) and isinstance(text.value, str)):
-            return [ANY]
-        parts: list[ast.expr] = []
-        end = 0
-        for count, found in enumerate(places.finditer(text.value)):
-            key = found[1] if places.groups else ""
-            index = int(key) if key.isdecimal() and len(key) < 3 else count
-            value = named.get(key) or (values[index] if index < len(values) else ast.Constant(...))
-            parts += (ast.Constant(text.value[end : found.start()]), value)
-            end = found.end()
-        return self._join([*parts, ast.Constant(text.value[end:])], depth)
-
-    def elements(self, node: ast.expr, depth: int = _DEEPEST) -> list[Element] | None:
-        """What a loop over ``node`` goes through, if that can be seen; None if not."""
-        if depth == 0:
-            return None
-        if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-            return list(node.elts[:_MOST_ITEMS])
-        if isinstance(node, ast.Dict):
-            return [key if key is not None else ANY for key in node.keys[:_MOST_ITEMS]]
-        if isinstance(node, ast.Name):
-            values = self.values.get(node.id)
-            if values is None:
-                outer = self._outer
-                return None if outer is None or node.id in self.arguments else outer.elements(node, depth - 1)
-            if len(values) == 1 and not isinstance(values[0], Looped):
-                return self.elements(values[0], depth - 1)
-            return None
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == self.own:
-            constant = self._constants.get(node.attr)
-            return None if constant is None else self.elements(constant, depth - 1)
-        return self._elements_of_call(node, depth) if isinstance(node, ast.Call) else None
-
-    def _elements_of_call(self, node: ast.Call, depth: int) -> list[Element] | None:
-        function = node.func
-        if isinstance(function, ast.Attribute) and not node.args:
-            table = self._literal(function.value)
-            if isinstance(table, ast.DictComp) and function.attr in ("items", "keys"):
-                names = self._inside(table).patterns(table.key)
-                return [(name, ANY) for name in names] if function.attr == "items" else list(names)
-            if isinstance(table, ast.Dict):
-                pairs: list[Element] = [
-                    (key if key is not None else ANY, value)
-                    for key, value in zip(table.keys[:_MOST_ITEMS], table.values, strict=False)
-                ]
-                column = {"items": None, "keys": 0, "values": 1}.get(function.attr, -1)
-                return (
-                    pairs
-                    if column is None
-                    else [_select(pair, (column,)) for pair in pairs]
-                    if column >= 0
-                    else None
-                )
-            return None
-        if not isinstance(function, ast.Name) or not node.args:
-            return None
-        if function.id == "range":
-            return [DIGITS]
-        inner = [self.elements(argument, depth - 1) for argument in node.args]
-        if function.id == "enumerate":
-            return [(DIGITS, element) for element in inner[0] or (ANY,)]
-        if function.id == "zip":
-            known = [items for items in inner if items is not None and items != [DIGITS]]
-            if not known:
-                return None
-            count = min(map(len, known))
-            columns = [[*(items or (ANY,)), *([(items or (ANY,))[-1]] * count)][:count] for items in inner]
-            return list(zip(*columns, strict=True))
-        return inner[0] if function.id in ("sorted", "list", "tuple", "reversed", "set") else None
-
-    def _literal(self, node: ast.expr) -> ast.expr | None:
-        """The one literal that ``node`` names, or ``node`` itself."""
-        if isinstance(node, ast.Name):
-            values = self.values.get(node.id)
-            if values is None:
-                return self._outer._literal(node) if self._outer is not None else None
-            return values[0] if len(values) == 1 and isinstance(values[0], ast.expr) else None
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == self.own:
-            return self._constants.get(node.attr)
-        return node
+    def elements(self, node: ast.expr) -> list[Description]:
+        """What a loop over ``node`` goes through, as far as that can be seen."""
+        described = self.describe(node)
+        if described[0] == "list" and described[1]:
+            return list(described[1])
+        if described[0] == "dict" and described[1]:
+            return [["name", [pattern]] for pattern, _ in described[1]]
+        return [described] if described[0] == "arg" or described == _NUMBER else [OPEN]
 
     # ------------------------------------------------------------------------------------- values
 
     def describe(self, node: ast.expr | None) -> Description:
-        """What ``node`` may be."""
-        return self._describe(node, _DEEPEST)
-
-    def _describe(self, node: Element | None, depth: int) -> Description:
-        self._steps -= 1
-        if depth == 0 or self._steps < 0 or node is None or isinstance(node, (str, tuple)):
+        """What ``node`` may give."""
+        self._steps[0] -= 1
+        if node is None or self._steps[0] < 0 or self._depth > _DEEPEST:
             return OPEN
         how = _DESCRIBE.get(type(node))
-        return OPEN if how is None else how(self, node, depth - 1)
-
-    def _describe_constant(self, node: ast.Constant, depth: int) -> Description:
-        value = node.value
-        if value is ... or isinstance(value, (bytes, complex)):
-            return OPEN if value is ... else PLAIN
-        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 64:
-            return PLAIN
-        return ["const", value]
-
-    def _describe_name(self, node: ast.Name, depth: int) -> Description:
-        name = node.id
-        values = self.values.get(name)
-        if values is None:
-            if name in self.arguments:
-                return self._with_added(name, ["arg", name], depth)
-            if self._outer is not None:
-                return self._outer._describe_name(node, depth)
-            dotted = self._resolve(name)
-            return (
-                PLAIN if dotted is None and name in _BUILTINS else OPEN if dotted is None else ["ref", dotted]
-            )
-        if name in self._busy:
+        if how is None:
             return OPEN
-        self._busy.add(name)
-        found = []
-        for value in values:
-            if not isinstance(value, Looped):
-                found.append(self._describe(value, depth))
-            else:
-                elements = self.elements(value.over)
-                found += [self._describe(_select(item, value.path), depth) for item in elements or (ANY,)]
-        if name in self.arguments:
-            found.append(["arg", name])
-        described = self._with_added(name, alternatives(found), depth)
-        self._busy.discard(name)
+        self._depth += 1
+        described: Description = how(self, node)
+        self._depth -= 1
         return described
 
-    def _with_added(self, name: str, base: Description, depth: int) -> Description:
-        """The container ``name`` with what is put into it."""
-        added = self.added.get(name)
-        if not added:
-            return base
-        items: list[list[Any]] = []
-        for key, value, spliced in added:
-            item = self._describe(value, depth)
-            inside = _items_of(item) if spliced else [item]
-            for pattern in [DIGITS] if key is None else self.patterns(key):
-                items += [[pattern, part] for part in inside]
-        if base[0] == "list":
-            return ["list", [*base[1], *(item for _, item in items)][:_MOST_ITEMS], False]
-        return ["with", base, items[:_MOST_ITEMS]]
+    def _describe_constant(self, node: ast.Constant) -> Description:
+        value = node.value
+        if value is ... or isinstance(value, (bytes, complex, float)):
+            return OPEN if value is ... else PLAIN
+        if isinstance(value, int) and value.bit_length() > 64:
+            return _NUMBER
+        return ["const", value]
 
-    def _describe_attribute(self, node: ast.Attribute, depth: int) -> Description:
-        if isinstance(node.value, ast.Name) and node.value.id == self.own:
+    def _describe_name(self, node: ast.Name) -> Description:
+        scope: Scope | None = self
+        while scope is not None:
+            values = scope._values.get(node.id)
+            if values is not None:
+                return alternatives([value for value, when in values if not _exclude(when, self.now)])
+            scope = scope._outer
+        dotted = self._resolve(node.id)
+        return OPEN if dotted is None else ["ref", dotted]
+
+    def is_local(self, name: str) -> bool:
+        """Whether a function assigns the name, or it is an argument."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope._values or name in scope.functions:
+                return True
+            scope = scope._outer
+        return False
+
+    def _describe_attribute(self, node: ast.Attribute) -> Description:
+        if (
+            isinstance(node.value, ast.Name)
+            and node.value.id in self.class_names
+            and node.attr in self._constants
+        ):
+            return self.describe(self._constants[node.attr])
+        if isinstance(node.value, ast.Name) and self.own and node.value.id == self.own:
+            known = self._attribute(node.attr)
+            if known is not None:
+                return known
             constant = self._constants.get(node.attr)
-            return ["arg", f"self.{node.attr}"] if constant is None else self._describe(constant, depth)
+            return ["arg", f"self.{node.attr}"] if constant is None else self.describe(constant)
         dotted = self.dotted(node)
         return OPEN if dotted is None else ["ref", dotted]
+
+    def _attribute(self, name: str) -> Description | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.attributes:
+                return scope.attributes[name]
+            scope = scope._outer
+        return None
 
     def dotted(self, node: ast.expr) -> str | None:
         """``torch.nn.Linear`` for ``nn.Linear``: of a name that the module imports or defines."""
@@ -353,34 +233,50 @@ class Scope:
             node = node.value
         if not isinstance(node, ast.Name):
             return None
-        scope: Scope | None = self
-        while scope is not None:
-            if node.id in scope.values or node.id in scope.arguments:
-                return None
-            scope = scope._outer
-        head = self._resolve(node.id)
-        return None if head is None else ".".join((head, *reversed(parts)))
+        described = self._describe_name(node)
+        return ".".join((described[1], *reversed(parts))) if described[0] == "ref" else None
 
-    def _describe_call(self, node: ast.Call, depth: int) -> Description:
+    def _describe_call(self, node: ast.Call) -> Description:
         function = node.func
         if isinstance(function, ast.Attribute):
             owner = function.value
-            if isinstance(owner, ast.Name) and owner.id == self.own and self.own:
-                return ["method", function.attr, self.describe_arguments(node, depth)]
-            if function.attr in _TRANSPARENT:
-                inner = self._describe(owner, depth)
-                return inner if inner[0] != "ref" else OPEN
+            if isinstance(owner, ast.Name) and self.own and owner.id == self.own:
+                return ["method", function.attr, self.describe_arguments(node)]
+            special = self._describe_method(function, node)
+            if special is not None:
+                return special
         if isinstance(function, ast.Name):
-            nested = self._find_function(function.id)
+            nested = self.find_function(function.id)
+            if isinstance(nested, ast.Call):
+                return self.describe(complete(nested, node))
             if nested is not None:
-                scope, returns = nested
-                return alternatives([scope._describe(item, depth) for item in returns] or [PLAIN])
-            if self._resolve(function.id) is None and function.id in ("dict", "OrderedDict"):
-                return self._describe_dict_call(node, depth)
-        callee = self._describe(function, depth)
-        return alternatives([self._call(item, node, depth) for item in _alternatives_of(callee)])
+                return self._call_nested(nested, node)
+            if self._resolve(function.id) is None and not self.is_local(function.id):
+                return self._call_builtin(function.id, node)
+        callee = self.describe(function)
+        return alternatives([self._call(item, node) for item in alternatives_of(callee)])
 
-    def _find_function(self, name: str) -> tuple[Scope, list[ast.expr]] | None:
+    def _describe_method(self, function: ast.Attribute, node: ast.Call) -> Description | None:
+        """What a method of something else than self gives, where its name says that; None if not."""
+        name = function.attr
+        if name == "format" and isinstance(function.value, ast.Constant):
+            named = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+            return self._fill(function.value, re.compile(r"\{(\w*)[^{}]*\}"), node.args, named)
+        if name in ("items", "keys", "values") and not node.args:
+            table = self.describe(function.value)
+            if table[0] != "dict":
+                return OPEN
+            keys = [["name", [pattern]] for pattern, _ in table[1]]
+            values = [item for _, item in table[1]]
+            pairs = [["list", [key, value], None] for key, value in zip(keys, values, strict=True)]
+            return make_list(pairs if name == "items" else keys if name == "keys" else values, 0)
+        if name in _TRANSPARENT:
+            inner = self.describe(function.value)
+            return inner if inner[0] != "ref" else None
+        return None
+
+    def find_function(self, name: str) -> Inner | None:
+        """The function, lambda or functools.partial that ``name`` is inside this one."""
         scope: Scope | None = self
         while scope is not None:
             if name in scope.functions:
@@ -388,142 +284,223 @@ class Scope:
             scope = scope._outer
         return None
 
-    def _call(self, callee: Description, node: ast.Call, depth: int) -> Description:
+    def enter(self, function: ast.FunctionDef | ast.Lambda, call: ast.Call) -> Scope:
+        """The scope of a function inside this one, with what ``call`` gives it."""
+        scope = self.inner()
+        names = [item.arg for item in (*function.args.posonlyargs, *function.args.args)]
+        for name in (*names, *(item.arg for item in function.args.kwonlyargs)):
+            scope.bind(name, OPEN)
+        for name, argument in zip(names, call.args, strict=False):
+            scope.bind(name, self.describe(argument))
+        for keyword in call.keywords:
+            if keyword.arg:
+                scope.bind(keyword.arg, self.describe(keyword.value))
+        return scope
+
+    def _call_nested(self, function: ast.FunctionDef | ast.Lambda, node: ast.Call) -> Description:
+        scope = self.enter(function, node)
+        if isinstance(function, ast.Lambda):
+            return scope.describe(function.body)
+        found = []
+        for statement in ast.walk(function):
+            if isinstance(statement, ast.Assign):
+                for target in statement.targets:
+                    scope.assign(target, scope.describe(statement.value))
+            elif isinstance(statement, ast.Return) and statement.value is not None:
+                found.append(scope.describe(statement.value))
+        return alternatives(found) if found else PLAIN
+
+    def _call_builtin(self, name: str, node: ast.Call) -> Description:
+        first = self.describe(node.args[0]) if node.args else OPEN
+        if name in ("dict", "OrderedDict"):
+            return self._describe_dict_call(node)
+        if name == "str" and len(node.args) == 1:
+            return ["name", patterns_of(first)]
+        if name in _NUMBERS:
+            return _NUMBER
+        if name in _SAME:
+            if not node.args:
+                return make_list([], None)
+            in_order = name in ("list", "tuple", "iter") and first[0] == "list"
+            return first if in_order or first[0] == "arg" else make_list(self.elements(node.args[0]), 0)
+        if name == "enumerate" and node.args:
+            return make_list([["list", [_NUMBER, item], None] for item in self.elements(node.args[0])], 0)
+        if name == "zip":
+            columns = [self.elements(argument) for argument in node.args]
+            counts = [len(column) for column in columns if column != [OPEN] and column != [_NUMBER]]
+            count = min(counts, default=1)
+            rows = [[column[min(at, len(column) - 1)] for column in columns] for at in range(count)]
+            return make_list([["list", row, None] for row in rows], 0)
+        if name == "super":
+            return OPEN
+        return PLAIN if name in _PLAIN_FUNCTIONS else OPEN
+
+    def _call(self, callee: Description, node: ast.Call) -> Description:
         """What ``callee`` gives for the arguments of ``node``."""
-        if callee == PLAIN:
-            builtin = node.func.id if isinstance(node.func, ast.Name) else ""
-            passed = _PASSING.get(builtin)
-            return PLAIN if passed is None or not node.args else self._describe(node.args[passed], depth)
         if callee[0] != "ref":
             return OPEN
-        dotted = callee[1]
-        if dotted in _PASSING and len(node.args) > _PASSING[dotted]:
-            return self._describe(node.args[_PASSING[dotted]], depth)
+        dotted: str = callee[1]
         if dotted == "functools.partial" and node.args:
-            return self._describe(node.args[0], depth)
+            return self.describe(node.args[0])
+        if dotted == "typing.cast" and len(node.args) == 2:
+            return self.describe(node.args[1])
+        if _IN_PLACE.fullmatch(dotted) and node.args:
+            return self.describe(node.args[0])
         if dotted.endswith(".OrderedDict"):
-            return self._describe_dict_call(node, depth)
-        if dotted.partition(".")[0] in _PLAIN_ROOTS and not _TORCH_CLASS.fullmatch(dotted):
+            return self._describe_dict_call(node)
+        if dotted.partition(".")[0] in _PLAIN_ROOTS and not _OF_TORCH.fullmatch(dotted):
             return PLAIN
-        return ["call", dotted, self.describe_arguments(node, depth)]
+        return ["call", dotted, self.describe_arguments(node)]
 
-    def describe_arguments(self, node: ast.Call, depth: int = _DEEPEST) -> list[Any]:
-        """The arguments of a call, those that say something."""
+    def describe_arguments(self, node: ast.Call) -> list[Any]:
+        """The arguments of a call."""
         positional: list[Description] = []
         is_open = False
         for argument in node.args[:_MOST_ITEMS]:
             if isinstance(argument, ast.Starred):
-                inner = self._describe(argument.value, depth)
                 is_open = True
-                positional.append(["*", inner])
+                positional.append(["*", self.describe(argument.value)])
             else:
-                positional.append(self._describe_argument(argument, depth))
+                positional.append(self.describe(argument))
         named = {}
         for keyword in node.keywords[:_MOST_ITEMS]:
             if keyword.arg is None:
                 is_open = True
             else:
-                named[keyword.arg] = self._describe_argument(keyword.value, depth)
+                named[keyword.arg] = self.describe(keyword.value)
         return [positional, named, is_open]
 
-    def _describe_argument(self, node: ast.expr, depth: int) -> Description:
-        if isinstance(node, (ast.JoinedStr, ast.BinOp)):
-            patterns = self._patterns(node, depth)
-            if any(len(pattern) > 1 for pattern in patterns):
-                return ["name", patterns[:_MOST_PATTERNS]]
-        if isinstance(node, ast.Name) and any(isinstance(v, Looped) for v in self.values.get(node.id, ())):
-            patterns = self._patterns(node, depth)
-            if ANY not in patterns:
-                return ["name", patterns[:_MOST_PATTERNS]]
-        return self._describe(node, depth)
+    # --------------------------------------------------------------------------- lists, tables, texts
 
-    def _describe_dict_call(self, node: ast.Call, depth: int) -> Description:
+    def _describe_dict_call(self, node: ast.Call) -> Description:
         pairs: list[list[Any]] = []
         for argument in node.args[:1]:
-            inner = self._describe(argument, depth)
+            inner = self.describe(argument)
             if inner[0] == "dict":
                 pairs += inner[1]
-            elif isinstance(argument, (ast.List, ast.Tuple)):
-                for item in argument.elts[:_MOST_ITEMS]:
-                    if isinstance(item, ast.Tuple) and len(item.elts) == 2:
-                        value = self._describe(item.elts[1], depth)
-                        pairs += [[pattern, value] for pattern in self.patterns(item.elts[0])]
+            elif inner[0] == "list":
+                for item in inner[1]:
+                    key, value = unpack(item, 2)
+                    pairs += [[pattern, value] for pattern in patterns_of(key)]
             else:
                 pairs.append([ANY, OPEN])
         for keyword in node.keywords[:_MOST_ITEMS]:
-            pairs.append([keyword.arg or ANY, self._describe(keyword.value, depth) if keyword.arg else OPEN])
-        return ["dict", pairs]
+            pairs.append([keyword.arg or ANY, self.describe(keyword.value) if keyword.arg else OPEN])
+        return ["dict", pairs[:_MOST_ITEMS]]
 
-    def _describe_list(self, node: ast.List | ast.Tuple | ast.Set, depth: int) -> Description:
+    def _describe_list(self, node: ast.List | ast.Tuple | ast.Set) -> Description:
         items: list[Description] = []
-        exact = len(node.elts) <= _MOST_ITEMS
+        exact: int | None = None
         for item in node.elts[:_MOST_ITEMS]:
             if isinstance(item, ast.Starred):
-                inner = self._describe(item.value, depth)
-                exact = exact and inner[0] == "list" and inner[2]
-                items += _items_of(inner)
+                inner = self.describe(item.value)
+                if exact is None and (inner[0] != "list" or inner[2] is not None):
+                    exact = len(items) + (exact_of(inner) if inner[0] == "list" else 0)
+                items += items_of(inner)
             else:
-                items.append(self._describe(item, depth))
-        return ["list", items[:_MOST_ITEMS], exact]
+                items.append(self.describe(item))
+        return make_list(items, exact)
 
-    def _describe_comprehension(
-        self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp, depth: int
-    ) -> Description:
-        return ["list", [self._inside(node)._describe(node.elt, depth)], False]
+    def _describe_comprehension(self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp) -> Description:
+        return make_list([self.inside(node).describe(node.elt)], 0)
 
-    def _describe_dict_comprehension(self, node: ast.DictComp, depth: int) -> Description:
-        inside = self._inside(node)
-        value = inside._describe(node.value, depth)
+    def _describe_dict_comprehension(self, node: ast.DictComp) -> Description:
+        inside = self.inside(node)
+        value = inside.describe(node.value)
         return ["dict", [[pattern, value] for pattern in inside.patterns(node.key)]]
 
-    def _inside(self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp | ast.DictComp) -> Scope:
-        scope = Scope(self._resolve, self, (), self._constants, self.own)
-        scope._steps = self._steps // 2
-        self._steps //= 2
+    def inside(self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp | ast.DictComp) -> Scope:
+        """The scope of what a comprehension does for each element."""
+        scope = self.inner()
+        scope.now = self.now
         for generator in node.generators[:_DEEPEST]:
-            scope.assign(generator.target, Looped(generator.iter, ()))
+            scope.loop(generator.target, generator.iter)
         return scope
 
-    def _describe_dict(self, node: ast.Dict, depth: int) -> Description:
+    def _describe_dict(self, node: ast.Dict) -> Description:
         pairs: list[list[Any]] = []
         for key, value in zip(node.keys[:_MOST_ITEMS], node.values, strict=False):
+            described = self.describe(value)
             if key is None:
-                inner = self._describe(value, depth)
-                pairs += inner[1] if inner[0] == "dict" else [[ANY, OPEN]]
+                pairs += described[1] if described[0] == "dict" else [[ANY, OPEN]]
             else:
-                described = self._describe(value, depth)
                 pairs += [[pattern, described] for pattern in self.patterns(key)]
-        return ["dict", pairs]
+        return ["dict", pairs[:_MOST_ITEMS]]
 
-    def _describe_subscript(self, node: ast.Subscript, depth: int) -> Description:
-        table = self._literal(node.value)
-        inner = OPEN if table is None else self._describe(table, depth)
-        if inner[0] == "dict":
-            return alternatives([item for _, item in inner[1]] or [OPEN])
+    def _describe_subscript(self, node: ast.Subscript) -> Description:
+        inner = self.describe(node.value)
+        key = self.describe(node.slice)
+        if inner[0] == "dict" and inner[1]:
+            same = [item for pattern, item in inner[1] if key[0] == "const" and pattern == key[1]]
+            return same[0] if same else alternatives([item for _, item in inner[1]])
+        if inner[0] == "list" and inner[1]:
+            if isinstance(node.slice, ast.Slice):
+                return make_list(inner[1], 0)
+            index = key[1] if key[0] == "const" and type(key[1]) is int else None
+            if index is not None and inner[2] is None and -len(inner[1]) <= index < len(inner[1]):
+                item: Description = inner[1][index]
+                return item
+            return alternatives(inner[1])
         return OPEN
 
-    def _describe_if(self, node: ast.IfExp, depth: int) -> Description:
-        return alternatives([self._describe(node.body, depth), self._describe(node.orelse, depth)])
+    def _describe_if(self, node: ast.IfExp) -> Description:
+        return alternatives([self.describe(node.body), self.describe(node.orelse)])
 
-    def _describe_or(self, node: ast.BoolOp, depth: int) -> Description:
+    def _describe_or(self, node: ast.BoolOp) -> Description:
         values = node.values if isinstance(node.op, ast.Or) else node.values[-1:]
-        return alternatives([self._describe(value, depth) for value in values[:_DEEPEST]])
+        return alternatives([self.describe(value) for value in values[:_DEEPEST]])
 
-    def _describe_operation(self, node: ast.BinOp, depth: int) -> Description:
-        left, right = self._describe(node.left, depth), self._describe(node.right, depth)
-        lists = [side for side in (left, right) if side[0] == "list"]
-        if not lists:
-            return PLAIN
-        items = [item for side in (left, right) if side[0] == "list" for item in side[1]]
-        if len(lists) == 1 and isinstance(node.op, ast.Add):
-            items.append(OPEN)
-        return ["list", items[:_MOST_ITEMS], False]
+    def _describe_operation(self, node: ast.BinOp) -> Description:
+        if (
+            isinstance(node.op, ast.Mod)
+            and isinstance(node.left, ast.Constant)
+            and isinstance(node.left.value, str)
+        ):
+            values = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
+            named = {}
+            if isinstance(node.right, ast.Dict):
+                keys = [getattr(key, "value", "") for key in node.right.keys]
+                named = dict(zip(keys, node.right.values, strict=True))
+            return self._fill(node.left, re.compile(r"%(?:\((\w+)\))?[-+ #0-9.]*[a-zA-Z]"), values, named)
+        return combine(self.describe(node.left), node.op, self.describe(node.right))
 
-    def _describe_named(self, node: ast.NamedExpr, depth: int) -> Description:
-        return self._describe(node.value, depth)
+    def _describe_text(self, node: ast.JoinedStr) -> Description:
+        return self._join(node.values)
 
-    def _describe_plain(self, node: ast.expr, depth: int) -> Description:
+    def _describe_formatted(self, node: ast.FormattedValue) -> Description:
+        return ["name", self.patterns(node.value)] if node.format_spec is None else ["name", [ANY]]
+
+    def _describe_named(self, node: ast.NamedExpr) -> Description:
+        described = self.describe(node.value)
+        self.assign(node.target, described)
+        return described
+
+    def _describe_plain(self, node: ast.expr) -> Description:
         return PLAIN
+
+    def _join(self, nodes: Sequence[ast.expr]) -> Description:
+        return ["name", join([self.patterns(node) for node in nodes])]
+
+    def _fill(
+        self,
+        text: ast.Constant,
+        places: re.Pattern[str],
+        values: Sequence[ast.expr],
+        named: Mapping[str, ast.expr],
+    ) -> Description:
+        """The patterns of ``text`` with ``values`` in its places."""
+        if not isinstance(text.value, str):
+            return PLAIN
+        parts: list[list[str]] = []
+        end = 0
+        for count, found in enumerate(places.finditer(text.value)):
+            key = found[1] or ""
+            index = int(key) if key.isdecimal() and len(key) < 3 else count
+            value = named.get(key) or (values[index] if index < len(values) else None)
+            padded = found[0].strip("%{}()").removeprefix(key).strip(")") not in ("s", "d", "")
+            parts += ([text.value[end : found.start()]], [ANY] if padded else self.patterns(value))
+            end = found.end()
+        return ["name", join([*parts, [text.value[end:]]])]
 
 
 _DESCRIBE: dict[type[ast.AST], Any] = {
@@ -544,42 +521,139 @@ _DESCRIBE: dict[type[ast.AST], Any] = {
     ast.BoolOp: Scope._describe_or,
     ast.BinOp: Scope._describe_operation,
     ast.NamedExpr: Scope._describe_named,
+    ast.JoinedStr: Scope._describe_text,
+    ast.FormattedValue: Scope._describe_formatted,
     ast.UnaryOp: Scope._describe_plain,
     ast.Compare: Scope._describe_plain,
-    ast.JoinedStr: Scope._describe_plain,
 }
 
 
-def alternatives(found: Sequence[Description]) -> Description:
+# ------------------------------------------------------------------------------------- descriptions
+
+
+def complete(partial: ast.Call, call: ast.Call) -> ast.Call:
+    """The call that ``call`` is of what ``partial`` holds."""
+    named = {keyword.arg for keyword in call.keywords}
+    keywords = [keyword for keyword in partial.keywords if keyword.arg not in named]
+    made = ast.Call(partial.args[0], [*partial.args[1:], *call.args], [*keywords, *call.keywords])
+    return ast.copy_location(made, call)
+
+
+def make_list(items: Sequence[Description], exact: int | None) -> Description:
+    """A list of which the first ``exact`` items stand at their index; None: all, and there are no others."""
+    if exact is None and len(items) > _MOST_ITEMS:
+        exact = _MOST_ITEMS
+    return ["list", list(items[:_MOST_ITEMS]), exact]
+
+
+def exact_of(described: Description) -> int:
+    """How many items of a list stand at their index."""
+    exact = described[2]
+    return len(described[1]) if exact is None else exact
+
+
+def alternatives(found: Iterable[Description]) -> Description:
     """One of ``found``: itself where there is one, ``["or", …]`` where there are several."""
     flat: list[Description] = []
     for item in found:
-        flat += [part for part in _alternatives_of(item) if part not in flat]
-    return flat[0] if len(flat) == 1 else ["or", flat[:_MOST_ALTERNATIVES]] if flat else OPEN
+        flat += [part for part in alternatives_of(item) if part not in flat]
+        if len(flat) > _MOST_PATTERNS:
+            return OPEN
+    return flat[0] if len(flat) == 1 else ["or", flat] if flat else OPEN
 
 
-def _alternatives_of(item: Description) -> list[Description]:
+def alternatives_of(item: Description) -> list[Description]:
+    """What ``item`` may be."""
     return item[1] if item[0] == "or" else [item]
 
 
-def _items_of(item: Description) -> list[Description]:
+def items_of(item: Description) -> list[Description]:
     """What is in a list, as far as it is seen."""
     return item[1] if item[0] == "list" else [OPEN]
 
 
-def _select(element: Element, path: Sequence[int]) -> Element:
-    for index in path:
-        if isinstance(element, (ast.Tuple, ast.List)):
-            element = tuple(element.elts)
-        if not isinstance(element, tuple) or index >= len(element):
-            return ANY
-        element = element[index]
-    return element
+def unpack(described: Description, count: int) -> list[Description]:
+    """``count`` names that are assigned what is ``described``."""
+    if described[0] == "list" and len(described[1]) == count and described[2] is None:
+        return list(described[1])
+    if described[0] == "or":
+        columns = zip(*(unpack(item, count) for item in described[1]), strict=True)
+        return [alternatives(column) for column in columns]
+    return [PLAIN if described == PLAIN else OPEN] * count
+
+
+def patterns_of(described: Description) -> list[str]:
+    """The text that ``described`` is, in a name."""
+    found: list[str] = []
+    for item in alternatives_of(described):
+        if item[0] == "const":
+            found.append(_text_of(item[1]))
+        elif item[0] == "name":
+            found += item[1]
+        elif item[0] == "arg":
+            found.append(f"{ARG}{item[1]}{ARG}")
+        else:
+            found.append(ANY)
+    return list(dict.fromkeys(found))[:_MOST_PATTERNS] or [ANY]
+
+
+def join(parts: Sequence[Sequence[str]]) -> list[str]:
+    """Every way to put together one of each of ``parts``; what are too many are anything."""
+    found = ["".join(part) for part in itertools.islice(itertools.product(*parts), _MOST_PATTERNS + 1)]
+    if len(found) <= _MOST_PATTERNS:
+        return list(dict.fromkeys(found))
+    return ["".join(part[0] if len(part) == 1 else ANY for part in parts)]
+
+
+def combine(left: Description, operator: ast.operator, right: Description) -> Description:
+    """What ``+`` or another operator makes of two."""
+    sides = (left, right)
+    if any(side[0] == "list" for side in sides):
+        items = [item for side in sides if side[0] == "list" for item in side[1]]
+        both = all(side[0] == "list" for side in sides)
+        if not isinstance(operator, ast.Add):
+            return make_list(items, 0)
+        if both and all(side[2] is None for side in sides):
+            return make_list(items, None)
+        return make_list([*items, *([] if both else [OPEN])], exact_of(left) if left[0] == "list" else 0)
+    if any(item == _NUMBER or _is_number(item) for side in sides for item in alternatives_of(side)):
+        return _NUMBER
+    is_text = any(item[0] == "name" or _is_text(item) for side in sides for item in alternatives_of(side))
+    both_args = all(item[0] == "arg" for side in sides for item in alternatives_of(side))
+    if isinstance(operator, ast.Add) and (is_text or both_args):
+        return ["name", join([patterns_of(side) for side in sides])]
+    return PLAIN
+
+
+def _is_number(item: Description) -> bool:
+    return item[0] == "const" and type(item[1]) is int
+
+
+def _is_text(item: Description) -> bool:
+    return item[0] == "const" and isinstance(item[1], str)
+
+
+def _put(value: Description, pairs: list[list[Any]]) -> Description:
+    if value[0] == "list":
+        return make_list([*value[1], *(item for _, item in pairs)], exact_of(value))
+    if value[0] == "dict":
+        return ["dict", [*value[1], *pairs][:_MOST_ITEMS]]
+    if value[0] == "with":
+        return ["with", value[1], [*value[2], *pairs][:_MOST_ITEMS]]
+    if value[0] == "or":
+        return ["or", [_put(item, pairs) for item in value[1]]]
+    return ["with", value, pairs[:_MOST_ITEMS]] if value[0] in ("call", "method", "arg") else value
+
+
+_OPPOSITE = {"true": "false", "false": "true", "is": "not", "not": "is"}
+
+
+def _exclude(when: When, now: When) -> bool:
+    """Whether one of the conditions is the opposite of another."""
+    return any(atom is not None and [atom[0], _OPPOSITE[atom[1]], *atom[2:]] in now for atom in when)
 
 
 def _text_of(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return ANY
-    if isinstance(value, int):
-        return str(value) if value.bit_length() < 64 else DIGITS
-    return value if MARKS.isdisjoint(value) else ANY
+    return str(value) if isinstance(value, int) else value if MARKS.isdisjoint(value) else ANY

@@ -105,8 +105,8 @@ class _Judge:
         for node in self._iter_wrapped(self._tree):
             if self._is_root(node):
                 return [(node, None)]
-            parts = list(node.children.values())
-            if node.is_list and parts and all(map(self._is_root, parts)):
+            parts = _flatten(node, _DEEPEST_WRAPPER)
+            if node.is_list and all(map(self._is_root, parts)):
                 return [(part, None) for part in parts]
         return []
 
@@ -295,6 +295,13 @@ class _Judge:
                     elif item.cls.parameters or item.cls.buffers or item.cls.container:
                         return True
         return False
+
+
+def _flatten(node: Node, depth: int) -> list[Node]:
+    """The modules in a list, and in lists in it."""
+    if not node.is_list or not depth:
+        return [node]
+    return [inner for child in node.children.values() for inner in _flatten(child, depth - 1)]
 
 
 def _join(found: Iterable[Types]) -> Types:

@@ -84,7 +84,13 @@ class Member(NamedTuple):
     attribute: str
 
 
-Symbol: TypeAlias = SourceClass | TorchClass | Function | Alias | Member
+class TorchName(NamedTuple):
+    """Something of torch that is no class of modules."""
+
+    dotted: str
+
+
+Symbol: TypeAlias = SourceClass | TorchClass | Function | Alias | Member | TorchName
 
 
 class Lineage(NamedTuple):
@@ -94,7 +100,7 @@ class Lineage(NamedTuple):
     torch: tuple[TorchClass, ...]
     known: bool
     is_module: bool
-    is_parameter: bool
+    entry: str  # "parameter" or "buffer", of a class that is no module but one of these
 
 
 class Library:
@@ -257,7 +263,8 @@ class Library:
         classes: dict[str, SourceClass] = {}
         of_torch: list[TorchClass] = []
         known = True
-        is_module = is_parameter = False
+        is_module = False
+        entry = ""
         stack = [cls]
         for _ in range(_MOST_BASES):  # classes may be bases of each other
             if not stack:
@@ -274,13 +281,15 @@ class Library:
                 elif isinstance(symbol, TorchClass):
                     of_torch.append(symbol)
                     is_module = True
-                elif torch_classes.is_parameter(base) or torch_classes.is_buffer(base):
-                    is_parameter = True
+                elif isinstance(symbol, TorchName) and torch_classes.is_parameter(symbol.dotted):
+                    entry = "parameter"
+                elif isinstance(symbol, TorchName) and torch_classes.is_buffer(symbol.dotted):
+                    entry = "buffer"
                 elif base not in _HARMLESS:
                     known = False
                 is_module = is_module or base.startswith("torch.")
             stack += reversed(bases)
-        return Lineage(tuple(classes.values()), tuple(of_torch), known, is_module or not known, is_parameter)
+        return Lineage(tuple(classes.values()), tuple(of_torch), known, is_module or not known, entry)
 
 
 def _resolve_torch(dotted: str) -> Symbol | None:
@@ -289,4 +298,6 @@ def _resolve_torch(dotted: str) -> Symbol | None:
         return found
     owner, _, attribute = dotted.rpartition(".")
     found = torch_classes.find(owner)
-    return None if found is None else Member(found, attribute)
+    if found is not None and not torch_classes.gives_same_module(dotted):
+        return Member(found, attribute)
+    return TorchName(dotted)

@@ -358,7 +358,8 @@ def _item_types(items: Items | None, name: str) -> Types:
     if items is None:
         return None
     found: list[Type] = []
-    for pattern, value in items.children:
+    exactly = [child for child in items.children if child[0] == name]
+    for pattern, value in exactly or items.children:
         if pattern == name or (not MARKS.isdisjoint(pattern) and matches(pattern, name)):
             types = _types_of(value)
             if types is None:

@@ -11,8 +11,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ckpttool.kinds.source import torch_classes
-from ckpttool.kinds.source.expressions import ANY, ARG, DIGITS, OPEN, Description
-from ckpttool.kinds.source.library import Alias, Function, Library, Lineage, Member, SourceClass
+from ckpttool.kinds.source.expressions import (
+    ANY,
+    ARG,
+    DIGITS,
+    OPEN,
+    Description,
+    alternatives_of,
+    exact_of,
+    patterns_of,
+    unpack,
+)
+from ckpttool.kinds.source.library import (
+    Alias,
+    Function,
+    Library,
+    Lineage,
+    Member,
+    SourceClass,
+    TorchName,
+)
 from ckpttool.kinds.source.torch_classes import TorchClass
 
 PARAMETER, BUFFER, PLACEHOLDER, MODULE, ANYTHING = "parameter", "buffer", "placeholder", "module", "?"
@@ -125,23 +143,25 @@ class Interpreter:
                 if act[0] in (BUFFER, PARAMETER):
                     yield pattern, act[0], act[2]
                 elif act[0] == "set":
-                    calls = [item for item in _alternatives(act[4]) if item[0] == "call"]
+                    calls = [item for item in alternatives_of(act[4]) if item[0] == "call"]
                     kinds = {kind for item in calls for kind in self._kinds_of_call(item[1])}
                     for kind in sorted(kinds):
                         yield pattern, kind, act[2]
 
     def _kinds_of_call(self, dotted: str) -> Iterator[str]:
-        if torch_classes.is_parameter(dotted):
+        symbol = self.library.resolve(dotted)
+        if isinstance(symbol, TorchName) and torch_classes.is_parameter(symbol.dotted):
             yield PARAMETER
-        elif torch_classes.is_buffer(dotted):
+        elif isinstance(symbol, TorchName) and torch_classes.is_buffer(symbol.dotted):
             yield BUFFER
-        elif not dotted.startswith("torch."):
-            symbol = self.library.resolve(dotted)
-            if isinstance(symbol, SourceClass) and self.library.lineage(symbol).is_parameter:
-                yield PARAMETER
+        elif isinstance(symbol, SourceClass) and (entry := self.library.lineage(symbol).entry):
+            yield entry
 
     def call(self, dotted: str, arguments: list[Any], binding: Binding, depth: int) -> Value:
         """What a call of ``dotted`` gives."""
+        symbol = self.library.resolve(dotted)
+        if isinstance(symbol, TorchName):
+            dotted = symbol.dotted
         if torch_classes.is_parameter(dotted):
             return Value(frozenset((PARAMETER,)))
         if torch_classes.is_buffer(dotted):
@@ -150,11 +170,13 @@ class Interpreter:
             return Value(frozenset((BUFFER,)), (), persistent)
         if torch_classes.gives_same_module(dotted):
             return self.value(_argument(arguments, 0, "module") or OPEN, binding, None, depth - 1)
-        symbol = self.library.resolve(dotted)
         if isinstance(symbol, Alias):
             return self._call_alias(symbol.described, arguments, binding, depth)
         if isinstance(symbol, Member):
-            if not _makes_instance(symbol):
+            owner = symbol.owner
+            if not _makes_instance(symbol) or (
+                isinstance(owner, SourceClass) and not self.library.lineage(owner).is_module
+            ):
                 return UNSEEN
             symbol, arguments = symbol.owner, [[], {}, True]
         if isinstance(symbol, TorchClass):
@@ -171,15 +193,15 @@ class Interpreter:
     def _call_alias(
         self, described: Description, arguments: list[Any], binding: Binding, depth: int
     ) -> Value:
-        refs = [item for item in _alternatives(described) if item[0] == "ref"]
+        refs = [item for item in alternatives_of(described) if item[0] == "ref"]
         if not depth or not refs:
             return UNSEEN
         return self.join([self.call(item[1], arguments, binding, depth - 1) for item in refs])
 
     def _make(self, cls: SourceClass, arguments: list[Any], binding: Binding, depth: int) -> Value:
         lineage = self.library.lineage(cls)
-        if lineage.is_parameter:
-            return Value(frozenset((PARAMETER,)))
+        if lineage.entry:
+            return Value(frozenset((lineage.entry,)))
         if not lineage.is_module:
             return NO_ENTRY
         init = next(
@@ -198,34 +220,31 @@ class Interpreter:
         """What the call of a container puts into it."""
         if not cls.container or not depth:
             return None
-        positional, _, is_open = arguments
-        described: list[Description] = positional
-        whole = not is_open
-        children: list[tuple[str, Value]] = []
-        if len(positional) == 1 and (cls.container != "sequential" or positional[0][0] == "dict"):
-            first = _bound(positional[0], binding)
-            if first[0] == "dict":
-                for pattern, item in first[1]:
-                    children.append((pattern, self.value(item, binding, None, depth - 1)))
-                return Items(tuple(children), ANY not in [pattern for pattern, _ in children])
+        positional = arguments[0]
+        first = _bound(positional[0], binding) if len(positional) == 1 else OPEN
+        if cls.container == "dict" and first[0] == "list":
+            pairs = [unpack(item, 2) for item in first[1]]
+            first = ["dict", [[pattern, item] for key, item in pairs for pattern in patterns_of(key)]]
+        if first[0] == "dict":
+            named = [(pattern, self.value(item, binding, None, depth - 1)) for pattern, item in first[1]]
+            return Items(tuple(named), ANY not in [pattern for pattern, _ in named])
+        if cls.container != "sequential":  # they take a list
             if first[0] != "list":
-                return None
-            described, whole = first[1], first[2]
-        for index, item in enumerate(described):
+                return Items((), True) if not positional else None
+            positional = [["*", first]]
+        children: list[tuple[str, Value]] = []
+        exact = True
+        for item in positional:
+            inner: Description = ["list", [item], None]
             if item[0] == "*":
                 inner = _bound(item[1], binding)
-                parts = inner[1] if inner[0] == "list" else [OPEN]
-                exact = inner[0] == "list" and inner[2] and len(described) == 1
-                for at, part in enumerate(parts):
-                    value = self.value(part, binding, None, depth - 1)
-                    children.append((str(at) if exact else DIGITS, value))
-                whole = exact
-                continue
-            value = self.value(item, binding, None, depth - 1)
-            children.append((str(index) if whole or not is_open else DIGITS, value))
-        if not whole:
-            children = [(DIGITS, value) for _, value in children]
-        return Items(tuple(children), whole)
+            parts = inner[1] if inner[0] == "list" else [OPEN]
+            seen = exact_of(inner) if inner[0] == "list" and exact else 0
+            for at, part in enumerate(parts):
+                value = self.value(part, binding, None, depth - 1)
+                children.append((str(len(children)) if at < seen else DIGITS, value))
+            exact = exact and inner[0] == "list" and inner[2] is None
+        return Items(tuple(children), exact)
 
     def value(
         self, described: Description, binding: Binding, inside: _Construction | None, depth: int = _DEEPEST
@@ -320,10 +339,6 @@ def _truth(described: Description) -> bool | None:
     return bool(described[1]) if described[0] == "const" else None
 
 
-def _alternatives(described: Description) -> list[Description]:
-    return described[1] if described[0] == "or" else [described]
-
-
 def fill(pattern: str, binding: Binding) -> list[str]:
     """``pattern`` with the arguments that are known; what is not stands for anything."""
     if ARG not in pattern:
@@ -334,12 +349,10 @@ def fill(pattern: str, binding: Binding) -> list[str]:
         if at % 2:
             known = _bound(["arg", part], binding)
             texts = [ANY]
-            if known[0] == "const" and isinstance(known[1], (str, int)) and not isinstance(known[1], bool):
-                texts = [str(known[1])]
-            elif known[0] == "name":
-                texts = known[1]
-            elif known[0] == "list":  # the argument is what a loop goes through
-                texts = [str(item[1]) if item[0] == "const" else ANY for item in known[1]] or [ANY]
+            if known[0] == "list":  # the argument is what a loop goes through
+                texts = [text for item in known[1] for text in patterns_of(item)] or [ANY]
+            elif known != OPEN:
+                texts = patterns_of(known)
         found = [head + text for head in found for text in texts][:64]
     return found
 
@@ -365,10 +378,12 @@ class _Construction:
         """Everything that instances may have."""
         for name in ("__init__", "__post_init__"):
             self._run(0, name, self._binding, [], _DEEPEST)
+        replaced: set[str] = set()  # methods that a subclass has its own of
         for position, cls in enumerate(self._lineage.classes):
             for name in cls.methods:
-                if (position, name) not in self._run_already:
+                if (position, name) not in self._run_already and name not in replaced:
                     self._run(position, name, _NOTHING, [None], 1, exactly=True)
+            replaced.update(cls.methods)
         by_name: dict[str, Attribute] = {}
         by_pattern: list[tuple[str, Attribute]] = []
         for pattern, found in self._found.items():
@@ -489,6 +504,8 @@ class _Construction:
                 return
             if value is UNSEEN and self._stays_buffer(pattern):
                 return
+            if described[0] == "or" and any(not self._value(item, known).kinds for item in described[1]):
+                empty = True  # it may be None
         for name in fill(pattern, known):
             attribute = Attribute(value, sure and not empty, cls, line, when | {None} if empty else when)
             if sure and not empty:
@@ -498,6 +515,9 @@ class _Construction:
                 found.append(attribute)
                 if len(found) > _MOST_TYPES:
                     del found[0]
+
+    def _value(self, described: Description, known: Binding) -> Value:
+        return self._interpreter.value(described, known, self)
 
     def _stays_buffer(self, name: str) -> bool:
         """Whether a tensor that is assigned to ``self.name`` goes into what is registered already."""

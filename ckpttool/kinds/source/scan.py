@@ -28,7 +28,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ckpttool.kinds.source.expressions import ANY, DIGITS, OPEN, PLAIN, Description, Looped, Scope
+from ckpttool.kinds.source.expressions import (
+    ANY,
+    DIGITS,
+    OPEN,
+    PLAIN,
+    Description,
+    Scope,
+    alternatives_of,
+    combine,
+    complete,
+    items_of,
+    unpack,
+)
 
 VERSION = 1
 """Of what a summary holds: a cache of another is of no use."""
@@ -46,10 +58,15 @@ _TELLING = re.compile(
 _REGISTERS = re.compile(r"\b(\w+)\.(?:register_buffer|register_parameter|add_module|register_module)\(")
 """A function that registers on one of its arguments."""
 
+_BUILDS = re.compile(r"\breturn\b[^\n]*\w|register_|add_module")
+_CALLED = re.compile(r"\bself\.(\w+)\(")
+_ASSIGNED = re.compile(r"\bself\.(\w+)\s*(?::[^=\n]*)?=(?!=)")
+
 _MOST_CLASSES = 2000
+_MOST_RETURNS = 8
+_DEEPEST_INSIDE = 3
 _MOST_ACTS = 400  # of one method
 _MOST_STATEMENTS = 20_000  # of one method
-_UNKNOWN: When = [None]
 
 
 def scan_module(tree: ast.Module, text: str, module: str, is_package: bool) -> dict[str, Any]:
@@ -67,9 +84,10 @@ class _File:
         self.loose: list[list[Any]] = []
         self._package = module if is_package else module.rpartition(".")[0]
         self._tree = tree
-        self.scope = Scope(self._resolve)
+        self.scope = Scope(self.resolve)
 
-    def _resolve(self, name: str) -> str | None:
+    def resolve(self, name: str) -> str | None:
+        """The dotted name of what the module imports or defines under ``name``."""
         if name in self.defined:
             return f"{self.module}.{name}" if self.module else name
         found = self.imports.get(name)
@@ -83,21 +101,22 @@ class _File:
         for node in ast.walk(self._tree):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self._note_import(node)
-        for statement, _ in _iter_statements(self._tree.body, lambda test: (_UNKNOWN, _UNKNOWN)):
+        statements = list(_iter_statements(self._tree.body, _read_branch))
+        for statement, _ in statements:
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 functions[statement.name] = statement
-                self.defined.add(statement.name)
             elif isinstance(statement, ast.ClassDef):
                 classes[statement.name] = statement
-                self.defined.add(statement.name)
-            elif isinstance(statement, ast.Assign):
-                for target in statement.targets:
-                    self.scope.assign(target, statement.value)
-            elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-                self.scope.assign(statement.target, statement.value)
         # A name that is both imported and defined (try: import, except: class) is the file's own.
-        for name in self.defined:
-            self.scope.values.pop(name, None)
+        self.defined.update(classes, functions)
+        for statement, self.scope.now in statements:
+            targets = statement.targets if isinstance(statement, ast.Assign) else []
+            if isinstance(statement, ast.AnnAssign):
+                targets = [statement.target]
+            for target in targets:
+                if getattr(target, "id", "") not in self.defined and statement.value is not None:  # type: ignore[attr-defined]
+                    self.scope.assign(target, self.scope.describe(statement.value))  # type: ignore[attr-defined]
+        self.scope.now = []
         queue = list(classes.items())
         scanned: dict[str, Any] = {}
         while queue and len(scanned) < _MOST_CLASSES:
@@ -138,26 +157,22 @@ class _File:
 
     def _scan_aliases(self) -> dict[str, Description]:
         found = {}
-        for name in self.scope.values:
+        for name in self.scope.names():
             described = self.scope.describe(ast.Name(name))
-            if described[0] in ("ref", "or") and described != ["ref", self._resolve(name)]:
+            if described[0] in ("ref", "or") and described != ["ref", self.resolve(name)]:
                 found[name] = described
         return found
 
     def _scan_function(self, node: Function) -> dict[str, Any] | None:
         """A function of the module, if it gives something that may be a module or a Parameter."""
-        own = ""
-        found = _REGISTERS.search("\n".join(self.lines[node.lineno - 1 : node.end_lineno]))
-        if found is not None and found[1] in [item.arg for item in (*node.args.posonlyargs, *node.args.args)]:
-            own = found[1]
-        walk = _Body(self, node, own=own, constants={})
-        if own:
-            summary = walk.scan()
-            return None if summary is None else {**summary, "own": own}
-        returns = walk.returns()
-        if not returns or all(item in (PLAIN, OPEN) or item[0] == "const" for item in returns):
+        text = self._text(node)
+        if not _BUILDS.search(text):
             return None
-        return {"arguments": walk.arguments, "defaults": walk.defaults, "acts": [], "returns": returns}
+        found = _REGISTERS.search(text)
+        names = [item.arg for item in (*node.args.posonlyargs, *node.args.args)]
+        own = found[1] if found is not None and found[1] in names else ""
+        summary = _Body(self, node, own, {}).scan()
+        return summary if summary is None or not own else {**summary, "own": own}
 
     def _scan_class(self, node: ast.ClassDef) -> dict[str, Any]:
         methods: dict[str, Function] = {}
@@ -169,14 +184,25 @@ class _File:
                 constants.update((t.id, item.value) for t in item.targets if isinstance(t, ast.Name))
             elif isinstance(item, ast.AnnAssign) and item.value and isinstance(item.target, ast.Name):
                 constants[item.target.id] = item.value
-        # What instances assign as well is no constant of the class.
+        # What instances assign as well is no constant of the class; a flag may be another in a subclass.
+        assigned = set(_ASSIGNED.findall(self._text(node)))
+        kept = (ast.List, ast.Tuple, ast.Dict, ast.JoinedStr)
+        constants = {
+            name: value
+            for name, value in constants.items()
+            if name not in assigned
+            and (isinstance(value, kept) or isinstance(getattr(value, "value", None), str))
+        }
         telling = [name for name in methods if name in _INIT or self._is_telling(methods[name])]
+        called = {name: set(_CALLED.findall(self._text(node))) for name, node in methods.items()}
+        telling += [name for name in methods if not called[name].isdisjoint(telling)]
         scanned: dict[str, Any] = {}
         while telling:
             name = telling.pop()
             if name in scanned:
                 continue
-            found = _Body(self, methods[name], own=_first_argument(methods[name]), constants=constants)
+            method = methods[name]
+            found = _Body(self, method, _first_argument(method), constants, node.name)
             scanned[name] = found.scan()
             telling += [called for called in found.called if called in methods and called not in scanned]
         ordered = {name: scanned[name] for name in methods if scanned.get(name)}
@@ -188,8 +214,10 @@ class _File:
         }
 
     def _is_telling(self, node: Function) -> bool:
-        text = "\n".join(self.lines[node.lineno - 1 : node.end_lineno])
-        return _TELLING.search(text) is not None
+        return _TELLING.search(self._text(node)) is not None
+
+    def _text(self, node: ast.stmt) -> str:
+        return "\n".join(self.lines[node.lineno - 1 : node.end_lineno])
 
 
 def _first_argument(node: Function) -> str:
@@ -202,284 +230,251 @@ def _first_argument(node: Function) -> str:
 class _Body:
     """One function or method: what it registers, in order, and what it gives back."""
 
-    def __init__(self, file: _File, node: Function, own: str, constants: Mapping[str, ast.expr]) -> None:
+    def __init__(
+        self, file: _File, node: Function, own: str, constants: Mapping[str, ast.expr], class_name: str = ""
+    ) -> None:
         self.file = file
         every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        names = [item.arg for item in every if item.arg != own]
-        extra = [item.arg for item in (node.args.vararg, node.args.kwarg) if item is not None]
-        self.scope = Scope(file._resolve, file.scope, (*names, *extra), constants, own)
-        self.arguments = names
-        self.positional = len([*node.args.posonlyargs, *node.args.args]) - bool(own)
+        self.arguments = [item.arg for item in every if item.arg != own]
         self.defaults = _read_defaults(node.args)
         self.called: list[str] = []
         self.acts: list[list[Any]] = []
+        self.returns: list[Description] = []
+        self.scope = Scope(file.resolve, file.scope, constants, own)
+        self.scope.class_names = (class_name, "cls")
+        extra = [item.arg for item in (node.args.vararg, node.args.kwarg) if item is not None]
+        for name in (*self.arguments, *extra):
+            self.scope.bind(name, ["arg", name])
         self._node = node
         self._own = own
-        self._returns: list[ast.expr] = []
-        self._statements: list[tuple[ast.stmt, When]] = []
-        self._locals: dict[str, str] = {}  # what a bound method of self is called here
         self._inside: list[str] = []  # functions of this one that are gone into
-        self._attributes: dict[str, ast.expr] = {}  # self.x, where it is assigned once
-        self._fill(node.body, self.scope)
-        for count, item in enumerate(_iter_statements(node.body, self._read_test)):
-            if count >= _MOST_STATEMENTS:
-                break
-            self._statements.append(item)
-
-    def _fill(self, body: Sequence[ast.stmt], scope: Scope, depth: int = 0) -> None:
-        """Note what every name of the function is assigned."""
-        assigned: set[str] = set()
-        for statement, _ in _iter_statements(body, lambda test: (_UNKNOWN, _UNKNOWN)):
-            if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
-                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-                for target in targets:
-                    scope.assign(target, statement.value)
-                    if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-                        scope.add(target.value.id, target.slice, statement.value, False)
-                    name = _attribute_of(target, self._own)
-                    if name and scope is self.scope:
-                        if name in assigned:
-                            self._attributes.pop(name, None)
-                        else:
-                            self._attributes[name] = statement.value
-                        assigned.add(name)
-            elif isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-                if isinstance(statement.op, ast.Add):
-                    scope.add(statement.target.id, None, statement.value, True)
-            elif isinstance(statement, (ast.For, ast.AsyncFor)):
-                scope.assign(statement.target, Looped(statement.iter, ()))
-            elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and depth < 2:
-                names = [item.arg for item in (*statement.args.posonlyargs, *statement.args.args)]
-                inner = Scope(self.file._resolve, scope, names, scope._constants, self._own)
-                self._fill(statement.body, inner, depth + 1)
-                returns = [item.value for item in _iter_own(statement.body, ast.Return) if item.value]
-                scope.functions[statement.name] = (inner, returns)
-            elif isinstance(statement, ast.Return) and statement.value is not None and scope is self.scope:
-                self._returns.append(statement.value)
-            elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-                self._fill_call(statement.value, scope)
-
-    def _fill_call(self, call: ast.Call, scope: Scope) -> None:
-        function = call.func
-        if not (isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)):
-            return
-        name, arguments = function.value.id, call.args
-        if name == self._own or not arguments:
-            return
-        if function.attr == "append":
-            scope.add(name, None, arguments[0], False)
-        elif function.attr == "extend":
-            scope.add(name, None, arguments[0], True)
-        elif function.attr == "insert" and len(arguments) == 2:
-            scope.add(name, None, arguments[1], False)
-        elif function.attr in ("add_module", "register_module") and len(arguments) == 2:
-            scope.add(name, arguments[0], arguments[1], False)
-
-    def returns(self) -> list[Description]:
-        """What the function may give, as far as it is a call, a class or a list of such."""
-        found = [self.scope.describe(node) for node in self._returns[:8]]
-        return [item for item in found if item[0] not in ("const",)]
 
     def scan(self) -> dict[str, Any] | None:
         """The summary of the function; None if it does nothing that counts."""
-        for statement, when in self._statements:
-            if len(self.acts) >= _MOST_ACTS:
-                break
-            if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
-                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-                for target in targets:
-                    self._scan_assignment(target, statement.value, statement.lineno, when)
-            elif isinstance(statement, ast.Delete):
-                for target in statement.targets:
-                    name = _attribute_of(target, self._own)
-                    if name:
-                        self.acts.append(["delete", name, statement.lineno, when])
-            elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-                self._scan_call(statement.value, when)
-        returns = [item for item in self.returns() if item not in (PLAIN, OPEN)]
+        self._scan_body(self._node.body, [])
+        returns = [item for item in self.returns if item not in (PLAIN, OPEN) and item[0] != "const"]
         if not self.acts and not returns and self._node.name not in _INIT:
             return None
-        return {
-            "arguments": self.arguments,
-            "positional": self.positional,
-            "defaults": self.defaults,
-            "acts": self.acts,
-            "returns": returns,
-        }
+        return {"arguments": self.arguments, "defaults": self.defaults, "acts": self.acts, "returns": returns}
+
+    def _scan_body(self, body: Sequence[ast.stmt], above: When) -> None:
+        """Go through statements that are reached under the conditions ``above``."""
+        for count, (statement, conditions) in enumerate(_iter_statements(body, self._read_test)):
+            if count >= _MOST_STATEMENTS or len(self.acts) >= _MOST_ACTS:
+                break
+            self.scope.now = [*above, *conditions]
+            self._scan_statement(statement, self.scope.now)
 
     # ----------------------------------------------------------------------------------- statements
 
-    def _scan_assignment(self, target: ast.expr, value: ast.expr, line: int, when: When) -> None:
+    def _scan_statement(self, statement: ast.stmt, when: When) -> None:
+        line = statement.lineno
+        if isinstance(statement, ast.Assign):
+            described = self._describe_value(statement.value)
+            for target in statement.targets:
+                self._assign(target, described, statement.value, line, when)
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            self._assign(statement.target, self._describe_value(statement.value), statement.value, line, when)
+        elif isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
+            left = self.scope.describe(ast.Name(statement.target.id))
+            self.scope.bind(
+                statement.target.id, combine(left, statement.op, self.scope.describe(statement.value))
+            )
+        elif isinstance(statement, (ast.For, ast.AsyncFor)):
+            self.scope.loop(statement.target, statement.iter)
+        elif isinstance(statement, ast.FunctionDef):
+            self.scope.functions[statement.name] = statement
+        elif isinstance(statement, ast.Return) and statement.value is not None:
+            if not self._inside and len(self.returns) < _MOST_RETURNS:
+                self.returns.append(self._describe_value(statement.value))
+        elif isinstance(statement, ast.Delete):
+            for target in statement.targets:
+                name = _attribute_of(target, self._own)
+                if name:
+                    self.acts.append(["delete", name, line, when])
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            self._scan_call(statement.value, when)
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.ListComp):
+            outer = self.scope
+            self.scope = outer.inside(statement.value)
+            if isinstance(statement.value.elt, ast.Call):
+                self._scan_call(statement.value.elt, when)
+            self.scope = outer
+        elif isinstance(statement, (ast.If, ast.While)):
+            for node in ast.walk(statement.test):
+                if isinstance(node, ast.NamedExpr):
+                    self.scope.describe(node)
+
+    def _describe_value(self, value: ast.expr) -> Description:
+        described = self.scope.describe(value)
+        self.called += [item[1] for item in alternatives_of(described) if item[0] == "method"]
+        return described
+
+    def _assign(
+        self, target: ast.expr, described: Description, value: ast.expr, line: int, when: When
+    ) -> None:
         if isinstance(target, (ast.Tuple, ast.List)):
-            values = value.elts if isinstance(value, (ast.Tuple, ast.List)) else []
-            for index, part in enumerate(target.elts[:64]):
-                self._scan_assignment(
-                    part, values[index] if index < len(values) else ast.Constant(...), line, when
-                )
+            for part, item in zip(target.elts, unpack(described, len(target.elts)), strict=False):
+                self._assign(part, item, value, line, when)
             return
         name = _attribute_of(target, self._own)
         if name:
-            described = self.scope.describe(value)
-            for item in described[1] if described[0] == "or" else [described]:
-                self._note_called(item)
             if described != PLAIN:
                 self.acts.append(["set", name, line, when, described])
+            if not when and described[0] in ("arg", "const", "ref", "name"):
+                self.scope.attributes[name] = described
+            else:
+                self.scope.attributes.pop(name, None)
+        elif isinstance(target, ast.Name):
+            self.scope.bind(target.id, described)
+            is_partial = isinstance(value, ast.Call) and self.scope.dotted(value.func) == "functools.partial"
+            if isinstance(value, ast.Lambda) or (isinstance(value, ast.Call) and is_partial and value.args):
+                self.scope.functions[target.id] = value
+            elif target.id in self.scope.functions:
+                del self.scope.functions[target.id]
         elif isinstance(target, ast.Attribute):
-            inner = self.scope.describe(value)
-            if _makes(inner, "Parameter"):
+            if any(
+                item[0] == "call" and item[1].endswith("Parameter") for item in alternatives_of(described)
+            ):
                 self.file.loose.append([target.attr, "parameter", line])
         elif isinstance(target, ast.Subscript):
-            owner = _attribute_of(target.value, self._own)
-            if not owner:
-                return
-            for pattern in self.scope.patterns(target.slice):
-                if owner == "_buffers":
-                    self.acts.append(["buffer", pattern, line, when, OPEN, self._value_of(value)])
-                elif owner == "_parameters":
-                    self.acts.append(["parameter", pattern, line, when, self._value_of(value)])
-                elif owner == "_modules":
-                    self.acts.append(["set", pattern, line, when, self.scope.describe(value)])
-                else:
-                    described = self.scope.describe(value)
-                    if described != PLAIN and described[0] != "const":
-                        self.acts.append(["put", owner, pattern, line, when, described])
+            self._assign_item(target, described, value, line, when)
+
+    def _assign_item(
+        self, target: ast.Subscript, described: Description, value: ast.expr, line: int, when: When
+    ) -> None:
+        patterns = self.scope.patterns(target.slice)
+        if isinstance(target.value, ast.Name):
+            self.scope.put(target.value.id, [[pattern, described] for pattern in patterns])
+            return
+        owner = _attribute_of(target.value, self._own)
+        for pattern in patterns if owner else ():
+            if owner == "_buffers":
+                self.acts.append(["buffer", pattern, line, when, OPEN, self._value_of(value)])
+            elif owner == "_parameters":
+                self.acts.append(["parameter", pattern, line, when, self._value_of(value)])
+            elif owner == "_modules":
+                self.acts.append(["set", pattern, line, when, described])
+            elif described != PLAIN and described[0] != "const":
+                self.acts.append(["put", owner, pattern, line, when, described])
+
+    # ---------------------------------------------------------------------------------------- calls
 
     def _scan_call(self, call: ast.Call, when: When) -> None:
         function = call.func
-        arguments = dict(enumerate(call.args))
-        named = {keyword.arg: keyword.value for keyword in call.keywords}
-        line = call.lineno
         if isinstance(function, ast.Name):
-            if function.id == "setattr" and len(call.args) == 3 and self._is_own(call.args[0]):
-                described = self.scope.describe(call.args[2])
-                if described != PLAIN:
-                    for pattern in self.scope.patterns(call.args[1]):
-                        self.acts.append(["set", pattern, line, when, described])
-            elif function.id == "delattr" and len(call.args) == 2 and self._is_own(call.args[0]):
-                for pattern in self.scope.patterns(call.args[1]):
-                    self.acts.append(["delete", pattern, line, when])
-            else:
-                self._scan_bound(function.id, call, when)
-                dotted = self.scope.dotted(function)
-                if dotted is not None and any(map(self._is_own, call.args)):
-                    self._run(*dotted.rpartition(".")[::2], call, when)
+            self._scan_call_of_name(function.id, call, when)
             return
         if not isinstance(function, ast.Attribute):
             return
         owner = function.value
         if self._is_own(owner):
-            self._scan_own_call(function.attr, call, arguments, named, when)
+            self._scan_own_call(function.attr, call, when)
         elif isinstance(owner, ast.Call) and isinstance(owner.func, ast.Name) and owner.func.id == "super":
-            self._run("super", function.attr, call, when)
+            self._register_or_run("super", function.attr, call, when)
         elif function.attr in ("register_buffer", "register_parameter"):
             kind = function.attr.removeprefix("register_")
-            for pattern in self.scope.patterns(arguments.get(0) or named.get("name")):
-                self.file.loose.append([pattern, kind, line])
+            for pattern in self.scope.patterns(_argument(call, 0, "name")):
+                self.file.loose.append([pattern, kind, call.lineno])
         elif any(map(self._is_own, call.args)):
             dotted = self.scope.dotted(owner)
             if dotted is not None:
                 self._run(dotted, function.attr, call, when)
+        elif isinstance(owner, ast.Name):
+            self.scope.put(owner.id, self._added(function.attr, call))
         else:
             name = _attribute_of(owner, self._own)
-            if name:
-                self._scan_container(name, function.attr, call, when)
+            for pattern, described in self._added(function.attr, call) if name else ():
+                self.acts.append(["put", name, pattern, call.lineno, when, described])
+
+    def _scan_call_of_name(self, name: str, call: ast.Call, when: When) -> None:
+        if name in ("setattr", "delattr") and call.args and self._is_own(call.args[0]):
+            for pattern in self.scope.patterns(_argument(call, 1, "name")):
+                if name == "delattr":
+                    self.acts.append(["delete", pattern, call.lineno, when])
+                elif (described := self._describe_value(call.args[-1])) != PLAIN:
+                    self.acts.append(["set", pattern, call.lineno, when, described])
+            return
+        nested = self.scope.find_function(name)
+        if isinstance(nested, ast.Call):
+            self._scan_call(complete(nested, call), when)
+            return
+        if nested is not None:
+            self._enter(name, nested, call, when)
+            return
+        described = self.scope.describe(call.func)
+        several = alternatives_of(described)
+        when = when if len(several) == 1 else [*when, None]
+        for item in several:
+            if item[0] == "arg" and item[1].startswith("self."):  # a method that has a name of its own here
+                method = ast.Attribute(ast.Name(self._own), item[1].removeprefix("self."))
+                self._scan_call(ast.copy_location(ast.Call(method, call.args, call.keywords), call), when)
+            elif item[0] == "ref" and any(map(self._is_own, call.args)):
+                module, _, function = item[1].rpartition(".")
+                self._run(module, function, call, when)
+
+    def _enter(self, name: str, function: ast.FunctionDef | ast.Lambda, call: ast.Call, when: When) -> None:
+        """Go through a function inside this one, with what the call gives it."""
+        if name in self._inside or len(self._inside) > _DEEPEST_INSIDE:
+            return
+        outer = self.scope
+        self._inside.append(name)
+        self.scope = outer.enter(function, call)
+        if isinstance(function, ast.Lambda):
+            if isinstance(function.body, ast.Call):
+                self._scan_call(ast.copy_location(function.body, call), when)
+        else:
+            self._scan_body(function.body, when)
+        self.scope = outer
+        self._inside.pop()
 
     def _is_own(self, node: ast.expr) -> bool:
         return bool(self._own) and isinstance(node, ast.Name) and node.id == self._own
 
-    def _scan_own_call(
-        self,
-        method: str,
-        call: ast.Call,
-        arguments: Mapping[int, ast.expr],
-        named: Mapping[str | None, ast.expr],
-        when: When,
-    ) -> None:
-        line = call.lineno
-        name = arguments.get(0) or named.get("name")
-        if method == "register_buffer":
-            value = arguments.get(1) or named.get("tensor")
-            flag = arguments.get(2) or named.get("persistent")
-            persistent = ["const", True] if flag is None else self.scope.describe(flag)
-            if flag is None and None in named:
-                persistent = OPEN
-            for pattern in self.scope.patterns(name):
-                self.acts.append(["buffer", pattern, line, when, persistent, self._value_of(value)])
-        elif method == "register_parameter":
-            value = arguments.get(1) or named.get("param")
-            for pattern in self.scope.patterns(name):
-                self.acts.append(["parameter", pattern, line, when, self._value_of(value)])
-        elif method in ("add_module", "register_module"):
-            described = self.scope.describe(arguments.get(1) or named.get("module"))
-            for pattern in self.scope.patterns(name):
-                self.acts.append(["set", pattern, line, when, described])
-        elif method == "__setattr__" and len(arguments) == 2:
-            described = self.scope.describe(arguments[1])
-            for pattern in self.scope.patterns(arguments[0]):
-                self.acts.append(["set", pattern, line, when, described])
-        elif method in ("append", "insert") and arguments:
-            self.acts.append(["set", DIGITS, line, when, self.scope.describe(call.args[-1])])
-        elif method == "extend" and arguments:
-            for item in _items(self.scope.describe(call.args[0])):
-                self.acts.append(["set", DIGITS, line, when, item])
-        self._run("self", method, call, when)
-
-    def _scan_container(self, attribute: str, method: str, call: ast.Call, when: When) -> None:
-        if not call.args:
-            return
-        line = call.lineno
-        if method in ("append", "insert"):
-            self.acts.append(["put", attribute, DIGITS, line, when, self.scope.describe(call.args[-1])])
-        elif method == "extend":
-            for item in _items(self.scope.describe(call.args[0])):
-                self.acts.append(["put", attribute, DIGITS, line, when, item])
-        elif method in ("add_module", "register_module") and len(call.args) == 2:
-            described = self.scope.describe(call.args[1])
+    def _scan_own_call(self, method: str, call: ast.Call, when: When) -> None:
+        if method in ("append", "extend", "insert", "update"):
+            for pattern, described in self._added(method, call):
+                self.acts.append(["set", pattern, call.lineno, when, described])
+        elif method == "__setattr__" and len(call.args) == 2:
+            described = self._describe_value(call.args[1])
             for pattern in self.scope.patterns(call.args[0]):
-                self.acts.append(["put", attribute, pattern, line, when, described])
-        elif method == "update":
-            described = self.scope.describe(call.args[0])
+                self.acts.append(["set", pattern, call.lineno, when, described])
+        self._register_or_run("self", method, call, when)
+
+    def _register_or_run(self, owner: str, method: str, call: ast.Call, when: When) -> None:
+        """Note what Module's own methods register; a call of another method is gone into by the linker."""
+        line = call.lineno
+        if method in ("register_buffer", "register_parameter"):
+            kind = method.removeprefix("register_")
+            value = self._value_of(_argument(call, 1, "tensor" if kind == "buffer" else "param"))
+            flag = _argument(call, 2, "persistent")
+            is_open = any(keyword.arg is None for keyword in call.keywords)
+            persistent = self.scope.describe(flag) if flag else OPEN if is_open else ["const", True]
+            more = [persistent] if kind == "buffer" else []
+            for pattern in self.scope.patterns(_argument(call, 0, "name")):
+                self.acts.append([kind, pattern, line, when, *more, value])
+        elif method in ("add_module", "register_module"):
+            described = self._describe_value(_argument(call, 1, "module") or ast.Constant(...))
+            for pattern in self.scope.patterns(_argument(call, 0, "name")):
+                self.acts.append(["set", pattern, line, when, described])
+        self._run(owner, method, call, when)
+
+    def _added(self, method: str, call: ast.Call) -> list[list[Any]]:
+        """What a method of a container puts into it, by pattern of the key."""
+        if not call.args:
+            return []
+        if method in ("append", "insert"):
+            return [[DIGITS, self._describe_value(call.args[-1])]]
+        if method == "extend":
+            return [[DIGITS, item] for item in items_of(self._describe_value(call.args[0]))]
+        if method in ("add_module", "register_module") and len(call.args) == 2:
+            described = self._describe_value(call.args[1])
+            return [[pattern, described] for pattern in self.scope.patterns(call.args[0])]
+        if method == "update":
+            described = self._describe_value(call.args[0])
             pairs: list[list[Any]] = described[1] if described[0] == "dict" else [[ANY, OPEN]]
-            self.acts += [["put", attribute, pattern, line, when, item] for pattern, item in pairs]
-
-    def _scan_bound(self, name: str, call: ast.Call, when: When) -> None:
-        """A call of a local name that stands for a method of self, a lambda or function around one."""
-        for value in self.scope.values.get(name, ()):
-            if not isinstance(value, ast.expr):
-                continue
-            persistent: ast.expr | None = None
-            if isinstance(value, ast.Call) and value.args:  # functools.partial(self.register_buffer, …)
-                persistent = next((k.value for k in value.keywords if k.arg == "persistent"), None)
-                value = value.args[0]
-            keywords = list(call.keywords)
-            if persistent is not None and not any(k.arg == "persistent" for k in keywords):
-                keywords.append(ast.keyword("persistent", persistent))
-            if isinstance(value, ast.Attribute) and self._is_own(value.value):
-                made = ast.Call(value, call.args, keywords)
-                self._scan_call(ast.copy_location(made, call), when)
-            elif isinstance(value, ast.Lambda) and isinstance(value.body, ast.Call) and len(self._inside) < 3:
-                names = [item.arg for item in value.args.args]
-                self._inside.append(name)
-                self._scan_call(
-                    _substitute(value.body, dict(zip(names, call.args, strict=False)), call), when
-                )
-                self._inside.pop()
-        if name in self._inside:
-            return  # it calls itself
-        self._inside.append(name)
-        for node in self._nested(name):
-            names = [item.arg for item in node.args.args]
-            given = dict(zip(names, call.args, strict=False))
-            given.update((k.arg, k.value) for k in call.keywords if k.arg)
-            for statement in _iter_own(node.body, ast.Expr):
-                if isinstance(statement.value, ast.Call):
-                    self._scan_call(_substitute(statement.value, given, call), when)
-        self._inside.pop()
-
-    def _nested(self, name: str) -> list[ast.FunctionDef]:
-        return [
-            item for item, _ in self._statements if isinstance(item, ast.FunctionDef) and item.name == name
-        ]
+            return pairs
+        return []
 
     def _run(self, owner: str, method: str, call: ast.Call, when: When) -> None:
         """Note a call of a method of self, of a base, or of a function that is given self."""
@@ -489,14 +484,10 @@ class _Body:
         arguments = self.scope.describe_arguments(ast.Call(call.func, given, call.keywords))
         self.acts.append(["run", owner, method, call.lineno, when, arguments])
 
-    def _note_called(self, item: Description) -> None:
-        if item[0] == "method":
-            self.called.append(item[1])
-
     def _value_of(self, value: ast.expr | None) -> str:
-        described = self.scope.describe(value)
-        items = described[1] if described[0] == "or" else [described]
-        return "none" if ["const", None] in items else "empty" if self._is_empty(value) else ""
+        if ["const", None] in alternatives_of(self.scope.describe(value)):
+            return "none"
+        return "empty" if self._is_empty(value) else ""
 
     def _is_empty(self, value: ast.expr | None) -> bool:
         """Whether ``value`` is a tensor without elements: ``torch.Tensor()``, ``torch.empty(0)``."""
@@ -522,48 +513,27 @@ class _Body:
         if isinstance(test, ast.BoolOp):
             is_and = isinstance(test.op, ast.And)
             parts = [atom for value in test.values for atom in self._read_test(value)[0 if is_and else 1]]
-            return [*(parts if is_and else ()), [whole, "true"]], [
-                *(() if is_and else parts),
-                [whole, "false"],
-            ]
-        if (
-            isinstance(test, ast.Compare)
-            and len(test.ops) == 1
-            and isinstance(test.comparators[0], ast.Constant)
-        ):
-            key = self._key_of(test.left)
-            value = test.comparators[0].value
-            if key and (value is None or isinstance(value, (bool, int, str))):
+            yes, no = [[whole, "true"]], [[whole, "false"]]
+            return ([*parts, *yes], no) if is_and else (yes, [*parts, *no])
+        if isinstance(test, ast.Compare) and len(test.ops) == 1:
+            key, value = self._key_of(test.left), self.scope.describe(test.comparators[0])
+            if key and value[0] == "const":
                 same = isinstance(test.ops[0], (ast.Is, ast.Eq))
                 if same or isinstance(test.ops[0], (ast.IsNot, ast.NotEq)):
-                    both = [[key, "is", value]], [[key, "not", value]]
+                    both = [[key, "is", value[1]]], [[key, "not", value[1]]]
                     return both if same else both[::-1]
         key = self._key_of(test) or whole
         return [[key, "true"]], [[key, "false"]]
 
     def _key_of(self, node: ast.expr) -> str:
         """The argument that ``node`` is, or the attribute of self; "" if it is something else."""
-        name = _attribute_of(node, self._own)
-        if name:
-            value = self._attributes.get(name)
-            return self._key_of(value) if isinstance(value, ast.Name) else f"self.{name}"
-        if (
-            isinstance(node, ast.Name)
-            and node.id in self.scope.arguments
-            and node.id not in self.scope.values
-        ):
-            return node.id
-        return ""
+        described = self.scope.describe(node)
+        return described[1] if described[0] == "arg" else ""
 
 
-def _substitute(body: ast.Call, given: Mapping[str, ast.expr], place: ast.Call) -> ast.Call:
-    """A copy of ``body`` with ``given`` for its arguments, at the line of the call."""
-    arguments = [given.get(a.id, a) if isinstance(a, ast.Name) else a for a in body.args]
-    keywords = [
-        ast.keyword(k.arg, given.get(k.value.id, k.value) if isinstance(k.value, ast.Name) else k.value)
-        for k in body.keywords
-    ]
-    return ast.copy_location(ast.Call(body.func, arguments, keywords), place)
+def _argument(call: ast.Call, index: int, name: str) -> ast.expr | None:
+    found = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+    return call.args[index] if found is None and index < len(call.args) else found
 
 
 def _iter_statements(body: Sequence[ast.stmt], read_test: Any) -> Iterator[tuple[ast.stmt, When]]:
@@ -601,15 +571,15 @@ def _iter_statements(body: Sequence[ast.stmt], read_test: Any) -> Iterator[tuple
         stack += [(block, 0, conditions) for block, conditions in reversed(inner)]
 
 
+def _read_branch(test: ast.expr) -> tuple[When, When]:
+    """That a test of the module holds, or not."""
+    whole = f"#{test.lineno}:{test.col_offset}"
+    return [[whole, "true"]], [[whole, "false"]]
+
+
 def _leaves(body: Sequence[ast.stmt]) -> bool:
     """Whether what follows is not reached from here; where an error is raised there is no instance at all."""
     return bool(body) and isinstance(body[-1], (ast.Return, ast.Continue, ast.Break))
-
-
-def _iter_own(body: Sequence[ast.stmt], kind: type[Any]) -> Iterator[Any]:
-    for statement, _ in _iter_statements(body, lambda test: (_UNKNOWN, _UNKNOWN)):
-        if isinstance(statement, kind):
-            yield statement
 
 
 def _attribute_of(node: ast.expr, own: str) -> str:
@@ -618,15 +588,6 @@ def _attribute_of(node: ast.expr, own: str) -> str:
         own and isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == own
     )
     return node.attr if is_own else ""  # type: ignore[attr-defined]
-
-
-def _items(described: Description) -> list[Description]:
-    return described[1] if described[0] == "list" else [OPEN]
-
-
-def _makes(described: Description, ending: str) -> bool:
-    items = described[1] if described[0] == "or" else [described]
-    return any(item[0] == "call" and item[1].endswith(ending) for item in items)
 
 
 def _read_defaults(arguments: ast.arguments) -> dict[str, object]:
