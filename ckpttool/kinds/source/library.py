@@ -47,21 +47,17 @@ class Modules(Protocol):
 class SourceClass:
     """A class in a file that was read; ``file`` is the path of that."""
 
-    __slots__ = ("bases", "file", "followed", "line", "methods", "module", "name")
+    __slots__ = ("bases", "dotted", "file", "followed", "line", "methods", "module", "name")
 
     def __init__(self, module: str, name: str, file: str, summary: Summary, followed: bool) -> None:
         self.module = module
         self.name = name
+        self.dotted = f"{module}.{name}" if module else name
         self.file = file
         self.line: int = summary["line"]
         self.bases: list[str] = summary["bases"]
         self.methods: dict[str, Any] = summary["methods"]
         self.followed = followed
-
-    @property
-    def dotted(self) -> str:
-        """``package.module.Class``."""
-        return f"{self.module}.{self.name}" if self.module else self.name
 
 
 class Function(NamedTuple):
@@ -238,17 +234,14 @@ class Library:
                 return found_there
         return None
 
-    def sees(self, module: str, cls: SourceClass) -> bool:
-        """Whether ``module`` defines ``cls``, or imports it, by whatever name and way."""
-        if module == cls.module:
-            return True
+    def seen_by(self, module: str) -> frozenset[str]:
+        """The classes that ``module`` imports by whatever name and way, and modules all of whose it knows."""
         if module not in self._seen:
             summary = self.summaries[module]
             found = [self.resolve(dotted) for dotted in summary["imports"].values()]
-            self._seen[module] = {item.dotted for item in found if isinstance(item, SourceClass)}
-            self._seen[module].update(star for star in summary["stars"])
-        seen = self._seen[module]
-        return cls.dotted in seen or cls.module in seen
+            classes = [item.dotted for item in found if isinstance(item, SourceClass)]
+            self._seen[module] = frozenset((module, *classes, *summary["stars"]))
+        return self._seen[module]
 
     # ------------------------------------------------------------------------------------- lineage
 

@@ -99,10 +99,11 @@ class Matcher:
             self._searched[key] = self._search(*key)
         return self._searched[key]
 
-    def sees(self, parent: SourceClass, cls: SourceClass) -> bool:
-        """Whether the file of ``parent``, or of a base of it, defines ``cls`` or imports its name."""
+    def seen_by(self, parents: Iterable[SourceClass]) -> set[str]:
+        """Classes, and modules all of whose classes, that the files of ``parents`` or of their bases know."""
         library = self._interpreter.library
-        return any(library.sees(base.module, cls) for base in library.lineage(parent).classes)
+        modules = {base.module for parent in parents for base in library.lineage(parent).classes}
+        return set().union(*map(library.seen_by, modules))
 
     def members(self, instance: Instance) -> Members:
         """What ``instance`` has."""

@@ -157,8 +157,15 @@ class Interpreter:
         elif isinstance(symbol, SourceClass) and (entry := self.library.lineage(symbol).entry):
             yield entry
 
-    def call(self, dotted: str, arguments: list[Any], binding: Binding, depth: int) -> Value:
-        """What a call of ``dotted`` gives."""
+    def call(
+        self,
+        dotted: str,
+        arguments: list[Any],
+        binding: Binding,
+        depth: int,
+        inside: _Construction | None = None,
+    ) -> Value:
+        """What a call of ``dotted`` gives; ``inside`` is whose self the arguments may speak of."""
         symbol = self.library.resolve(dotted)
         if isinstance(symbol, TorchName):
             dotted = symbol.dotted
@@ -169,7 +176,7 @@ class Interpreter:
             persistent = True if flag is None else _truth(_bound(flag, binding))
             return Value(frozenset((BUFFER,)), (), persistent)
         if torch_classes.gives_same_module(dotted):
-            return self.value(_argument(arguments, 0, "module") or OPEN, binding, None, depth - 1)
+            return self.value(_argument(arguments, 0, "module") or OPEN, binding, inside, depth - 1)
         if isinstance(symbol, Alias):
             return self._call_alias(symbol.described, arguments, binding, depth)
         if isinstance(symbol, Member):
@@ -181,10 +188,11 @@ class Interpreter:
             symbol, arguments = symbol.owner, [[], {}, True]
         if isinstance(symbol, TorchClass):
             return Value(
-                frozenset((MODULE,)), (Container(symbol, self.items(symbol, arguments, binding, depth)),)
+                frozenset((MODULE,)),
+                (Container(symbol, self.items(symbol, arguments, binding, depth, inside)),),
             )
         if isinstance(symbol, SourceClass):
-            return self._make(symbol, arguments, binding, depth)
+            return self._make(symbol, arguments, binding, depth, inside)
         if isinstance(symbol, Function):
             inner = bind(symbol.summary, arguments, binding)
             return self.join([self.value(item, inner, None, depth - 1) for item in symbol.summary["returns"]])
@@ -198,7 +206,14 @@ class Interpreter:
             return UNSEEN
         return self.join([self.call(item[1], arguments, binding, depth - 1) for item in refs])
 
-    def _make(self, cls: SourceClass, arguments: list[Any], binding: Binding, depth: int) -> Value:
+    def _make(
+        self,
+        cls: SourceClass,
+        arguments: list[Any],
+        binding: Binding,
+        depth: int,
+        inside: _Construction | None,
+    ) -> Value:
         lineage = self.library.lineage(cls)
         if lineage.entry:
             return Value(frozenset((lineage.entry,)))
@@ -213,10 +228,17 @@ class Interpreter:
         }
         items = None
         if init is None and lineage.torch:
-            items = self.items(lineage.torch[0], arguments, binding, depth)
+            items = self.items(lineage.torch[0], arguments, binding, depth, inside)
         return Value(frozenset((MODULE,)), (Instance(cls, tuple(sorted(texts.items())), items),))
 
-    def items(self, cls: TorchClass, arguments: list[Any], binding: Binding, depth: int) -> Items | None:
+    def items(
+        self,
+        cls: TorchClass,
+        arguments: list[Any],
+        binding: Binding,
+        depth: int,
+        inside: _Construction | None,
+    ) -> Items | None:
         """What the call of a container puts into it."""
         if not cls.container or not depth:
             return None
@@ -226,7 +248,7 @@ class Interpreter:
             pairs = [unpack(item, 2) for item in first[1]]
             first = ["dict", [[pattern, item] for key, item in pairs for pattern in patterns_of(key)]]
         if first[0] == "dict":
-            named = [(pattern, self.value(item, binding, None, depth - 1)) for pattern, item in first[1]]
+            named = [(pattern, self.value(item, binding, inside, depth - 1)) for pattern, item in first[1]]
             return Items(tuple(named), ANY not in [pattern for pattern, _ in named])
         if cls.container != "sequential":  # they take a list
             if first[0] != "list":
@@ -241,7 +263,7 @@ class Interpreter:
             parts = inner[1] if inner[0] == "list" else [OPEN]
             seen = exact_of(inner) if inner[0] == "list" and exact else 0
             for at, part in enumerate(parts):
-                value = self.value(part, binding, None, depth - 1)
+                value = self.value(part, binding, inside, depth - 1)
                 children.append((str(len(children)) if at < seen else DIGITS, value))
             exact = exact and inner[0] == "list" and inner[2] is None
         return Items(tuple(children), exact)
@@ -254,7 +276,7 @@ class Interpreter:
         if not depth or what == "?":
             return UNSEEN
         if what == "call":
-            return self.call(described[1], described[2], binding, depth)
+            return self.call(described[1], described[2], binding, depth, inside)
         if what == "or":
             return self.join([self.value(item, binding, inside, depth - 1) for item in described[1]])
         if what == "arg":
@@ -570,7 +592,7 @@ class _Construction:
         line: int,
         when: Clause,
     ) -> None:
-        items = self._interpreter.items(torch_class, arguments, known, _DEEPEST)
+        items = self._interpreter.items(torch_class, arguments, known, _DEEPEST, self)
         for pattern, value in items.children if items is not None else ():
             self._found.setdefault(pattern, []).append(Attribute(value, not when, cls, line, when))
 
