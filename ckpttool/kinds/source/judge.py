@@ -15,6 +15,7 @@ from ckpttool.kinds.source.members import (
     PLACEHOLDER,
     Attribute,
     Instance,
+    Type,
 )
 from ckpttool.kinds.source.modules import Node, grow, iter_nodes
 from ckpttool.values.checkpoint import Basis, Classification, Kind, Presence
@@ -32,16 +33,16 @@ _KINDS = {PARAMETER: Kind.PARAMETER, BUFFER: Kind.PERSISTENT_BUFFER}
 def judge_names(
     matcher: Matcher,
     names: Iterable[tuple[int, str]],
-    root_class: SourceClass | None,
+    root_classes: Sequence[SourceClass],
     strict: bool,
     empty: Collection[int] = (),
 ) -> Verdict:
     """Judge the state_dict of these ``names``, at these positions; those at ``empty`` have no elements.
 
-    ``root_class`` is the class that is known to be its root. Where no class fits the root, ``strict`` says
+    ``root_classes``: one of these is its root. Where no class fits the root, ``strict`` says
     nothing at all, else what single modules show is said.
     """
-    return _Judge(matcher, grow(names), root_class, strict, empty).verdict()
+    return _Judge(matcher, grow(names), root_classes, strict, empty).verdict()
 
 
 class _Judge:
@@ -49,7 +50,7 @@ class _Judge:
         self,
         matcher: Matcher,
         tree: Node,
-        root_class: SourceClass | None,
+        root_classes: Sequence[SourceClass],
         strict: bool,
         empty: Collection[int],
     ) -> None:
@@ -60,9 +61,10 @@ class _Judge:
         self._fits: dict[str, list[Fit]] = {}
         self._said: dict[int, Classification] = {}
         self._missing: dict[str, Classification] = {}
+        self._meant: set[str] = set()  # paths of modules whose classes follow from the root's
         self._near_ones: set[str] = set()  # paths of modules whose class the parent's file knows
         self._compared: dict[tuple[int, int], tuple[int, int]] = {}
-        self._roots = self._find_roots(root_class)
+        self._roots = self._find_roots(root_classes)
 
     def verdict(self) -> Verdict:
         rooted = bool(self._roots)
@@ -94,10 +96,10 @@ class _Judge:
 
     # ---------------------------------------------------------------------------------------- roots
 
-    def _find_roots(self, root_class: SourceClass | None) -> list[tuple[Node, Types]]:
+    def _find_roots(self, root_classes: Sequence[SourceClass]) -> list[tuple[Node, Types | None]]:
         """The modules that a class of the package is the root of: below wrappers, or each of a list."""
-        if root_class is not None:
-            types: Types = (Instance(root_class, ()),)
+        if root_classes:
+            types = Types(tuple(Instance(cls, ()) for cls in root_classes), True)
             for node in self._iter_wrapped(self._tree):
                 found = self._matcher.fits(node, types)
                 if any(fit.named for fit in found):
@@ -142,7 +144,7 @@ class _Judge:
             misfits = fits = 0
             for name, child in node.distinct_children().items():
                 types = fit.children.get(name)
-                if types is None:
+                if types is None or not types.closed:
                     continue
                 named = [found for found in self._matcher.fits(child, types) if found.named]
                 if not named:
@@ -155,10 +157,10 @@ class _Judge:
 
     # ---------------------------------------------------------------------------------------- walk
 
-    def _walk(self, start: Node, types: Types, leave_out: Iterable[int] = ()) -> None:
+    def _walk(self, start: Node, types: Types | None, leave_out: Iterable[int] = ()) -> None:
         """Fit every module from ``start`` down; the types of children are what their parents declare."""
         left_out = set(leave_out)
-        stack: list[tuple[Node, Types]] = [(start, types)]
+        stack: list[tuple[Node, Types | None]] = [(start, types)]
         while stack:
             node, known = stack.pop()
             if id(node) in left_out:
@@ -166,6 +168,10 @@ class _Judge:
             found = self._agreeing(node, self._matcher.fits(node, known))
             found = self._near(node.path, found)
             self._fits[node.path] = found
+            above = node.path.rpartition(".")[0]
+            is_named = bool(found) and (found[0].named or node.path in self._near_ones)
+            if node is start or (above in self._meant and (is_named or node.is_list)):
+                self._meant.add(node.path)
             if node.own:
                 self._judge_entries(node, found)
             for name, child in reversed(node.children.items()):
@@ -244,7 +250,7 @@ class _Judge:
             found = self._fits.get(node.path)
             if not found or not all(isinstance(fit.type, Instance) for fit in found):
                 continue
-            if not (found[0].named or node in starts or node.path in self._near_ones):
+            if node.path not in self._meant:
                 continue  # it fits, and nothing says that it is meant
             said = [dict(self._iter_missing(fit.type, node, _DEEPEST_MISSING)) for fit in found]
             for path, (first, sure) in said[0].items():
@@ -303,13 +309,13 @@ def _flatten(node: Node, depth: int) -> list[Node]:
     return [inner for child in node.children.values() for inner in _flatten(child, depth - 1)]
 
 
-def _join(found: Iterable[Types]) -> Types:
-    joined: dict[int, object] = {}
+def _join(found: Iterable[Types | None]) -> Types | None:
+    joined: dict[int, Type] = {}
+    closed = True
     for types in found:
-        if types is None:
-            return None
-        joined.update((id(item), item) for item in types)
-    return tuple(joined.values()) or None  # type: ignore[arg-type]
+        closed = closed and types is not None and types.closed
+        joined.update((id(item), item) for item in (types.items if types is not None else ()))
+    return Types(tuple(joined.values()), closed) if joined else None
 
 
 def _cite(found: Sequence[Fit], name: str) -> SourceEvidence:

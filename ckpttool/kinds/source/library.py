@@ -110,9 +110,7 @@ class Library:
         self._symbols: dict[tuple[str, bool], Symbol | None] = {}
         self._classes: dict[str, SourceClass] = {}
         self._lineages: dict[str, Lineage] = {}
-        self._seen: dict[
-            str, set[str]
-        ] = {}  # classes that a module imports, and modules of which it takes all
+        self._seen: dict[str, frozenset[str]] = {}
         self.summaries: dict[str, Summary] = {}
 
     # ------------------------------------------------------------------------------------- reading
@@ -122,8 +120,9 @@ class Library:
         if module in self.summaries:
             return self.summaries[module]
         modules = self._holder(module)
-        if modules is None and may_follow:
-            modules = self._other(module.partition(".")[0])
+        top = module.partition(".")[0]
+        if modules is None and (may_follow or top in self._followed):
+            modules = self._other(top)
             if modules is not None and modules.locate(module) is not None:
                 self._left -= 1
                 modules = modules if self._left >= 0 else None

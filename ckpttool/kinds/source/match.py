@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from ckpttool.kinds.source.expressions import ANY, ARG, DIGITS, MARKS
 from ckpttool.kinds.source.library import SourceClass
@@ -32,8 +33,12 @@ _MOST_SEARCHED = 4000  # classes that may have the names of a module
 _ENTRY_KINDS = ENTRIES | {ANYTHING}
 _CHILD_KINDS = frozenset((MODULE, ANYTHING))
 
-Types: TypeAlias = tuple[Type, ...] | None
-"""What a module may be an instance of; None: of anything."""
+
+class Types(NamedTuple):
+    """What a module may be an instance of; not ``closed``: of something else as well, that is not seen."""
+
+    items: tuple[Type, ...]
+    closed: bool
 
 
 class Leaf(NamedTuple):
@@ -53,7 +58,7 @@ class Fit(NamedTuple):
 
     type: Type
     leaves: Mapping[str, Leaf]
-    children: Mapping[str, Types]
+    children: Mapping[str, Types | None]
     covered: int
     absent: int
     named: bool
@@ -79,14 +84,17 @@ class Matcher:
             tuple[object, ...], tuple[Types, list[Fit]]
         ] = {}  # types live as long as their ids
 
-    def fits(self, node: Node, types: Types) -> list[Fit]:
-        """The best of ``types`` that fit ``node``; where none does, or none is named, the best of all."""
+    def fits(self, node: Node, types: Types | None) -> list[Fit]:
+        """The best of ``types`` that fit ``node``; where none does, or there are none, the best of all."""
         if types is not None:
             children = frozenset(node.children)
-            key = (node.leaves, children, *map(id, types))
+            key = (node.leaves, children, types.closed, *map(id, types.items))
             if key not in self._fitted:
-                found = [self._fit(node.leaves, children, item, True) for item in types]
+                found = [self._fit(node.leaves, children, item, types.closed) for item in types.items]
                 self._fitted[key] = types, _best([fit for fit in found if fit is not None])
+                if not types.closed:  # what else it may be is as good
+                    others = [fit for fit in self.search(node) if fit.type not in types.items]
+                    self._fitted[key] = types, _best([*self._fitted[key][1], *others])
             if self._fitted[key][1]:
                 return self._fitted[key][1]
         return self.search(node)
@@ -213,7 +221,7 @@ class Matcher:
             return self._fit_torch(leaves, children, item, named)
         members = self._interpreter.members(item)
         found: dict[str, Leaf] = {}
-        types: dict[str, Types] = {}
+        types: dict[str, Types | None] = {}
         covered = 0
         for name in leaves:
             leaf, sure = _find_leaf(members, name)
@@ -244,12 +252,11 @@ class Matcher:
             if leaf is None:
                 return None
             found[name] = leaf
-        types: dict[str, Types] = {}
+        types: dict[str, Types | None] = {}
         of_table = dict(cls.children)
         for name in children:
             if name in of_table:
-                known = find(of_table[name]) if of_table[name] else None
-                types[name] = None if known is None or known.container else (Container(known),)
+                types[name] = _of_table(of_table[name])
             elif cls.container in ("sequential", "dict") or (cls.container and name.isdecimal()):
                 types[name] = _item_types(item.items, name)
             else:
@@ -326,7 +333,7 @@ def _as_leaf(attribute: Attribute) -> Leaf:
     return Leaf(kinds or frozenset((ANYTHING,)), attribute.value.persistent, attribute)
 
 
-def _find_child(members: Members, items: Items | None, name: str) -> tuple[bool, Types, bool]:
+def _find_child(members: Members, items: Items | None, name: str) -> tuple[bool, Types | None, bool]:
     """Whether a child is declared, of which types, and whether by more than a pattern for anything."""
     attribute = members.by_name.get(name)
     if attribute is not None and attribute.kinds & _CHILD_KINDS:
@@ -334,8 +341,7 @@ def _find_child(members: Members, items: Items | None, name: str) -> tuple[bool,
     for torch_class in members.lineage.torch:
         of_table = dict(torch_class.children)
         if name in of_table:
-            known = find(of_table[name]) if of_table[name] else None
-            return True, None if known is None or known.container else (Container(known),), True
+            return True, _of_table(of_table[name]), True
         if torch_class.container == "dict" or (
             torch_class.container in ("list", "sequential") and name.isdecimal()
         ):
@@ -350,23 +356,34 @@ def _find_child(members: Members, items: Items | None, name: str) -> tuple[bool,
     return False, None, False
 
 
-def _types_of(value: Value) -> Types:
-    return None if ANYTHING in value.kinds or not value.types else value.types
+def _types_of(value: Value) -> Types | None:
+    return Types(value.types, ANYTHING not in value.kinds) if value.types else None
 
 
-def _item_types(items: Items | None, name: str) -> Types:
+def _item_types(items: Items | None, name: str) -> Types | None:
     """The types of what a container holds under ``name``."""
     if items is None:
         return None
     found: list[Type] = []
+    closed = True
     exactly = [child for child in items.children if child[0] == name]
     for pattern, value in exactly or items.children:
         if pattern == name or (not MARKS.isdisjoint(pattern) and matches(pattern, name)):
             types = _types_of(value)
-            if types is None:
-                return None
-            found += types
-    return tuple(dict.fromkeys(found)) or None
+            closed = closed and types is not None and types.closed
+            found += types.items if types is not None else ()
+    return Types(tuple(dict.fromkeys(found)), closed) if found else None
+
+
+def _of_table(dotted: str) -> Types | None:
+    """The type that the table of torch has for a child; a container can hold anything."""
+    known = find(dotted) if dotted else None
+    return None if known is None or known.container else _torch_types(known)
+
+
+@functools.cache
+def _torch_types(cls: TorchClass) -> Types:
+    return Types((Container(cls),), True)
 
 
 def _must_be_there(attribute: Attribute) -> bool:

@@ -14,6 +14,9 @@ from ckpttool.kinds.source.reader import Reader
 from ckpttool.values.checkpoint import Checkpoint, Root
 from ckpttool.values.source import SourceUsed
 
+_FEW_FILES = 500
+"""A package of more is not read whole where a class is named: only what the class leads to."""
+
 _MOST_REACHED = 2000  # instances that a class leads to
 
 
@@ -34,7 +37,7 @@ class SourceKinds:
         self._library = Library(self._readers, self._follow)
         self._matcher: Matcher | None = None
         self._interpreter = Interpreter(self._library)
-        self._root_class: SourceClass | None = None
+        self._root_classes: list[SourceClass] = []
         self._verdicts: list[Verdict] = []
 
     def judge(self, checkpoint: Checkpoint, weights: Mapping[Root, Sequence[int]]) -> dict[Root, Verdict]:
@@ -54,7 +57,7 @@ class SourceKinds:
                 for position, index in enumerate(indices)
                 if 0 in (checkpoint.entries[index].shape or ())
             }
-            verdicts[root] = judge_names(matcher, names, self._root_class, self.strict, empty)
+            verdicts[root] = judge_names(matcher, names, self._root_classes, self.strict, empty)
         self._verdicts += verdicts.values()
         return verdicts
 
@@ -62,33 +65,40 @@ class SourceKinds:
         """Read all that was named, or where a class is named what it leads to."""
         if self._matcher is None:
             for reader in self._readers:
-                if reader.tree.class_name:
-                    self._root_class = self._find_class(reader)
-                    self._reach(self._root_class)
-                else:
+                name = reader.tree.class_name
+                if name:
+                    self._root_classes += self._find_classes(reader, name)
+                if not name or len(reader.layout.named) <= _FEW_FILES:
                     for module, _ in reader.read_all():
                         self._library.read(module)
+            if self._root_classes:
+                self._reach(self._root_classes)
             self._matcher = Matcher(self._interpreter)
         return self._matcher
 
-    def _find_class(self, reader: Reader) -> SourceClass:
-        name = reader.tree.class_name
+    def _find_classes(self, reader: Reader, name: str) -> list[SourceClass]:
+        """The classes of this name; several files may have one, and which is meant the state_dict shows."""
+        found = self._library.resolve(name) if name.partition(".")[0] == reader.package else None
+        if isinstance(found, SourceClass):
+            return [found]
+        classes = []
         for module in reader.find_class(name):
             summary = self._library.read(module)
             if summary is not None and name in summary["classes"]:
-                return self._library.class_of(module, name, summary)
-        found = self._library.resolve(f"{reader.package}.{name}" if reader.package else name)
+                classes.append(self._library.class_of(module, name, summary))
+        found = self._library.resolve(f"{reader.package}.{name}") if not classes and reader.package else None
         if isinstance(found, SourceClass):
-            return found
-        where = reader.package or reader.tree.path
-        raise SourceNotFound(
-            f"no class {name} is in the source of {where}", hint="name a class as it is defined"
-        )
+            return [found]
+        if not classes:
+            where = reader.package or reader.tree.path
+            hint = "name a class as it is defined"
+            raise SourceNotFound(f"no class {name} is in the source of {where}", hint=hint)
+        return classes
 
-    def _reach(self, cls: SourceClass) -> None:
-        """Read the files of every class that ``cls`` is seen to build, and theirs."""
-        queue = [Instance(cls, ())]
-        seen = {queue[0].cls.dotted}
+    def _reach(self, classes: Sequence[SourceClass]) -> None:
+        """Read the files of every class that ``classes`` are seen to build, and theirs."""
+        queue = [Instance(cls, ()) for cls in classes]
+        seen = {cls.dotted for cls in classes}
         while queue and len(seen) < _MOST_REACHED:
             members = self._interpreter.members(queue.pop())
             attributes = [*members.by_name.values(), *(found for _, found in members.by_pattern)]
