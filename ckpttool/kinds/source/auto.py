@@ -84,7 +84,7 @@ def _packages_of(checkpoint: Checkpoint) -> list[str]:
 def _existing(text: str) -> tuple[str, ...]:
     """``text``, if there is such source."""
     try:
-        find_tree(text)
+        find_tree(text, versioned=False)
     except SourceNotFound:
         return ()
     return (text,)

@@ -182,13 +182,12 @@ class _Judge:
         parents = self._fits.get(path.rpartition(".")[0], ())
         if not found or found[0].named or not parents:
             return found
-        seen = self._matcher.seen_by(
-            {parent.cls for parent in parents if isinstance(parent.cls, SourceClass)}
-        )
+        classes = {parent.cls for parent in parents if isinstance(parent.cls, SourceClass)}
+        modules = self._matcher.modules_of(classes)
         near = [
             fit
             for fit in found
-            if not isinstance(fit.cls, SourceClass) or fit.cls.dotted in seen or fit.cls.module in seen
+            if not isinstance(fit.cls, SourceClass) or self._matcher.sees(modules, fit.cls)
         ]
         if near and all(isinstance(fit.cls, SourceClass) for fit in near):
             self._near_ones.add(path)

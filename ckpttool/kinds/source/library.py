@@ -17,6 +17,7 @@ Summary: TypeAlias = Mapping[str, Any]
 
 _DEEPEST_NAME = 12  # re-exports of re-exports
 _MOST_BASES = 32
+_MANY_STARS = 24  # as a package has that takes all of hundreds of models: none is read to look for a name
 _MOST_FOLLOWED = 300  # files of packages that nobody named
 
 _NEVER_FOLLOWED = frozenset("torch numpy scipy typing abc collections functools dataclasses".split())
@@ -38,6 +39,9 @@ class Modules(Protocol):
 
     def locate(self, module: str) -> str | None:
         """Its path, relative to the folder that the package lies in; None without one."""
+
+    def find_class(self, name: str) -> list[str]:
+        """Modules in which a class seems to have the name."""
 
     @property
     def package(self) -> str:
@@ -110,7 +114,7 @@ class Library:
         self._symbols: dict[tuple[str, bool], Symbol | None] = {}
         self._classes: dict[str, SourceClass] = {}
         self._lineages: dict[str, Lineage] = {}
-        self._seen: dict[str, frozenset[str]] = {}
+        self._imported: dict[str, dict[str, list[str]]] = {}  # by module and last part of the name
         self.summaries: dict[str, Summary] = {}
 
     # ------------------------------------------------------------------------------------- reading
@@ -225,6 +229,10 @@ class Library:
             return Alias(described) if not more else None
         if first in summary["imports"]:
             return self._resolve_once(".".join((summary["imports"][first], *more)), may_follow, depth)
+        if not more and self._holds(f"{module}.{first}"):
+            return None  # a module
+        if len(summary["stars"]) > _MANY_STARS:
+            return self._find_class(module, first) if not more else None
         for star in summary["stars"]:
             if self.read(star, may_follow) is None:
                 continue  # the name would grow with each star
@@ -233,14 +241,32 @@ class Library:
                 return found_there
         return None
 
-    def seen_by(self, module: str) -> frozenset[str]:
-        """The classes that ``module`` imports by whatever name and way, and modules all of whose it knows."""
-        if module not in self._seen:
-            summary = self.summaries[module]
-            found = [self.resolve(dotted) for dotted in summary["imports"].values()]
-            classes = [item.dotted for item in found if isinstance(item, SourceClass)]
-            self._seen[module] = frozenset((module, *classes, *summary["stars"]))
-        return self._seen[module]
+    def sees(self, module: str, cls: SourceClass) -> bool:
+        """Whether ``module`` defines ``cls``, or imports it, by whatever name and way."""
+        summary = self.summaries[module]
+        if module == cls.module or cls.module in summary["stars"]:
+            return True
+        if module not in self._imported:
+            by_last: dict[str, list[str]] = {}
+            for dotted in summary["imports"].values():
+                by_last.setdefault(dotted.rpartition(".")[2], []).append(dotted)
+            self._imported[module] = by_last
+        # Only what has the name is looked up: an import may lead to many files.
+        same = self._imported[module].get(cls.name, ())
+        return any(dotted == cls.dotted or self.resolve(dotted) is cls for dotted in same)
+
+    def _holds(self, module: str) -> bool:
+        modules = self._holder(module) or self._followed.get(module.partition(".")[0])
+        return modules is not None and modules.locate(module) is not None
+
+    def _find_class(self, package: str, name: str) -> SourceClass | None:
+        """The class of this name somewhere in a package that takes all of many modules."""
+        modules = self._holder(package) or self._followed.get(package.partition(".")[0])
+        for module in modules.find_class(name) if modules is not None and name[:1].isupper() else ():
+            summary = self.read(module) if module.startswith(f"{package}.") else None
+            if summary is not None and name in summary["classes"]:
+                return self.class_of(module, name, summary)
+        return None
 
     # ------------------------------------------------------------------------------------- lineage
 

@@ -107,11 +107,15 @@ class Matcher:
             self._searched[key] = self._search(*key)
         return self._searched[key]
 
-    def seen_by(self, parents: Iterable[SourceClass]) -> set[str]:
-        """Classes, and modules all of whose classes, that the files of ``parents`` or of their bases know."""
+    def modules_of(self, parents: Iterable[SourceClass]) -> set[str]:
+        """The files of ``parents`` and of their bases."""
         library = self._interpreter.library
-        modules = {base.module for parent in parents for base in library.lineage(parent).classes}
-        return set().union(*map(library.seen_by, modules))
+        return {base.module for parent in parents for base in library.lineage(parent).classes}
+
+    def sees(self, modules: Iterable[str], cls: SourceClass) -> bool:
+        """Whether one of these files defines ``cls`` or imports it."""
+        library = self._interpreter.library
+        return any(library.sees(module, cls) for module in modules)
 
     def members(self, instance: Instance) -> Members:
         """What ``instance`` has."""

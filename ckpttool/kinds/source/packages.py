@@ -44,23 +44,26 @@ class Tree(NamedTuple):
         return self.entry or self.top
 
 
-def find_tree(text: str) -> Tree:
+def find_tree(text: str, *, versioned: bool = True) -> Tree:
     """The source that ``PACKAGE``, ``FOLDER`` or ``FILE.py`` names; each may end in ``:CLASS``.
 
     An identifier is an installed package (``package.module`` is a part of one). What has a separator, ends
-    in ``.py`` or begins with a dot is a path.
+    in ``.py`` or begins with a dot is a path. The version is looked for if the tree is to be ``versioned``.
 
     Raises:
         SourceNotFound: there is no such thing, or no Python source in it.
     """
     head, colon, tail = text.rpartition(":")
     if colon and _is_dotted(tail) and not (_is_path(text) and os.path.lexists(text.replace("\0", ""))):
-        return _find(head)._replace(class_name=tail)
-    return _find(text)
+        return _find(head, versioned)._replace(class_name=tail)
+    return _find(text, versioned)
 
 
-def _find(name: str) -> Tree:
+def _find(name: str, versioned: bool) -> Tree:
     tree = _at_path(name) if _is_path(name) else _installed(name)
+    if versioned and tree.package:
+        folders = _import_folders() if tree.installed else []
+        tree = tree._replace(version=version_of(tree.package, [tree.path, *folders]))
     if next(walk_scope(tree), None) is None:
         raise SourceNotFound(f"no .py file is in {os.path.join(tree.path, tree.scope)}", hint=_HINT)
     return tree
@@ -100,8 +103,7 @@ def _at_path(text: str) -> Tree:
     # A folder may have any name, e.g. with a dash, and is then imported by none: relative imports hold in it.
     package = top if top.isidentifier() else re.sub(r"\W", "_", top)
     entry = "" if steps == [top] else "/".join(steps)
-    version = version_of(package, [container]) if package else ""
-    return Tree(package, container, entry, version, "", installed=False, top=top)
+    return Tree(package, container, entry, "", "", installed=False, top=top)
 
 
 def _installed(name: str) -> Tree:
@@ -119,8 +121,7 @@ def _installed(name: str) -> Tree:
         what = f"the package {package!r} has no source that can be read: it lies in {spec.origin or 'Python'}"
         raise SourceNotFound(what, hint="an archive or compiled files: name a folder with its source")
     path, top = os.path.realpath(os.path.dirname(where)), os.path.basename(where)
-    version = version_of(package, [path, *folders])
-    tree = Tree(package, path, "", version, "", installed=True, top=top)
+    tree = Tree(package, path, "", "", "", installed=True, top=top)
     if not rest:
         return tree
     inner = f"{top}/{rest.replace('.', '/')}"

@@ -114,7 +114,7 @@ class SourceKinds:
     def _follow(self, top: str) -> Reader | None:
         """Another package that a class derives from, or is built of; None if it is not installed."""
         try:
-            reader = Reader(find_tree(top))
+            reader = Reader(find_tree(top, versioned=False))
         except SourceNotFound:
             return None
         self._followed.append(reader)
