@@ -70,6 +70,7 @@ def diff(
         Tolerance(atol, rtol, ulp),
         headers,
     )
+    opened_a.progress = opened_b.progress = progress
     side_a, side_b = opened_a.side, opened_b.side
     progress = SILENT if headers else progress
     progress.begin("compare", total_nbytes(side_a, side_b))

@@ -35,6 +35,7 @@ def inspect(
     """
     from ckpttool.inspection.found import Found
 
+    opened.progress = progress
     found = Found(opened.inspection)
     if name is not None:
         found = _pick_one(found, opened, name, count)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 from ckpttool.api.models import Arguments, Model, names_model
 from ckpttool.values.collector import collector_paused
 from ckpttool.values.errors import CkptToolError, bare_names
+from ckpttool.values.progress import SILENT
 
 if TYPE_CHECKING:
     from ckpttool.files.local import Sources
@@ -55,6 +56,7 @@ class Opened:
         self.model = model
         self.model_args = model_args
         self.source = tuple(source)
+        self.progress = SILENT  # told of what is read for ``inspection`` and ``side``
         self._globs = include, exclude
 
     @property
@@ -95,10 +97,10 @@ class Opened:
         from ckpttool.kinds.source.source_kinds import SourceKinds
 
         if AUTO not in self.source:
-            return closing(SourceKinds(self.source))
+            return closing(SourceKinds(self.source, progress=self.progress))
         chosen = choose(self.read, self._read_config(), self._folder)
         more = [text for text in self.source if text != AUTO]
-        return closing(SourceKinds([*chosen, *more], strict=True))
+        return closing(SourceKinds([*chosen, *more], strict=True, progress=self.progress))
 
     @property
     def _folder(self) -> str:

@@ -42,9 +42,6 @@ from ckpttool.kinds.source.expressions import (
     unpack,
 )
 
-VERSION = 1
-"""Of what a summary holds: a cache of another is of no use."""
-
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 When: TypeAlias = list[Any]
 

@@ -12,6 +12,7 @@ from ckpttool.kinds.source.members import Instance, Interpreter
 from ckpttool.kinds.source.packages import SourceNotFound, find_tree
 from ckpttool.kinds.source.reader import Reader
 from ckpttool.values.checkpoint import Checkpoint, Root
+from ckpttool.values.progress import SILENT, Progress
 from ckpttool.values.source import SourceUsed
 
 _FEW_FILES = 500
@@ -23,7 +24,7 @@ _MOST_REACHED = 2000  # instances that a class leads to
 class SourceKinds:
     """Source that may be asked about checkpoints. What was read stays in memory until it is closed."""
 
-    def __init__(self, texts: Sequence[str], *, strict: bool = False) -> None:
+    def __init__(self, texts: Sequence[str], *, strict: bool = False, progress: Progress = SILENT) -> None:
         """``texts`` are as in ``find_tree``, none where nothing names a package.
 
         ``strict``: say nothing where no class fits the whole file.
@@ -32,6 +33,7 @@ class SourceKinds:
             SourceNotFound: there is no such package, folder, file or class.
         """
         self.strict = strict
+        self._progress = progress
         self._readers = [Reader(find_tree(text)) for text in texts]
         self._followed: list[Reader] = []
         self._library = Library(self._readers, self._follow)
@@ -69,12 +71,21 @@ class SourceKinds:
                 if name:
                     self._root_classes += self._find_classes(reader, name)
                 if not name or len(reader.layout.named) <= _FEW_FILES:
-                    for module, _ in reader.read_all():
-                        self._library.read(module)
+                    self._read_all(reader)
             if self._root_classes:
                 self._reach(self._root_classes)
             self._matcher = Matcher(self._interpreter)
         return self._matcher
+
+    def _read_all(self, reader: Reader) -> None:
+        named = reader.layout.named
+        statuses = {module: reader.layout.status(file) for module, file in named.items()}
+        sizes = {module: status.st_size for module, status in statuses.items() if status is not None}
+        self._progress.begin("source", sum(sizes.values()))
+        for module, _ in reader.read_all():
+            self._library.read(module)
+            self._progress.advance(sizes.get(module, 0))
+        self._progress.finish()
 
     def _find_classes(self, reader: Reader, name: str) -> list[SourceClass]:
         """The classes of this name; several files may have one, and which is meant the state_dict shows."""
