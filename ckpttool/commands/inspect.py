@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "ckpttool inspect decoder_training.pt",
+    "ckpttool inspect swin.pt --source swin.py",
     "ckpttool inspect swin.pt --model swin.py:build",
     "ckpttool inspect base.pt --stats --fail-on nan,inf",
     "ckpttool inspect batch_norms_legacy.pth --fail-on findings   # status 1",

@@ -38,7 +38,7 @@ def source_findings(sources: Sequence[SourceUsed], strict: bool) -> list[Finding
         return [Finding("source-auto", "info", "", message)]
     if sources[0].root:
         return []
-    named = " or ".join(dict.fromkeys(source.package or source.path for source in sources))
+    named = " or ".join(dict.fromkeys(source.title for source in sources))
     used = "nothing of it is used" if strict else "what it shows of single modules is used"
     message = (
         f"no class of {named} fits this file's root: it is of another package or version, or a model around "

@@ -74,11 +74,11 @@ def _model_facts(model: ModelFacts) -> list[Span]:
 
 def _source_facts(source: SourceUsed) -> list[Span]:
     """``source of timm 1.0.31: VisionTransformer``, the share of modules that a class fits, what was read."""
-    named = safe(f"{source.package or source.path} {source.version}".strip(), NAME_LIMIT)
+    named = safe(source.title, NAME_LIMIT)
     unread = f", {format_count(source.unread)} unread" if source.unread else ""
     root = f": {safe(source.root.rpartition('.')[2], NAME_LIMIT)}" if source.root else ""
     return [
-        Span(f"source of {named}{root}"),
+        Span(f"kinds by source of {named}{root}"),
         Span(f"{source.fits:.0%} of the modules have a class"),
         Span(f"{plural(source.files, 'file')}{unread} read, none run", "dim"),
     ]

@@ -27,7 +27,15 @@ from ckpttool.render.tables import (
 )
 from ckpttool.render.units import bar, join_facts
 from ckpttool.render.views import InspectListing
-from ckpttool.values.checkpoint import Basis, ChunkedTensor, CompositeTensor, Kind, Presence, Root
+from ckpttool.values.checkpoint import (
+    Basis,
+    ChunkedTensor,
+    Classification,
+    CompositeTensor,
+    Kind,
+    Presence,
+    Root,
+)
 from ckpttool.values.inspection import Inspection, Row
 from ckpttool.values.words import (
     NAME_LIMIT,
@@ -342,6 +350,13 @@ def missing_facts(inspection: Inspection) -> list[Span]:
     return facts + ([Span(f"{_kinds(absent)} missing", "error")] if absent else [])
 
 
+def _why(classification: Classification) -> str:
+    """Why it is missing; of what source says the class, for its place stands beside."""
+    source = classification.source
+    text = classification.note if source is None else source.class_name.rpartition(".")[2]
+    return safe(text, NAME_LIMIT)
+
+
 _MISSING_COLUMNS = (Column("name", floor=24), Column("evidence"), Column("why", floor=12, prose=True))
 
 
@@ -351,7 +366,7 @@ def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:
         (
             Cell(folded_name(item, with_root), "", times(item.count)),
             Cell(evidence_name(item.rows[0].classification), "dim"),
-            Cell(safe(item.rows[0].classification.note, NAME_LIMIT), "dim"),
+            Cell(_why(item.rows[0].classification), "dim"),
         )
         for item in fold_rows(rows)
     ]

@@ -53,7 +53,7 @@ def iter_tensor(
     evidence = join_facts((basis_name(classification.basis), safe(classification.note, NAME_LIMIT)))
     facts.append(("evidence", evidence + ("" if classification.exact else " (inferred)")))
     if classification.source is not None:
-        facts.append(("class", safe(classification.source.class_name, NAME_LIMIT)))
+        facts.append(("registered by", safe(classification.source.class_name or "—", NAME_LIMIT)))
     if entry.requires_grad or (entry.requires_grad is False and _is_telling(entry)):
         facts.append(("requires_grad", str(entry.requires_grad)))
     if entry.subclass:

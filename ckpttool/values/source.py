@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal, NamedTuple, TypeAlias
 
 How: TypeAlias = Literal["class", "leaf"]
@@ -41,3 +42,8 @@ class SourceUsed(NamedTuple):
     parsed_ms: int
     root: str = ""
     fits: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """``timm 1.0.31``; of what is no package the name of the file or folder."""
+        return f"{self.package} {self.version}".strip() or os.path.basename(self.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from ckpttool.kinds.classify import Verdict
@@ -141,7 +142,7 @@ class SourceKinds:
             SourceUsed(
                 package=reader.package,
                 version=reader.tree.version,
-                path=reader.tree.path,
+                path=os.path.join(reader.tree.path, reader.tree.scope),
                 files=reader.files,
                 unread=reader.unread,
                 classes=self._library.count_classes(reader),
