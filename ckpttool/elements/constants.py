@@ -77,8 +77,8 @@ class _Numbers(NamedTuple):
 
     @property
     def apart(self) -> float:
-        """How far two numbers may be apart that only arithmetic made differ: a cast to less unites them."""
-        return _ARITHMETIC * float(abs(self.flat).max()) if self.mantissa >= 23 else 0.0
+        """How far two numbers may be apart that only arithmetic made differ."""
+        return _ARITHMETIC * float(abs(self.flat).max())
 
 
 def why_computed(dtype: DType, shape: Sequence[int], data: bytearray) -> str | None:
@@ -233,7 +233,7 @@ def _on_a_line(
     places = np.arange(values.size)
     places = places - (weights * places).sum()
     middle = (weights * values).sum()
-    slope = (weights * places * (values - middle)).sum() / (weights * places**2).sum()
+    slope = (weights * places * values).sum() / (weights * places**2).sum()
     if not (abs(values - middle - slope * places) <= near).all():
         return 0.0
     room = min(abs(values[-1] - values[0]), math.ldexp(size, -_MOVED_BITS))

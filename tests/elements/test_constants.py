@@ -46,6 +46,7 @@ COMPUTED: list[tuple[str, str, torch.Tensor]] = [
     (MASK, "causal", torch.ones(8, 8).tril()),
     (MASK, "alternating", (torch.arange(24) % 2).float().reshape(1, 24, 1)),
     (MASK, "one step", torch.cat([torch.ones(1000), torch.zeros(50)])),
+    (MASK, "a band", torch.eye(16) + torch.eye(16).roll(1, 0)),
     (MASK, "two in some rows", torch.tensor([[0.0, 1, 0], [1, 0, 1]]).repeat(12, 1)),
     (KERNEL, "gaussian", torch.outer(gauss(7, 1.2), gauss(7, 1.2))),
     (KERNEL, "gaussian of one dimension", gauss(13, 1.5)),
@@ -176,6 +177,22 @@ def test_how_few_are_enough() -> None:
     for name, ones in (("float32", 4), ("float64", 4), ("float16", 4), ("bfloat16", 9)):
         assert why(torch.tensor([0.0] + [1.0] * ones), name) == MASK
         assert why(torch.tensor([0.0] + [1.0] * (ones - 1)), name) is None
+
+
+def test_a_series_over_many_sizes() -> None:
+    """An exponent of 49 moves its power by as many roundings."""
+    for name in ("float32", "bfloat16", "float64"):
+        assert why(torch.exp(torch.arange(70) * 0.71), name) == SERIES
+        assert why(torch.exp(torch.arange(70) * -0.71), name) == SERIES
+
+
+def test_what_is_only_nearly_so() -> None:
+    two = torch.nn.functional.one_hot(torch.arange(40) % 3 // 2).float()
+    assert why(two) is why(two.T) is None  # one in each
+    sharp = torch.tensor([[0.0, -1, 0], [-1, 5, -1], [0, -1, 0]])
+    assert why(sharp) is None and why(abs(sharp) / 9) == KERNEL
+    assert why((-0.9) ** torch.arange(20)) is None
+    assert why(torch.linspace(0.1, 3, 40).reshape(2, 20)) is None
 
 
 def test_few_levels_agree_by_chance() -> None:

@@ -29,7 +29,6 @@ from ckpttool.values.checkpoint import (
     Entry,
     Kind,
     Root,
-    TensorInfo,
 )
 from ckpttool.values.errors import MalformedCheckpoint
 from tests.support.learnt import iter_learnt
@@ -184,9 +183,24 @@ def test_only_what_all_else_leaves_unknown_is_judged(tmp_path: Path) -> None:
     assert judged(checkpoint._replace(entries=entries), {()}) == {}
 
 
-def test_names_of_one_tensor_are_judged_alike(tmp_path: Path) -> None:
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is read whole from here on."""
+    reads: list[Any] = []
+    read = TensorReader.read
+
+    def counted(self: TensorReader, info: Any, **how: Any) -> bytearray:
+        reads.append(info)
+        return read(self, info, **how)
+
+    monkeypatch.setattr(TensorReader, "read", counted)
+    return reads
+
+
+def test_names_of_one_tensor_are_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = LINE.clone()
-    assert set(said(saved(tmp_path, trained(wobble=line, wabble=line)))) == {"wobble", "wabble"}
+    path = saved(tmp_path, trained(wobble=line, wabble=line))
+    reads = counted_reads(monkeypatch)
+    assert set(said(path)) == {"wobble", "wabble"} and len(reads) == 2  # with that of the norm
 
 
 def test_what_a_view_repeats_is_judged_once(tmp_path: Path) -> None:
@@ -274,14 +288,7 @@ def test_what_is_read_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_few_norms_are_read_and_none_if_nothing_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads: list[TensorInfo] = []
-    read = TensorReader.read
-
-    def counted(self: TensorReader, info: Any, **how: Any) -> bytearray:
-        reads.append(info)
-        return read(self, info, **how)
-
-    monkeypatch.setattr(TensorReader, "read", counted)
+    reads = counted_reads(monkeypatch)
     norms = {f"n{at}.{name}": torch.ones(8) for at in range(100) for name in ("weight", "bias")}
     assert said(saved(tmp_path, norms)) == {} and not reads
     assert said(saved(tmp_path, {**norms, ODD: LINE})) == {} and len(reads) == 32
