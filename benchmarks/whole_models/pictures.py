@@ -40,7 +40,7 @@ def open_clip() -> Models:
     import open_clip
 
     for name in open_clip.list_models():
-        yield name, functools.partial(open_clip.create_model, name, load_weights=False)
+        yield name, functools.partial(open_clip.create_model, name, load_weights=False, device="meta")
 
     def small(cls: str, vision: dict[str, Any], text: dict[str, Any]) -> nn.Module:
         from open_clip import model
