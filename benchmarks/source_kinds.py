@@ -49,9 +49,7 @@ WAYS = (
     Way("class named", "model", "class"),
     Way("trained, without source", "trained", ""),
     Way("trained, package", "trained", "package"),
-    Way("trained, class named", "trained", "class"),
 )
-_UNNAMED = frozenset({"package", "trained, package"})
 
 
 def source_of(truth: Truth, way: Way) -> tuple[str, ...]:
@@ -69,7 +67,7 @@ def score(path: str, truth: Truth, source: tuple[str, ...]) -> tuple[Counter[str
     The counts: entries, right, wrong, parameters, called_buffers (parameters that are), other (buffers that
     are not of a batch norm), other_right, complete (every entry right, in a file with buffers), absent
     (non-persistent buffers that exist), missing and possible (said) with ``_right``, and ``class``, ``leaf``
-    (entries with such evidence) with ``_wrong``, root, root_right.
+    and ``contents`` (entries with such evidence) with ``_wrong``, root, root_right.
     """
     from ckpttool.api.opened import open_file
 
@@ -88,12 +86,13 @@ def score(path: str, truth: Truth, source: tuple[str, ...]) -> tuple[Counter[str
         other = is_other_buffer(name, kind)
         counts.update(entries=1, right=right, wrong=wrong, parameters=kind == "parameter")
         counts.update(called_buffers=kind == "parameter" and wrong, other=other, other_right=other and right)
-        if evidence is not None and row.classification.basis.value == "source":
-            counts.update({evidence.how: 1, f"{evidence.how}_wrong": wrong})
+        basis = row.classification.basis.value
+        how = evidence.how if evidence is not None and basis == "source" else basis
+        if how in ("class", "leaf", "contents"):
+            counts.update({how: 1, f"{how}_wrong": wrong})
         if not right:
             where = f"{evidence.file}:{evidence.line} {evidence.class_name}" if evidence else ""
-            how = evidence.how if evidence else ""
-            mistakes.append([name, kind, said, row.classification.basis.value, how, where])
+            mistakes.append([name, kind, said, basis, how, where])
     has_buffers = any(kind != "parameter" for kind in truth.kinds.values())
     counts.update(with_buffers=has_buffers, complete=has_buffers and not mistakes)
     for row in inspection.missing:
@@ -138,7 +137,7 @@ def _of(part: int, whole: int) -> str:
 _HEADINGS = (
     "library | asked | files | entries | right | wrong | other buffers | right | called buffers "
     "| missing said | right | exist | possible said | right | all right, of those with buffers "
-    "| class | wrong | leaf | wrong | root named | right"
+    "| class | wrong | leaf | wrong | contents | wrong | root named | right"
 )
 
 
@@ -148,7 +147,8 @@ def _row(library: str, way: str, counts: Counter[str]) -> str:
     cells += [c["other"], _of(c["other_right"], c["other"]), f"{c['called_buffers']} of {c['parameters']}"]
     cells += [c["missing"], c["missing_right"], c["absent"], c["possible"], c["possible_right"]]
     cells += [f"{c['complete']} of {c['with_buffers']}"]
-    cells += [c["class"], c["class_wrong"], c["leaf"], c["leaf_wrong"], c["root"], c["root_right"]]
+    cells += [c[key] for how in ("class", "leaf", "contents") for key in (how, f"{how}_wrong")]
+    cells += [c["root"], c["root_right"]]
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
