@@ -17,11 +17,12 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from ckpttool.kinds.source.files import read_file
 
 _MOST_MEMORY = 512 * 2**20  # of addresses; 512 KiB of `x=1` lines take 320 MiB
-_FILES_A_COLLECTION = 64
+_NBYTES_A_COLLECTION = 256 * 1024  # of source: what a scan leaves in circles may hold all of their trees
 
 # PEP 263. A declared encoding chooses between two decoders here, and names none: Python's own would look for
 # a codec of any name, and some of those rewrite the text.
@@ -52,10 +53,10 @@ def decode(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
-def answer(path: str, module: str, is_package: bool, scan: Scan) -> dict[str, object]:
+def answer(path: str, module: str, is_package: bool, scan: Scan) -> dict[str, Any]:
     """What one file says, as it is written into JSON, or why it says nothing."""
     started = time.process_time()
-    found: dict[str, object] = {"last": False}
+    found: dict[str, Any] = {"last": False}
     try:
         data, status = read_file(path)
         found |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -81,16 +82,19 @@ def main() -> None:
     scan: Scan = getattr(import_module(module), function)
     warnings.simplefilter("ignore")  # of the syntax: an invalid escape
     _bound_memory()
-    gc.disable()  # a syntax tree holds no circles, and is a million objects
+    gc.disable()  # a syntax tree is a million objects, and holds no circles
     _write({"ready": True})
-    for count, line in enumerate(sys.stdin.buffer, 1):
+    nbytes = 0
+    for line in sys.stdin.buffer:
         path, name, is_package = json.loads(line)
         found = answer(path, name, is_package, scan)
         _write(found)
         if found["last"]:
             return
-        if count % _FILES_A_COLLECTION == 0:
+        nbytes += found.get("size", 0)
+        if nbytes > _NBYTES_A_COLLECTION:
             gc.collect()
+            nbytes = 0
 
 
 def _write(found: dict[str, object]) -> None:

@@ -112,6 +112,15 @@ def test_what_takes_too_much_memory_takes_no_file_after_it_along(tmp_path: Path)
     assert (second.error, second.is_final) == ("takes too much memory to parse", False)
 
 
+def test_trees_are_gone_before_the_next_ones_are_there(tmp_path: Path) -> None:
+    names = [f"m{number}" for number in range(8)]
+    write_tree(tmp_path, {f"{name}.py": b"x=1\n" * 2**15 for name in names})  # 80 MiB each, with its parsing
+    parser = parsing.Parser("tests.support.source_summaries:circular")
+    answers = parser.parse([parsing.Request(str(tmp_path / f"{name}.py"), name, False) for name in names])
+    parser.close()
+    assert {answer.error for answer in answers} == {""}
+
+
 def test_no_file_is_waited_for(tmp_path: Path) -> None:
     write_tree(tmp_path, {"pkg/__init__.py": "", "pkg/b.py": CLASS})
     with reader(tmp_path / "pkg") as found:
