@@ -18,6 +18,7 @@ class Layout:
         self._is_one_file = not os.path.isdir(top)
         self._base = tree.path if self._is_one_file else os.path.realpath(top)
         self._odd: dict[str, str] = {}  # files that no source can import, by what they are called here
+        self._located: dict[str, str | None] = {}
         self._lies_inside: dict[str, bool] = {}  # by folder
 
     def place(self, file: str) -> str:
@@ -77,9 +78,15 @@ class Layout:
 
     def locate(self, module: str) -> str | None:
         """The file of a module, None where the tree has none; a folder without ``__init__.py`` is no file."""
-        steps = module.split(".")
-        if module in self._odd or not all(step.isidentifier() for step in steps):
-            return self._odd.get(module)
+        if module in self._odd:
+            return self._odd[module]
+        if module not in self._located:
+            steps = module.split(".")
+            names = all(step.isidentifier() for step in steps)
+            self._located[module] = self._locate(steps) if names else None
+        return self._located[module]
+
+    def _locate(self, steps: list[str]) -> str | None:
         roots = [""]
         if not self.tree.top:
             roots += [f"{root}/" for root in (self._beginnings.get(steps[0]),) if root]
