@@ -8,6 +8,8 @@ from functools import cached_property
 
 from ckpttool.kinds.source.packages import Tree, walk_scope
 
+_DEEPEST = 64  # parts of a name
+
 
 class Layout:
     """The modules of a tree: of its package; or of a folder, wherever in it a package or a script lies."""
@@ -19,7 +21,8 @@ class Layout:
         self._base = tree.path if self._is_one_file else os.path.realpath(top)
         self._odd: dict[str, str] = {}  # files that no source can import, by what they are called here
         self._located: dict[str, str | None] = {}
-        self._lies_inside: dict[str, bool] = {}  # by folder
+        self._walked: frozenset[str] = frozenset()
+        self._listed = {"": frozenset([tree.top] if tree.top else _list(tree.path))}  # by folder
 
     def place(self, file: str) -> str:
         """Where a file of the tree lies."""
@@ -28,8 +31,8 @@ class Layout:
     @cached_property
     def _named_files(self) -> list[str]:
         files = list(walk_scope(self.tree))
-        if not self.tree.entry:  # no links were followed
-            self._lies_inside = dict.fromkeys(map(_folder, files), True)
+        if not (self.tree.entry and self.tree.installed):  # then no links were followed
+            self._walked = frozenset(files)
         hidden = {f"{_folder(file)}.py" for file in files if file.endswith("/__init__.py")}
         return [file for file in files if file not in hidden]  # a package hides the module of its name
 
@@ -82,8 +85,8 @@ class Layout:
             return self._odd[module]
         if module not in self._located:
             steps = module.split(".")
-            names = all(step.isidentifier() for step in steps)
-            self._located[module] = self._locate(steps) if names else None
+            may_be = len(steps) <= _DEEPEST and all(step.isidentifier() for step in steps)
+            self._located[module] = self._locate(steps) if may_be else None
         return self._located[module]
 
     def _locate(self, steps: list[str]) -> str | None:
@@ -105,22 +108,37 @@ class Layout:
 
     def status(self, file: str) -> os.stat_result | None:
         """The status of a regular file that lies in the tree, whatever links lead to it; else None."""
-        place = self.place(file)
-        folder = _folder(file)
+        folder, _, name = file.rpartition("/")
+        if file not in self._walked and name not in self._names(folder):
+            return None
         try:
+            place = self.place(file)
             status = os.lstat(place)
-            if stat.S_ISLNK(status.st_mode):
+            if stat.S_ISLNK(status.st_mode) and self._is_inside(place):
                 status = os.stat(place)
-                return status if stat.S_ISREG(status.st_mode) and self._is_inside(place) else None
         except OSError:
             return None
-        if folder not in self._lies_inside:
-            self._lies_inside[folder] = self._is_inside(self.place(folder))
-        return status if stat.S_ISREG(status.st_mode) and self._lies_inside[folder] else None
+        return status if stat.S_ISREG(status.st_mode) else None
+
+    def _names(self, folder: str) -> frozenset[str]:
+        """What lies in a folder of the tree, as it was first seen; nothing where a link leads out."""
+        if folder not in self._listed:
+            above, _, name = folder.rpartition("/")
+            place = self.place(folder)
+            is_ours = name in self._names(above) and self._is_inside(place)
+            self._listed[folder] = frozenset(_list(place) if is_ours else ())
+        return self._listed[folder]
 
     def _is_inside(self, place: str) -> bool:
         real = os.path.realpath(place)
         return real == self._base or real.startswith(self._base.rstrip(os.sep) + os.sep)
+
+
+def _list(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # a file, or where nobody may look
+        return []
 
 
 def _folder(file: str) -> str:
