@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ from zlib import crc32
 
 import pytest
 
+import ckpttool
 from ckpttool.kinds.source import own_folder, process
 from ckpttool.kinds.source.packages import find_tree
 from ckpttool.kinds.source.reader import Reader
@@ -64,6 +67,22 @@ def test_what_was_read_is_not_parsed_again(
         assert found.find_class("Broken") == []
         assert found.read("pkg.a") is not None
         assert (found.files, found.cached, found.parsed_ms) == (1, 1, 0)
+
+
+def test_nothing_that_parses_is_loaded_where_all_is_there(package: Path) -> None:
+    read(package)
+    script = f"""
+import sys
+from tests.support.source_trees import classes_of, reader
+with reader({str(package)!r}) as found:
+    assert found.find_class("A") == ["pkg.a"]
+    assert classes_of(found) == {CLASSES!r}
+print(*sorted({{"ast", "subprocess", "threading", "tokenize", "torch", "numpy"}} & sys.modules.keys()))
+"""
+    # -S: what a coverage or an editable install loads is not ours
+    home = Path(ckpttool.__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, check=True, cwd=home)
+    assert ran.stdout.split() == []
 
 
 def test_it_is_the_users_alone_and_named_for_the_package(package: Path, folder: Path) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import warnings
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from ckpttool.kinds.source import child, parsing
 from ckpttool.kinds.source.files import MOST_FILE_NBYTES
+from tests.support import source_summaries
 from tests.support.source_trees import classes_of, reader, write_tree
 
 CLASS = "class C: pass\n"
@@ -184,3 +189,19 @@ def test_the_child_has_its_limits(tmp_path: Path) -> None:
     assert summary["RLIMIT_AS"] in (512 * 2**20, resource.getrlimit(resource.RLIMIT_AS)[1])
     assert summary["isolated"] and summary["no_site"] and summary["utf8"]
     assert str(tmp_path) not in summary["path"] and "" not in summary["path"]
+
+
+WORDS = [
+    word.encode() for word in "class C: f' ' ( ) { } \\ # coding: latin-1 utf-7 x = 1e9 lambda: @ é".split()
+]
+WORDS += [b"\n", b" ", b"\t", b"\0", b"\xff", b"\xef\xbb\xbf", b"\r", b"\x0c"]
+
+
+@hypothesis.given(st.lists(st.sampled_from(WORDS), max_size=40).map(b"".join))
+def test_whatever_a_file_holds_is_a_summary_or_a_reason(words: bytes) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".py") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file.write(words)
+        file.flush()
+        found = child.answer(file.name, "a", False, source_summaries.scan)
+    assert ("summary" in found) != ("error" in found)
