@@ -65,7 +65,7 @@ def _find(name: str, versioned: bool) -> Tree:
         folders = _import_folders() if tree.installed else []
         tree = tree._replace(version=version_of(tree.package, [tree.path, *folders]))
     if next(walk_scope(tree), None) is None:
-        raise SourceNotFound(f"no .py file is in {os.path.join(tree.path, tree.scope)}", hint=_HINT)
+        raise SourceNotFound("no .py file is in it", path=name, hint=_HINT)
     return tree
 
 
