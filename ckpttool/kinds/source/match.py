@@ -278,7 +278,7 @@ def _best(found: Sequence[Fit]) -> list[Fit]:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether ``name`` may be what ``pattern`` stands for: linear in both, and no regular expression."""
+    """Whether ``name`` may be what ``pattern`` stands for: without going back, and no regular expression."""
     if pattern == DIGITS:
         return name.isdecimal()
     parts: list[str] = [""]  # text, mark, text, mark, text
@@ -287,25 +287,33 @@ def matches(pattern: str, name: str) -> bool:
             parts += [character, ""]
         else:
             parts[-1] += character
-    if not name.startswith(parts[0]):
+    first, last = parts[0], parts[-1]
+    if len(parts) == 1:
+        return name == first
+    if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
         return False
-    at = len(parts[0])
-    for index in range(1, len(parts), 2):
-        mark, text = parts[index : index + 2]
-        if mark == ANY:
-            # The last text stands at the end, any other as early as it can.
-            place = name.find(text, at) if index + 2 < len(parts) else max(at, len(name) - len(text))
-            if not name.startswith(text, place) or place < 0:
-                return False
-            at = place + len(text)
-            continue
-        end = at
-        while end < len(name) and name[end].isdecimal():
-            end += 1
-        if end == at or not name.startswith(text, end):
+    if len(parts) == 3:
+        return parts[1] == ANY or name[len(first) : len(name) - len(last)].isdecimal()
+    ends = {len(first)}  # how much of the name the pattern may have used up so far
+    for mark, text in zip(parts[1::2], parts[2::2], strict=True):
+        starts: Iterable[int] = range(min(ends), len(name) + 1)
+        if mark != ANY:
+            starts = _after_digits(name, ends)
+        ends = {at + len(text) for at in starts if name.startswith(text, at)}
+        if not ends:
             return False
-        at = end + len(text)
-    return at == len(name)
+    return len(name) in ends
+
+
+def _after_digits(name: str, starts: set[int]) -> list[int]:
+    """The places in ``name`` with nothing but digits, at least one, since one of ``starts``."""
+    found: list[int] = []
+    inside = False
+    for at in range(min(starts), len(name)):
+        inside = (inside or at in starts) and name[at].isdecimal()
+        if inside:
+            found.append(at + 1)
+    return found
 
 
 def is_wild(pattern: str) -> bool:
