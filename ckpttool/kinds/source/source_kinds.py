@@ -83,8 +83,8 @@ class SourceKinds:
         statuses = {module: reader.layout.status(file) for module, file in named.items()}
         sizes = {module: status.st_size for module, status in statuses.items() if status is not None}
         self._progress.begin("source", sum(sizes.values()))
-        for module, _ in reader.read_all():
-            self._library.read(module)
+        for module, summary in reader.read_all():
+            self._library.summaries.setdefault(module, summary)
             self._progress.advance(sizes.get(module, 0))
         self._progress.finish()
 
