@@ -23,6 +23,7 @@ from ckpttool.values.source import How, SourceEvidence
 
 _DEEPEST_WRAPPER = 4
 _DEEPEST_MISSING = 6
+_MOST_LOOKED_AT = 200_000  # attributes that may be missing buffers, or have some
 _MOST_COMPARED = 16  # types of one child
 _ENOUGH_MODULES = 2  # that only the package's classes cover, for a claim by a name alone
 _WRAPPERS = frozenset("module model _orig_mod state_dict net network _forward_module".split())
@@ -61,6 +62,8 @@ class _Judge:
         self._fits: dict[str, list[Fit]] = {}
         self._said: dict[int, Classification] = {}
         self._missing: dict[str, Classification] = {}
+        self._left = _MOST_LOOKED_AT
+        self._saving: dict[tuple[str, tuple[tuple[str, str], ...]], bool] = {}
         self._meant: set[str] = set()  # paths of modules whose classes follow from the root's
         self._near_ones: set[str] = set()  # paths of modules whose class the parent's file knows
         self._compared: dict[tuple[int, int], tuple[int, int]] = {}
@@ -274,6 +277,9 @@ class _Judge:
         members = self._matcher.members(instance)
         place = node.path if node is not None else path
         for name, attribute in members.by_name.items():
+            self._left -= 1
+            if self._left < 0:
+                return
             inner = f"{place}.{name}" if place else name
             if attribute.is_buffer and attribute.value.persistent is False:
                 if node is None or name not in node.own:
@@ -285,6 +291,13 @@ class _Judge:
 
     def _saves(self, instance: Instance, depth: int) -> bool:
         """Whether every file of it has an entry of ``instance``: then it is not there at all."""
+        key = instance.cls.dotted, instance.binding
+        if key not in self._saving:
+            self._saving[key] = False  # for classes that build each other
+            self._saving[key] = self._find_saved(instance, depth)
+        return self._saving[key]
+
+    def _find_saved(self, instance: Instance, depth: int) -> bool:
         members = self._matcher.members(instance)
         for attribute in members.by_name.values():
             if not attribute.sure:

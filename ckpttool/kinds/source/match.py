@@ -30,6 +30,8 @@ from ckpttool.values.source import SourceEvidence
 _FEWEST_LETTERS = 2  # that a pattern must have to be evidence
 _MOST_FITS = 1000
 _MOST_SEARCHED = 4000  # classes that may have the names of a module
+_MOST_SEARCHES = 5000  # for modules of unlike names
+_MOST_PATTERNS = 20_000  # of names, in all that was read
 _ENTRY_KINDS = ENTRIES | {ANYTHING}
 _CHILD_KINDS = frozenset((MODULE, ANYTHING))
 
@@ -104,7 +106,7 @@ class Matcher:
         children = frozenset(node.children)
         key = node.leaves, children
         if key not in self._searched:
-            self._searched[key] = self._search(*key)
+            self._searched[key] = self._search(*key) if len(self._searched) < _MOST_SEARCHES else []
         return self._searched[key]
 
     def modules_of(self, parents: Iterable[SourceClass]) -> set[str]:
@@ -215,6 +217,8 @@ class Matcher:
             for name in names:
                 table = own if MARKS.isdisjoint(name) else self._open_ended
                 table.setdefault(name, set()).update(heirs[declaring])
+        for pattern in list(self._open_ended)[_MOST_PATTERNS:]:
+            del self._open_ended[pattern]
         self._declaring = own
         return own
 

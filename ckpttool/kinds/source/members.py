@@ -41,6 +41,7 @@ ENTRIES = frozenset((PARAMETER, BUFFER, PLACEHOLDER))
 _DEEPEST = 8  # calls of methods by methods, or values of values
 _MOST_ACTS = 3000  # of one class with its bases
 _MOST_TYPES = 24
+_MOST_VALUES = 5_000_000  # that are worked out in all; the whole of transformers takes a tenth
 _DIGITS_AND_ANY = (DIGITS, ANY)
 
 Binding: TypeAlias = Mapping[str, Description]
@@ -125,7 +126,7 @@ class Interpreter:
     def __init__(self, library: Library) -> None:
         self.library = library
         self._members: dict[tuple[str, tuple[tuple[str, str], ...]], Members] = {}
-        self._busy: set[str] = set()
+        self._left = _MOST_VALUES
 
     def members(self, instance: Instance) -> Members:
         """What ``instance`` has."""
@@ -273,7 +274,8 @@ class Interpreter:
     ) -> Value:
         """What ``described`` gives; ``inside`` is whose self it may speak of."""
         what = described[0]
-        if not depth or what == "?":
+        self._left -= 1
+        if not depth or what == "?" or self._left < 0:
             return UNSEEN
         if what == "call":
             return self.call(described[1], described[2], binding, depth, inside)

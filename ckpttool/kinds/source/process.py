@@ -16,7 +16,7 @@ from ckpttool.values.errors import CkptToolError
 _START = "import sys; sys.path.append(sys.argv[1]); from ckpttool.kinds.source.child import main; main()"
 _ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))  # where this package lies
 _SECONDS_TO_START = 60.0
-_MOST_ANSWER_NBYTES = 16 * 2**20
+_MOST_ANSWER_NBYTES = 4 * 2**20
 _DEBUG_HINT = "CKPTTOOL_TRACEBACK=1 shows what it says"
 
 
