@@ -1,49 +1,37 @@
-"""What an expression in source may give, as a description; nothing is evaluated.
-
-A description is a list that JSON can hold::
-
-    ["const", value]    ["name", [pattern, …]]    text that is put together
-    ["arg", key]        an argument of the function, or what self has (``self.x``)
-    ["ref", dotted]     what the module defines or imports    ["call", dotted, arguments]    what that gives
-    ["method", name, arguments]    what a method of self gives
-    ["list", [item, …], exact]     ["dict", [[pattern, item], …]]
-    ["with", container, [[pattern, item], …]]    a container, and what is put into it later
-    ["or", [item, …]]   ["plain"]   neither a module nor a Parameter nor a class    ["?"]   anything
-
-A *pattern* is a text in which ``ANY`` stands for what is not known, ``DIGITS`` for a number and
-``ARG key ARG`` for what the caller gives. Arguments are ``[positional, by keyword, open]``.
-``open``: there may be more. The first ``exact`` items of a list stand at their index; None: all do, and there
-are no others.
-"""
+"""What the expressions of a function may give, at one place of its text; nothing is evaluated."""
 
 from __future__ import annotations
 
 import ast
-import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-ANY = "\x01"
-DIGITS = "\x02"
-ARG = "\x03"
-MARKS = frozenset((ANY, DIGITS, ARG))
-
-Description: TypeAlias = list[Any]
-When: TypeAlias = Sequence[Any]
-"""Conditions that all hold, see ``scan``."""
+from ckpttool.kinds.source.descriptions import (
+    ANY,
+    MOST_ITEMS,
+    NUMBER,
+    OPEN,
+    PLAIN,
+    Description,
+    When,
+    alternatives,
+    alternatives_of,
+    combine,
+    exact_of,
+    exclude,
+    items_of,
+    join,
+    make_list,
+    patterns_of,
+    put,
+    unpack,
+)
 
 Inner: TypeAlias = ast.FunctionDef | ast.Lambda | ast.Call
 """What a function may define to call it: a Call is that of ``functools.partial``."""
 
-PLAIN: Description = ["plain"]
-OPEN: Description = ["?"]
-_NUMBER: Description = ["name", [DIGITS]]
-
 _MOST_VALUES = 8  # that a name may have at one place
-_MOST_PATTERNS = 64
-_MOST_ITEMS = 64  # of a list
-_MOST_ALTERNATIVES = 16
 _DEEPEST = 12
 _MOST_STEPS = 20_000  # of one function: whoever writes more gets no answer
 
@@ -55,7 +43,7 @@ _TRANSPARENT = frozenset(
 _SAME = frozenset("list tuple set reversed sorted iter".split())
 """Functions of the items of what they are given, in some order."""
 
-_NUMBERS = frozenset("len int range".split())
+NUMBERS = frozenset("len int range".split())
 _PLAIN_FUNCTIONS = frozenset("float bool max min sum abs round isinstance hasattr any all".split())
 _PLAIN_ROOTS = frozenset("numpy math torch einops scipy random os".split())
 _IN_PLACE = re.compile(r"torch\.nn\.init\.\w+_")
@@ -123,7 +111,7 @@ class Scope:
             self.assign(target.value, OPEN)
         elif isinstance(target, (ast.Tuple, ast.List)):
             for part, item in zip(
-                target.elts[:_MOST_ITEMS], unpack(described, len(target.elts)), strict=False
+                target.elts[:MOST_ITEMS], unpack(described, len(target.elts)), strict=False
             ):
                 self.assign(part, item)
 
@@ -142,7 +130,7 @@ class Scope:
         values = self._values.get(name)
         if values is None:
             return
-        self._values[name] = [(_put(value, pattern_or_item), when) for value, when in values]
+        self._values[name] = [(put(value, pattern_or_item), when) for value, when in values]
 
     # -------------------------------------------------------------------------------------- names
 
@@ -157,7 +145,7 @@ class Scope:
             return list(described[1])
         if described[0] == "dict" and described[1]:
             return [["name", [pattern]] for pattern, _ in described[1]]
-        return [described] if described[0] == "arg" or described == _NUMBER else [OPEN]
+        return [described] if described[0] == "arg" or described == NUMBER else [OPEN]
 
     # ------------------------------------------------------------------------------------- values
 
@@ -179,7 +167,7 @@ class Scope:
         if value is ... or isinstance(value, (bytes, complex, float)):
             return OPEN if value is ... else PLAIN
         if isinstance(value, int) and value.bit_length() > 64:
-            return _NUMBER
+            return NUMBER
         return ["const", value]
 
     def _describe_name(self, node: ast.Name) -> Description:
@@ -187,7 +175,7 @@ class Scope:
         while scope is not None:
             values = scope._values.get(node.id)
             if values is not None:
-                return alternatives([value for value, when in values if not _exclude(when, self.now)])
+                return alternatives([value for value, when in values if not exclude(when, self.now)])
             scope = scope._outer
         dotted = self._resolve(node.id)
         return OPEN if dotted is None else ["ref", dotted]
@@ -316,18 +304,18 @@ class Scope:
             return self._describe_dict_call(node)
         if name == "str" and len(node.args) == 1:
             return ["name", patterns_of(first)]
-        if name in _NUMBERS:
-            return _NUMBER
+        if name in NUMBERS:
+            return NUMBER
         if name in _SAME:
             if not node.args:
                 return make_list([], None)
             in_order = name in ("list", "tuple", "iter") and first[0] == "list"
             return first if in_order or first[0] == "arg" else make_list(self.elements(node.args[0]), 0)
         if name == "enumerate" and node.args:
-            return make_list([["list", [_NUMBER, item], None] for item in self.elements(node.args[0])], 0)
+            return make_list([["list", [NUMBER, item], None] for item in self.elements(node.args[0])], 0)
         if name == "zip":
             columns = [self.elements(argument) for argument in node.args]
-            counts = [len(column) for column in columns if column != [OPEN] and column != [_NUMBER]]
+            counts = [len(column) for column in columns if column != [OPEN] and column != [NUMBER]]
             count = min(counts, default=1)
             rows = [[column[min(at, len(column) - 1)] for column in columns] for at in range(count)]
             return make_list([["list", row, None] for row in rows], 0)
@@ -356,14 +344,14 @@ class Scope:
         """The arguments of a call."""
         positional: list[Description] = []
         is_open = False
-        for argument in node.args[:_MOST_ITEMS]:
+        for argument in node.args[:MOST_ITEMS]:
             if isinstance(argument, ast.Starred):
                 is_open = True
                 positional.append(["*", self.describe(argument.value)])
             else:
                 positional.append(self.describe(argument))
         named = {}
-        for keyword in node.keywords[:_MOST_ITEMS]:
+        for keyword in node.keywords[:MOST_ITEMS]:
             if keyword.arg is None:
                 is_open = True
             else:
@@ -384,14 +372,14 @@ class Scope:
                     pairs += [[pattern, value] for pattern in patterns_of(key)]
             else:
                 pairs.append([ANY, OPEN])
-        for keyword in node.keywords[:_MOST_ITEMS]:
+        for keyword in node.keywords[:MOST_ITEMS]:
             pairs.append([keyword.arg or ANY, self.describe(keyword.value) if keyword.arg else OPEN])
-        return ["dict", pairs[:_MOST_ITEMS]]
+        return ["dict", pairs[:MOST_ITEMS]]
 
     def _describe_list(self, node: ast.List | ast.Tuple | ast.Set) -> Description:
         items: list[Description] = []
         exact: int | None = None
-        for item in node.elts[:_MOST_ITEMS]:
+        for item in node.elts[:MOST_ITEMS]:
             if isinstance(item, ast.Starred):
                 inner = self.describe(item.value)
                 if exact is None and (inner[0] != "list" or inner[2] is not None):
@@ -419,13 +407,13 @@ class Scope:
 
     def _describe_dict(self, node: ast.Dict) -> Description:
         pairs: list[list[Any]] = []
-        for key, value in zip(node.keys[:_MOST_ITEMS], node.values, strict=False):
+        for key, value in zip(node.keys[:MOST_ITEMS], node.values, strict=False):
             described = self.describe(value)
             if key is None:
                 pairs += described[1] if described[0] == "dict" else [[ANY, OPEN]]
             else:
                 pairs += [[pattern, described] for pattern in self.patterns(key)]
-        return ["dict", pairs[:_MOST_ITEMS]]
+        return ["dict", pairs[:MOST_ITEMS]]
 
     def _describe_subscript(self, node: ast.Subscript) -> Description:
         inner = self.describe(node.value)
@@ -528,132 +516,9 @@ _DESCRIBE: dict[type[ast.AST], Any] = {
 }
 
 
-# ------------------------------------------------------------------------------------- descriptions
-
-
 def complete(partial: ast.Call, call: ast.Call) -> ast.Call:
     """The call that ``call`` is of what ``partial`` holds."""
     named = {keyword.arg for keyword in call.keywords}
     keywords = [keyword for keyword in partial.keywords if keyword.arg not in named]
     made = ast.Call(partial.args[0], [*partial.args[1:], *call.args], [*keywords, *call.keywords])
     return ast.copy_location(made, call)
-
-
-def make_list(items: Sequence[Description], exact: int | None) -> Description:
-    """A list of which the first ``exact`` items stand at their index; None: all, and there are no others."""
-    if exact is None and len(items) > _MOST_ITEMS:
-        exact = _MOST_ITEMS
-    return ["list", list(items[:_MOST_ITEMS]), exact]
-
-
-def exact_of(described: Description) -> int:
-    """How many items of a list stand at their index."""
-    exact = described[2]
-    return len(described[1]) if exact is None else exact
-
-
-def alternatives(found: Iterable[Description]) -> Description:
-    """One of ``found``: itself where there is one, ``["or", …]`` where there are several."""
-    flat: list[Description] = []
-    for item in found:
-        flat += [part for part in alternatives_of(item) if part not in flat]
-        if len(flat) > _MOST_PATTERNS:
-            return OPEN
-    return flat[0] if len(flat) == 1 else ["or", flat] if flat else OPEN
-
-
-def alternatives_of(item: Description) -> list[Description]:
-    """What ``item`` may be."""
-    return item[1] if item[0] == "or" else [item]
-
-
-def items_of(item: Description) -> list[Description]:
-    """What is in a list, as far as it is seen."""
-    return item[1] if item[0] == "list" else [OPEN]
-
-
-def unpack(described: Description, count: int) -> list[Description]:
-    """``count`` names that are assigned what is ``described``."""
-    if described[0] == "list" and len(described[1]) == count and described[2] is None:
-        return list(described[1])
-    if described[0] == "or":
-        columns = zip(*(unpack(item, count) for item in described[1]), strict=True)
-        return [alternatives(column) for column in columns]
-    return [PLAIN if described == PLAIN else OPEN] * count
-
-
-def patterns_of(described: Description) -> list[str]:
-    """The text that ``described`` is, in a name."""
-    found: list[str] = []
-    for item in alternatives_of(described):
-        if item[0] == "const":
-            found.append(_text_of(item[1]))
-        elif item[0] == "name":
-            found += item[1]
-        elif item[0] == "arg":
-            found.append(f"{ARG}{item[1]}{ARG}")
-        else:
-            found.append(ANY)
-    return list(dict.fromkeys(found))[:_MOST_PATTERNS] or [ANY]
-
-
-def join(parts: Sequence[Sequence[str]]) -> list[str]:
-    """Every way to put together one of each of ``parts``; what are too many are anything."""
-    found = ["".join(part) for part in itertools.islice(itertools.product(*parts), _MOST_PATTERNS + 1)]
-    if len(found) <= _MOST_PATTERNS:
-        return list(dict.fromkeys(found))
-    return ["".join(part[0] if len(part) == 1 else ANY for part in parts)]
-
-
-def combine(left: Description, operator: ast.operator, right: Description) -> Description:
-    """What ``+`` or another operator makes of two."""
-    sides = (left, right)
-    if any(side[0] == "list" for side in sides):
-        items = [item for side in sides if side[0] == "list" for item in side[1]]
-        both = all(side[0] == "list" for side in sides)
-        if not isinstance(operator, ast.Add):
-            return make_list(items, 0)
-        if both and all(side[2] is None for side in sides):
-            return make_list(items, None)
-        return make_list([*items, *([] if both else [OPEN])], exact_of(left) if left[0] == "list" else 0)
-    if any(item == _NUMBER or _is_number(item) for side in sides for item in alternatives_of(side)):
-        return _NUMBER
-    is_text = any(item[0] == "name" or _is_text(item) for side in sides for item in alternatives_of(side))
-    both_args = all(item[0] == "arg" for side in sides for item in alternatives_of(side))
-    if isinstance(operator, ast.Add) and (is_text or both_args):
-        return ["name", join([patterns_of(side) for side in sides])]
-    return PLAIN
-
-
-def _is_number(item: Description) -> bool:
-    return item[0] == "const" and type(item[1]) is int
-
-
-def _is_text(item: Description) -> bool:
-    return item[0] == "const" and isinstance(item[1], str)
-
-
-def _put(value: Description, pairs: list[list[Any]]) -> Description:
-    if value[0] == "list":
-        return make_list([*value[1], *(item for _, item in pairs)], exact_of(value))
-    if value[0] == "dict":
-        return ["dict", [*value[1], *pairs][:_MOST_ITEMS]]
-    if value[0] == "with":
-        return ["with", value[1], [*value[2], *pairs][:_MOST_ITEMS]]
-    if value[0] == "or":
-        return ["or", [_put(item, pairs) for item in value[1]]]
-    return ["with", value, pairs[:_MOST_ITEMS]] if value[0] in ("call", "method", "arg") else value
-
-
-_OPPOSITE = {"true": "false", "false": "true", "is": "not", "not": "is"}
-
-
-def _exclude(when: When, now: When) -> bool:
-    """Whether one of the conditions is the opposite of another."""
-    return any(atom is not None and [atom[0], _OPPOSITE[atom[1]], *atom[2:]] in now for atom in when)
-
-
-def _text_of(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return ANY
-    return str(value) if isinstance(value, int) else value if MARKS.isdisjoint(value) else ANY

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ckpttool.kinds.classify import Verdict
-from ckpttool.kinds.source.library import SourceClass
-from ckpttool.kinds.source.match import Fit, Matcher, Types
-from ckpttool.kinds.source.members import (
+from ckpttool.kinds.source.instances import (
     ANYTHING,
     BUFFER,
     MODULE,
@@ -17,6 +15,8 @@ from ckpttool.kinds.source.members import (
     Instance,
     Type,
 )
+from ckpttool.kinds.source.library import SourceClass
+from ckpttool.kinds.source.match import Fit, Matcher, Types
 from ckpttool.kinds.source.modules import Node, grow, iter_nodes
 from ckpttool.values.checkpoint import Basis, Classification, Kind, Presence
 from ckpttool.values.source import How, SourceEvidence

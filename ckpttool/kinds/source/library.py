@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ckpttool.kinds.source import torch_classes
-from ckpttool.kinds.source.expressions import Description
+from ckpttool.kinds.source.descriptions import Description
 from ckpttool.kinds.source.torch_classes import TorchClass
 
 Summary: TypeAlias = Mapping[str, Any]

@@ -6,9 +6,8 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ckpttool.kinds.source.expressions import ANY, ARG, DIGITS, MARKS
-from ckpttool.kinds.source.library import SourceClass
-from ckpttool.kinds.source.members import (
+from ckpttool.kinds.source.descriptions import ANY, ARG, DIGITS, MARKS
+from ckpttool.kinds.source.instances import (
     ANYTHING,
     BUFFER,
     ENTRIES,
@@ -17,12 +16,13 @@ from ckpttool.kinds.source.members import (
     Attribute,
     Container,
     Instance,
-    Interpreter,
     Items,
     Members,
     Type,
     Value,
 )
+from ckpttool.kinds.source.library import SourceClass
+from ckpttool.kinds.source.members import Interpreter
 from ckpttool.kinds.source.modules import Node
 from ckpttool.kinds.source.torch_classes import TorchClass, find, torch_classes
 from ckpttool.values.source import SourceEvidence

@@ -7,13 +7,20 @@ seen to call has every entry that any arguments could give it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from ckpttool.kinds.source import torch_classes
-from ckpttool.kinds.source.expressions import (
+from ckpttool.kinds.source.bindings import (
+    Binding,
+    bind,
+    bound,
+    cover_all,
+    fill,
+    undecided,
+)
+from ckpttool.kinds.source.descriptions import (
     ANY,
-    ARG,
     DIGITS,
     OPEN,
     Description,
@@ -22,21 +29,33 @@ from ckpttool.kinds.source.expressions import (
     patterns_of,
     unpack,
 )
+from ckpttool.kinds.source.instances import (
+    ANYTHING,
+    BUFFER,
+    ENTRIES,
+    MODULE,
+    NO_ENTRY,
+    PARAMETER,
+    PLACEHOLDER,
+    UNSEEN,
+    Attribute,
+    Clause,
+    Container,
+    Instance,
+    Items,
+    Members,
+    Type,
+    Value,
+)
 from ckpttool.kinds.source.library import (
     Alias,
     Function,
     Library,
-    Lineage,
     Member,
     SourceClass,
     TorchName,
 )
 from ckpttool.kinds.source.torch_classes import TorchClass
-
-PARAMETER, BUFFER, PLACEHOLDER, MODULE, ANYTHING = "parameter", "buffer", "placeholder", "module", "?"
-"""What an attribute may be. PLACEHOLDER: a buffer without elements; ANYTHING: what is not seen."""
-
-ENTRIES = frozenset((PARAMETER, BUFFER, PLACEHOLDER))
 
 _DEEPEST = 8  # calls of methods by methods, or values of values
 _MOST_ACTS = 3000  # of one class with its bases
@@ -44,80 +63,7 @@ _MOST_TYPES = 24
 _MOST_VALUES = 5_000_000  # that are worked out in all; the whole of transformers takes a tenth
 _DIGITS_AND_ANY = (DIGITS, ANY)
 
-Binding: TypeAlias = Mapping[str, Description]
 _NOTHING: Binding = {}
-
-
-class Instance(NamedTuple):
-    """A class as it is called somewhere: ``binding`` are the arguments of ``__init__`` that are known."""
-
-    cls: SourceClass
-    binding: tuple[tuple[str, str], ...]  # descriptions as JSON
-    items: Items | None = None
-
-
-class Items(NamedTuple):
-    """What a container holds, by pattern of the child's name. ``whole``: and nothing else."""
-
-    children: tuple[tuple[str, Value], ...]
-    whole: bool
-
-
-class Container(NamedTuple):
-    """An instance of a class of torch; ``items`` where it is a container whose call is seen."""
-
-    cls: TorchClass
-    items: Items | None = None
-
-
-Type: TypeAlias = Instance | Container
-
-
-class Value(NamedTuple):
-    """What an expression gives: the ``kinds`` it may be, the ``types`` of modules, if a buffer is saved."""
-
-    kinds: frozenset[str]
-    types: tuple[Type, ...] = ()
-    persistent: bool | None = None
-
-
-UNSEEN = Value(frozenset((ANYTHING,)))
-NO_ENTRY = Value(frozenset())
-
-
-Clause: TypeAlias = frozenset[tuple[Any, ...] | None]
-
-
-class Attribute(NamedTuple):
-    """What instances have under a name. ``sure``: whatever the arguments that are not known.
-
-    ``persistent`` of a buffer: None where it depends. ``cls`` is the class whose text says so, at ``line``;
-    ``when`` are the conditions that were not decided, None among them for one that is no test.
-    """
-
-    value: Value
-    sure: bool
-    cls: SourceClass
-    line: int
-    when: Clause = frozenset()
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """What it may be."""
-        return self.value.kinds
-
-    @property
-    def is_buffer(self) -> bool:
-        """Whether it is a buffer, whatever else is not known."""
-        return bool(self.kinds) and self.kinds <= {BUFFER, PLACEHOLDER}
-
-
-class Members(NamedTuple):
-    """The attributes of an instance by name, and those with a pattern for one."""
-
-    by_name: Mapping[str, Attribute]
-    by_pattern: tuple[tuple[str, Attribute], ...]
-    lineage: Lineage
 
 
 class Interpreter:
@@ -174,7 +120,7 @@ class Interpreter:
             return Value(frozenset((PARAMETER,)))
         if torch_classes.is_buffer(dotted):
             flag = _argument(arguments, 1, "persistent")
-            persistent = True if flag is None else _truth(_bound(flag, binding))
+            persistent = True if flag is None else _truth(bound(flag, binding))
             return Value(frozenset((BUFFER,)), (), persistent)
         if torch_classes.gives_same_module(dotted):
             return self.value(_argument(arguments, 0, "module") or OPEN, binding, inside, depth - 1)
@@ -244,7 +190,7 @@ class Interpreter:
         if not cls.container or not depth:
             return None
         positional = arguments[0]
-        first = _bound(positional[0], binding) if len(positional) == 1 else OPEN
+        first = bound(positional[0], binding) if len(positional) == 1 else OPEN
         if cls.container == "dict" and first[0] == "list":
             pairs = [unpack(item, 2) for item in first[1]]
             first = ["dict", [[pattern, item] for key, item in pairs for pattern in patterns_of(key)]]
@@ -260,7 +206,7 @@ class Interpreter:
         for item in positional:
             inner: Description = ["list", [item], None]
             if item[0] == "*":
-                inner = _bound(item[1], binding)
+                inner = bound(item[1], binding)
             parts = inner[1] if inner[0] == "list" else [OPEN]
             seen = exact_of(inner) if inner[0] == "list" and exact else 0
             for at, part in enumerate(parts):
@@ -322,35 +268,6 @@ def _makes_instance(member: Member) -> bool:
     return member.attribute.startswith(("from_", "create", "build", "make", "init"))
 
 
-def bind(function: Mapping[str, Any], arguments: list[Any], outer: Binding) -> dict[str, Description]:
-    """What the arguments of a function are in a call; ``outer`` is what is known where it is called."""
-    positional, named, is_open = arguments
-    names: list[str] = function["arguments"]
-    bound: dict[str, Description] = {}
-    for name, item in zip(names, positional, strict=False):
-        if item[0] == "*":
-            break
-        bound[name] = _bound(item, outer)
-    else:
-        if not is_open:
-            bound |= {
-                name: ["const", value] for name, value in function["defaults"].items() if name not in bound
-            }
-    bound |= {name: _bound(item, outer) for name, item in named.items() if name in names}
-    return {name: item for name, item in bound.items() if item != OPEN and item[0] != "arg"}
-
-
-def _bound(described: Description, binding: Binding) -> Description:
-    """``described``, or what the argument that it is was given."""
-    for _ in range(_DEEPEST):
-        if described[0] != "arg":
-            break
-        described = binding.get(described[1], OPEN)
-    if described[0] == "name":
-        return ["name", [text for pattern in described[1] for text in fill(pattern, binding)]]
-    return described
-
-
 def _argument(arguments: list[Any], index: int, name: str) -> Description | None:
     positional, named, _ = arguments
     found: Description | None = named.get(name)
@@ -361,24 +278,6 @@ def _argument(arguments: list[Any], index: int, name: str) -> Description | None
 
 def _truth(described: Description) -> bool | None:
     return bool(described[1]) if described[0] == "const" else None
-
-
-def fill(pattern: str, binding: Binding) -> list[str]:
-    """``pattern`` with the arguments that are known; what is not stands for anything."""
-    if ARG not in pattern:
-        return [pattern]
-    found = [""]
-    for at, part in enumerate(pattern.split(ARG)):
-        texts = [part]
-        if at % 2:
-            known = _bound(["arg", part], binding)
-            texts = [ANY]
-            if known[0] == "list":  # the argument is what a loop goes through
-                texts = [text for item in known[1] for text in patterns_of(item)] or [ANY]
-            elif known != OPEN:
-                texts = patterns_of(known)
-        found = [head + text for head in found for text in texts][:64]
-    return found
 
 
 class _Construction:
@@ -425,7 +324,7 @@ class _Construction:
             value = value._replace(types=tuple(_put(item, added) for item in value.types))
         first = next((item for item in found if item.kinds - {ANYTHING}), found[0])
         sure = ANYTHING not in value.kinds and (
-            any(item.sure for item in found) or _cover_all([item.when for item in found])
+            any(item.sure for item in found) or cover_all([item.when for item in found])
         )
         return Attribute(value, sure, first.cls, first.line)
 
@@ -481,9 +380,9 @@ class _Construction:
                 break
             known = {**self._own, **binding}
             conditions = (*when, *act[4 if act[0] in ("put", "run") else 3])
-            undecided = _undecided(conditions, known)
-            if undecided is not None:
-                self._act(act, position, cls, known, undecided, depth)
+            left = undecided(conditions, known)
+            if left is not None:
+                self._act(act, position, cls, known, left, depth)
         self._plain_by_default = outer
         self._stack.pop()
 
@@ -510,14 +409,14 @@ class _Construction:
         empty = False
         if what == "buffer":
             kind = PLACEHOLDER if act[5] == "empty" else BUFFER
-            value = Value(frozenset((kind,)), (), _truth(_bound(act[4], known)))
+            value = Value(frozenset((kind,)), (), _truth(bound(act[4], known)))
             empty = act[5] == "none"
         elif what == "parameter":
             value = Value(frozenset((PARAMETER,)))
             empty = act[4] == "none"
         else:
             value = self._interpreter.value(act[4], known, self)
-            described = _bound(act[4], known)
+            described = bound(act[4], known)
             if sure and pattern not in self._found and described[0] in ("const", "ref", "name"):
                 self._own[f"self.{pattern}"] = described
             if value is UNSEEN and act[4][0] == "arg" and act[4][1] in self._plain_by_default:
@@ -581,9 +480,9 @@ class _Construction:
             binding = bind(symbol.summary, arguments, known)
             for act in symbol.summary["acts"]:
                 if act[0] in ("buffer", "parameter", "set"):
-                    undecided = _undecided((*when, *act[3]), binding)
-                    if undecided is not None:
-                        self._register(act, cls, binding, undecided)
+                    left = undecided((*when, *act[3]), binding)
+                    if left is not None:
+                        self._register(act, cls, binding, left)
 
     def _fill_container(
         self,
@@ -597,52 +496,3 @@ class _Construction:
         items = self._interpreter.items(torch_class, arguments, known, _DEEPEST, self)
         for pattern, value in items.children if items is not None else ():
             self._found.setdefault(pattern, []).append(Attribute(value, not when, cls, line, when))
-
-
-def _undecided(when: Iterable[Any], binding: Binding) -> Clause | None:
-    """Those of the conditions that depend on what is not known; None where one does not hold."""
-    open_ones: set[tuple[Any, ...] | None] = set()
-    for atom in when:
-        holds = None if atom is None else _holds_one(atom, binding)
-        if holds is False:
-            return None
-        if holds is None:
-            open_ones.add(None if atom is None else tuple(atom))
-    return frozenset(open_ones)
-
-
-_OPPOSITES = {"true": "false", "false": "true", "is": "not", "not": "is"}
-
-
-def _cover_all(clauses: Sequence[Clause]) -> bool:
-    """Whether one of ``clauses`` holds whatever is true: as the branches of an if with an else."""
-    known = set(clauses)
-    for _ in range(len(known)):
-        joined = {
-            clause - {atom}
-            for clause in known
-            for atom in clause
-            if atom is not None and (clause - {atom}) | {(atom[0], _OPPOSITES[atom[1]], *atom[2:])} in known
-        }
-        if frozenset() in joined:
-            return True
-        if joined <= known:
-            break
-        known |= joined
-    return frozenset() in known
-
-
-def _holds_one(atom: Any, binding: Binding) -> bool | None:
-    """Whether a condition holds; None where it depends on what is not known."""
-    known = _bound(["arg", atom[0]], binding)
-    if known[0] not in ("const", "ref", "name", "list", "call", "dict"):
-        return None
-    is_const = known[0] == "const"
-    if atom[1] in ("true", "false"):
-        if not is_const:
-            return atom[1] == "true" if known[0] in ("ref", "call") else None
-        return bool(known[1]) is (atom[1] == "true")
-    if not is_const:
-        return (atom[1] == "not") if atom[2] is None else None
-    same = known[1] == atom[2] and isinstance(known[1], bool) is isinstance(atom[2], bool)
-    return same is (atom[1] == "is")

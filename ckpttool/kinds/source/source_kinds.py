@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ckpttool.kinds.classify import Verdict
+from ckpttool.kinds.source.instances import (
+    Instance,
+)
 from ckpttool.kinds.source.judge import judge_names
 from ckpttool.kinds.source.library import Library, SourceClass
 from ckpttool.kinds.source.match import Matcher
-from ckpttool.kinds.source.members import Instance, Interpreter
+from ckpttool.kinds.source.members import Interpreter
 from ckpttool.kinds.source.packages import SourceNotFound, find_tree
 from ckpttool.kinds.source.reader import Reader
 from ckpttool.values.checkpoint import Checkpoint, Root

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpttool.kinds.source.expressions import ANY, DIGITS
+from ckpttool.kinds.source.descriptions import ANY, DIGITS
 from ckpttool.kinds.source.match import is_wild, matches
 
 MARKED = st.text(st.sampled_from(["a", "b", "1", "2", "_", "#", ANY, DIGITS]), max_size=7)
