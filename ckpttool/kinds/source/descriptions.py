@@ -38,6 +38,8 @@ NUMBER: Description = ["name", [DIGITS]]
 
 _MOST_PATTERNS = 64
 MOST_ITEMS = 64  # of a list
+_LONGEST_NAME = 256  # characters: nobody registers under such a name
+_MOST_PARTS = 5_000  # of one description: of a name that is given itself twice, again and again
 
 
 def make_list(items: Sequence[Description], exact: int | None) -> Description:
@@ -51,6 +53,20 @@ def exact_of(described: Description) -> int:
     """How many items of a list stand at their index."""
     exact = described[2]
     return len(described[1]) if exact is None else exact
+
+
+def bounded(described: Description) -> Description:
+    """``described``, or anything where it would be too much to write down."""
+    left = _MOST_PARTS
+    stack: list[Any] = [described]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, (list, dict)):
+            left -= len(item)
+            if left < 0:
+                return OPEN
+            stack += item.values() if isinstance(item, dict) else item
+    return described
 
 
 def alternatives(found: Iterable[Description]) -> Description:
@@ -100,10 +116,11 @@ def patterns_of(described: Description) -> list[str]:
 
 def join(parts: Sequence[Sequence[str]]) -> list[str]:
     """Every way to put together one of each of ``parts``; what are too many are anything."""
-    found = ["".join(part) for part in itertools.islice(itertools.product(*parts), _MOST_PATTERNS + 1)]
-    if len(found) <= _MOST_PATTERNS:
-        return list(dict.fromkeys(found))
-    return ["".join(part[0] if len(part) == 1 else ANY for part in parts)]
+    found = list(itertools.islice(itertools.product(*parts), _MOST_PATTERNS + 1))
+    if len(found) > _MOST_PATTERNS:
+        found = [tuple(part[0] if len(part) == 1 else ANY for part in parts)]
+    texts = ["".join(part) if sum(map(len, part)) <= _LONGEST_NAME else ANY for part in found]
+    return list(dict.fromkeys(texts))
 
 
 def combine(left: Description, operator: ast.operator, right: Description) -> Description:
@@ -117,12 +134,12 @@ def combine(left: Description, operator: ast.operator, right: Description) -> De
         if both and all(side[2] is None for side in sides):
             return make_list(items, None)
         return make_list([*items, *([] if both else [OPEN])], exact_of(left) if left[0] == "list" else 0)
-    if any(item == NUMBER or _is_number(item) for side in sides for item in alternatives_of(side)):
-        return NUMBER
-    is_text = any(item[0] == "name" or _is_text(item) for side in sides for item in alternatives_of(side))
-    both_args = all(item[0] == "arg" for side in sides for item in alternatives_of(side))
-    if isinstance(operator, ast.Add) and (is_text or both_args):
+    every = [item for side in sides for item in alternatives_of(side)]
+    is_text = any(_is_text(item) for item in every)
+    if isinstance(operator, ast.Add) and (is_text or all(item[0] == "arg" for item in every)):
         return ["name", join([patterns_of(side) for side in sides])]
+    if not is_text and any(item == NUMBER or _is_number(item) for item in every):
+        return NUMBER
     return PLAIN
 
 
@@ -131,7 +148,8 @@ def _is_number(item: Description) -> bool:
 
 
 def _is_text(item: Description) -> bool:
-    return item[0] == "const" and isinstance(item[1], str)
+    # Digits alone may be a number, or the text of one.
+    return isinstance(item[1], str) if item[0] == "const" else item[0] == "name" and item != NUMBER
 
 
 def put(value: Description, pairs: list[list[Any]]) -> Description:

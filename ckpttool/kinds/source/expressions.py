@@ -17,6 +17,7 @@ from ckpttool.kinds.source.descriptions import (
     When,
     alternatives,
     alternatives_of,
+    bounded,
     combine,
     exact_of,
     exclude,
@@ -89,6 +90,7 @@ class Scope:
 
     def bind(self, name: str, described: Description) -> None:
         """Let ``name`` be ``described`` from here on, where the conditions of this place hold."""
+        described = bounded(described)
         known = self._values.get(name, ())
         now = {tuple(atom) if atom is not None else None for atom in self.now}
         kept = [
@@ -130,7 +132,7 @@ class Scope:
         values = self._values.get(name)
         if values is None:
             return
-        self._values[name] = [(put(value, pattern_or_item), when) for value, when in values]
+        self._values[name] = [(bounded(put(value, pattern_or_item)), when) for value, when in values]
 
     # -------------------------------------------------------------------------------------- names
 
