@@ -273,6 +273,7 @@ PACKAGES = (
         read=source(BLOCK),
         open="alef.tav alef.shin",
         unknown="alef.resh",
+        fits=None,
     ),
     package(
         "version_with_an_entry_more_in_the_root",

@@ -342,5 +342,6 @@ PACKAGES = (
         """,
         unknown="gimel.dalet",
         open="gimel.tav",
+        fits=None,
     ),
 )

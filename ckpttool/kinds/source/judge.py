@@ -127,7 +127,10 @@ class _Judge:
 
     def _is_root(self, node: Node) -> bool:
         found = self._agreeing(node, self._matcher.search(node))
-        return bool(found) and all(isinstance(fit.cls, SourceClass) for fit in found)
+        if not found or not all(isinstance(fit.cls, SourceClass) and _is_whole(node, fit) for fit in found):
+            return False
+        misfits, fits = self._compare(node, found[0])  # of all the same
+        return misfits <= -fits  # another version may have changed some
 
     def _agreeing(self, node: Node, found: list[Fit]) -> list[Fit]:
         """Those of equal fits whose own text has types that fit the children."""
@@ -226,11 +229,13 @@ class _Judge:
 
     def _judge_leaves(self, rooted: bool) -> None:
         """Entries of modules that no class fits, by what every class of the package says of the name."""
-        own = sum(
-            bool(found) and all(isinstance(fit.cls, SourceClass) for fit in found)
-            for found in self._fits.values()
-        )
-        if not rooted and own < _ENOUGH_MODULES:
+        own = {
+            node.form
+            for node in iter_nodes(self._tree)
+            if (found := self._fits.get(node.path))
+            and all(isinstance(fit.cls, SourceClass) and _is_whole(node, fit) for fit in found)
+        }
+        if not rooted and len(own) < _ENOUGH_MODULES:
             return
         for node in iter_nodes(self._tree):
             if not node.own or self._fits.get(node.path):
@@ -312,6 +317,11 @@ class _Judge:
                     elif item.cls.parameters or item.cls.buffers or item.cls.container:
                         return True
         return False
+
+
+def _is_whole(node: Node, fit: Fit) -> bool:
+    """Whether the class declares each name by more than a pattern for anything."""
+    return fit.covered == len(node.leaves) + len(node.children)
 
 
 def _flatten(node: Node, depth: int) -> list[Node]:
