@@ -31,6 +31,7 @@ _FEWEST_LETTERS = 2  # that a pattern must have to be evidence
 _MOST_FITS = 1000
 _MOST_SEARCHED = 4000  # classes that may have the names of a module
 _MOST_SEARCHES = 5000  # for modules of unlike names
+_MOST_LEAF_PATTERNS = 500
 _MOST_PATTERNS = 20_000  # of names, in all that was read
 _ENTRY_KINDS = ENTRIES | {ANYTHING}
 _CHILD_KINDS = frozenset((MODULE, ANYTHING))
@@ -81,10 +82,10 @@ class Matcher:
         self._classes: dict[str, SourceClass] = {}
         self._leaves: dict[str, list[tuple[str, SourceEvidence]]] | None = None
         self._leaf_patterns: list[tuple[str, tuple[str, SourceEvidence]]] = []
+        self._by_pattern: dict[str, list[tuple[str, SourceEvidence]]] = {}
         self._searched: dict[tuple[frozenset[str], frozenset[str]], list[Fit]] = {}
-        self._fitted: dict[
-            tuple[object, ...], tuple[Types, list[Fit]]
-        ] = {}  # types live as long as their ids
+        # Types live as long as their ids, which are keys.
+        self._fitted: dict[tuple[object, ...], tuple[Types, list[Fit]]] = {}
 
     def fits(self, node: Node, types: Types | None) -> list[Fit]:
         """The best of ``types`` that fit ``node``; where none does, or there are none, the best of all."""
@@ -127,10 +128,10 @@ class Matcher:
         """The kind that every class which declares an entry of this name gives it, if all agree."""
         if self._leaves is None:
             self._leaves = self._read_leaves()
-        found = list(self._leaves.get(name, ()))
-        for pattern, said in self._leaf_patterns:
-            if matches(pattern, name):
-                found.append(said)
+        if name not in self._by_pattern:
+            matching = [said for pattern, said in self._leaf_patterns if matches(pattern, name)]
+            self._by_pattern[name] = matching
+        found = [*self._leaves.get(name, ()), *self._by_pattern[name]]
         if not found or len({kind for kind, _ in found}) != 1:
             return None
         kind, first = found[0]
@@ -151,7 +152,7 @@ class Matcher:
                 said = kind, SourceEvidence(cls.file, line, cls.dotted, "leaf", 1)
                 if MARKS.isdisjoint(name):
                     leaves.setdefault(name, []).append(said)
-                elif not is_wild(name):
+                elif not is_wild(name) and len(self._leaf_patterns) < _MOST_LEAF_PATTERNS:
                     self._leaf_patterns.append((name, said))
         for module, summary in library.summaries.items():
             for name, kind, line in summary["loose"] if library.is_named(module) else ():
