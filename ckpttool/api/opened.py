@@ -100,7 +100,7 @@ class Opened:
             return closing(SourceKinds(self.source, progress=self.progress))
         chosen = choose(self.read, self._read_config(), self._folder)
         more = [text for text in self.source if text != AUTO]
-        return closing(SourceKinds([*chosen, *more], strict=True, progress=self.progress))
+        return closing(SourceKinds(more, chosen=chosen, progress=self.progress))
 
     @property
     def _folder(self) -> str:

@@ -28,17 +28,21 @@ _MOST_REACHED = 2000  # instances that a class leads to
 class SourceKinds:
     """Source that may be asked about checkpoints. What was read stays in memory until it is closed."""
 
-    def __init__(self, texts: Sequence[str], *, strict: bool = False, progress: Progress = SILENT) -> None:
+    def __init__(
+        self, texts: Sequence[str], *, chosen: Sequence[str] | None = None, progress: Progress = SILENT
+    ) -> None:
         """``texts`` are as in ``find_tree``, none where nothing names a package.
 
-        ``strict``: say nothing where no class fits the whole file.
+        ``chosen`` are those that the checkpoint itself names, and may lie about: with them (and if there are
+        none of them) nothing is said where no class fits the whole file, and a class may not be there.
 
         Raises:
             SourceNotFound: there is no such package, folder, file or class.
         """
-        self.strict = strict
+        self.strict = chosen is not None
+        self._chosen = len(chosen or ())
         self._progress = progress
-        self._readers = [Reader(find_tree(text)) for text in texts]
+        self._readers = [Reader(find_tree(text)) for text in (*(chosen or ()), *texts)]
         self._followed: list[Reader] = []
         self._library = Library(self._readers, self._follow)
         self._matcher: Matcher | None = None
@@ -70,10 +74,15 @@ class SourceKinds:
     def _read(self) -> Matcher:
         """Read all that was named, or where a class is named what it leads to."""
         if self._matcher is None:
-            for reader in self._readers:
+            for at, reader in enumerate(self._readers):
                 name = reader.tree.class_name
                 if name:
-                    self._root_classes += self._find_classes(reader, name)
+                    classes = self._find_classes(reader, name)
+                    if not classes and at >= self._chosen:
+                        where = reader.package or reader.tree.path
+                        hint = "name a class as it is defined"
+                        raise SourceNotFound(f"no class {name} is in the source of {where}", hint=hint)
+                    self._root_classes += classes
                 if not name or len(reader.layout.named) <= _FEW_FILES:
                     self._read_all(reader)
             if self._root_classes:
@@ -104,10 +113,6 @@ class SourceKinds:
         found = self._library.resolve(f"{reader.package}.{name}") if not classes and reader.package else None
         if isinstance(found, SourceClass):
             return [found]
-        if not classes:
-            where = reader.package or reader.tree.path
-            hint = "name a class as it is defined"
-            raise SourceNotFound(f"no class {name} is in the source of {where}", hint=hint)
         return classes
 
     def _reach(self, classes: Sequence[SourceClass]) -> None:
