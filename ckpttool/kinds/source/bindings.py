@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ckpttool.kinds.source.descriptions import ANY, ARG, OPEN, Description, patterns_of
+from ckpttool.kinds.source.descriptions import ANY, ARG, OPEN, Description, join, patterns_of
 from ckpttool.kinds.source.instances import Clause
 
 _DEEPEST = 8  # arguments that are arguments
@@ -46,7 +46,7 @@ def fill(pattern: str, binding: Binding) -> list[str]:
     """``pattern`` with the arguments that are known; what is not stands for anything."""
     if ARG not in pattern:
         return [pattern]
-    found = [""]
+    parts: list[list[str]] = []
     for at, part in enumerate(pattern.split(ARG)):
         texts = [part]
         if at % 2:
@@ -56,8 +56,8 @@ def fill(pattern: str, binding: Binding) -> list[str]:
                 texts = [text for item in known[1] for text in patterns_of(item)] or [ANY]
             elif known != OPEN:
                 texts = patterns_of(known)
-        found = [head + text for head in found for text in texts][:64]
-    return found
+        parts.append(texts)
+    return join(parts)
 
 
 def undecided(when: Iterable[Any], binding: Binding) -> Clause | None:
