@@ -352,6 +352,7 @@ def _argument(call: ast.Call, index: int, name: str) -> ast.expr | None:
 
 def iter_statements(body: Sequence[ast.stmt], read_test: Any) -> Iterator[tuple[ast.stmt, When]]:
     """Every statement in its order, with the conditions under which it runs; not those of inner functions."""
+    leaving = _find_leaving(body)
     stack: list[tuple[Sequence[ast.stmt], int, When]] = [(body, 0, [])]
     while stack:
         statements, at, when = stack.pop()
@@ -360,14 +361,17 @@ def iter_statements(body: Sequence[ast.stmt], read_test: Any) -> Iterator[tuple[
         statement = statements[at]
         yield statement, when
         rest = when
+        may_leave = id(statement) in leaving
         inner: list[tuple[Sequence[ast.stmt], When]] = []
         if isinstance(statement, ast.If):
             yes, no = read_test(statement.test)
             inner = [(statement.body, [*when, *yes]), (statement.orelse, [*when, *no])]
             if _leaves(statement.body):
                 rest = [*when, *no]
+                may_leave = any(id(item) in leaving for item in statement.orelse)
             elif statement.orelse and _leaves(statement.orelse):
                 rest = [*when, *yes]
+                may_leave = any(id(item) in leaving for item in statement.body)
         elif isinstance(statement, (ast.For, ast.AsyncFor)):
             sure = isinstance(statement.iter, (ast.List, ast.Tuple)) and statement.iter.elts
             inner = [(statement.body, when if sure else [*when, None]), (statement.orelse, when)]
@@ -381,8 +385,32 @@ def iter_statements(body: Sequence[ast.stmt], read_test: Any) -> Iterator[tuple[
             inner += [(statement.orelse, [*when, None]), (statement.finalbody, when)]  # type: ignore[attr-defined]
         elif isinstance(statement, ast.Match):
             inner = [(case.body, [*when, None]) for case in statement.cases]
-        stack.append((statements, at + 1, rest))
+        stack.append((statements, at + 1, [*rest, None] if may_leave else rest))
         stack += [(block, 0, conditions) for block, conditions in reversed(inner)]
+
+
+def _find_leaving(body: Sequence[ast.stmt]) -> set[int]:
+    """By id, the statements after which the rest may be left out: a return or a break is in them."""
+    parents: dict[int, ast.AST | None] = {id(statement): None for statement in body}
+    by_return: set[int] = set()
+    in_loop: set[int] = set()
+    stack: list[ast.AST] = list(body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, (ast.Return, ast.Continue, ast.Break)):
+            marked = by_return if isinstance(node, ast.Return) else in_loop
+            above: ast.AST | None = node
+            while above is not None and id(above) not in marked:
+                if marked is in_loop and isinstance(above, (ast.For, ast.AsyncFor, ast.While)):
+                    break
+                marked.add(id(above))
+                above = parents[id(above)]
+        elif not isinstance(node, (ast.expr, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            for child in ast.iter_child_nodes(node):
+                if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+                    parents[id(child)] = node
+                    stack.append(child)
+    return by_return | in_loop
 
 
 def read_branch(test: ast.expr) -> tuple[When, When]:
