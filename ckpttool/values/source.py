@@ -45,5 +45,7 @@ class SourceUsed(NamedTuple):
 
     @property
     def title(self) -> str:
-        """``timm 1.0.31``; of what is no package the name of the file or folder."""
-        return f"{self.package} {self.version}".strip() or os.path.basename(self.path)
+        """``timm 1.0.31``; of a file, or of what is no package, its name."""
+        file = os.path.basename(self.path)
+        is_part = file.endswith(".py") and file != f"{self.package}.py"
+        return file if is_part or not self.package else f"{self.package} {self.version}".strip()

@@ -105,5 +105,5 @@ def _holds_one(atom: Any, binding: Binding) -> bool | None:
         return bool(known[1]) is (atom[1] == "true")
     if not is_const:
         return (atom[1] == "not") if atom[2] is None else None
-    same = known[1] == atom[2] and isinstance(known[1], bool) is isinstance(atom[2], bool)
+    same = known[1] == atom[2]
     return same is (atom[1] == "is")

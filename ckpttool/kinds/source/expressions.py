@@ -47,6 +47,11 @@ _SAME = frozenset("list tuple set reversed sorted iter".split())
 NUMBERS = frozenset("len int range".split())
 _PLAIN_FUNCTIONS = frozenset("float bool max min sum abs round isinstance hasattr any all".split())
 _PLAIN_ROOTS = frozenset("numpy math torch einops scipy random os".split())
+_FORMAT_PLACES = re.compile(r"\{\{|\}\}|\{(\w*)[^{}]*\}")
+_PERCENT_PLACES = re.compile(r"%%|%(?:\((\w+)\))?[-+ #0-9.]*[a-zA-Z]")
+_DOUBLED = {"{{": "{", "}}": "}", "%%": "%"}
+"""What is filled in a text, and what only looks so."""
+
 _IN_PLACE = re.compile(r"torch\.nn\.init\.\w+_")
 _OF_TORCH = re.compile(
     r"torch(?:\.\w+)*\.[A-Z]\w*(?:\.\w+)?|torch\.nn\.utils\..*|torch\.compile|torch\.jit\..*|torch\.distributed\..*"
@@ -251,7 +256,7 @@ class Scope:
         name = function.attr
         if name == "format" and isinstance(function.value, ast.Constant):
             named = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
-            return self._fill(function.value, re.compile(r"\{(\w*)[^{}]*\}"), node.args, named)
+            return self._fill(function.value, _FORMAT_PLACES, node.args, named)
         if name in ("items", "keys", "values") and not node.args:
             table = self.describe(function.value)
             if table[0] != "dict":
@@ -451,14 +456,15 @@ class Scope:
             if isinstance(node.right, ast.Dict):
                 keys = [getattr(key, "value", "") for key in node.right.keys]
                 named = dict(zip(keys, node.right.values, strict=True))
-            return self._fill(node.left, re.compile(r"%(?:\((\w+)\))?[-+ #0-9.]*[a-zA-Z]"), values, named)
+            return self._fill(node.left, _PERCENT_PLACES, values, named)
         return combine(self.describe(node.left), node.op, self.describe(node.right))
 
     def _describe_text(self, node: ast.JoinedStr) -> Description:
         return self._join(node.values)
 
     def _describe_formatted(self, node: ast.FormattedValue) -> Description:
-        return ["name", self.patterns(node.value)] if node.format_spec is None else ["name", [ANY]]
+        is_plain = node.format_spec is None and node.conversion == -1
+        return ["name", self.patterns(node.value) if is_plain else [ANY]]
 
     def _describe_named(self, node: ast.NamedExpr) -> Description:
         described = self.describe(node.value)
@@ -482,14 +488,20 @@ class Scope:
         if not isinstance(text.value, str):
             return PLAIN
         parts: list[list[str]] = []
-        end = 0
-        for count, found in enumerate(places.finditer(text.value)):
+        end = count = 0
+        for found in places.finditer(text.value):
+            parts.append([text.value[end : found.start()]])
+            end = found.end()
+            literal = _DOUBLED.get(found[0])
+            if literal is not None:
+                parts.append([literal])
+                continue
             key = found[1] or ""
             index = int(key) if key.isdecimal() and len(key) < 3 else count
+            count += 1
             value = named.get(key) or (values[index] if index < len(values) else None)
             padded = found[0].strip("%{}()").removeprefix(key).strip(")") not in ("s", "d", "")
-            parts += ([text.value[end : found.start()]], [ANY] if padded else self.patterns(value))
-            end = found.end()
+            parts.append([ANY] if padded else self.patterns(value))
         return ["name", join([*parts, [text.value[end:]]])]
 
 

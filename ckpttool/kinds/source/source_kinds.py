@@ -79,7 +79,7 @@ class SourceKinds:
                 if name:
                     classes = self._find_classes(reader, name)
                     if not classes and at >= self._chosen:
-                        where = reader.package or reader.tree.path
+                        where = reader.package or os.path.join(reader.tree.path, reader.tree.scope)
                         hint = "name a class as it is defined"
                         raise SourceNotFound(f"no class {name} is in the source of {where}", hint=hint)
                     self._root_classes += classes
