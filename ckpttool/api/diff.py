@@ -71,7 +71,7 @@ def diff(
         headers,
     )
     opened_a.progress = opened_b.progress = progress
-    side_a, side_b = opened_a.side, opened_b.side
+    side_a, side_b = opened_a.beside(opened_b)
     progress = SILENT if headers else progress
     progress.begin("compare", total_nbytes(side_a, side_b))
     found = diff_sides(side_a, side_b, request, progress.advance, (opened_a.sources, opened_b.sources))

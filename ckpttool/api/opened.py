@@ -122,6 +122,16 @@ class Opened:
         except (CkptToolError, OSError):
             return None
 
+    def beside(self, other: Opened) -> tuple[Side, Side]:
+        """It and ``other`` as two sides that are compared; source that is asked about both is read once."""
+        from ckpttool.comparison.sides import make_side
+
+        with self._asked() as source:
+            side = make_side(self.read, self.path, source, self.sources)
+            if other.source == self.source and (source is None or not source.strict):
+                return side, make_side(other.read, other.path, source, other.sources)
+        return side, other.side
+
     @property
     def side(self) -> Side:
         """It as one of two that are compared."""

@@ -311,8 +311,7 @@ def iter_missing(inspection: Inspection, width: int, *, in_table: bool) -> Itera
     """
     is_told = in_table and _is_compared(inspection)
     missing = [row for row in inspection.missing if not (is_told and _is_of_model(row))]
-    possible = [row for row in missing if row.classification.presence is Presence.POSSIBLE]
-    designed, absent = _by_design([row for row in missing if row not in possible])
+    designed, possible, absent = _by_design(missing)
     if designed:
         yield ()
         head = Span(f"not stored, by design: {_kinds(designed)}", "missing")
@@ -330,10 +329,18 @@ def iter_missing(inspection: Inspection, width: int, *, in_table: bool) -> Itera
         yield from _iter_missing_rows(absent, width)
 
 
-def _by_design(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Those that a module leaves out of its state_dict, and the others."""
-    designed = [row for row in rows if row.classification.kind is Kind.NON_PERSISTENT_BUFFER]
-    return designed, [row for row in rows if row.classification.kind is not Kind.NON_PERSISTENT_BUFFER]
+def _by_design(rows: Sequence[Row]) -> tuple[list[Row], list[Row], list[Row]]:
+    """Those that a module leaves out of its state_dict, those that it may leave out, and the others."""
+    designed: list[Row] = []
+    possible: list[Row] = []
+    absent: list[Row] = []
+    for row in rows:
+        kind, presence = row.classification.kind, row.classification.presence
+        if presence is Presence.POSSIBLE:
+            possible.append(row)
+        else:
+            (designed if kind is Kind.NON_PERSISTENT_BUFFER else absent).append(row)
+    return designed, possible, absent
 
 
 def _kinds(rows: Sequence[Row]) -> str:
@@ -345,7 +352,7 @@ def missing_facts(inspection: Inspection) -> list[Span]:
     """Return ``17 non-persistent buffers not stored, by design`` for what a live model says of the file."""
     if not _is_compared(inspection):
         return []
-    designed, absent = _by_design([row for row in inspection.missing if _is_of_model(row)])
+    designed, _, absent = _by_design([row for row in inspection.missing if _is_of_model(row)])
     facts = [Span(f"{_kinds(designed)} not stored, by design", "missing")] if designed else []
     return facts + ([Span(f"{_kinds(absent)} missing", "error")] if absent else [])
 

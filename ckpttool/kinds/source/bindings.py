@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ckpttool.kinds.source.descriptions import ANY, ARG, OPEN, Description, join, patterns_of
+from ckpttool.kinds.source.descriptions import ANY, ARG, OPEN, Description, join, opposite, patterns_of
 from ckpttool.kinds.source.instances import Clause
 
 _DEEPEST = 8  # arguments that are arguments
@@ -72,9 +72,6 @@ def undecided(when: Iterable[Any], binding: Binding) -> Clause | None:
     return frozenset(open_ones)
 
 
-_OPPOSITES = {"true": "false", "false": "true", "is": "not", "not": "is"}
-
-
 def cover_all(clauses: Sequence[Clause]) -> bool:
     """Whether one of ``clauses`` holds whatever is true: as the branches of an if with an else."""
     known = set(clauses)
@@ -83,7 +80,7 @@ def cover_all(clauses: Sequence[Clause]) -> bool:
             clause - {atom}
             for clause in known
             for atom in clause
-            if atom is not None and (clause - {atom}) | {(atom[0], _OPPOSITES[atom[1]], *atom[2:])} in known
+            if atom is not None and (clause - {atom}) | {opposite(atom)} in known
         }
         if frozenset() in joined:
             return True

@@ -165,12 +165,17 @@ def put(value: Description, pairs: list[list[Any]]) -> Description:
     return ["with", value, pairs[:MOST_ITEMS]] if value[0] in ("call", "method", "arg") else value
 
 
-_OPPOSITE = {"true": "false", "false": "true", "is": "not", "not": "is"}
+_OPPOSITES = {"true": "false", "false": "true", "is": "not", "not": "is"}
+
+
+def opposite(atom: Sequence[Any]) -> tuple[Any, ...]:
+    """The condition that holds where ``atom`` does not."""
+    return (atom[0], _OPPOSITES[atom[1]], *atom[2:])
 
 
 def exclude(when: When, now: When) -> bool:
     """Whether one of the conditions is the opposite of another."""
-    return any(atom is not None and [atom[0], _OPPOSITE[atom[1]], *atom[2:]] in now for atom in when)
+    return any(atom is not None and list(opposite(atom)) in now for atom in when)
 
 
 def _text_of(value: object) -> str:

@@ -44,7 +44,7 @@ _TRANSPARENT = frozenset(
 _SAME = frozenset("list tuple set reversed sorted iter".split())
 """Functions of the items of what they are given, in some order."""
 
-NUMBERS = frozenset("len int range".split())
+_NUMBERS = frozenset("len int range".split())
 _PLAIN_FUNCTIONS = frozenset("float bool max min sum abs round isinstance hasattr any all".split())
 _PLAIN_ROOTS = frozenset("numpy math torch einops scipy random os".split())
 _FORMAT_PLACES = re.compile(r"\{\{|\}\}|\{(\w*)[^{}]*\}")
@@ -311,7 +311,7 @@ class Scope:
             return self._describe_dict_call(node)
         if name == "str" and len(node.args) == 1:
             return ["name", patterns_of(first)]
-        if name in NUMBERS:
+        if name in _NUMBERS:
             return NUMBER
         if name in _SAME:
             if not node.args:

@@ -65,7 +65,6 @@ class _Judge:
         self._left = _MOST_LOOKED_AT
         self._saving: dict[tuple[str, tuple[tuple[str, str], ...]], bool] = {}
         self._meant: set[str] = set()  # paths of modules whose classes follow from the root's
-        self._near_ones: set[str] = set()  # paths of modules whose class the parent's file knows
         self._compared: dict[tuple[int, int], tuple[int, int]] = {}
         self._roots = self._find_roots(root_classes)
 
@@ -171,23 +170,21 @@ class _Judge:
             node, known = stack.pop()
             if id(node) in left_out:
                 continue
-            found = self._agreeing(node, self._matcher.fits(node, known))
-            found = self._near(node.path, found)
-            self._fits[node.path] = found
             above = node.path.rpartition(".")[0]
-            is_named = bool(found) and (found[0].named or node.path in self._near_ones)
-            if node is start or (above in self._meant and (is_named or node.is_list)):
+            found = self._agreeing(node, self._matcher.fits(node, known))
+            found, is_meant = self._near(found, self._fits.get(above, ()))
+            self._fits[node.path] = found
+            if node is start or (above in self._meant and (is_meant or node.is_list)):
                 self._meant.add(node.path)
             if node.own:
                 self._judge_entries(node, found)
             for name, child in reversed(node.children.items()):
                 stack.append((child, _join(fit.children.get(name) for fit in found) if found else None))
 
-    def _near(self, path: str, found: list[Fit]) -> list[Fit]:
-        """Of equal fits those whose classes the parent's file knows, or torch's."""
-        parents = self._fits.get(path.rpartition(".")[0], ())
+    def _near(self, found: list[Fit], parents: Sequence[Fit]) -> tuple[list[Fit], bool]:
+        """Of equal fits those whose classes the parents' files know, or torch's; whether these mean them."""
         if not found or found[0].named or not parents:
-            return found
+            return found, bool(found) and found[0].named
         classes = {parent.cls for parent in parents if isinstance(parent.cls, SourceClass)}
         modules = self._matcher.modules_of(classes)
         near = [
@@ -195,9 +192,7 @@ class _Judge:
             for fit in found
             if not isinstance(fit.cls, SourceClass) or self._matcher.sees(modules, fit.cls)
         ]
-        if near and all(isinstance(fit.cls, SourceClass) for fit in near):
-            self._near_ones.add(path)
-        return near or found
+        return near or found, bool(near) and all(isinstance(fit.cls, SourceClass) for fit in near)
 
     def _judge_entries(self, node: Node, found: Sequence[Fit]) -> None:
         for name in sorted(node.leaves) if found else ():
@@ -221,7 +216,7 @@ class _Judge:
         if position is None:
             return  # rewritten by torch.nn.utils: what stands beside it says more
         note = describe(evidence)
-        if kind == BUFFER and all(fit.leaves[name].persistent is False for fit in found) and found:
+        if kind == BUFFER and all(fit.leaves[name].persistent is False for fit in found):
             note += ", which does not save it"
         self._said[position] = Classification(_KINDS[kind], Basis.SOURCE, note=note, source=evidence)
 

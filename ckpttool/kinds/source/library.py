@@ -143,6 +143,10 @@ class Library:
                 return modules
         return None
 
+    def _reader_of(self, module: str) -> Modules | None:
+        """What reads ``module``, of what was named or is followed."""
+        return self._holder(module) or self._followed.get(module.partition(".")[0])
+
     def _other(self, top: str) -> Modules | None:
         if top not in self._followed:
             own = any(modules.package == top for modules in self._named)
@@ -152,8 +156,8 @@ class Library:
         return self._followed[top]
 
     def file(self, module: str) -> str:
-        """The path of the file of ``module``, relative to the folder that its package lies in."""
-        modules = self._holder(module) or self._followed.get(module.partition(".")[0])
+        """The path of the file of ``module``, below the folder that its package lies in; "" without one."""
+        modules = self._reader_of(module)
         return (modules.locate(module) if modules is not None else None) or ""
 
     def is_named(self, module: str) -> bool:
@@ -229,7 +233,7 @@ class Library:
             return Alias(described) if not more else None
         if first in summary["imports"]:
             return self._resolve_once(".".join((summary["imports"][first], *more)), may_follow, depth)
-        if not more and self._holds(f"{module}.{first}"):
+        if not more and self.file(f"{module}.{first}"):
             return None  # a module
         if len(summary["stars"]) > _MANY_STARS:
             return self._find_class(module, first) if not more else None
@@ -255,13 +259,9 @@ class Library:
         same = self._imported[module].get(cls.name, ())
         return any(dotted == cls.dotted or self.resolve(dotted) is cls for dotted in same)
 
-    def _holds(self, module: str) -> bool:
-        modules = self._holder(module) or self._followed.get(module.partition(".")[0])
-        return modules is not None and modules.locate(module) is not None
-
     def _find_class(self, package: str, name: str) -> SourceClass | None:
         """The class of this name somewhere in a package that takes all of many modules."""
-        modules = self._holder(package) or self._followed.get(package.partition(".")[0])
+        modules = self._reader_of(package)
         for module in modules.find_class(name) if modules is not None and name[:1].isupper() else ():
             summary = self.read(module) if module.startswith(f"{package}.") else None
             if summary is not None and name in summary["classes"]:

@@ -228,9 +228,9 @@ class Interpreter:
         if what == "or":
             return self.join([self.value(item, binding, inside, depth - 1) for item in described[1]])
         if what == "arg":
-            bound = binding.get(described[1])
-            if bound is not None and bound[0] != "arg":
-                return self.value(bound, binding, inside, depth - 1)
+            given = binding.get(described[1])
+            if given is not None and given[0] != "arg":
+                return self.value(given, binding, inside, depth - 1)
             if described[1].startswith("self.") and inside is not None:
                 return inside.attribute_value(described[1].removeprefix("self."))
             return UNSEEN
@@ -291,9 +291,8 @@ class _Construction:
         self._put: dict[str, list[tuple[str, Value]]] = {}
         self._own: dict[str, Description] = {}  # self.x where it is an argument or a constant
         self._run_already: set[tuple[int, str]] = set()
-        self._plain_by_default: set[str] = (
-            set()
-        )  # arguments that are numbers or strings where nobody gives them
+        # Arguments that are numbers or strings where nobody gives them.
+        self._plain_by_default: set[str] = set()
         self._left = _MOST_ACTS
         self._stack: list[str] = []
 
@@ -393,7 +392,7 @@ class _Construction:
         if what == "run":
             self._run_method(act, position, known, when, depth)
         elif what == "put":
-            value = self._interpreter.value(act[5], known, self)
+            value = self._value(act[5], known)
             for pattern in fill(act[2], known):
                 self._put.setdefault(act[1], []).append((pattern, value))
         elif what == "delete":
@@ -415,7 +414,7 @@ class _Construction:
             value = Value(frozenset((PARAMETER,)))
             empty = act[4] == "none"
         else:
-            value = self._interpreter.value(act[4], known, self)
+            value = self._value(act[4], known)
             described = bound(act[4], known)
             if sure and pattern not in self._found and described[0] in ("const", "ref", "name"):
                 self._own[f"self.{pattern}"] = described

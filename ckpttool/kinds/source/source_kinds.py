@@ -6,9 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ckpttool.kinds.classify import Verdict
-from ckpttool.kinds.source.instances import (
-    Instance,
-)
+from ckpttool.kinds.source.instances import Instance
 from ckpttool.kinds.source.judge import judge_names
 from ckpttool.kinds.source.library import Library, SourceClass
 from ckpttool.kinds.source.match import Matcher
