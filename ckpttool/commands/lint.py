@@ -12,6 +12,7 @@ from ckpttool.commands import options
 EXAMPLES = (
     "ckpttool lint swin.py:build --example-input 1,3,16,16",
     "ckpttool lint forgotten.py:build --prove   # status 1",
+    "ckpttool lint --source forgotten.py   # status 1",
 )
 
 _model = options.panel("Model")
@@ -22,11 +23,20 @@ _SHAPE = re.compile(r"\(\)|[0-9]{1,9}(?:[,x×][0-9]{1,9})*")
 
 def command(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="MODEL", help="package.module:factory or path/to/file.py:factory; its code runs."
+            metavar="[MODEL]", help="package.module:factory or path/to/file.py:factory; its code runs."
         ),
-    ],
+    ] = None,
+    source: Annotated[
+        options.Texts,
+        typer.Option(
+            "--source",
+            metavar="SOURCE",
+            help="Instead of a model, parse all classes of PACKAGE, FOLDER or FILE.py, perhaps with :Class; "
+            "none of it runs. May be repeated.",
+        ),
+    ] = None,
     model_arg: Annotated[options.Texts, options.model_arg_option("Model")] = None,
     example_input: Annotated[
         options.Texts,
@@ -44,13 +54,29 @@ def command(
 ) -> int:
     """Find the traps of nn.Parameter and register_buffer in a model; no checkpoint is needed.
 
-    Builds the model several times, casts, moves, saves and loads the builds, and compares. The
-    status is 0 without warnings and errors, 1 with some. docs/lint.md has each code with an example.
+    Builds the model several times, casts, moves, saves and loads the builds, and compares. With
+    --source, reads what the classes of a package do, and names each line. The status is 0 without warnings
+    and errors, 1 with some. docs/lint.md has each code with an example.
     """
     from ckpttool.api.lint import lint
+    from ckpttool.render.progress import Bar
 
+    if (model is None) is not bool(source):
+        raise typer.BadParameter("name a model, or --source and no model", param_hint="MODEL")
+    if source and (model_arg or example_input or prove):
+        raise typer.BadParameter(
+            "--model-arg, --example-input and --prove go with a model", param_hint="--source"
+        )
     inputs = [_parse_spec(text) for text in example_input or ()]
-    report = lint(model, model_args=model_arg or (), example_inputs=inputs, prove=prove)
+    with Bar(quiet=quiet) as bar:
+        report = lint(
+            model,
+            source=source or (),
+            model_args=model_arg or (),
+            example_inputs=inputs,
+            prove=prove,
+            progress=bar,
+        )
     options.show(report, prove, json=json, quiet=quiet)
     return int(not report.ok)
 

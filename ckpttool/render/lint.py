@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ckpttool.names.fold import FoldedRow, fold_names
 from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS, KIND_STYLES
-from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, hang, iter_table
+from ckpttool.render.tables import Cell, Column, Line, Span, block, fill, hang, iter_table, times
 from ckpttool.render.views import View
 from ckpttool.values.lint import LintEntry, LintFinding, LintReport, Proof
 from ckpttool.values.words import NAME_LIMIT, format_count, format_shape, plural, safe
@@ -51,20 +51,50 @@ def _iter_head(report: LintReport, width: int) -> Iterator[Line]:
     kinds = Counter(entry.kind for entry in report.entries)
     tensors = ", ".join(plural(n, _NOUNS.get(kind, f"{kind} tensor")) for kind, n in kinds.items())
     facts = [Span(safe(report.class_name, NAME_LIMIT), "title"), Span(tensors or "no tensors")]
+    if report.sources:
+        facts = [Span(safe(source.title, NAME_LIMIT), "title") for source in report.sources]
+        files = sum(source.files for source in report.sources)
+        unread = sum(source.unread for source in report.sources)
+        read = f"{plural(files, 'file')}, {format_count(unread)} unread" if unread else plural(files, "file")
+        facts.append(Span(f"{plural(report.modules, 'module class', 'module classes')} in {read}"))
     yield from fill([*found, *facts], width, indent=0)
 
 
 def _iter_finding(group: Sequence[LintFinding], width: int) -> Iterator[Line]:
     first = group[0]
+    blank = Span(" " * _INDENT)
+    if first.file is not None:
+        yield from _iter_places(group, width)
+    else:
+        yield _names(group)
+        yield from hang(blank, safe(first.message, _MAX_MESSAGE), width)
+    yield from hang(blank, f"fix: {safe(first.fix, _MAX_MESSAGE)}", width, "dim")
+
+
+def _names(group: Sequence[LintFinding]) -> Line:
+    """The code, and to which names it applies."""
+    first = group[0]
     names = [folded.pattern for folded in fold_names(finding.name for finding in group)]
     shown = ", ".join(safe(name, NAME_LIMIT) for name in names[:_MAX_NAMES] if name) or "the model"
     more = f" and {format_count(len(names) - _MAX_NAMES)} more" if len(names) > _MAX_NAMES else ""
-    times = f" ×{format_count(len(group))}" if len(group) > 1 else ""
     start = f"{first.code} {first.severity}"
-    yield (Span(start, first.severity), Span("  "), Span(f"{shown}{more}"), Span(times, "count"))
-    blank = Span(" " * _INDENT)
-    yield from hang(blank, safe(first.message, _MAX_MESSAGE), width)
-    yield from hang(blank, f"fix: {safe(first.fix, _MAX_MESSAGE)}", width, "dim")
+    return (Span(start, first.severity), Span("  "), Span(f"{shown}{more}"), Span(times(len(group)), "count"))
+
+
+def _iter_places(group: Sequence[LintFinding], width: int) -> Iterator[Line]:
+    """The code with its sentence, and each line of source that it applies to."""
+    first = group[0]
+    yield (Span(f"{first.code} {first.severity}", first.severity), Span(times(len(group)), "count"))
+    yield from hang(Span(" " * _INDENT), safe(first.message, _MAX_MESSAGE), width)
+    places = [f"{safe(str(finding.file))}:{finding.line}" for finding in group]
+    column = max(map(len, places))
+    for finding, place in zip(group, places, strict=True):
+        name = safe(finding.name, NAME_LIMIT)
+        if _INDENT + column + 2 + len(name) <= width:
+            yield (Span(f"{' ' * _INDENT}{place:{column}}  "), Span(name, "title"))
+        else:
+            yield (Span(f"{' ' * _INDENT}{place}"),)
+            yield (Span(f"{' ' * (_INDENT + 2)}{name}", "title"),)
 
 
 def _alike(findings: Sequence[LintFinding]) -> list[list[LintFinding]]:
@@ -128,9 +158,11 @@ _ANSWERS = {True: Cell("yes", "good"), False: Cell("no"), None: Cell("—", "dim
 
 
 def iter_findings_pipe(report: LintReport) -> Iterator[str]:
-    """Yield ``code, severity, name, message, fix`` per finding, with tabs between."""
+    """Yield ``code, severity, name, message, fix`` per finding, of source ``file:line`` too, with tabs."""
     for finding in report.findings:
-        yield "\t".join([safe(field) or "-" for field in finding]) + "\n"
+        fields = [finding.code, finding.severity, finding.name, finding.message, finding.fix]
+        fields += [f"{finding.file}:{finding.line}"] if finding.file is not None else []
+        yield "\t".join([safe(field) or "-" for field in fields]) + "\n"
 
 
 _WORDS = {True: "yes", False: "no", None: "-"}
@@ -164,13 +196,15 @@ def lint_document(report: LintReport) -> dict[str, object]:
     return {
         "schema": LINT_SCHEMA,
         "ok": report.ok,
-        "model": report.model,
-        "class": report.class_name,
+        "model": report.model or None,
+        "class": report.class_name or None,
         "device": report.device or None,
         "loss": report.loss or None,
         "findings": encode(report.findings),
         "entries": [fields | (fields.pop("proof") or {}) for fields in encode(report.entries)],
         "notes": list(report.notes),
+        "sources": encode(report.sources),
+        "modules": report.modules,
     }
 
 

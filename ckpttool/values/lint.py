@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ckpttool.values.source import SourceUsed
+
 
 class LintFinding(NamedTuple):
     """A trap of Parameter and Buffer in a model.
 
     ``code`` is documented in docs/lint.md; ``severity`` is ``error``, ``warning`` or ``info``;
     ``name`` the path of the tensor, attribute or module; ``message`` one sentence without the
-    name; ``fix`` what to write instead.
+    name; ``fix`` what to write instead. Of source ``name`` is the class and its attribute, in
+    ``line`` of ``file``, relative to the folder that the package lies in; of a model both are None.
     """
 
     code: str
@@ -18,6 +21,8 @@ class LintFinding(NamedTuple):
     name: str
     message: str
     fix: str
+    file: str | None = None
+    line: int | None = None
 
 
 class Proof(NamedTuple):
@@ -55,10 +60,11 @@ class LintEntry(NamedTuple):
 
 
 class LintReport(NamedTuple):
-    """The result of ``lint`` for one model.
+    """The result of ``lint`` for one model, or for source.
 
     ``model`` is how the user named it; ``notes`` are what was not checked, and why; ``device`` and
-    ``loss`` say how the proof was made, empty without one.
+    ``loss`` say how the proof was made, empty without one. Of source there are ``sources``, with the
+    count of their classes that are ``modules``, and neither a model, a class nor entries.
     """
 
     model: str
@@ -68,6 +74,8 @@ class LintReport(NamedTuple):
     notes: tuple[str, ...] = ()
     device: str = ""
     loss: str = ""
+    sources: tuple[SourceUsed, ...] = ()
+    modules: int = 0
 
     @property
     def ok(self) -> bool:

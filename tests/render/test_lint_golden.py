@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,24 @@ def fails():
     raise ValueError("no configuration")
 """
 
+ROTARY = """
+import torch
+from torch import nn
+
+
+class Rotary(nn.Module):
+    def __init__(self, dim, base=10000):
+        super().__init__()
+        self.register_buffer("inv_freq", 1.0 / base ** (torch.arange(0, dim, 2) / dim))
+        self.register_buffer("positions_of_every_token_in_the_longest_sequence", torch.arange(dim))
+        self.register_buffer("cached", torch.zeros(dim), persistent=False)
+
+    def forward(self, x):
+        if self.cached.shape[0] < x.shape[0]:
+            self.register_buffer("cached", x)
+        return x
+"""
+
 CASES = {
     "findings": ["ckpttool lint models.py:Forgetful"],
     "clean": [
@@ -84,6 +103,19 @@ CASES = {
         "ckpttool lint models.py:Caches --prove --example-input 4x5 --model-arg size=5",
         "ckpttool lint models.py:Forgetful --prove",
     ],
+    "source": [
+        "ckpttool lint --source models.py --source ./rotary",
+        "ckpttool lint --source ./rotary:Rotary",
+        "ckpttool lint --source models.py:Layer --quiet",
+    ],
+    "source_errors": [
+        "ckpttool lint",
+        "ckpttool lint models.py:clean --source models.py",
+        "ckpttool lint --source models.py --prove",
+        "ckpttool lint --source models.py:Lair",
+        "ckpttool lint --source nosuchpackage",
+        "ckpttool lint --source ./missing",
+    ],
     "errors": [
         "ckpttool lint models.py:fails",
         "ckpttool lint models.py:clear",
@@ -97,8 +129,13 @@ CASES = {
 
 def prepare(folder: Path) -> None:
     (folder / "models.py").write_text(MODELS, "utf-8")
+    (folder / "rotary").mkdir()
+    (folder / "rotary" / "__init__.py").write_text("", "utf-8")
+    (folder / "rotary" / "a_module_of_a_long_name.py").write_text(ROTARY, "utf-8")
+    (folder / "rotary" / "broken.py").write_text("class Broken(", "utf-8")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden(case: str, tmp_path: Path, update_golden: bool) -> None:
-    check(f"lint_{case}", show(CASES[case], prepare, tmp_path), update=update_golden)
+    text = re.sub(r'(?<="parsed_ms":)( ?)\d+', r"\1MS", show(CASES[case], prepare, tmp_path))
+    check(f"lint_{case}", text, update=update_golden)

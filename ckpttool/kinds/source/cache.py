@@ -1,4 +1,4 @@
-"""What was read of a tree before: one file a tree in the user's cache folder, taken or left as it is.
+"""What was read of a tree before: one file a tree and scanner in the user's cache folder, or none.
 
     CRC-32 of the header in hex, a space, the header as JSON, a line break
     the summaries, each JSON in zlib
@@ -59,7 +59,7 @@ class Cache:
         self._folder = cache_folder()
         where = os.path.join(tree.path, tree.top)
         label = re.sub(r"\W", "_", tree.package or os.path.basename(where), flags=re.ASCII)[:40]
-        self._name = f"{label}-{zlib.crc32(os.fsencode(where)):08x}"
+        self._name = f"{label}-{zlib.crc32(os.fsencode(f'{scanner} {where}')):08x}"
         self._made: dict[str, object] = {
             "format": _FORMAT,
             "scanner": _version_of(scanner),
@@ -144,9 +144,11 @@ class Cache:
 
 def _version_of(scanner: str) -> str:
     """What changes with the code that makes summaries: nobody has to remember a number."""
-    here, check = os.path.dirname(__file__), 0
-    with contextlib.suppress(OSError):  # in an archive
-        for name in sorted(os.listdir(here)):
-            if name.endswith(".py"):
-                check = zlib.crc32(read_file(os.path.join(here, name))[0], check)
+    check = 0
+    for package in sorted({__package__, scanner.partition(":")[0].rpartition(".")[0]}):
+        folder = os.path.join(*[os.path.dirname(__file__), *[os.pardir] * 3], *package.split("."))
+        with contextlib.suppress(OSError):  # in an archive
+            for name in sorted(os.listdir(folder)):
+                if name.endswith(".py"):
+                    check = zlib.crc32(read_file(os.path.join(folder, name))[0], check)
     return f"{scanner} {check:08x}"

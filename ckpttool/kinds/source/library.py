@@ -137,10 +137,10 @@ class Library:
 
     def _holder(self, module: str) -> Modules | None:
         """Which of the named ones has ``module``."""
-        top = module.partition(".")[0]
-        for modules in self._named:
-            if modules.package in (top, "") and modules.locate(module) is not None:
-                return modules
+        for package in (module.partition(".")[0], ""):  # a folder may hold a package that was named too
+            for modules in self._named:
+                if modules.package == package and modules.locate(module) is not None:
+                    return modules
         return None
 
     def _reader_of(self, module: str) -> Modules | None:

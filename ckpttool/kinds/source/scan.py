@@ -49,10 +49,12 @@ _MOST_CLASSES = 2000
 
 def scan_module(tree: ast.Module, text: str, module: str, is_package: bool) -> dict[str, Any]:
     """The summary of a file that is imported as ``module``."""
-    return _File(tree, text, module, is_package).summary()
+    return File(tree, text, module, is_package).summary()
 
 
-class _File:
+class File:
+    """One file: what its names mean, and its classes and functions by name, once it was summarized."""
+
     def __init__(self, tree: ast.Module, text: str, module: str, is_package: bool) -> None:
         self.module = module
         self.lines = text.split("\n")
@@ -60,6 +62,8 @@ class _File:
         self.stars: list[str] = []
         self.defined: set[str] = set()
         self.loose: list[list[Any]] = []
+        self.classes: dict[str, ast.ClassDef] = {}
+        self.functions: dict[str, Function] = {}
         self._package = module if is_package else module.rpartition(".")[0]
         self._tree = tree
         self.scope = Scope(self.resolve)
@@ -74,8 +78,9 @@ class _File:
         return found
 
     def summary(self) -> dict[str, Any]:
+        """What the file says, as the module's docstring has it."""
         classes: dict[str, ast.ClassDef] = {}
-        functions: dict[str, Function] = {}
+        functions = self.functions
         for node in ast.walk(self._tree):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self._note_import(node)
@@ -99,6 +104,7 @@ class _File:
         scanned: dict[str, Any] = {}
         while queue and len(scanned) < _MOST_CLASSES:
             name, node = queue.pop(0)
+            self.classes[name] = node
             scanned[name] = self._scan_class(node)
             inner = [item for item in ast.iter_child_nodes(node) if isinstance(item, ast.ClassDef)]
             queue += [(f"{name}.{item.name}", item) for item in inner]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 from ckpttool.kinds.classify import Verdict
 from ckpttool.kinds.source.instances import Instance
 from ckpttool.kinds.source.judge import judge_names
-from ckpttool.kinds.source.library import Library, SourceClass
+from ckpttool.kinds.source.library import SourceClass
 from ckpttool.kinds.source.match import Matcher
 from ckpttool.kinds.source.members import Interpreter
-from ckpttool.kinds.source.packages import SourceNotFound, find_tree
-from ckpttool.kinds.source.reader import Reader
+from ckpttool.kinds.source.sources import Sources
 from ckpttool.values.checkpoint import Checkpoint, Root
 from ckpttool.values.progress import SILENT, Progress
 from ckpttool.values.source import SourceUsed
@@ -39,18 +37,15 @@ class SourceKinds:
         """
         self.strict = chosen is not None
         self._chosen = len(chosen or ())
-        self._progress = progress
-        self._readers = [Reader(find_tree(text)) for text in (*(chosen or ()), *texts)]
-        self._followed: list[Reader] = []
-        self._library = Library(self._readers, self._follow)
+        self._sources = Sources((*(chosen or ()), *texts), progress)
         self._matcher: Matcher | None = None
-        self._interpreter = Interpreter(self._library)
+        self._interpreter = Interpreter(self._sources.library)
         self._root_classes: list[SourceClass] = []
         self._verdicts: list[Verdict] = []
 
     def judge(self, checkpoint: Checkpoint, weights: Mapping[Root, Sequence[int]]) -> dict[Root, Verdict]:
         """What source says of each state_dict, whose entries are at these positions of the checkpoint's."""
-        if not self._readers:
+        if not self._sources.readers:
             return {}
         matcher = self._read()
         verdicts = {}
@@ -72,46 +67,16 @@ class SourceKinds:
     def _read(self) -> Matcher:
         """Read all that was named, or where a class is named what it leads to."""
         if self._matcher is None:
-            for at, reader in enumerate(self._readers):
-                name = reader.tree.class_name
-                if name:
-                    classes = self._find_classes(reader, name)
-                    if not classes and at >= self._chosen:
-                        where = reader.package or os.path.join(reader.tree.path, reader.tree.scope)
-                        hint = "name a class as it is defined"
-                        raise SourceNotFound(f"no class {name} is in the source of {where}", hint=hint)
-                    self._root_classes += classes
-                if not name or len(reader.layout.named) <= _FEW_FILES:
-                    self._read_all(reader)
+            sources = self._sources
+            for at, reader in enumerate(sources.readers):
+                find = sources.find_classes if at < self._chosen else sources.named_classes
+                self._root_classes += find(reader)
+                if not reader.tree.class_name or len(reader.layout.named) <= _FEW_FILES:
+                    sources.read_all(reader)
             if self._root_classes:
                 self._reach(self._root_classes)
             self._matcher = Matcher(self._interpreter)
         return self._matcher
-
-    def _read_all(self, reader: Reader) -> None:
-        named = reader.layout.named
-        statuses = {module: reader.layout.status(file) for module, file in named.items()}
-        sizes = {module: status.st_size for module, status in statuses.items() if status is not None}
-        self._progress.begin("source", sum(sizes.values()))
-        for module, summary in reader.read_all():
-            self._library.summaries.setdefault(module, summary)
-            self._progress.advance(sizes.get(module, 0))
-        self._progress.finish()
-
-    def _find_classes(self, reader: Reader, name: str) -> list[SourceClass]:
-        """The classes of this name; several files may have one, and which is meant the state_dict shows."""
-        found = self._library.resolve(name) if name.partition(".")[0] == reader.package else None
-        if isinstance(found, SourceClass):
-            return [found]
-        classes = []
-        for module in reader.find_class(name):
-            summary = self._library.read(module)
-            if summary is not None and name in summary["classes"]:
-                classes.append(self._library.class_of(module, name, summary))
-        found = self._library.resolve(f"{reader.package}.{name}") if not classes and reader.package else None
-        if isinstance(found, SourceClass):
-            return [found]
-        return classes
 
     def _reach(self, classes: Sequence[SourceClass]) -> None:
         """Read the files of every class that ``classes`` are seen to build, and theirs."""
@@ -129,38 +94,14 @@ class SourceKinds:
                     seen.add(item.cls.dotted)
                     queue.append(item)
 
-    def _follow(self, top: str) -> Reader | None:
-        """Another package that a class derives from, or is built of; None if it is not installed."""
-        try:
-            reader = Reader(find_tree(top, versioned=False))
-        except SourceNotFound:
-            return None
-        self._followed.append(reader)
-        return reader
-
     @property
     def used(self) -> tuple[SourceUsed, ...]:
         """What was read of each source that was named, and how much of what was judged it fits."""
         modules = sum(verdict.modules for verdict in self._verdicts)
         fitting = sum(verdict.fitting for verdict in self._verdicts)
         root = next((verdict.root for verdict in self._verdicts if verdict.root), "")
-        return tuple(
-            SourceUsed(
-                package=reader.package,
-                version=reader.tree.version,
-                path=os.path.join(reader.tree.path, reader.tree.scope),
-                files=reader.files,
-                unread=reader.unread,
-                classes=self._library.count_classes(reader),
-                cached=reader.cached,
-                parsed_ms=reader.parsed_ms,
-                root=root,
-                fits=round(fitting / modules, 4) if modules else 0.0,
-            )
-            for reader in self._readers
-        )
+        return self._sources.used(round(fitting / modules, 4) if modules else 0.0, root)
 
     def close(self) -> None:
         """End what parses, and keep what is new for the next run."""
-        for reader in (*self._readers, *self._followed):
-            reader.close()
+        self._sources.close()
