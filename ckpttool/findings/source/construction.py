@@ -28,10 +28,14 @@ class Sort(IntEnum):
 
 
 class Value(NamedTuple):
-    """``is_tensor``: surely a plain tensor of one or more dimensions, on the CPU and without a gradient."""
+    """``is_tensor``: surely a plain tensor of one or more dimensions, on the CPU and without a gradient.
+
+    ``of_tensors``: a list with such in it.
+    """
 
     sort: Sort
     is_tensor: bool = False
+    of_tensors: bool = False
 
 
 _UNKNOWN = Value(Sort.UNKNOWN)
@@ -323,14 +327,12 @@ class _Frame:
             return Value(max(one.sort, two.sort), one.is_tensor and two.is_tensor)
         if isinstance(node, (ast.BoolOp, ast.Tuple, ast.List, ast.Slice, ast.Starred)):
             parts = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
-            return self._mixed(parts, depth)._replace(is_tensor=False)
+            mixed = self._mixed(parts, depth)
+            return Value(mixed.sort, False, mixed.is_tensor and isinstance(node, (ast.Tuple, ast.List)))
         return _UNKNOWN
 
     def _mixed(self, nodes: Iterable[ast.expr], depth: int) -> Value:
-        """What an operation makes of these: a tensor, if one of them is."""
-        values = [self._value(node, depth + 1) for node in nodes]
-        sort = max((value.sort for value in values), default=Sort.NOTHING)
-        return Value(sort, any(value.is_tensor for value in values))
+        return _mix([self._value(node, depth + 1) for node in nodes])
 
     def _attribute(self, node: ast.Attribute, depth: int) -> Value:
         name = self._attribute_name(node)
@@ -379,7 +381,8 @@ class _Frame:
         """What a function of torch or numpy makes."""
         words = {word.arg: word.value for word in node.keywords}
         given = [*node.args, *(value for key, value in words.items() if key not in _NO_NUMBERS)]
-        mixed = self._mixed(given, depth)
+        values = [self._value(item, depth + 1) for item in given]  # once: what is nested is asked in turn
+        mixed = _mix(values)
         plain = by_torch and words.keys().isdisjoint(("device", "requires_grad", None))
         if name in _DRAWN or name.startswith("random."):
             return Value(Sort.RANDOM, plain and name in _DRAWN - {"normal", "bernoulli"})
@@ -396,11 +399,10 @@ class _Frame:
         if name == "from_numpy":
             return mixed._replace(is_tensor=plain)
         if name in _SHAPING | _MIXING:
-            mixed = mixed if name in _MIXING else self._mixed(node.args[:1], depth)
-            if node.args and isinstance(node.args[0], (ast.List, ast.Tuple)):
-                mixed = self._mixed(node.args[0].elts, depth)  # stack, cat
-            sort = Sort.TABLE if name in _UNEQUAL and mixed.sort == Sort.FILLED else mixed.sort
-            return Value(sort, plain and mixed.is_tensor and name not in _REDUCING)
+            found = mixed if name in _MIXING else _mix(values[:1])
+            sort = Sort.TABLE if name in _UNEQUAL and found.sort == Sort.FILLED else found.sort
+            is_tensor = plain and (found.is_tensor or found.of_tensors)
+            return Value(sort, is_tensor and name not in _REDUCING, is_tensor and name == "meshgrid")
         return _UNKNOWN
 
     def _enter(self, function: Function, node: ast.Call, depth: int) -> Value:
@@ -409,6 +411,15 @@ class _Frame:
         given = [("", self._value(item, depth + 1)) for item in node.args]
         given += [(word.arg, self._value(word.value, depth + 1)) for word in node.keywords if word.arg]
         return _Frame(self._made, function, given, self._depth + 1).run()
+
+
+def _mix(values: Sequence[Value]) -> Value:
+    """What an operation makes of these: a tensor, if one of them is."""
+    return Value(
+        max((value.sort for value in values), default=Sort.NOTHING),
+        any(value.is_tensor for value in values),
+        any(value.of_tensors for value in values),
+    )
 
 
 def _is_plain(annotation: ast.expr | None) -> bool:

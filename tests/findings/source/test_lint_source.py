@@ -184,6 +184,7 @@ PLAIN = {
         "if size:\n    self.t = torch.eye(size)\nelse:\n    self.t = torch.ones(1, 1)",
         "return x @ self.t",
     ),
+    "stacked": ("a = torch.ones(3)\nself.t = torch.stack([a, a])", "return x * self.t"),
     "of a method": ("self.t = self.make(size)", "return x @ self.t"),
 }
 
@@ -410,6 +411,18 @@ def test_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     (tmp_path / "deep.py").write_text(HEAD + module(deep), "utf-8")
     report = lint_source([str(tmp_path)])
     assert report.sources[0].unread >= 1 and report.sources[0].files + report.sources[0].unread == 2
+
+
+@pytest.mark.parametrize(
+    "call", ["torch.cat([{}], 0)", "torch.add({}, other={})", "({} if x else 1)", "f({})"]
+)
+def test_nested_calls_end(call: str, tmp_path: Path) -> None:
+    text = "x"
+    for _ in range(30 if call.count("{}") == 1 else 12):
+        text = call.replace("{}", text)
+    (tmp_path / "m.py").write_text(HEAD + "def f(x):\n    return x\n" + module(f"self.t = {text}"), "utf-8")
+    report = lint_source([str(tmp_path)])
+    assert report.modules == 1 and report.sources[0].parsed_ms < 10_000
 
 
 def test_functions_that_call_each_other_end(tmp_path: Path) -> None:
