@@ -25,7 +25,7 @@ def command(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="package.module:factory or path/to/file.py:factory; its code runs."
+            metavar="MODEL", help="package.module:factory or path/to/file.py:factory; its code runs."
         ),
     ] = None,
     source: Annotated[

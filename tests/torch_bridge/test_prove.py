@@ -257,7 +257,7 @@ def test_the_json_is_the_contract(flags: tuple[str, ...], capsys: pytest.Capture
     assert document["model"] == "sample_models.unregistered_tensor:build"
     assert document["class"] == "sample_models.unregistered_tensor.ForgottenTensors"
     assert {frozenset(finding) for finding in document["findings"]} == {
-        frozenset({"code", "severity", "name", "message", "fix"})
+        frozenset({"code", "severity", "name", "message", "fix", "file", "line"})
     }
     fields = ENTRY | (set(Proof._fields) if flags else set())
     assert {frozenset(entry) for entry in document["entries"]} == {frozenset(fields)}
