@@ -46,6 +46,6 @@ class SourceUsed(NamedTuple):
     @property
     def title(self) -> str:
         """``timm 1.0.31``; of a file, or of what is no package, its name."""
-        file = os.path.basename(self.path)
+        file = os.path.basename(os.path.normpath(self.path))  # of a folder it ends in a separator
         is_part = file.endswith(".py") and file != f"{self.package}.py"
         return file if is_part or not self.package else f"{self.package} {self.version}".strip()

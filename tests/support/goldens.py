@@ -6,6 +6,7 @@ repeat is a word in it: how long it took, the version of torch, the folder.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 import itertools
@@ -162,7 +163,9 @@ def check(name: str, text: str, *, update: bool) -> None:
     path = GOLDEN / f"{name}.txt"
     if update:
         path.write_text(text, "utf-8")
-    assert text == path.read_text("utf-8"), "look at the difference; `pytest --update-golden` takes it over"
+    before = path.read_text("utf-8")
+    difference = "\n".join(difflib.unified_diff(before.split("\n"), text.split("\n"), lineterm="", n=1))
+    assert text == before, f"{difference}\nlook at it; `pytest --update-golden` takes it over"
 
 
 def state_dict(source: str = CAPTIONER, name: str = "Captioner", **arguments: Any) -> dict[str, torch.Tensor]:

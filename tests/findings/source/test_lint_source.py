@@ -425,6 +425,13 @@ def test_nested_calls_end(call: str, tmp_path: Path) -> None:
     assert report.modules == 1 and report.sources[0].parsed_ms < 10_000
 
 
+def test_a_folder_that_is_no_package_has_its_name(tmp_path: Path) -> None:
+    (tmp_path / "some-models").mkdir()
+    assert found(tmp_path / "some-models", module("pass")) == []
+    text = str(ckpttool.lint(source=[str(tmp_path / "some-models")]))
+    assert text.startswith("no trap found · some-models · 1 module class in 1 file")
+
+
 def test_functions_that_call_each_other_end(tmp_path: Path) -> None:
     body = "".join(f"    x = f{n}(x) + f{n}(x) + g(x)\n" for n in range(8))
     functions = (
