@@ -183,3 +183,11 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     yield
+
+
+@pytest.fixture(autouse=True)
+def restored_path() -> Iterator[None]:
+    """Where modules are found is as it was: a model that a test names puts its folder there."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
