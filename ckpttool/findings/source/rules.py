@@ -198,18 +198,24 @@ def find_parameters_in_forward(classes: Classes, cls: SourceClass) -> Iterator[H
 
 
 def find_two_flags(classes: Classes, cls: SourceClass) -> Iterator[Hit]:
-    """Buffers that are registered twice, with another flag: the last one counts."""
-    for name, found in classes.registers(cls).items():
-        for at, item in enumerate(found):
-            others = [one for one in found[:at] if one.persistent is not item.persistent]
-            other = next(
-                (one for one in others if one.method != item.method or not exclude(one.when, item.when)), None
-            )
-            if other is not None:
-                message = f"registered twice, {_FLAGS[other.persistent]} in {other.method}() and "
-                message += f"{_FLAGS[item.persistent]} in {item.method}(): what runs last decides "
-                yield Hit(name, item.line, f"{message}whether it is saved", "register it with one flag")
-                break
+    """Buffers that are registered twice, also by a base, with another flag: the last one counts."""
+    registers = classes.registers(cls)
+    bases = classes.lineage(cls)[1:] if registers and _runs_bases(cls) else ()
+    above = [(f"{base.name}.", classes.registers(base)) for base in bases]
+    for name, found in registers.items():
+        before = [(owner, item) for owner, named in above for item in named.get(name, ())]
+        for item in found:
+            for owner, other in before:
+                apart = not owner and item.method == other.method and exclude(other.when, item.when)
+                if other.persistent is not item.persistent and not apart:
+                    message = f"registered twice, {_FLAGS[other.persistent]} in {owner}{other.method}() and "
+                    message += f"{_FLAGS[item.persistent]} in {item.method}(): what runs last decides "
+                    yield Hit(name, item.line, f"{message}whether it is saved", "register it with one flag")
+                    break
+            else:
+                before.append(("", item))
+                continue
+            break
 
 
 RULES: tuple[LintRule, ...] = (
@@ -230,6 +236,12 @@ def _registers(act: list[Any]) -> bool:
     """``self.x = nn.Buffer(…)``, or a Parameter."""
     called = str(act[4][1]) if act[0] == "set" and act[4][0] == "call" else ""
     return torch_classes.is_parameter(called) or torch_classes.is_buffer(called)
+
+
+def _runs_bases(cls: SourceClass) -> bool:
+    """Whether what the bases construct is there."""
+    acts = cls.methods["__init__"]["acts"] if "__init__" in cls.methods else None
+    return acts is None or any(act[:3] == ["run", "super", "__init__"] for act in acts)
 
 
 def _flag_of(call: list[Any]) -> object:

@@ -339,6 +339,36 @@ def test_a_buffer_that_is_registered_twice(tmp_path: Path) -> None:
     assert "persistent in __init__() and not persistent in resize()" in findings[0].message
 
 
+def test_a_buffer_that_a_base_registers_with_another_flag(tmp_path: Path) -> None:
+    base = """
+        class Base(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("a", torch.zeros(3))
+                self.register_buffer("b", torch.zeros(3))
+        """
+    heirs = """
+        from m0 import Base
+
+        class Other(Base):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("a", torch.zeros(3), persistent=False)
+                self.register_buffer("b", torch.zeros(3))
+
+        class Instead(Base):
+            def __init__(self):
+                nn.Module.__init__(self)
+                self.register_buffer("a", torch.zeros(3), persistent=False)
+
+        class Later(Base):
+            def resize(self):
+                self.register_buffer("b", torch.zeros(3), persistent=False)
+        """
+    assert found(tmp_path, base, heirs) == [("CKPT209", "Other.a"), ("CKPT209", "Later.b")]
+    assert "persistent in Base.__init__() and" in lint_source([str(tmp_path)]).findings[0].message
+
+
 def test_parameters_made_in_forward(tmp_path: Path) -> None:
     text = """
         class Late(nn.Module):
