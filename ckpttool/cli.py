@@ -34,6 +34,8 @@ exit status, and whose options carry the head that the help has them under; and 
 
 EXAMPLES = ("ckpttool inspect decoder_training.pt", "ckpttool verify swin.pt --model swin.py:build")
 
+_WIDEST_HELP = 120  # columns; a longer line is hard to read
+
 _Bound = Callable[[], int]
 
 
@@ -97,6 +99,8 @@ def _run(arguments: list[str]) -> int:
         # Typer wraps what it says of a word, and a shell offers the rest as a word.
         os.environ["COLUMNS"] = "10000"
     chosen = _chosen(words_to_complete() if completes else arguments)
+    if chosen is not None and _is_path(chosen) and not completes:
+        arguments, chosen = ["inspect", *arguments], "inspect"
     # A command that comes first needs no list of the others, which takes Typer as long as the command itself.
     alone = not completes and chosen in dict(COMMANDS) and arguments[0] == chosen
     app = _build_app(chosen, alone=alone, completes=completes or chosen is None)
@@ -117,13 +121,20 @@ def _chosen(arguments: Sequence[str]) -> str | None:
     return next((argument for argument in arguments if not argument.startswith("-")), None)
 
 
+def _is_path(text: str) -> bool:
+    """Whether a file stands where a command is expected: there is one of the name, or no command has such."""
+    return text not in dict(COMMANDS) and (
+        os.path.lexists(text.replace("\0", "")) or not {".", "/"}.isdisjoint(text)
+    )
+
+
 def _build_app(chosen: str | None, *, alone: bool, completes: bool) -> typer.Typer:
     app = typer.Typer(
         cls=Group,
         add_completion=completes,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDEST_HELP},
     )
     app.callback(epilog=_format_examples(EXAMPLES))(_top)
     for name, summary in COMMANDS:

@@ -226,6 +226,16 @@ WRITERS: tuple[Callable[[Path], None], ...] = (
 )
 
 
+NEXT = {
+    "ckpttool verify swin.pt --model swin.py:build": "does a load restore the model?",
+    "ckpttool inspect swin.pt --source swin.py": "which buffers are not in the file, by design?",
+    "ckpttool diff base.pt tuned.safetensors": "what changed, and by how much?",
+    "ckpttool convert decoder_training.pt model.safetensors": "the weights alone, byte for byte",
+    "ckpttool lint forgotten.py:build": "which tensors would be lost?",
+}
+"""What `make demo` ends with: commands in the folder that it writes, and what each answers."""
+
+
 def write_demo(folder: Path) -> list[Path]:
     """Write all of them into the folder, which is made if need be, and return the files in it, sorted."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +245,11 @@ def write_demo(folder: Path) -> list[Path]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the demo checkpoints into the one folder that the arguments name."""
+    """Write the demo checkpoints into the one folder that the arguments name, or print what is next."""
+    if arguments == ["--next"]:
+        width = max(map(len, NEXT))
+        print("".join(f"  {command:{width}}  # {why}\n" for command, why in NEXT.items()), end="")
+        return 0
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m sample_models.write_demo DIR", file=sys.stderr)
         return 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,11 +56,35 @@ class _PlainParameters:
         return parameters
 
 
-class Group(_PlainParameters, TyperGroup):
+_HEAD = re.compile(r"^(?:Usage:|\w[\w ]*:$)", re.MULTILINE)
+_NAME = re.compile(
+    r"^  (-\S*(?: \S+)*?(?=  |$)|\w\S*(?=  ))", re.MULTILINE
+)  # of an option, argument, command
+_EXAMPLE = re.compile(r"^    ((?:ckpttool|git) .*)$", re.MULTILINE)
+
+
+class _PaintedHelp:
+    """A help text is in colour where results are."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help text."""
+        from ckpttool.render.console import Screen
+
+        text: str = super().get_help(ctx)  # type: ignore[misc]
+        if not Screen(sys.stdout).has_colour:
+            return text
+        ctx.color = True  # also where it was forced, and stdout is no terminal
+        first = re.search(r"^\w[\w ]*:$", text, re.MULTILINE)  # what stands before it is prose
+        start = first.start() if first is not None else len(text)
+        text = text[:start] + _NAME.sub("  \x1b[36m\\1\x1b[0m", text[start:])
+        return _HEAD.sub("\x1b[1m\\g<0>\x1b[0m", _EXAMPLE.sub("    \x1b[32m\\1\x1b[0m", text))
+
+
+class Group(_PaintedHelp, _PlainParameters, TyperGroup):
     """The program itself."""
 
 
-class Command(_PlainParameters, TyperCommand):
+class Command(_PaintedHelp, _PlainParameters, TyperCommand):
     """A command whose help has its options in sections, and which addresses in the place of files reach bare.
 
     Nothing is read from one or written to one: no command needs its secrets, and so none can tell them.

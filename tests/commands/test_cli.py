@@ -83,6 +83,30 @@ def test_usage_errors_name_the_help_that_exists(capsys: pytest.CaptureFixture[st
     )
 
 
+def test_a_file_where_a_command_is_expected_is_inspected(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(files)
+    (files / "diff").mkdir()  # a command all the same
+    (files / "bogus").write_bytes((files / "values.safetensors").read_bytes())
+    for arguments in (
+        ["values.safetensors"],
+        ["values.safetensors", "--json"],
+        ["--flat", "./bogus"],
+        ["bogus"],
+    ):
+        assert cli.main(["inspect", *arguments]) == 0
+        inspected = capsys.readouterr()
+        assert cli.main(arguments) == 0
+        assert capsys.readouterr() == inspected
+    assert cli.main(["diff"]) == 2
+    assert "argument 'A'" in capsys.readouterr().err
+    assert cli.main(["missing.safetensors"]) == 2
+    assert capsys.readouterr().err == "error: missing.safetensors: no such file or directory\n"
+    assert cli.main(["inspct"]) == 2
+    assert "no such command 'inspct'. Did you mean 'inspect'" in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"ckpttool {__version__}\n"

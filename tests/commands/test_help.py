@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckpttool import cli
+from ckpttool.render.console import Screen
 from tests.support.documents import ROOT, Terminal, read_page
 
 COMMANDS = [name for name, _ in cli.COMMANDS]
@@ -55,7 +56,8 @@ def test_nothing_is_cut_and_every_option_is_explained(
     monkeypatch.setenv("COLUMNS", str(width))
     text = help_of(command, capsys)
     lines = text.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= min(width, 120)
+    assert width == 80 or command == "git-textconv" or max(map(len, lines)) > 80
     for match in OPTION.finditer(text, text.index("\nArguments:\n" if command else "\nOptions:\n")):
         explained = match[2] or lines[text.count("\n", 0, match.start()) + 1].startswith(" " * 20)
         assert explained, match[0]
@@ -63,6 +65,23 @@ def test_nothing_is_cut_and_every_option_is_explained(
         heads = re.findall(r"^(\w[\w ]+):$", text, re.MULTILINE)
         assert heads == [*dict.fromkeys(heads)]
         assert (heads[0], heads[-1]) == ("Arguments", "Output")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_colours_are_all_that_a_terminal_adds(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = help_of(command, capsys)
+    monkeypatch.setattr(Screen, "has_colour", True)
+    painted = help_of(command, capsys)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", painted) == plain
+    named = set(re.findall(r"\x1b\[36m(.*?)\x1b", painted))
+    assert named >= {
+        match[1] for match in OPTION.finditer(plain, plain.index("\nOptions:" if not command else "\nArg"))
+    }
+    assert named >= (set() if command else set(COMMANDS))
+    assert {"\x1b[1mUsage:\x1b[0m"} <= set(painted.split(" "))
+    assert painted.count("\x1b[32m") == len(examples(plain))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
