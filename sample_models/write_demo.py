@@ -228,7 +228,7 @@ WRITERS: tuple[Callable[[Path], None], ...] = (
 
 NEXT = {
     "ckpttool verify swin.pt --model swin.py:build": "does a load restore the model?",
-    "ckpttool inspect swin.pt --source swin.py": "which buffers are not in the file, by design?",
+    "ckpttool inspect swin.pt --source swin.py": "which buffers are not in the file?",
     "ckpttool diff base.pt tuned.safetensors": "what changed, and by how much?",
     "ckpttool convert decoder_training.pt model.safetensors": "the weights alone, byte for byte",
     "ckpttool lint forgotten.py:build": "which tensors would be lost?",

@@ -68,9 +68,11 @@ class _PaintedHelp:
 
     def get_help(self, ctx: Any) -> str:
         """Return the help text."""
+        text: str = super().get_help(ctx)  # type: ignore[misc]
+        if not sys.stdout.isatty() and os.environ.keys().isdisjoint(("FORCE_COLOR", "CLICOLOR_FORCE")):
+            return text
         from ckpttool.render.console import Screen
 
-        text: str = super().get_help(ctx)  # type: ignore[misc]
         if not Screen(sys.stdout).has_colour:
             return text
         ctx.color = True  # also where it was forced, and stdout is no terminal

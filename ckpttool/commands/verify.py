@@ -15,6 +15,8 @@ from ckpttool.values.errors import CkptToolError
 if TYPE_CHECKING:
     from ckpttool.values.verification import Plan
 
+_UNWRAPPED = 10_000  # columns, where nobody has any
+
 EXAMPLES = (
     "ckpttool verify swin_ddp_compiled.pt --model swin.py:build",
     "ckpttool verify swin.pt --model swin.py:build --load copy --json",
@@ -134,7 +136,9 @@ def _split(texts: Sequence[str] | None, option: str) -> tuple[str, ...]:
 
 def _announce(plan: Plan) -> None:
     """Say what will be held and written, before it is."""
-    from ckpttool.render.verify import plan_line
+    from ckpttool.render.console import Screen
+    from ckpttool.render.verify import iter_plan
 
-    sys.stderr.write(plan_line(plan) + "\n")
+    screen = Screen(sys.stderr)
+    screen.write_lines(iter_plan(plan, screen.width if screen.is_terminal else _UNWRAPPED))
     sys.stderr.flush()

@@ -164,8 +164,8 @@ def legacy_obstacle(checkpoint: Checkpoint) -> str:
             for _, part in parts(entry.value)
             if part.dtype.storage is None
         }
-        return f"{some(sorted(found)) or 'an untyped storage'} in the layout before torch 1.6"
-    return "a nested tensor in the layout before torch 1.6" if "_rebuild_nested_tensor" in names else ""
+        return f"{some(sorted(found)) or 'an untyped storage'} in the pre-1.6 file layout"
+    return "a nested tensor in the pre-1.6 file layout" if "_rebuild_nested_tensor" in names else ""
 
 
 def plain_load(checkpoint: Checkpoint) -> PlainLoad:

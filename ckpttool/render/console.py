@@ -32,7 +32,7 @@ _STYLES = {
 }
 
 # For terminals that cannot say them; each keeps its width.
-_ASCII = str.maketrans("×·…—–─←→≈▏▎▍▌▋▊▉█", "x-~---<>~########")
+_ASCII = str.maketrans("×·…—–─←→≈Δ▁▂▃▄▅▆▇▏▎▍▌▋▊▉█", "x-~---<>~d.:-=+*%########")
 
 
 class Screen:
@@ -63,7 +63,10 @@ class Screen:
         if self.has_colour:
             self._paint(lines)
             return
-        text = "".join("".join([span.text for span in line]).rstrip() + "\n" for line in lines)
+        self.write("".join("".join([span.text for span in line]).rstrip() + "\n" for line in lines))
+
+    def write(self, text: str) -> None:
+        """Write a text without colour; what the stream cannot say is spelled in ASCII."""
         self.stream.write(text if self._speaks_unicode() else text.translate(_ASCII))
 
     def _paint(self, lines: Iterable[Line]) -> None:
@@ -83,7 +86,7 @@ class Screen:
 
     def _speaks_unicode(self) -> bool:
         try:
-            "×·…─█".encode(self.stream.encoding or "ascii")
+            "×·…─█Δ▁".encode(self.stream.encoding or "ascii")
         except (UnicodeEncodeError, LookupError):
             return False
         return True

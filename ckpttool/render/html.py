@@ -25,10 +25,9 @@ _STYLE = """<style>
 .ckpttool {font: 0.9em/1.45 var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace)}
 .ckpttool table {border-collapse: collapse; margin: 0.4em 0 0.4em 2ch; border: 0; font: inherit}
 .ckpttool tr, .ckpttool tr:nth-child(even) {background: none}
-.ckpttool td, .ckpttool th {border: 0; padding: 0 3ch 0 0; text-align: left; vertical-align: top}
+.ckpttool td, .ckpttool th {border: 0; padding: 0 3ch 0 0; vertical-align: top}
 .ckpttool td, .ckpttool th {white-space: pre; background: none; font-weight: normal; max-width: none}
 .ckpttool td.wrap {white-space: pre-wrap; overflow-wrap: anywhere; min-width: 24ch}
-.ckpttool td.right, .ckpttool th.right {text-align: right}
 .ckpttool thead th {border-bottom: 1px solid #8888; opacity: 0.7}
 .ckpttool p {margin: 0; white-space: pre-wrap; overflow-wrap: anywhere}
 .ckpttool p.gap {height: 0.7em}
@@ -59,7 +58,7 @@ def _iter_table(lines: list[RowLine]) -> Iterator[str]:
     columns = lines[0].columns
     yield "<table>"
     if lines[0].cells is None:
-        titles = "".join(f"<th{_class(_side(column))}>{escape(column.title)}</th>" for column in columns)
+        titles = "".join(f"<th{_side(column)}>{escape(column.title)}</th>" for column in columns)
         yield f"<thead><tr>{titles}</tr></thead>"
     yield "<tbody>"
     rows = [line.cells for line in lines if line.cells is not None]
@@ -75,11 +74,12 @@ def _iter_cells(cells: Sequence[Cell], columns: Sequence[Column]) -> Iterator[st
     for cell, column in zip(cells, columns, strict=True):
         wrap = "wrap" if column is columns[-1] and column.floor is not None else ""
         text, tail = _span(Span(cell.text, cell.style)), _span(Span(cell.tail, "count"))
-        yield f"<td{_class(_side(column), wrap)}>{text}{tail}</td>"
+        yield f"<td{_class(wrap)}{_side(column)}>{text}{tail}</td>"
 
 
 def _side(column: Column) -> str:
-    return "right" if column.right else ""
+    """On each cell: notebooks align cells to the right, by rules as strong as those of a style sheet."""
+    return f' style="text-align: {"right" if column.right else "left"}"'
 
 
 def _paragraph(line: Line) -> str:

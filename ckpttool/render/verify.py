@@ -54,18 +54,18 @@ class Problem(NamedTuple):
     items: tuple[Item, ...]
 
 
-def plan_line(plan: Plan) -> str:
-    """What will be held and written, for stderr."""
-    facts = [f"model {format_nbytes(plan.model_nbytes)}", f"one copy of it in memory, {_mapped(plan)}"]
+def iter_plan(plan: Plan, width: int) -> Iterator[Line]:
+    """Yield what will be held and written, for stderr."""
+    facts = [f"model {format_nbytes(plan.model_nbytes)}", "one copy of it in memory", _mapped(plan)]
     if plan.temporary_nbytes:
         facts.append(f"round-trip writes {format_nbytes(plan.temporary_nbytes)} below {safe(plan.folder)}")
-    return join_facts(facts)
+    return fill(map(Span, facts), width, indent=0)
 
 
 def _mapped(plan: Plan) -> str:
     if not plan.copied_nbytes:
         return f"the file ({format_nbytes(plan.file_nbytes)}) is mapped"
-    return f"and {format_nbytes(plan.copied_nbytes)} of the file, which cannot be mapped"
+    return f"{format_nbytes(plan.copied_nbytes)} of the file, which cannot be mapped"
 
 
 def problems(run: Run) -> list[Problem]:

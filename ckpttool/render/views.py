@@ -81,4 +81,6 @@ def show(result: object, options: object, out: TextIO, err: TextIO, *, json: boo
     lines, remarks = piped
     out.writelines(lines)
     out.flush()  # what is said of the lines comes after them, also where both streams are one
-    err.writelines(remarks)
+    talk = Screen(err)
+    for remark in remarks:
+        talk.write(remark)

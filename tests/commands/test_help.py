@@ -73,6 +73,7 @@ def test_colours_are_all_that_a_terminal_adds(
 ) -> None:
     plain = help_of(command, capsys)
     monkeypatch.setattr(Screen, "has_colour", True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
     painted = help_of(command, capsys)
     assert re.sub(r"\x1b\[[0-9;]*m", "", painted) == plain
     named = set(re.findall(r"\x1b\[36m(.*?)\x1b", painted))

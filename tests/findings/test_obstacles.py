@@ -177,7 +177,7 @@ def test_the_gravest_reason_is_the_one_that_is_said() -> None:
 def test_what_a_legacy_file_holds_that_no_load_takes_out() -> None:
     untyped, nested = ref("torch.storage.UntypedStorage"), ref("torch._utils._rebuild_nested_tensor")
     assert legacy_obstacle(of(untyped, nested)) == ""
-    old = "in the layout before torch 1.6"
+    old = "in the pre-1.6 file layout"
     assert legacy_obstacle(of(ref("torch.Size"), format="torch_legacy")) == ""
     assert legacy_obstacle(of(nested, format="torch_legacy")) == f"a nested tensor {old}"
     assert legacy_obstacle(of(nested, untyped, format="torch_legacy")) == f"an untyped storage {old}"

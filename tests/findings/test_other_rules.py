@@ -87,7 +87,7 @@ def test_what_no_load_takes_is_said_once() -> None:
 
 def test_a_legacy_file_that_torch_cannot_read_is_an_error_of_its_own() -> None:
     untyped = ref("torch.storage:UntypedStorage")
-    hole = "an untyped storage in the layout before torch 1.6"
+    hole = "an untyped storage in the pre-1.6 file layout"
     sentence = f"torch.load fails, weights_only or not: it cannot read {hole}; the bytes are all here"
     assert of_globals(untyped, format="torch_legacy") == [Finding("legacy-unreadable", "error", "", sentence)]
     assert of_globals(untyped) == []

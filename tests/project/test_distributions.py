@@ -55,7 +55,7 @@ def test_two_builds_are_the_same_bytes_and_hold_what_is_tracked(built: tuple[Pat
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
-def test_the_installed_wheel_runs(built: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_installed_wheel_runs(built: tuple[Path, Path], demo: Path, tmp_path: Path) -> None:
     """Away from the checkout: nothing of it may be needed."""
     home = tmp_path / "installed"
     pip = [
@@ -71,6 +71,8 @@ def test_the_installed_wheel_runs(built: tuple[Path, Path], tmp_path: Path) -> N
     ]
     subprocess.run([*pip, str(built[1])], check=True)
     (tmp_path / "x.pt").write_bytes(b"\x80\x02}.")
+    for name in ("linear.pt", "swin.pt", "swin.py"):
+        (tmp_path / name).write_bytes((demo / name).read_bytes())
 
     def run(*arguments: str) -> str:
         command = [sys.executable, str(home / "bin" / "ckpttool"), *arguments]
@@ -83,6 +85,14 @@ def test_the_installed_wheel_runs(built: tuple[Path, Path], tmp_path: Path) -> N
     version = built[1].name.split("-")[1]
     assert run("--version") == f"ckpttool {version}\n"
     assert '"ckpttool/inspect/1"' in run("inspect", "x.pt", "--json")
+    assert "--stats" in run("inspect", "--help")
+    assert "weight\tfloat32\t[4,8]" in run("linear.pt")
+    assert "checked" in run("convert", "linear.pt", "linear.safetensors")
+    assert run("diff", "linear.pt", "linear.safetensors", "--quiet") == ""
+    assert "swin.py:73" not in run("inspect", "swin.pt", "--source", "swin.py")  # a pipe says the basis
+    assert '"line": 73' in run("inspect", "swin.pt", "--source", "swin.py", "--json")
+    assert "loads correctly on cpu" in run("verify", "swin.pt", "--model", "swin.py:build")
+    assert run("lint", "--source", "swin.py") == ""
     code = "import ckpttool; print(ckpttool.__file__)"
     where = subprocess.run(
         [sys.executable, "-c", code],
