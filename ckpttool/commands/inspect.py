@@ -98,8 +98,8 @@ def command(
 
     The column evidence says where a kind comes from. Registered so, and exact: module (--model), pickled
     module, torchscript, export. Inferred: copy (of a pickled module), pickled parameter, optimizer (its
-    state), metadata (_metadata), FILE:LINE or torch.nn (--source), neighbour (the names beside it), dtype, order (of the
-    keys), shape, name, contents (the numbers). A dash: unknown.
+    state), metadata (_metadata), FILE:LINE or torch.nn (--source), neighbour (the names beside it),
+    dtype, order (of the keys), shape, name, contents (the numbers). A dash: unknown.
     """
     from ckpttool.api.inspect import digest as take_digest
     from ckpttool.api.inspect import inspect
