@@ -42,7 +42,8 @@ class Scope(NamedTuple):
 
     ``base_a`` and ``base_b`` are the branches whose values are compared, but for those in ``skipped``, which
     are branches (by their first key) whose tensors are left out. ``whole``: nothing is left out. The values
-    under ``home_a``, where the weights stand, are compared with those under ``home_b``.
+    under ``home_a``, where the weights stand, are compared with those under ``home_b``. ``torn`` are mappings
+    that have lost a tensor so: what else only one side has in them may have gone with it.
     """
 
     a: tuple[Placed, ...]
@@ -54,6 +55,7 @@ class Scope(NamedTuple):
     skipped: frozenset[Key] = frozenset()
     home_a: Root = ()
     home_b: Root = ()
+    torn: frozenset[Root] = frozenset()
 
 
 def make_side(
@@ -99,9 +101,8 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
     outside = [row.entry.root for side, home, _ in sides for row in side.rows if row.entry.root != home]
     skipped = frozenset([root[0] for root in outside if root])
     left = [text for side, home, which in sides for text in _left_out(side, home, skipped, which)]
-    return Scope(
-        _at(a.rows, home_a), _at(b.rows, home_b), (), (), False, tuple(left), skipped, home_a, home_b
-    )
+    places = _at(a.rows, home_a), _at(b.rows, home_b)
+    return Scope(*places, (), (), False, tuple(left), skipped, home_a, home_b, frozenset(outside))
 
 
 def _left_out(side: Side, home: Root, skipped: AbstractSet[Key], which: str) -> Iterator[str]:

@@ -103,6 +103,7 @@ def test_what_only_one_side_has_beside_its_weights_is_told_and_skipped() -> None
         frozenset(["opt", "ema"]),
         M,
         M,
+        frozenset([P, E, ()]),
     )
     assert choose_scope(bare, full, None, None) == scope._replace(
         a=scope.b, b=scope.a, left_out=tuple(text.format("B", "A") for text in (told[2], *told[:2]))
@@ -113,7 +114,9 @@ def test_weights_at_another_place_are_compared_alone_with_the_values_around_them
     values = (Value((*P, "g"), "lr", 1), Value((), "epoch", 1), Value(M, "own", 1), Value(P, "n", 1))
     full, bare = side(rows(M, P), M, values=values), side(rows(()), (), values=(Value((), "epoch", 2),))
     left = "only in A: 2 tensors of opt", "only in A: 2 values of opt"
-    scope = Scope(at(full, M, to=()), at(bare, ()), (), (), False, left, frozenset(["opt"]), M, ())
+    scope = Scope(
+        at(full, M, to=()), at(bare, ()), (), (), False, left, frozenset(["opt"]), M, (), frozenset([P])
+    )
     assert choose_scope(full, bare, None, None) == scope
     assert choose_scope(bare, full, None, None) == scope._replace(
         a=scope.b,
@@ -127,7 +130,7 @@ def test_weights_at_another_place_are_compared_alone_with_the_values_around_them
     inner = side(rows(S), S, values=(Value(S, "x", 1), Value((*S, "deep"), "z", 1)))
     assert choose_scope(odd, inner, None, None) == Scope(
         at(odd, M, to=()), at(inner, S, to=()), (), (), False,
-        ("only in A: 2 tensors of sd", "only in A: 1 value of sd"), frozenset(["sd"]), M, S,
+        ("only in A: 2 tensors of sd", "only in A: 1 value of sd"), frozenset(["sd"]), M, S, frozenset([("sd",)]),
     )  # fmt: skip
 
 
