@@ -130,7 +130,8 @@ def test_weights_at_another_place_are_compared_alone_with_the_values_around_them
     inner = side(rows(S), S, values=(Value(S, "x", 1), Value((*S, "deep"), "z", 1)))
     assert choose_scope(odd, inner, None, None) == Scope(
         at(odd, M, to=()), at(inner, S, to=()), (), (), False,
-        ("only in A: 2 tensors of sd", "only in A: 1 value of sd"), frozenset(["sd"]), M, S, frozenset([("sd",)]),
+        ("only in A: 2 tensors of sd", "only in A: 1 value of sd"), frozenset(["sd"]), M, S,
+        frozenset([S]),
     )  # fmt: skip
 
 
