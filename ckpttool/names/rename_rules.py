@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
+from math import gcd
 from typing import NamedTuple
 
 from ckpttool.values.checkpoint import Key
@@ -99,9 +100,19 @@ def _chunks(old: str, new: str) -> Iterator[_Chunk]:
     for ahead, behind in ((head, min(tail, shortest - head)), (min(head, shortest - tail), tail)):
         yield _Chunk(ahead, len(old) - behind, ahead, len(new) - behind)
     codes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
-    chunks = [_Chunk(*places) for kind, *places in codes if kind != "equal"]
+    chunks = [_without_repeats(_Chunk(*places), old, new) for kind, *places in codes if kind != "equal"]
     if len({(old[chunk[0] : chunk[1]], new[chunk[2] : chunk[3]]) for chunk in chunks}) == 1:
         yield chunks[0]
+
+
+def _without_repeats(chunk: _Chunk, old: str, new: str) -> _Chunk:
+    """The first of several in a row that are the same: ``_`` -> ``.`` of ``__`` -> ``..``."""
+    gone, come = old[chunk.start : chunk.stop], new[chunk.new_start : chunk.new_stop]
+    for times in range(gcd(len(gone), len(come)), 1, -1):
+        one, other = len(gone) // times, len(come) // times
+        if gone == gone[:one] * times and come == come[:other] * times:
+            return chunk._replace(stop=chunk.start + one, new_stop=chunk.new_start + other)
+    return chunk
 
 
 def _with_surroundings(chunk: _Chunk, old: str, new: str) -> Iterator[_Chunk]:

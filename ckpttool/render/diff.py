@@ -56,7 +56,7 @@ def iter_diff(diff: Diff, width: int, listing: DiffListing) -> Iterator[Line]:
     for text in renamed_by_rule(diff):
         yield from hang(Span("  "), text, width)
     listed, others = _listed(diff, listing)
-    yield from _iter_tables(listed, listing, width)
+    yield from _iter_tables(diff, listed, listing, width)
     yield from block(_iter_renames(diff, listing, width))
     yield from block(_iter_others(others))
     yield from block(_iter_values(diff.values, width))
@@ -199,13 +199,17 @@ def _listed(diff: Diff, listing: DiffListing) -> tuple[list[DiffEntry], list[Dif
     return weights, [entry for entry in diff.entries if not diff.is_weight(entry)]
 
 
-def _iter_tables(entries: Sequence[DiffEntry], listing: DiffListing, width: int) -> Iterator[Line]:
+def _iter_tables(
+    diff: Diff, entries: Sequence[DiffEntry], listing: DiffListing, width: int
+) -> Iterator[Line]:
     """The totals that were asked for; or a row per fold, with totals by block above where these are many."""
     base = _common_root(entries)
     limit = listing.top if listing.top is not None else None if listing.everything else _MOST_ROWS
-    grouped = partial(iter_group_rows, entries, base=base, everything=listing.everything)
+    grouped = partial(iter_group_rows, base=base, everything=listing.everything)
     if listing.group_depth is not None:
-        yield from block(_iter_table(GROUP_COLUMNS, list(grouped(listing.group_depth)), limit, width))
+        yield from block(
+            _iter_table(GROUP_COLUMNS, list(grouped(entries, listing.group_depth)), limit, width)
+        )
         return
     # What has only another name has a list of its own.
     listed = [entry for entry in entries if entry.status is not Status.RENAMED]
@@ -214,7 +218,8 @@ def _iter_tables(entries: Sequence[DiffEntry], listing: DiffListing, width: int)
         yield from hang(Span("  "), text, width)
     # The sizes of rounding errors tell nothing of a block.
     if limit == _MOST_ROWS and len(listed) > _MANY and not all(map(is_rounded, listed)):
-        blocks = list(grouped(None))
+        # What is equal is a part of its block, too.
+        blocks = list(grouped(_listed(diff, listing._replace(group_depth=0))[0], None))
         if 1 < len(blocks) < len(listed):
             yield from block(_iter_table(GROUP_COLUMNS, blocks, _MOST_BLOCKS, width, "block"))
             limit = _MOST_MOVERS

@@ -107,29 +107,36 @@ def make_rows(entries: Iterable[DiffEntry], *, base: Root) -> tuple[list[tuple[C
     folds = list(_fold(entries, len(base)))
     folds.sort(key=lambda fold: sort_rank(fold.entries[0].status, fold.numbers))
     largest = _largest(folds)
+    said: list[str] = []
+    unnoted: set[int] = set()
     by_status: dict[Status, list[_Fold]] = {}
     for fold in folds:
         by_status.setdefault(fold.entries[0].status, []).append(fold)
-    said = {}
     for status, those in by_status.items():
-        entries = [entry for fold in those for entry in fold.entries]
-        common = _common(those, entries) if len(entries) > 1 else ""
-        if common:
-            subject = f"all {format_count(len(entries))}"
+        what, common = _common(those)
+        count, total = (sum(len(fold.entries) for fold in some) for some in (common, those))
+        if count > 1:
+            unnoted.update(map(id, common))
+            subject = f"all {format_count(count)}" if count == total else f"{count:,} of {total:,}"
             if len(by_status) > 1:
                 subject += f" with status {status.value.replace('_', ' ')}"
-            said[status] = f"{subject}{common}"
-    rows = [_cells(fold, largest, noted=fold.entries[0].status not in said) for fold in folds]
-    return rows, list(said.values())
+            said.append(f"{subject}{what}")
+    return [_cells(fold, largest, noted=id(fold) not in unnoted) for fold in folds], said
 
 
-def _common(folds: Sequence[_Fold], entries: Sequence[DiffEntry]) -> str:
-    """What all rows of one status would say in their note, so that it can be said once; else nothing."""
-    casts = {_narrower(entry) for entry in entries}
-    if len(casts) == 1 and all(map(is_rounded, entries)) and (dtype := casts.pop()):
-        return f" are a plain cast to {dtype}, round to nearest"
+def _common(folds: Sequence[_Fold]) -> tuple[str, Sequence[_Fold]]:
+    """What rows of one status would say in their notes, so that it can be said once, and which of them."""
+    casts: dict[str, list[_Fold]] = {}
+    for fold in folds:
+        dtype = _narrower(fold.entries[0])  # a fold has one note, and one pair of dtypes
+        if dtype and all(map(is_rounded, fold.entries)):
+            casts.setdefault(dtype, []).append(fold)
+    if len(casts) == 1:
+        ((dtype, cast),) = casts.items()
+        return f" are a plain cast to {dtype}, round to nearest", cast
     notes = {_note(fold) for fold in folds}
-    return f": {note}" if len(notes) == 1 and (note := notes.pop()) else ""
+    note = notes.pop() if len(notes) == 1 else ""
+    return f": {note}", folds if note else ()
 
 
 def is_rounded(entry: DiffEntry) -> bool:
