@@ -14,7 +14,7 @@ EXAMPLES = (
     "ckpttool diff swin.pt swin_ddp_compiled.pt",
     "ckpttool diff base.pt tuned.safetensors --top 3   # status 1",
     "ckpttool diff base.pt tuned.safetensors --only parameters --atol 0.01",
-    "ckpttool diff last.ckpt model.safetensors --weights-only   # nothing beside the weights decides",
+    "ckpttool diff swin.pt swin_ddp_compiled.pt --weights-only",
 )
 
 _compared = options.panel("What is compared")

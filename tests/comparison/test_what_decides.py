@@ -236,9 +236,10 @@ def test_every_row_has_a_case() -> None:
     assert list(rows()) == list(CASES)
 
 
-@pytest.mark.parametrize(
-    ("row", "make"), [(row, make) for row, cases in CASES.items() for make in cases], ids=lambda x: str(x)
-)
+EACH = [(row, make) for row, cases in CASES.items() for make in cases]
+
+
+@pytest.mark.parametrize(("row", "make"), EACH, ids=[make.__name__ for _, make in EACH])
 def test_the_table_is_right(
     row: str, make: Make, write: Callable[[Any], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
