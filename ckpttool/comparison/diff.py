@@ -18,6 +18,7 @@ from ckpttool.comparison.alignment import (
 )
 from ckpttool.comparison.compare import Comparer, Outcome, Watch
 from ckpttool.comparison.contents import find_contents, has_all_bytes
+from ckpttool.comparison.deciding import KIND_WORDS, leave_out, only_weights, weights_of, word_of
 from ckpttool.comparison.findings import find_differences
 from ckpttool.comparison.sides import Placed, Scope, Tie, choose_scope, select, tie_of
 from ckpttool.comparison.surroundings import compare_surroundings
@@ -38,7 +39,6 @@ from ckpttool.values.difference import (
     Status,
     ValueChange,
 )
-from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Row, is_rebuilt
 from ckpttool.values.words import plural, shorten
 
@@ -61,14 +61,6 @@ class Request(NamedTuple):
     ignore: tuple[str, ...] = ()  # words of --ignore: the values of the two tables below
 
 
-# The word of --ignore for a section of what stands beside the tensors, and for a kind of entries.
-_SECTION_WORDS = {
-    "value": "values", "attribute": "attributes", "version": "versions", "metadata": "metadata",
-    "object": "objects",
-}  # fmt: skip
-_KIND_WORDS = {Kind.EXTRA_STATE: "extra-state", Kind.OPTIMIZER_STATE: "optimizer-state"}
-
-
 def diff_sides(
     a: Side,
     b: Side,
@@ -87,11 +79,11 @@ def diff_sides(
     files = files or (a.checkpoint.files, b.checkpoint.files)
     roots = request.root_a, request.root_b
     if request.weights_only:
-        roots = _weights_of(a, request.root_a), _weights_of(b, request.root_b)
+        roots = weights_of(a, request.root_a), weights_of(b, request.root_b)
     scope = choose_scope(a, b, *roots)
     left_out = list(scope.left_out)
     if request.weights_only:
-        scope = scope._replace(a=_only_weights(scope.a), b=_only_weights(scope.b))
+        scope = scope._replace(a=only_weights(scope.a), b=only_weights(scope.b))
         left_out.append("what is beside the weights (--weights-only)")
     alignment = _align(a, b, scope, request, left_out)
     structure_only = request.structure_only or not _comparable(a, b)
@@ -113,8 +105,8 @@ def diff_sides(
         *(_single(item, Status.REMOVED) for item in only_a),
         *(_single(item, Status.ADDED) for item in only_b),
     ]
-    entries = [_ignore(entry, request.ignore) for entry in _settle_ties(entries)]
-    ignored = Counter(_KIND_WORDS[entry.kind] for entry in entries if entry.ignored)
+    entries = [leave_out(entry, request.ignore) for entry in _settle_ties(entries)]
+    ignored = Counter(KIND_WORDS[entry.kind] for entry in entries if entry.ignored)
     unread = sum(outcome.equal is None for outcome in outcomes)
     if unread and not structure_only:
         left_out.append(f"{plural(unread, 'tensor')} without values in either file")
@@ -123,8 +115,8 @@ def diff_sides(
     if not (request.weights_only or selected):
         changes, said = compare_surroundings(a, b, scope)
         left_out += said
-        values = tuple(change for change in changes if _word_of(change) not in request.ignore)
-        ignored.update(word for word in map(_word_of, changes) if word in request.ignore)
+        values = tuple(change for change in changes if word_of(change) not in request.ignore)
+        ignored.update(word for word in map(word_of, changes) if word in request.ignore)
     entries = _in_order(entries, a, b)
     return Diff(
         a,
@@ -141,42 +133,6 @@ def diff_sides(
         tuple(Ignored(what, ignored[what]) for what in dict.fromkeys(request.ignore)),
         find_rules([names for entry in entries if (names := entry.guessed_names) is not None]),
     )
-
-
-def _weights_of(side: Side, root: Root | None) -> Root:
-    """The branch of the weights, at or below ``root`` if that was asked for.
-
-    Raises:
-        CkptToolError: it is not clear which they are.
-    """
-    home = side.weights_root
-    if root is not None:
-        return home if home is not None and home[: len(root)] == root else root
-    if home is None:
-        raise CkptToolError(
-            "cannot tell which branch holds the weights",
-            path=side.checkpoint.path,
-            hint="choose it with --root, --root-a or --root-b",
-        )
-    return home
-
-
-def _only_weights(items: Sequence[Placed]) -> tuple[Placed, ...]:
-    """What stands in the branch itself and is a parameter or a buffer, as far as is known."""
-    return tuple(
-        [item for item in items if not item.root and item.row.classification.kind not in _KIND_WORDS]
-    )
-
-
-def _ignore(entry: DiffEntry, words: Sequence[str]) -> DiffEntry:
-    return entry._replace(ignored=True) if entry.differs and _KIND_WORDS.get(entry.kind) in words else entry
-
-
-def _word_of(change: ValueChange) -> str:
-    """The word of ``--ignore`` that leaves out a change beside the tensors."""
-    # What get_extra_state returned may be an object, a value, or a mapping of such.
-    extra = any(str(key).rpartition(".")[2] == "_extra_state" for key in (*change.root, change.name))
-    return "extra-state" if extra and change.section != "version" else _SECTION_WORDS[change.section]
 
 
 def _align(a: Side, b: Side, scope: Scope, request: Request, left_out: list[str]) -> Alignment:

@@ -17,7 +17,7 @@ from torch import nn
 import ckpttool
 from ckpttool import cli
 from ckpttool.api.arguments import IGNORABLE
-from ckpttool.comparison.diff import _KIND_WORDS, _SECTION_WORDS
+from ckpttool.comparison.deciding import KIND_WORDS, SECTION_WORDS
 from ckpttool.values.errors import CkptToolError
 
 PAGE = Path(__file__).parents[2] / "docs" / "diff.md"
@@ -259,7 +259,7 @@ def test_the_table_is_right(
 
 
 def test_words_of_ignore_are_those_that_sections_and_kinds_have() -> None:
-    assert {*_KIND_WORDS.values(), *_SECTION_WORDS.values()} == set(IGNORABLE)
+    assert {*KIND_WORDS.values(), *SECTION_WORDS.values()} == set(IGNORABLE)
 
 
 def test_what_is_ignored_is_counted_and_not_listed(
