@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, get_args
 
 from ckpttool.values import containers
 from ckpttool.values.errors import redact
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 FAIL_ON_VALUES = ("nan", "inf", "zero")
 FAIL_ON = (*FAIL_ON_VALUES, "findings")
 KINDS: tuple[Literal["parameters", "buffers"], ...] = ("parameters", "buffers")
+Ignorable: TypeAlias = Literal[
+    "values", "attributes", "versions", "metadata", "objects", "extra-state", "optimizer-state"
+]
+IGNORABLE: tuple[Ignorable, ...] = get_args(Ignorable)
 SHARED_WAYS: tuple[SharedWay, ...] = ("alias", "duplicate", "fail")
 
 DTYPES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ckpttool.api.arguments import KINDS, choose
+from ckpttool.api.arguments import IGNORABLE, KINDS, Ignorable, choose
 from ckpttool.api.opened import Source, opened
 from ckpttool.values.progress import SILENT, Progress
 
@@ -26,6 +26,8 @@ def diff(
     rtol: float = 0.0,
     ulp: int | None = None,
     headers: bool = False,
+    weights_only: bool = False,
+    ignore: Sequence[Ignorable] = (),
     progress: Progress = SILENT,
 ) -> Diff:
     """Compare two checkpoints of any formats: bytes first, then numbers where bytes differ.
@@ -42,11 +44,16 @@ def diff(
         rtol: difference relative to the larger value.
         ulp: values at most so many representable ones apart count as equal.
         headers: names, dtypes and shapes only; no tensor is read.
+        weights_only: compare nothing but the parameters and buffers of the weights' branch.
+        ignore: what is not to decide: ``values``, ``attributes``, ``versions``, ``metadata``, ``objects``,
+            ``extra-state``, ``optimizer-state``. Its differences are counted in ``ignored``.
         progress: told how many bytes of both sides are done.
 
     Raises:
-        CkptToolError: a side cannot be read, changed meanwhile, or ``rename`` makes names collide.
+        CkptToolError: a side cannot be read, changed meanwhile, or ``rename`` makes names collide; with
+            ``weights_only``, it is not clear which branch holds the weights.
         OSError: as the file system says.
+        ValueError: ``only`` or ``ignore`` has a word that is none of these.
 
     >>> ckpttool.diff("linear.pt", "linear.pt").equal
     True
@@ -58,6 +65,8 @@ def diff(
 
     if only is not None:
         choose(only, KINDS)
+    for what in ignore:
+        choose(what, IGNORABLE)
     opened_a, opened_b = opened(a, manifests=True), opened(b, manifests=True)
     request = Request(
         opened_a.root,
@@ -69,6 +78,8 @@ def diff(
         make_rule(None, rename, ""),
         Tolerance(atol, rtol, ulp),
         headers,
+        weights_only,
+        tuple(ignore),
     )
     opened_a.progress = opened_b.progress = progress
     side_a, side_b = opened_a.beside(opened_b)

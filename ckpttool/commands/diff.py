@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ckpttool.api.arguments import KINDS
+from ckpttool.api.arguments import IGNORABLE, KINDS
 from ckpttool.commands import options
 
 EXAMPLES = (
     "ckpttool diff swin.pt swin_ddp_compiled.pt",
     "ckpttool diff base.pt tuned.safetensors --top 3   # status 1",
     "ckpttool diff base.pt tuned.safetensors --only parameters --atol 0.01",
+    "ckpttool diff swin.pt swin_ddp_compiled.pt --weights-only",
 )
 
 _compared = options.panel("What is compared")
@@ -50,6 +51,18 @@ def command(
             metavar="KIND",
             help="Compare only parameters, or only buffers.",
             autocompletion=options.complete_choice(*KINDS),
+        ),
+    ] = None,
+    weights_only: Annotated[
+        bool, _compared("--weights-only", help="Compare the weights and nothing beside them.")
+    ] = False,
+    ignore: Annotated[
+        options.Texts,
+        _compared(
+            "--ignore",
+            metavar="WHAT,...",
+            help=f"Differences in WHAT do not decide: {', '.join(IGNORABLE)}. May be repeated.",
+            autocompletion=options.complete_list(*IGNORABLE),
         ),
     ] = None,
     no_align: Annotated[
@@ -91,6 +104,9 @@ def command(
     from ckpttool.render.progress import Bar
     from ckpttool.render.views import DiffListing
 
+    ignored = [
+        options.parse_choice(what, IGNORABLE, "--ignore") for text in ignore or () for what in text.split(",")
+    ]
     kind = None if only is None else options.parse_choice(only, KINDS, "--only")
     if b is None and (root_a is None or root_b is None):
         raise typer.BadParameter("one file needs both --root-a and --root-b", param_hint="B")
@@ -113,6 +129,8 @@ def command(
             rtol=tolerance[1],
             ulp=tolerance[2],
             headers=headers,
+            weights_only=weights_only,
+            ignore=ignored,
             progress=bar,
         )
     options.show(found, listing, json=json, quiet=quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
@@ -17,15 +18,27 @@ from ckpttool.comparison.alignment import (
 )
 from ckpttool.comparison.compare import Comparer, Outcome, Watch
 from ckpttool.comparison.contents import find_contents, has_all_bytes
+from ckpttool.comparison.deciding import KIND_WORDS, leave_out, only_weights, weights_of, word_of
 from ckpttool.comparison.findings import find_differences
 from ckpttool.comparison.sides import Placed, Scope, Tie, choose_scope, select, tie_of
 from ckpttool.comparison.surroundings import compare_surroundings
 from ckpttool.elements.digests import digest_tensor
 from ckpttool.elements.sums import Tolerance
 from ckpttool.files.tensor_bytes import Files, TensorReader
+from ckpttool.names.rename_rules import find_rules
 from ckpttool.names.renames import Rule
 from ckpttool.values.checkpoint import Basis, Kind, Root, Tensor, is_buffer
-from ckpttool.values.difference import SAME, Diff, DiffEntry, NameBasis, Numbers, Side, Status, ValueChange
+from ckpttool.values.difference import (
+    SAME,
+    Diff,
+    DiffEntry,
+    Ignored,
+    NameBasis,
+    Numbers,
+    Side,
+    Status,
+    ValueChange,
+)
 from ckpttool.values.inspection import Row, is_rebuilt
 from ckpttool.values.words import plural, shorten
 
@@ -44,6 +57,8 @@ class Request(NamedTuple):
     rule: Rule | None = None
     tolerance: Tolerance = Tolerance()
     structure_only: bool = False
+    weights_only: bool = False
+    ignore: tuple[str, ...] = ()  # words of --ignore: the values of the two tables below
 
 
 def diff_sides(
@@ -58,11 +73,18 @@ def diff_sides(
     ``files`` are those of both sides where they are held open.
 
     Raises:
-        CkptToolError: ``--map`` makes names collide; a file changed, or is damaged.
+        CkptToolError: ``--map`` makes names collide; a file changed, or is damaged; the weights alone are
+            to be compared, and it is not clear which they are.
     """
     files = files or (a.checkpoint.files, b.checkpoint.files)
-    scope = choose_scope(a, b, request.root_a, request.root_b)
+    roots = request.root_a, request.root_b
+    if request.weights_only:
+        roots = weights_of(a, request.root_a), weights_of(b, request.root_b)
+    scope = choose_scope(a, b, *roots)
     left_out = list(scope.left_out)
+    if request.weights_only:
+        scope = scope._replace(a=only_weights(scope.a), b=only_weights(scope.b))
+        left_out.append("what is beside the weights (--weights-only)")
     alignment = _align(a, b, scope, request, left_out)
     structure_only = request.structure_only or not _comparable(a, b)
     compare: _Bytes | _Digests
@@ -83,17 +105,34 @@ def diff_sides(
         *(_single(item, Status.REMOVED) for item in only_a),
         *(_single(item, Status.ADDED) for item in only_b),
     ]
-    entries = _settle_ties(entries)
+    entries = [leave_out(entry, request.ignore) for entry in _settle_ties(entries)]
+    ignored = Counter(KIND_WORDS[entry.kind] for entry in entries if entry.ignored)
     unread = sum(outcome.equal is None for outcome in outcomes)
     if unread and not structure_only:
         left_out.append(f"{plural(unread, 'tensor')} without values in either file")
     values: tuple[ValueChange, ...] = ()
-    if request.only is None and not request.include and not request.exclude:
-        values, said = compare_surroundings(a, b, scope)
+    selected = bool(request.only or request.include or request.exclude)
+    if not (request.weights_only or selected):
+        changes, said = compare_surroundings(a, b, scope)
         left_out += said
+        values = tuple(change for change in changes if word_of(change) not in request.ignore)
+        ignored.update(word for word in map(word_of, changes) if word in request.ignore)
     entries = _in_order(entries, a, b)
-    findings = tuple(find_differences(a, b, entries))
-    return Diff(a, b, tuple(entries), values, findings, alignment.said, tuple(left_out), structure_only)
+    return Diff(
+        a,
+        b,
+        tuple(entries),
+        values,
+        tuple(find_differences(a, b, entries)),
+        alignment.said,
+        tuple(left_out),
+        structure_only,
+        scope.whole,
+        selected,
+        request.weights_only,
+        tuple(Ignored(what, ignored[what]) for what in dict.fromkeys(request.ignore)),
+        find_rules([names for entry in entries if (names := entry.guessed_names) is not None]),
+    )
 
 
 def _align(a: Side, b: Side, scope: Scope, request: Request, left_out: list[str]) -> Alignment:

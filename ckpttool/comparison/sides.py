@@ -42,7 +42,8 @@ class Scope(NamedTuple):
 
     ``base_a`` and ``base_b`` are the branches whose values are compared, but for those in ``skipped``, which
     are branches (by their first key) whose tensors are left out. ``whole``: nothing is left out. The values
-    under ``home_a``, where the weights stand, are compared with those under ``home_b``.
+    under ``home_a``, where the weights stand, are compared with those under ``home_b``. ``torn`` are mappings
+    that have lost a tensor so: what else only one side has in them may have gone with it.
     """
 
     a: tuple[Placed, ...]
@@ -54,6 +55,7 @@ class Scope(NamedTuple):
     skipped: frozenset[Key] = frozenset()
     home_a: Root = ()
     home_b: Root = ()
+    torn: frozenset[Root] = frozenset()
 
 
 def make_side(
@@ -98,20 +100,31 @@ def choose_scope(a: Side, b: Side, root_a: Root | None, root_b: Root | None) -> 
     sides = (a, home_a, "A"), (b, home_b, "B")
     outside = [row.entry.root for side, home, _ in sides for row in side.rows if row.entry.root != home]
     skipped = frozenset([root[0] for root in outside if root])
-    left = [text for side, home, which in sides for text in _left_out(side, home, skipped, which)]
-    return Scope(
-        _at(a.rows, home_a), _at(b.rows, home_b), (), (), False, tuple(left), skipped, home_a, home_b
+    values = [_values_beside(side, home, skipped) for side, home, _ in sides]
+    left: list[str] = []
+    for (side, home, which), mine, other in zip(sides, values, reversed(values), strict=True):
+        tensors = [row.entry.root for row in side.rows if row.entry.root != home]
+        left += _said_of(f"only in {which}", tensors, "tensor")
+        left += _said_of(
+            f"only in {which}", [root for root, name in mine if (root, name) not in other], "value"
+        )
+    left += _said_of(
+        "on both sides", [root for root, name in values[0] if (root, name) in values[1]], "value"
     )
+    places = _at(a.rows, home_a), _at(b.rows, home_b)
+    return Scope(*places, (), (), False, tuple(left), skipped, home_a, home_b, frozenset(outside))
 
 
-def _left_out(side: Side, home: Root, skipped: AbstractSet[Key], which: str) -> Iterator[str]:
-    """How many tensors are beside the weights, and values and objects in branches of theirs, in words."""
+def _values_beside(side: Side, home: Root, skipped: AbstractSet[Key]) -> dict[tuple[Root, Key], None]:
+    """Where values and objects stand in branches that are left out, in the order of the file."""
     leaves: tuple[Value | Opaque, ...] = (*side.checkpoint.values, *side.checkpoint.opaque)
-    tensors = [row.entry.root for row in side.rows if row.entry.root != home]
-    values = [leaf.root for leaf in leaves if _is_skipped(leaf.root, skipped, home)]
-    for roots, noun in ((tensors, "tensor"), (values, "value")):
-        if roots:
-            yield f"only in {which}: {', '.join(_by_branch(roots, noun))}"
+    return dict.fromkeys([leaf[:2] for leaf in leaves if _is_skipped(leaf.root, skipped, home)])
+
+
+def _said_of(where: str, roots: Sequence[Root], noun: str) -> Iterator[str]:
+    """How many of what is left out stand in which branch, in words."""
+    if roots:
+        yield f"{where}: {', '.join(_by_branch(roots, noun))}"
 
 
 def _is_skipped(root: Root, skipped: AbstractSet[Key], home: Root) -> bool:

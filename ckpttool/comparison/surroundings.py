@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -58,7 +59,22 @@ def compare_surroundings(a: Side, b: Side, scope: Scope) -> tuple[tuple[ValueCha
     elif objects_a or objects_b:
         which, only = ("A", objects_a) if objects_a else ("B", objects_b)
         said.append(f"only in {which}: {plural(len(only), 'opaque object')}")
-    return tuple(changes), said
+    return tuple(_without_torn(changes, scope, said)), said
+
+
+def _without_torn(changes: Iterable[ValueChange], scope: Scope, said: list[str]) -> Iterable[ValueChange]:
+    """The changes but for what one side lacks beside tensors that it lacks, too: convert drops both."""
+    gone: Counter[Status] = Counter()
+    for change in changes:
+        if change.section == "value" and change.status is not Status.CHANGED and change.root in scope.torn:
+            gone[change.status] += 1
+        else:
+            yield change
+    for status, which in ((Status.REMOVED, "A"), (Status.ADDED, "B")):
+        if gone[status]:
+            said.append(
+                f"only in {which}: {plural(gone[status], 'value')} beside tensors that are not compared"
+            )
 
 
 def _is_within(path: Root, known: Collection[Root]) -> bool:

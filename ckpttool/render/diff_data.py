@@ -67,10 +67,14 @@ def diff_document(diff: Diff) -> dict[str, object]:
         "a": diff.a.label,
         "b": diff.b.label,
         "equal": diff.equal,
+        "weights_equal": diff.weights_equal,
+        "weights_only": diff.weights_only,
+        "ignored": encode(diff.ignored),
         "structure_only": diff.structure_only,
         "summary": {**counts, "by_kind": kinds, "values": len(diff.values)},
         "aligned": list(diff.aligned),
         "left_out": list(diff.left_out),
+        "renames": encode(diff.renames),
         "entries": [_entry_object(entry, diff.structure_only) for entry in diff.entries],
         "values": encode(diff.values),
         "findings": encode(diff.findings),
@@ -107,6 +111,8 @@ def _entry_object(entry: DiffEntry, structure_only: bool) -> dict[str, object]:
     item["note"] = entry.note
     if entry.tied_to is not None:
         item["tied_to"] = encode(entry.tied_to)
+    if entry.ignored:
+        item["ignored"] = True
     return item
 
 
@@ -117,11 +123,12 @@ def _lines(diff: Diff, width: int, listing: DiffListing | None) -> Iterable[Line
 
 
 def _pipe(diff: Diff, listing: DiffListing | None) -> tuple[Iterable[str], Iterable[str]]:
-    from ckpttool.render.diff import summary_line
+    from ckpttool.render.diff import renamed_by_rule, summary_line
 
     def remarks() -> Iterator[str]:
         yield f"{summary_line(diff)}\n"
         yield from (f"names aligned: {safe(text)}\n" for text in diff.aligned)
+        yield from (f"{text}\n" for text in renamed_by_rule(diff))
         yield from (f"not compared: {safe(text)}\n" for text in diff.left_out)
         yield from iter_finding_lines(diff.findings)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ckpttool.names.fold import FoldedRow, fold_rows
+from ckpttool.names.fold import fold_rows
 from ckpttool.render.fields import dtype_name
 from ckpttool.render.inspection_table import folded_name
 from ckpttool.render.kinds import KIND_NAMES
@@ -19,7 +19,6 @@ from ckpttool.values.inspection import Row
 from ckpttool.values.words import (
     NAME_LIMIT,
     format_count,
-    format_name,
     format_number,
     format_shape,
     plural,
@@ -43,7 +42,7 @@ STATUS_STYLES = {
 _RANKS = {status: rank for rank, status in enumerate(STATUS_STYLES)}
 
 # Names that were brought together one by one; what a rule did to all of them is said once above.
-_GUESSED = {NameBasis.CONTENT: "by content", NameBasis.SUFFIX: "by shape and ending"}
+GUESSED = {NameBasis.CONTENT: "by content", NameBasis.SUFFIX: "by shape and ending"}
 
 _SIZE_COLUMNS = (Column("rel L2", right=True), Column(""), Column("max |Δ|", right=True))
 
@@ -61,7 +60,8 @@ _GROUP_STATUSES = (Status.EQUAL, Status.CHANGED, Status.ADDED, Status.REMOVED)
 
 GROUP_COLUMNS = (
     Column("module", floor=20),
-    *number_columns("tensors", *(status.value for status in _GROUP_STATUSES), "other"),
+    *(column._replace(optional=2) for column in number_columns("tensors", Status.EQUAL.value)),
+    *number_columns(*(status.value for status in _GROUP_STATUSES[1:]), "other", "elements"),
     *_SIZE_COLUMNS,
 )
 
@@ -96,31 +96,79 @@ def sort_rank(status: Status, numbers: Numbers | None) -> tuple[bool, int, float
 
 def is_shown(entry: DiffEntry) -> bool:
     """Whether an entry has a row although not all were asked for: it differs, or does within a tolerance."""
-    return entry.status is not Status.EQUAL and entry.tied_to is None
+    return entry.status is not Status.EQUAL and entry.tied_to is None and not entry.ignored
 
 
-def iter_rows(entries: Iterable[DiffEntry], *, base: Root) -> Iterator[tuple[Cell, ...]]:
-    """Yield folded rows, the largest relative change first; roots are shown without ``base``."""
+def make_rows(entries: Iterable[DiffEntry], *, base: Root) -> tuple[list[tuple[Cell, ...]], list[str]]:
+    """Folded rows, the largest relative change first, and what all of one status have in common, in words.
+
+    Roots are shown without ``base``.
+    """
     folds = list(_fold(entries, len(base)))
     folds.sort(key=lambda fold: sort_rank(fold.entries[0].status, fold.numbers))
     largest = _largest(folds)
+    said: list[str] = []
+    unnoted: set[int] = set()
+    by_status: dict[Status, list[_Fold]] = {}
     for fold in folds:
-        yield _cells(fold, largest)
+        by_status.setdefault(fold.entries[0].status, []).append(fold)
+    for status, those in by_status.items():
+        what, common = _common(those)
+        count, total = (sum(len(fold.entries) for fold in some) for some in (common, those))
+        if count > 1:
+            unnoted.update(map(id, common))
+            subject = f"all {format_count(count)}" if count == total else f"{count:,} of {total:,}"
+            if len(by_status) > 1:
+                subject += f" with status {status.value.replace('_', ' ')}"
+            said.append(f"{subject}{what}")
+    return [_cells(fold, largest, noted=id(fold) not in unnoted) for fold in folds], said
+
+
+def _common(folds: Sequence[_Fold]) -> tuple[str, Sequence[_Fold]]:
+    """What rows of one status would say in their notes, so that it can be said once, and which of them."""
+    casts: dict[str, list[_Fold]] = {}
+    for fold in folds:
+        dtype = _narrower(fold.entries[0])  # a fold has one note, and one pair of dtypes
+        if dtype and all(map(is_rounded, fold.entries)):
+            casts.setdefault(dtype, []).append(fold)
+    if len(casts) == 1:
+        ((dtype, cast),) = casts.items()
+        return f" are a plain cast to {dtype}, round to nearest", cast
+    notes = {_note(fold) for fold in folds}
+    note = notes.pop() if len(notes) == 1 else ""
+    return f": {note}", folds if note else ()
+
+
+def is_rounded(entry: DiffEntry) -> bool:
+    """Whether nothing but the dtype, and the rounding that goes with it, is different."""
+    return entry.numbers is not None and (not entry.numbers.changed or entry.numbers.unrounded == 0)
+
+
+def _narrower(entry: DiffEntry) -> str:
+    """The dtype in B where it is another one than in A, of fewer bits."""
+    a, b = (None if row is None else row.entry.value for row in (entry.a, entry.b))
+    if a is None or b is None or a.dtype is None or b.dtype is None or a.dtype.bits <= b.dtype.bits:
+        return ""
+    return dtype_name(b)
 
 
 def iter_group_rows(
-    entries: Iterable[DiffEntry], depth: int, *, base: Root, everything: bool
+    entries: Iterable[DiffEntry], depth: int | None, *, base: Root, everything: bool
 ) -> Iterator[tuple[Cell, ...]]:
-    """Yield totals by the first ``depth`` parts of names, the largest relative change first."""
+    """Yield totals by the first ``depth`` parts of names, the largest relative change first.
+
+    Without ``depth`` by block: down to the first index of a name.
+    """
     groups: dict[str, list[DiffEntry]] = {}
     for entry in entries:
         parts = [*map(str, entry.root[len(base) :]), *str(entry.name).split(".")]
+        wanted = block_depth(parts) if depth is None else depth
         # The last part is a tensor's, not a module's.
-        groups.setdefault(".".join(parts[: min(depth, len(parts) - 1)]), []).append(entry)
+        groups.setdefault(".".join(parts[: min(wanted, len(parts) - 1)]), []).append(entry)
     folds = [
         _Fold(safe(name, NAME_LIMIT) or "(top)", those, _pool(those))
         for name, those in groups.items()
-        if everything or any(entry.status is not Status.EQUAL for entry in those)
+        if everything or any(map(is_shown, those))
     ]
     folds.sort(key=lambda fold: sort_rank(Status.CHANGED, fold.numbers))
     largest = _largest(folds)
@@ -131,8 +179,26 @@ def iter_group_rows(
             Cell(fold.name),
             Cell(format_count(len(fold.entries))),
             *(Cell(format_count(n) if n else "", style) for n, style in (*shown, (counts.total(), ""))),
+            Cell(_share(fold.entries)),
             *_size_cells(fold, largest),
         )
+
+
+def block_depth(parts: Sequence[str]) -> int:
+    """How many parts of a name say in which block it stands: down to the first index, else the first."""
+    return next((place for place, part in enumerate(parts) if part.isdigit()), 0) + 1
+
+
+def _share(entries: Iterable[DiffEntry]) -> str:
+    """Share of the elements that changed, of tensors that both sides have; "" where none was measured."""
+    both = [entry for entry in entries if entry.a is not None and entry.b is not None]
+    measured = [entry.numbers for entry in both if entry.numbers is not None]
+    numel = sum(
+        entry.either.value.numel if entry.numbers is None else entry.numbers.numel
+        for entry in both
+        if entry.either.value is not None
+    )
+    return format_percent(sum(numbers.changed for numbers in measured), numel) if measured else ""
 
 
 def dtype_text(entry: DiffEntry) -> str:
@@ -160,8 +226,7 @@ def _fold(entries: Iterable[DiffEntry], depth: int) -> Iterator[_Fold]:
     """Fold entries that agree in all that a line says of them."""
     alike: dict[object, list[DiffEntry]] = {}
     for entry in entries:
-        alone = id(entry) if entry.basis in _GUESSED else 0  # its line has the old name, too
-        key = (entry.status, entry.kind, dtype_text(entry), shape_text(entry), entry.basis, entry.note, alone)
+        key = (entry.status, entry.kind, dtype_text(entry), shape_text(entry), entry.basis, entry.note)
         alike.setdefault(key, []).append(entry)
     for those in alike.values():
         owners: dict[int, DiffEntry] = {}
@@ -173,13 +238,7 @@ def _fold(entries: Iterable[DiffEntry], depth: int) -> Iterator[_Fold]:
             rows.append(row)
         for folded in fold_rows(rows):
             members = [owners[id(row)] for row in folded.rows]
-            yield _Fold(_fold_name(folded, members[0]), members, _pool(members))
-
-
-def _fold_name(folded: FoldedRow, entry: DiffEntry) -> str:
-    name = folded_name(folded, with_root=True)
-    old = entry.renamed_from if entry.basis in _GUESSED else None  # of one entry: these are not folded
-    return name if old is None else f"{format_name(old[1])} → {name}"
+            yield _Fold(folded_name(folded, with_root=True), members, _pool(members))
 
 
 def _largest(folds: Iterable[_Fold]) -> float:
@@ -187,7 +246,7 @@ def _largest(folds: Iterable[_Fold]) -> float:
     return max((rel for rel in known if rel is not None and math.isfinite(rel)), default=0.0)
 
 
-def _cells(fold: _Fold, largest: float) -> tuple[Cell, ...]:
+def _cells(fold: _Fold, largest: float, *, noted: bool) -> tuple[Cell, ...]:
     entry, numbers = fold.entries[0], fold.numbers
     kind = "" if entry.kind is Kind.PARAMETER else KIND_NAMES[entry.kind]
     rel_l2, drawn, max_abs = _size_cells(fold, largest)
@@ -200,7 +259,7 @@ def _cells(fold: _Fold, largest: float) -> tuple[Cell, ...]:
         drawn,
         max_abs,
         Cell("" if numbers is None else format_percent(numbers.changed, numbers.numel)),
-        Cell(_note(fold), "dim"),
+        Cell(_note(fold) if noted else "", "dim"),
     )
 
 
@@ -218,7 +277,7 @@ def _size_cells(fold: _Fold, largest: float) -> tuple[Cell, Cell, Cell]:
 def _note(fold: _Fold) -> str:
     entry, numbers = fold.entries[0], fold.numbers
     texts = {Status.SHAPE: shape_text, Status.DTYPE: dtype_text}  # also where their column has no room
-    facts = [texts[entry.status](entry) if entry.status in texts else "", _GUESSED.get(entry.basis, "")]
+    facts = [texts[entry.status](entry) if entry.status in texts else "", GUESSED.get(entry.basis, "")]
     if numbers is not None:
         facts += [
             f"{format_count(count)} {what}"

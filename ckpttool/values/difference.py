@@ -145,12 +145,47 @@ def _join(field: str, found: Sequence[Any]) -> Any:
     return max(known) if field.startswith("max_") else sum(known)
 
 
+class RenameRule(NamedTuple):
+    """One rule that makes so many ``names`` of A those of B: ``old`` becomes ``new``.
+
+    ``where`` is ``prefix`` or ``suffix`` (once, at that end of a name), ``all`` (wherever it stands), or
+    ``first`` or ``last`` (once, where it stands first or last).
+    """
+
+    where: str
+    old: str
+    new: str
+    names: int = 0
+
+    def new_name(self, name: str) -> str | None:
+        """The name that it makes of ``name``, None where it does not apply."""
+        old, new, where = self.old, self.new, self.where
+        if where == "prefix":
+            return new + name[len(old) :] if name.startswith(old) else None
+        if where == "suffix":
+            return name[: len(name) - len(old)] + new if name.endswith(old) else None
+        if not old or old not in name:
+            return None
+        if where == "last":
+            head, _, tail = name.rpartition(old)
+            return f"{head}{new}{tail}"
+        return name.replace(old, new, -1 if where == "all" else 1)
+
+
+class Ignored(NamedTuple):
+    """What was not to decide, a word of ``--ignore``, and how many ``differences`` it has."""
+
+    what: str
+    differences: int
+
+
 class DiffEntry(NamedTuple):
     """One entry of either side, or of both. ``root`` and ``name`` are B's, for a removed one A's.
 
     ``kind`` is that of the side with the better evidence. ``basis`` says why names that differ are
     one; ``note`` is for people. ``tied_to`` is, for an entry of one side only, the name of one that both
-    have and that is the same, whose bytes it shares in its file: then it is no difference.
+    have and that is the same, whose bytes it shares in its file: then it is no difference. Nor is it
+    where it is ``ignored``, as was asked for.
     """
 
     root: Root
@@ -163,11 +198,18 @@ class DiffEntry(NamedTuple):
     basis: NameBasis = NameBasis.SAME_NAME
     note: str = ""
     tied_to: Key | None = None
+    ignored: bool = False
 
     @property
     def differs(self) -> bool:
         """Whether it makes the two sides different."""
-        return self.status not in SAME and self.tied_to is None
+        return self.status not in SAME and self.tied_to is None and not self.ignored
+
+    @property
+    def guessed_names(self) -> tuple[Key, Key] | None:
+        """The names in A and in B, where these were taken for one by content or shape."""
+        old = self.renamed_from if self.basis in (NameBasis.CONTENT, NameBasis.SUFFIX) else None
+        return None if old is None else (old[1], self.name)
 
     @property
     def renamed_from(self) -> tuple[Root, Key] | None:
@@ -204,7 +246,10 @@ class Diff(NamedTuple):
     """The result of ``diff``.
 
     ``structure_only``: no tensor's bytes were compared. ``aligned`` says in words how names were
-    brought together, ``left_out`` what was not compared and why.
+    brought together, ``left_out`` what was not compared and why. ``whole``: every branch was compared.
+    ``selected``: of these only the entries of one kind, or of certain names, were.
+    ``weights_only``: nothing but the weights was. ``renames`` are rules that names taken for one by content
+    or shape follow, each of them the first that fits.
     """
 
     a: Side
@@ -215,6 +260,31 @@ class Diff(NamedTuple):
     aligned: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     structure_only: bool = False
+    whole: bool = True
+    selected: bool = False
+    weights_only: bool = False
+    ignored: tuple[Ignored, ...] = ()
+    renames: tuple[RenameRule, ...] = ()
+
+    @property
+    def weights_equal(self) -> bool | None:
+        """Whether all weights are the same in names and values; None if these were not compared, or not all.
+
+        They are the parameters and buffers of the branch that is said to hold them, in ``a`` or in ``b``.
+        """
+        if self.structure_only or self.selected:
+            return None
+        weights = [entry for entry in self.entries if self.is_weight(entry)]
+        if not weights:
+            return None
+        return all(entry.status in SAME or entry.tied_to is not None for entry in weights)
+
+    def is_weight(self, entry: DiffEntry) -> bool:
+        """Whether an entry stands in the branch of the weights on either side, and is no extra state."""
+        return entry.kind is not Kind.EXTRA_STATE and any(
+            row is not None and row.entry.root == side.weights_root
+            for row, side in ((entry.a, self.a), (entry.b, self.b))
+        )
 
     @property
     def equal(self) -> bool:

@@ -90,8 +90,8 @@ def test_what_only_one_side_has_beside_its_weights_is_told_and_skipped() -> None
     scope = choose_scope(full, bare, None, None)
     told = [
         "only in {0}: 2 tensors of opt, 2 tensors of ema, 2 tensors of top",
-        "only in {0}: 3 values of opt, 1 value of ema",
-        "only in {1}: 1 value of opt",
+        "only in {0}: 2 values of opt, 1 value of ema",
+        "on both sides: 1 value of opt",
     ]
     assert scope == Scope(
         at(full, M, to=()),
@@ -103,9 +103,10 @@ def test_what_only_one_side_has_beside_its_weights_is_told_and_skipped() -> None
         frozenset(["opt", "ema"]),
         M,
         M,
+        frozenset([P, E, ()]),
     )
     assert choose_scope(bare, full, None, None) == scope._replace(
-        a=scope.b, b=scope.a, left_out=tuple(text.format("B", "A") for text in (told[2], *told[:2]))
+        a=scope.b, b=scope.a, left_out=tuple(text.format("B", "A") for text in told)
     )
 
 
@@ -113,7 +114,9 @@ def test_weights_at_another_place_are_compared_alone_with_the_values_around_them
     values = (Value((*P, "g"), "lr", 1), Value((), "epoch", 1), Value(M, "own", 1), Value(P, "n", 1))
     full, bare = side(rows(M, P), M, values=values), side(rows(()), (), values=(Value((), "epoch", 2),))
     left = "only in A: 2 tensors of opt", "only in A: 2 values of opt"
-    scope = Scope(at(full, M, to=()), at(bare, ()), (), (), False, left, frozenset(["opt"]), M, ())
+    scope = Scope(
+        at(full, M, to=()), at(bare, ()), (), (), False, left, frozenset(["opt"]), M, (), frozenset([P])
+    )
     assert choose_scope(full, bare, None, None) == scope
     assert choose_scope(bare, full, None, None) == scope._replace(
         a=scope.b,
@@ -128,6 +131,7 @@ def test_weights_at_another_place_are_compared_alone_with_the_values_around_them
     assert choose_scope(odd, inner, None, None) == Scope(
         at(odd, M, to=()), at(inner, S, to=()), (), (), False,
         ("only in A: 2 tensors of sd", "only in A: 1 value of sd"), frozenset(["sd"]), M, S,
+        frozenset([S]),
     )  # fmt: skip
 
 
