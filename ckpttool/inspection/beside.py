@@ -1,7 +1,7 @@
-"""JSON files in the folder of a checkpoint, as data: what config.json and its like say, and what they contradict.
+"""JSON files in the folder of a checkpoint, as data: what config.json and its like say, and contradict.
 
-Only regular files of the folder are read, by the strict parser and no further than ``_MOST_NBYTES``; no name in
-them is followed. The header of the checkpoint wins: what differs from it is a finding.
+Only regular files of the folder are read, by the strict parser and up to a number of bytes; no name in them
+is followed. The header of the checkpoint wins: what differs from it is a finding.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ GENERATION, QUANTIZE = "generation_config.json", "quantize_config.json"
 CONFIGS = (CONFIG, ADAPTER, QUANTIZE)
 """Those that may contradict the header."""
 
+NAMES = (*CONFIGS, GENERATION, TRAINER)
+
 _MOST_NBYTES = {TRAINER: 4 << 20}  # its log_history grows with the run
 _MOST_OTHER_NBYTES = 1 << 20
 _TRAINER_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "training_args.bin", TRAINER)
-_RANDOM_STATE = re.compile(r"rng_state(?:_\d+)?\.pth")
-_SHARD = re.compile(r"-\d+-of-(\d+)\.\w+$")
+_RANDOM_STATE = r"rng_state(?:_\d+)?\.pth"
+_SHARD = r"-\d+-of-(\d+)\.\w+$"
 _MOST_NUMBER = 1 << 40
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
@@ -90,7 +92,7 @@ def list_trainer_files(folder: str) -> tuple[str, ...]:
     from ckpttool.files.folder import list_folder
 
     try:
-        states = [name for name in list_folder(folder).files if _RANDOM_STATE.fullmatch(name)]
+        states = [name for name in list_folder(folder).files if re.fullmatch(_RANDOM_STATE, name)]
     except (CkptToolError, OSError):
         states = []
     return (*found, *states)
@@ -116,7 +118,7 @@ def text(document: Mapping[str, Any], names: Iterable[str]) -> str:
 def is_part(inspection: Inspection) -> bool:
     """Whether what is inspected is one shard of several, or a selection: not all that a config speaks of."""
     checkpoint = inspection.checkpoint
-    shard = _SHARD.search(checkpoint.path) if len(checkpoint.files) < 2 else None
+    shard = re.search(_SHARD, checkpoint.path) if len(checkpoint.files) < 2 else None
     several = shard is not None and int(shard[1][:9]) > 1
     selected = any(row.entry.root == inspection.weights_root for row in inspection.rows) and (
         sum(row.entry.root == inspection.weights_root for row in inspection.rows)
@@ -141,7 +143,9 @@ def find_contradictions(inspection: Inspection, beside: Beside) -> Iterator[Find
     part = is_part(inspection)
     for what, said, shown in _counts(config, structure, part):
         if said != shown:
-            yield _contradiction(f"{CONFIG} says {format_count(said)} {what}, the file has {format_count(shown)}")
+            yield _contradiction(
+                f"{CONFIG} says {format_count(said)} {what}, the file has {format_count(shown)}"
+            )
     said_dtype = text(config, DTYPE).removeprefix("torch.")
     dtypes = float_dtypes(inspection)
     if said_dtype and dtypes and not inspection.weights.quantized and said_dtype not in dtypes:
@@ -149,9 +153,7 @@ def find_contradictions(inspection: Inspection, beside: Beside) -> Iterator[Find
         yield _contradiction(f"{CONFIG} says {cut(said_dtype)}, the file has {most}", "info")
 
 
-def _counts(
-    config: Mapping[str, Any], structure: Structure, part: bool
-) -> Iterator[tuple[str, int, int]]:
+def _counts(config: Mapping[str, Any], structure: Structure, part: bool) -> Iterator[tuple[str, int, int]]:
     """What is counted, as the config says, and as names and shapes show."""
     towers = structure.towers
     plain = bool(towers) and all(tower.stages == 1 for tower in towers)

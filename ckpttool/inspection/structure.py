@@ -26,7 +26,9 @@ _SEPARATE = {
     "wq": ("wk", "wv"),
     "query_proj": ("key_proj", "value_proj"),
 }
-_FUSED = frozenset("qkv c_attn query_key_value qkv_proj Wqkv W_pack kv_a_proj_with_mqa in_proj_weight".split())
+_FUSED = frozenset(
+    "qkv c_attn query_key_value qkv_proj Wqkv W_pack kv_a_proj_with_mqa in_proj_weight".split()
+)
 _CROSS = re.compile(r"cross|encdec|encoder_attn|multihead_attn|attn2", re.IGNORECASE)
 _GATED = tuple(
     map(
@@ -51,6 +53,7 @@ _EXPERT = re.compile(r"(?:^|\.)experts\.(?:(\d+)\.)?")
 _LORA = re.compile(r"(?:^|\.)([^.]+)\.(?:lora_A|lora_down)(?:\.[^.]+)??(?:\.weight)?$")
 _DOWN_UP = re.compile(r"(?:^|\.)(down|up)(?:_?\d+|s\.\d+|_path\.\d+)\.")
 _GRAPH = (frozenset(("att_src", "att_dst")), frozenset(("lin_l", "lin_r")))  # of torch_geometric.nn
+_SKIPS = ("0.weight", "weight", "conv.weight", "convolution.weight")  # of a 1×1 convolution around a block
 _TIME = frozenset("time_embedding time_embed time_mlp t_embedder time_proj".split())
 _FEW = 4  # attentions of a UNet's stages, not of a transformer
 
@@ -208,7 +211,7 @@ def _is_convolution(name: str, shape: Shape) -> bool:
     return len(shape) in (4, 5) or (len(shape) == 3 and "conv" in name)
 
 
-# ------------------------------------------------------------------------------------------------ transformers
+# ----------------------------------------------------------------------------------------- transformers
 
 
 def _of_attention(
@@ -315,7 +318,7 @@ def _tower_words(
     return f"transformer {side}".rstrip()
 
 
-# ------------------------------------------------------------------------------------------ all other networks
+# ----------------------------------------------------------------------------------- all other networks
 
 
 def _of_stages(shapes: Shapes, parts: AbstractSet[str], convolutions: Sequence[Shape]) -> str:
@@ -365,13 +368,9 @@ def _is_gcn(shapes: Shapes) -> bool:
     """Whether biases stand beside the Linear of a layer, and not in it: torch_geometric.nn.GCNConv."""
     layers = [name[: -len("lin.weight")] for name in shapes if name.endswith(".lin.weight")]
     return len(layers) > 1 and all(
-        f"{at}bias" in shapes and f"{at}lin.bias" not in shapes and shapes[f"{at}bias"][:1] == _rows(shapes, at)
+        shapes.get(f"{at}bias") == shapes[f"{at}lin.weight"][:1] and f"{at}lin.bias" not in shapes
         for at in layers
     )
-
-
-def _rows(shapes: Shapes, layer: str) -> Shape:
-    return shapes[f"{layer}lin.weight"][:1]
 
 
 def _of_convolutions(shapes: Shapes, convolutions: Sequence[Shape]) -> str:
@@ -386,7 +385,7 @@ def _is_residual(shapes: Shapes) -> bool:
     """Whether numbered blocks have two convolutions and some a third of 1×1 around them."""
     for name, shape in shapes.items():
         block, middle, rest = name.rpartition(".downsample." if ".downsample." in name else ".shortcut.")
-        if middle and rest in ("0.weight", "weight", "conv.weight", "convolution.weight") and shape[2:] == (1, 1):
+        if middle and rest in _SKIPS and shape[2:] == (1, 1):
             inside = {f"{block}.conv1.weight", f"{block}.conv2.weight"}
             layers = {f"{block}.layer.{at}.convolution.weight" for at in (0, 1)}
             if inside <= shapes.keys() or layers <= shapes.keys():

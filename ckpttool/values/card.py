@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Fact(NamedTuple):
-    """One thing that is known of a model, and where from: ``names``, ``shapes``, ``config.json`` …"""
+    """One thing that is known of a model, and where it comes from."""
 
     name: str
     value: Any  # as JSON has it
