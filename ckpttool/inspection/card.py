@@ -18,7 +18,7 @@ from ckpttool.inspection.beside import (
     text,
 )
 from ckpttool.inspection.shares import share_out
-from ckpttool.inspection.structure import Structure, Tower, find_structure
+from ckpttool.inspection.structure import Structure, find_structure
 from ckpttool.inspection.weighed import iter_weighed, weights_shapes
 from ckpttool.values.card import Beside, Card, Fact
 from ckpttool.values.errors import redact
@@ -58,18 +58,20 @@ def _iter_structure(found: Structure, config: Mapping[str, Any]) -> Iterator[Fac
         yield Fact("architecture", found.architecture, _BOTH)
     named = config.get("architectures")
     if isinstance(named, list) and named and isinstance(named[0], str):
-        yield Fact("class", named[0][:_LONGEST], CONFIG)
+        yield Fact("class", _said(named[0]), CONFIG)
     if model_type := text(config, ("model_type",)):
-        yield Fact("model_type", model_type[:_LONGEST], CONFIG)
+        yield Fact("model_type", _said(model_type), CONFIG)
     if found.towers:
-        yield Fact("layers", _one([tower.layers for tower in found.towers]), _NAMES)
-        stages = [tower.stages for tower in found.towers]
+        yield Fact("layers", _one(tuple([tower.layers for tower in found.towers])), _NAMES)
+        stages = tuple([tower.stages for tower in found.towers])
         if max(stages) > 1:
             yield Fact("stages", _one(stages), _NAMES)
-        hidden = [tower.hidden for tower in found.towers]
+        hidden = tuple([tower.hidden for tower in found.towers])
         if None not in hidden:
             yield Fact("hidden_size", _one(hidden), _SHAPES)
-        yield from _iter_heads(found.towers, config)
+        for name, keys in (("heads", HEADS), ("kv_heads", KV_HEADS)):
+            if said := number(config, keys):
+                yield Fact(name, said[0], CONFIG)
     if found.vocabulary is not None:
         yield Fact("vocabulary", found.vocabulary, f"shape of {found.embedding}"[:_LONGEST])
     if found.experts:
@@ -78,13 +80,12 @@ def _iter_structure(found: Structure, config: Mapping[str, Any]) -> Iterator[Fac
             yield Fact("experts_active", active, CONFIG)
 
 
-def _iter_heads(towers: tuple[Tower, ...], config: Mapping[str, Any]) -> Iterator[Fact]:
-    for name, keys in (("heads", HEADS), ("kv_heads", KV_HEADS)):
-        if said := number(config, keys):
-            yield Fact(name, said[0], CONFIG)
+def _said(text: str) -> str:
+    """A text out of JSON, without what an address may hold besides, and no longer than a line."""
+    return redact(text)[:_LONGEST]
 
 
-def _one(values: list[Any]) -> Any:
+def _one(values: tuple[Any, ...]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
@@ -111,7 +112,7 @@ def _iter_size(inspection: Inspection, found: Structure, config: Mapping[str, An
     if dtypes:
         yield Fact("dtypes", dict(dtypes.most_common()), "header")
     if weights.quantized:
-        yield Fact("quantization", [item._asdict() for item in weights.quantized], _BOTH)
+        yield Fact("quantization", weights.quantized, _BOTH)
         codes = {finding.code for finding in inspection.findings}
         yield Fact("quantization_complete", "quantized-incomplete" not in codes, _NAMES)
     nbytes = sum(value.nbytes for _, value, row in iter_weighed(inspection) if row.tied_to is None)
@@ -124,21 +125,21 @@ def _iter_size(inspection: Inspection, found: Structure, config: Mapping[str, An
 def _iter_adapter(found: Structure, adapter: Mapping[str, Any]) -> Iterator[Fact]:
     if not found.ranks:
         return
-    yield Fact("adapter_rank", _one(list(found.ranks)), _SHAPES)
+    yield Fact("adapter_rank", _one(found.ranks), _SHAPES)
     alpha = adapter.get("lora_alpha")
     if type(alpha) in (int, float):
         yield Fact("adapter_alpha", alpha, ADAPTER)
-    yield Fact("adapter_targets", sorted(found.targets)[:_MOST_TARGETS], _NAMES)
+    yield Fact("adapter_targets", tuple(sorted(found.targets)[:_MOST_TARGETS]), _NAMES)
     if base := text(adapter, ("base_model_name_or_path",)):
-        yield Fact("adapter_base", redact(base)[:_LONGEST], ADAPTER)
+        yield Fact("adapter_base", _said(base), ADAPTER)
 
 
 def _iter_training(beside: Beside) -> Iterator[Fact]:
     state = beside.document(TRAINER)
     if (step := number(state, ("global_step",))) is not None:
         yield Fact("step", step[0], TRAINER)
-    for name, key in (("epoch", "epoch"), ("best_metric", "best_metric")):
-        if type(value := state.get(key)) in (int, float):
+    for name in ("epoch", "best_metric"):
+        if type(value := state.get(name)) in (int, float):
             yield Fact(name, value, TRAINER)
     if beside.files:
-        yield Fact("trainer_files", list(beside.files), "folder")
+        yield Fact("trainer_files", beside.files, "folder")

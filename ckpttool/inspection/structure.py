@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, TypeAlias
 
+from ckpttool.values.words import plural
+
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[str, Shape]
 """Of the tensors of a state_dict, by name, without what wrappers put in front."""
@@ -360,7 +362,7 @@ def _of_recurrence(shapes: Shapes, convolutions: Sequence[Shape]) -> tuple[str, 
     (path, layers), width = next(iter(networks.items())), max(widths)
     words = f"{'bidirectional ' if reverse else ''}{' and '.join(cells)} network"
     if convolutions:
-        words += f" with {_counted(len(convolutions))}"
+        words += f" with {plural(len(convolutions), 'convolution')}"
     return words, Tower(path, len(layers), width) if one else None
 
 
@@ -374,11 +376,12 @@ def _is_gcn(shapes: Shapes) -> bool:
 
 
 def _of_convolutions(shapes: Shapes, convolutions: Sequence[Shape]) -> str:
+    convs = plural(len(convolutions), "convolution")
     deep = sum(shape[1] == 1 and shape[0] > 1 and max(shape[2:]) > 1 for shape in convolutions[1:])
     if _is_residual(shapes):
-        return f"ResNet-style convolutional network with {_counted(len(convolutions))}"
+        return f"ResNet-style convolutional network with {convs}"
     depthwise = f", {deep} of them depthwise" if deep > 1 else ""
-    return f"convolutional network with {_counted(len(convolutions))}{depthwise}"
+    return f"convolutional network with {convs}{depthwise}"
 
 
 def _is_residual(shapes: Shapes) -> bool:
@@ -391,7 +394,3 @@ def _is_residual(shapes: Shapes) -> bool:
             if inside <= shapes.keys() or layers <= shapes.keys():
                 return True
     return False
-
-
-def _counted(convolutions: int) -> str:
-    return f"{convolutions:,} convolution{'s' if convolutions != 1 else ''}"

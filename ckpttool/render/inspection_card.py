@@ -11,6 +11,7 @@ from ckpttool.values.words import (
     NAME_LIMIT,
     first_few,
     format_count,
+    format_int,
     format_magnitude,
     format_nbytes,
     format_number,
@@ -41,7 +42,9 @@ def iter_shape_facts(card: Card) -> Iterator[str]:
     layers, hidden, stages = (card.value(name) for name in ("layers", "hidden_size", "stages"))
     if layers is not None:
         noun = "layer" if card.value("architecture") else "block"
-        yield _layers_fact(layers, hidden, noun) + (f" in {stages} stages" if isinstance(stages, int) else "")
+        yield _layers_fact(layers, hidden, noun) + (
+            f" in {plural(stages, 'stage')}" if isinstance(stages, int) else ""
+        )
     heads, kv_heads = card.value("heads"), card.value("kv_heads")
     if heads is not None:
         shared = f" ({format_count(kv_heads)} for keys and values)" if kv_heads not in (None, heads) else ""
@@ -57,15 +60,14 @@ def iter_shape_facts(card: Card) -> Iterator[str]:
     yield from _iter_adapter_facts(card)
 
 
-def _layers_fact(layers: int | list[int], hidden: int | list[int] | None, noun: str) -> str:
+def _layers_fact(layers: int | tuple[int, ...], hidden: int | tuple[int, ...] | None, noun: str) -> str:
     if isinstance(layers, int):
-        wide = f" × {format_count(hidden).replace(',', '')}" if isinstance(hidden, int) else ""
-        return plural(layers, noun) + wide
+        return plural(layers, noun) + (f" × {format_int(hidden)}" if isinstance(hidden, int) else "")
     counts = " + ".join(map(format_count, layers))
-    if not isinstance(hidden, list):
+    if not isinstance(hidden, tuple):
         return f"{counts} {noun}s"
     if len(set(hidden)) == 1:
-        return f"{counts} {noun}s × {hidden[0]}"
+        return f"{counts} {noun}s × {format_int(hidden[0])}"
     return " + ".join(_layers_fact(*pair, noun) for pair in zip(layers, hidden, strict=True))
 
 
