@@ -8,7 +8,7 @@ from ckpttool.inspection.weighed import iter_weighed
 from ckpttool.values.card import Share
 from ckpttool.values.inspection import Inspection
 
-_MOST = 8  # parts that a split may lead to
+_MOST = 10  # parts that a split may lead to
 _MOST_TOLD = 16  # of a model that has more in its first level
 _WORTH = 3  # a part that holds less than one in so many bytes is not taken apart
 
@@ -30,6 +30,8 @@ def share_out(inspection: Inspection) -> tuple[Share, ...]:
         for path, inside in sorted(parts.items(), key=lambda item: -_total(item[1])[1]):
             if _total(inside)[1] * _WORTH < whole:
                 return _told(parts)
+            if "*" in path[:-1] and path[-1] != "*":
+                continue  # a block is taken apart into what it has, and no further
             children = _split(path, inside)
             if len(children) > 1 and len(parts) + len(children) - 1 <= _MOST:
                 del parts[path]

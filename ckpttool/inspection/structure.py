@@ -50,7 +50,7 @@ _EMBEDDING = re.compile(
 )
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 _RECURRENT = re.compile(r"(?:^|\.)weight_hh_l(\d+)(?:_reverse)?$")
-_CELLS = {4: "LSTM", 3: "GRU", 1: "RNN"}  # torch/nn/modules/rnn.py: gates whose weights are stacked
+_CELLS = {4: "LSTM", 3: "GRU", 1: "recurrent"}  # torch/nn/modules/rnn.py: gates whose weights are stacked
 _EXPERT = re.compile(r"(?:^|\.)experts\.(?:(\d+)\.)?")
 _LORA = re.compile(r"(?:^|\.)([^.]+)\.(?:lora_A|lora_down)(?:\.[^.]+)??(?:\.weight)?$")
 _DOWN_UP = re.compile(r"(?:^|\.)(down|up)(?:_?\d+|s\.\d+|_path\.\d+)\.")
@@ -350,11 +350,13 @@ def _of_recurrence(shapes: Shapes, convolutions: Sequence[Shape]) -> tuple[str, 
             continue
         path, _, leaf = name.rpartition(".")
         inputs = shapes.get(f"{path}.bias_hh_{leaf[10:]}" if path else f"bias_hh_{leaf[10:]}", (shape[0],))
-        if not shape[1] or inputs != (shape[0],):
+        if not shape[0] or not shape[1] or inputs != (shape[0],):
             continue
-        cells[_CELLS.get(shape[0] // shape[1], "recurrent")] = None
+        projected = f"{name[: -len(leaf)]}weight_hr_{leaf[10:]}" in shapes  # which an LSTM alone can be
+        gates = 4 if projected else shape[0] // shape[1] or 1
+        cells[_CELLS.get(gates, "recurrent")] = None
         networks.setdefault(path, set()).add(int(found[1][:9]))
-        widths.add(shape[1])
+        widths.add(shape[0] // gates)
         reverse = reverse or leaf.endswith("_reverse")
     if not cells:
         return None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckpttool.values.inspection import Inspection, Row
 
 _FIRST = tuple(f"{parts[0]}." for parts in LEADING)
+_ADAPTED = ".base_layer."  # of PEFT, around the weight that an adapter adds to
 _INSIDE = tuple(f".{part}." for part in ANYWHERE)
 
 
@@ -32,8 +33,9 @@ def iter_weighed(inspection: Inspection) -> Iterator[tuple[str, Tensor, Row]]:
             continue
         if known.kind is Kind.OPTIMIZER_STATE:
             continue
-        wrapped = name.startswith(_FIRST) or any(part in name for part in _INSIDE)
-        yield strip_wrappers(name) if wrapped else name, value, row
+        if name.startswith(_FIRST) or any(part in name for part in _INSIDE):
+            name = strip_wrappers(name)
+        yield name.replace(_ADAPTED, "."), value, row
 
 
 def weights_shapes(inspection: Inspection) -> dict[str, Shape]:

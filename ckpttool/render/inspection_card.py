@@ -90,10 +90,8 @@ def iter_card(card: Card, width: int) -> Iterator[Line]:
     if is_large(card) and (loaded := card.value("load_nbytes")):
         facts = [f"{format_nbytes(loaded)} to load as stored"]
         if trained := card.value("train_nbytes"):
-            facts.append(
-                f"{format_nbytes(trained)} to train with Adam (float32 weights, gradients, two moments; "
-                "no activations)"
-            )
+            how = "float32 weights, gradients, two moments"
+            facts.append(f"{format_nbytes(trained)} to train with Adam ({how})")
         yield from fill(map(Span, facts), width, indent=0)
     facts = [
         f"{name.replace('_', ' ')} {format_number(value)}"
@@ -120,7 +118,8 @@ _SHARE_COLUMNS = (
 
 def iter_shares(card: Card, width: int) -> Iterator[Line]:
     """Yield a line per part of a large model, with a bar of its share of the bytes."""
-    if not is_large(card) or len(card.shares) < 2:
+    adapter = card.value("adapter_rank") is not None and not card.value("architecture")
+    if not is_large(card) or len(card.shares) < 2 or adapter:
         return
     whole = sum(share.nbytes for share in card.shares) or 1
     named = [share for share in card.shares[:_MOST_SHARES] if share.name and share.nbytes * 200 >= whole]
