@@ -364,7 +364,7 @@ def _of_recurrence(shapes: Shapes, convolutions: Sequence[Shape]) -> tuple[str, 
     (path, layers), width = next(iter(networks.items())), max(widths)
     words = f"{'bidirectional ' if reverse else ''}{' and '.join(cells)} network"
     if convolutions:
-        words += f" with {plural(len(convolutions), 'convolution')}"
+        words += f", {plural(len(convolutions), 'convolution')}"
     return words, Tower(path, len(layers), width) if one else None
 
 
@@ -381,9 +381,9 @@ def _of_convolutions(shapes: Shapes, convolutions: Sequence[Shape]) -> str:
     convs = plural(len(convolutions), "convolution")
     deep = sum(shape[1] == 1 and shape[0] > 1 and max(shape[2:]) > 1 for shape in convolutions[1:])
     if _is_residual(shapes):
-        return f"ResNet-style convolutional network with {convs}"
-    depthwise = f", {deep} of them depthwise" if deep > 1 else ""
-    return f"convolutional network with {convs}{depthwise}"
+        return f"ResNet-style convolutional network, {convs}"
+    depthwise = f" ({deep} depthwise)" if deep > 1 else ""
+    return f"convolutional network, {convs}{depthwise}"
 
 
 def _is_residual(shapes: Shapes) -> bool:

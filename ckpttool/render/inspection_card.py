@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.tables import Cell, Column, Line, Span, fill, hang, iter_table
 from ckpttool.render.units import bar, format_percent
 from ckpttool.values.card import Card
 from ckpttool.values.words import (
@@ -30,11 +30,11 @@ def is_large(card: Card) -> bool:
     return bool((card.value("parameters") or 0) >= _SMALL)
 
 
-def architecture_fact(card: Card) -> str:
-    """``Llama-style decoder (LlamaForCausalLM by config.json)``, or what of it is known."""
-    words, said = card.value("architecture") or "", card.value("class") or card.value("model_type") or ""
-    named = f"{safe(said, _LONGEST)} by config.json" if said else ""
-    return f"{words} ({named})" if words and named else words or named
+def iter_architecture_facts(card: Card) -> Iterator[str]:
+    """Yield ``Llama-style decoder`` and ``LlamaForCausalLM by config.json``, or what of it is known."""
+    yield card.value("architecture") or ""
+    said = card.value("class") or card.value("model_type")
+    yield f"{safe(said, _LONGEST)} by config.json" if said else ""
 
 
 def iter_shape_facts(card: Card) -> Iterator[str]:
@@ -90,29 +90,31 @@ def iter_card(card: Card, width: int) -> Iterator[Line]:
     if is_large(card) and (loaded := card.value("load_nbytes")):
         facts = [f"{format_nbytes(loaded)} to load as stored"]
         if trained := card.value("train_nbytes"):
-            how = "float32 weights, gradients, two moments"
-            facts.append(f"{format_nbytes(trained)} to train with Adam ({how})")
+            facts.append(f"{format_nbytes(trained)} to train with Adam")
+            facts.append("float32 weights, gradients and two moments")
         yield from fill(map(Span, facts), width, indent=0)
-    facts = [
+    progress = [
         f"{name.replace('_', ' ')} {format_number(value)}"
         for name in ("step", "epoch", "best_metric")
         if (value := card.value(name)) is not None
     ]
-    if files := card.value("trainer_files"):
-        facts.append(f"beside it {first_few(files, lambda name: safe(name, _LONGEST), _MOST_LISTED)}")
-    if facts:
-        yield from fill(map(Span, ["Trainer", *facts]), width, indent=0)
+    files = card.value("trainer_files") or ()
+    named = [safe(name, _LONGEST) for name in files[:_MOST_LISTED]]
+    if len(files) > len(named):
+        named.append(f"{format_count(len(files) - len(named))} more")
+    if progress or named:
+        yield from fill(map(Span, ["Trainer", *progress, *named]), width, indent=0)
     for fact in card.facts:
         if fact.name == "unread":
-            yield from fill([Span(f"not read: {safe(fact.value, NAME_LIMIT)}", "dim")], width, indent=0)
+            yield from hang(Span("not read: ", "dim"), safe(fact.value, NAME_LIMIT), width)
 
 
 _SHARE_COLUMNS = (
     Column("part", floor=12),
-    Column("weights", right=True, optional=1),
+    Column("weights", right=True, optional=2),
     Column("size", right=True),
     Column("share", right=True),
-    Column("bar", optional=2),
+    Column("bar", optional=1),
 )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ckpttool.render.inspection_card import architecture_fact, is_large, iter_card, iter_shape_facts
-from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.inspection_card import is_large, iter_architecture_facts, iter_card, iter_shape_facts
+from ckpttool.render.tables import Cell, Column, Line, Span, cut, fill, iter_table
 from ckpttool.values.card import Card
 from ckpttool.values.checkpoint import Objects, Root
 from ckpttool.values.inspection import Copy, Inspection, ModelFacts, Quantization, Weights
@@ -50,9 +50,9 @@ def iter_head(inspection: Inspection, width: int, facts: Sequence[str], card: Ca
     # What the weights take to load is a line of its own.
     told = is_large(card) and card.value("load_nbytes") == summary.tensor_nbytes
     second = [
-        architecture_fact(card),
+        *iter_architecture_facts(card),
         counts,
-        *iter_shape_facts(card),
+        *(cut(fact, width) for fact in iter_shape_facts(card)),
         *more,
         _complete_fact(card),
         inspection.spread.fact if inspection.spread is not None else "",

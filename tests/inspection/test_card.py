@@ -47,11 +47,11 @@ FAMILIES: dict[str, tuple[Callable[[], Shapes], tuple[Any, ...]]] = {
     "Swin": (model_shapes.swin, ("Swin-style vision transformer", 12, None, None, None)),
     "ResNet-18": (
         model_shapes.resnet,
-        ("ResNet-style convolutional network with 20 convolutions", None, None, None, None),
+        ("ResNet-style convolutional network, 20 convolutions", None, None, None, None),
     ),
     "MobileNet": (
         model_shapes.mobilenet,
-        ("convolutional network with 16 convolutions, 5 of them depthwise", None, None, None, None),
+        ("convolutional network, 16 convolutions (5 depthwise)", None, None, None, None),
     ),
     "UNet": (model_shapes.unet, ("diffusion UNet", None, None, None, None)),
     "GCN": (model_shapes.graph, ("graph network", 3, 16, None, None)),
@@ -166,7 +166,7 @@ def test_only_the_weights_of_a_training_checkpoint_count(tmp_path: Path) -> None
     torch.save(made, tmp_path / "last.pt")
     card = card_of(tmp_path / "last.pt")
     count = sum(parameter.numel() for parameter in model.parameters())
-    assert card.value("architecture") == "convolutional network with 2 convolutions"
+    assert card.value("architecture") == "convolutional network, 2 convolutions"
     assert card.value("parameters") == count and card.value("load_nbytes") == 4 * count
     stored = sum(value.nbytes for value in (*model.state_dict().values(), *averaged.values()))
     moments = sum(v.nbytes for state in optimizer.state_dict()["state"].values() for v in state.values())
@@ -327,9 +327,8 @@ def test_a_trainer_folder_says_how_far_it_is(tmp_path: Path, capsys: pytest.Capt
         "rng_state_0.pth",
         "rng_state_1.pth",
     )
-    assert "Trainer · step 500 · epoch 2.0 · best metric 0.91\nbeside it optimizer.pt, " in str(
-        ckpttool.open(path)
-    )
+    shown = str(ckpttool.open(path))
+    assert "\nTrainer · step 500 · epoch 2.0 · best metric 0.91 · optimizer.pt · scheduler.pt" in shown
 
 
 _NESTED = "[" * 100_000

@@ -345,7 +345,8 @@ def test_a_seven_billion_model_says_so(tmp_path: Path) -> None:
     assert found.weights.weights_numel == 6_738_415_616  # as the model's own page counts it
     lines = ["".join(span.text for span in line) for line in iter_head(found, 200, (), make_card(found))]
     assert lines[1].startswith(
-        "Llama-style decoder · about 6.74 B weights · 32 layers × 4096 · vocabulary 32,000 · GPTQ 4-bit, group 128 · "
+        "Llama-style decoder · about 6.74 B weights · 32 layers × 4096 · vocabulary 32,000 · "
+        "GPTQ 4-bit, group 128 · "
     )
 
 
