@@ -15,6 +15,7 @@ from ckpttool.values.progress import SILENT
 
 if TYPE_CHECKING:
     from ckpttool.files.local import Sources
+    from ckpttool.inspection.weighed import Weighed
     from ckpttool.kinds.source.source_kinds import SourceKinds
     from ckpttool.values.card import Card
     from ckpttool.values.checkpoint import Checkpoint, Root
@@ -57,6 +58,7 @@ class Opened:
         self.source = tuple(source)
         self.progress = SILENT  # told of what is read for ``inspection`` and ``side``
         self._globs = include, exclude
+        self._weighed: Weighed | None = None  # where a config beside it is held against it
 
     @property
     def is_model(self) -> bool:
@@ -86,14 +88,20 @@ class Opened:
 
     def _held_against_configs(self, found: Inspection) -> Inspection:
         """With what the configs beside the file say of quantised weights, and what they contradict."""
-        from ckpttool.inspection.beside import CONFIGS, find_contradictions, read_beside
+        from ckpttool.inspection.beside import ADAPTER, CONFIG, CONFIGS, find_contradictions, read_beside
 
         configs = read_beside(self._folder, CONFIGS, self.sources)
         if found.weights.quantized:
             from ckpttool.inspection.quantization_config import confirm
 
             found = confirm(found, configs)
-        return found._replace(findings=(*found.findings, *find_contradictions(found, configs)))
+        if not any(map(configs.document, (CONFIG, ADAPTER))):
+            return found
+        from ckpttool.inspection.weighed import weigh
+
+        self._weighed = weigh(found)
+        more = find_contradictions(found, configs, self._weighed)
+        return found._replace(findings=(*found.findings, *more))
 
     @cached_property
     def card(self) -> Card:
@@ -104,7 +112,8 @@ class Opened:
         if self.is_model:
             return make_card(self.inspection)
         beside = read_beside(self._folder, NAMES, self.sources)
-        return make_card(self.inspection, beside._replace(files=list_trainer_files(self._folder)))
+        beside = beside._replace(files=list_trainer_files(self._folder))
+        return make_card(self.inspection, beside, self._weighed)
 
     def _asked(self) -> AbstractContextManager[SourceKinds | None]:
         """The source that is asked for kinds, while it is."""

@@ -19,6 +19,7 @@ from ckpttool.values.words import cut, format_count, plural
 if TYPE_CHECKING:
     from ckpttool.files.local import Sources
     from ckpttool.inspection.structure import Structure
+    from ckpttool.inspection.weighed import Weighed
     from ckpttool.values.inspection import Inspection
 
 CONFIG, ADAPTER, TRAINER = "config.json", "adapter_config.json", "trainer_state.json"
@@ -127,14 +128,9 @@ def is_part(inspection: Inspection) -> bool:
     return several or selected or inspection.spread is not None
 
 
-def find_contradictions(inspection: Inspection, beside: Beside) -> Iterator[Finding]:
+def find_contradictions(inspection: Inspection, beside: Beside, weighed: Weighed) -> Iterator[Finding]:
     """Where a config says other layers, sizes, words or dtypes than the header of the checkpoint."""
-    if not any(beside.document(name) for name in (CONFIG, ADAPTER)):
-        return
-    from ckpttool.inspection.structure import find_structure
-    from ckpttool.inspection.weighed import float_dtypes, weights_shapes
-
-    structure = find_structure(weights_shapes(inspection))
+    structure = weighed.structure
     config, adapter = beside.document(CONFIG), beside.document(ADAPTER)
     if structure.ranks:
         yield from _find_rank(structure, adapter)
@@ -147,7 +143,7 @@ def find_contradictions(inspection: Inspection, beside: Beside) -> Iterator[Find
                 f"{CONFIG} says {format_count(said)} {what}, the file has {format_count(shown)}"
             )
     said_dtype = text(config, DTYPE).removeprefix("torch.")
-    dtypes = float_dtypes(inspection)
+    dtypes = weighed.float_dtypes
     if said_dtype and dtypes and not inspection.weights.quantized and said_dtype not in dtypes:
         most = max(dtypes, key=dtypes.__getitem__)
         yield _contradiction(f"{CONFIG} says {cut(said_dtype)}, the file has {most}", "info")

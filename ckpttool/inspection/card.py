@@ -18,8 +18,8 @@ from ckpttool.inspection.beside import (
     text,
 )
 from ckpttool.inspection.shares import share_out
-from ckpttool.inspection.structure import Structure, find_structure
-from ckpttool.inspection.weighed import iter_weighed, weights_shapes
+from ckpttool.inspection.structure import Structure
+from ckpttool.inspection.weighed import Weighed, weigh
 from ckpttool.values.card import Beside, Card, Fact
 from ckpttool.values.errors import redact
 from ckpttool.values.inspection import Inspection
@@ -34,13 +34,13 @@ _LONGEST = 200  # characters of a text out of JSON
 _GENERATION = "do_sample temperature top_p top_k max_length max_new_tokens".split()
 
 
-def make_card(inspection: Inspection, beside: Beside | None = None) -> Card:
-    """The card of what was inspected, with what lies ``beside`` it."""
-    beside = beside or Beside()
-    structure = find_structure(weights_shapes(inspection))
+def make_card(inspection: Inspection, beside: Beside | None = None, weighed: Weighed | None = None) -> Card:
+    """The card of what was inspected, with what lies ``beside`` it; its weights, if they are ``weighed``."""
+    beside, weighed = beside or Beside(), weighed or weigh(inspection)
+    structure = weighed.structure
     facts = (
         *_iter_structure(structure, beside.document(CONFIG)),
-        *_iter_size(inspection, structure, beside.document(CONFIG)),
+        *_iter_size(inspection, weighed, beside.document(CONFIG)),
         *_iter_adapter(structure, beside.document(ADAPTER)),
         *_iter_training(beside),
         *(
@@ -50,7 +50,7 @@ def make_card(inspection: Inspection, beside: Beside | None = None) -> Card:
         ),
         *(Fact("unread", f"{name}: {why[:_LONGEST]}", name) for name, why in beside.unread.items()),
     )
-    return Card(facts, share_out(inspection))
+    return Card(facts, share_out(weighed.items))
 
 
 def _iter_structure(found: Structure, config: Mapping[str, Any]) -> Iterator[Fact]:
@@ -95,8 +95,8 @@ def _active(found: Structure, config: Mapping[str, Any]) -> int | None:
     return said[0] if said is not None and 0 < said[0] <= found.experts else None
 
 
-def _iter_size(inspection: Inspection, found: Structure, config: Mapping[str, Any]) -> Iterator[Fact]:
-    weights = inspection.weights
+def _iter_size(inspection: Inspection, weighed: Weighed, config: Mapping[str, Any]) -> Iterator[Fact]:
+    weights, found = inspection.weights, weighed.structure
     total = weights.weights_numel if weights.quantized else weights.parameter_numel
     if total:
         yield Fact("parameters", total, _SHAPES)
@@ -115,7 +115,7 @@ def _iter_size(inspection: Inspection, found: Structure, config: Mapping[str, An
         yield Fact("quantization", weights.quantized, _BOTH)
         codes = {finding.code for finding in inspection.findings}
         yield Fact("quantization_complete", "quantized-incomplete" not in codes, _NAMES)
-    nbytes = sum(value.nbytes for _, value, row in iter_weighed(inspection) if row.tied_to is None)
+    nbytes = sum(item.nbytes for item in weighed.items if not item.tied)
     if nbytes:
         yield Fact("load_nbytes", nbytes, LOADED)
         if not weights.quantized and weights.parameter_numel:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
-from ckpttool.inspection.weighed import iter_weighed
+from ckpttool.inspection.weighed import Item
 from ckpttool.values.card import Share
-from ckpttool.values.inspection import Inspection
 
 _MOST = 10  # parts that a split may lead to
 _MOST_TOLD = 16  # of a model that has more in its first level
@@ -16,14 +16,14 @@ _Path: TypeAlias = tuple[str, ...]
 _Sizes: TypeAlias = dict[_Path, tuple[int, int]]  # elements and bytes, by the parts of names
 
 
-def share_out(inspection: Inspection) -> tuple[Share, ...]:
+def share_out(items: Sequence[Item]) -> tuple[Share, ...]:
     """The parts of the weights, the largest first; what is too little to be told is joined under ""."""
     sizes: _Sizes = {}
-    for name, value, row in iter_weighed(inspection):
-        if row.tied_to is None:
-            path = tuple(["*" if part.isdecimal() else part for part in name.split(".")])
+    for item in items:
+        if not item.tied:
+            path = tuple(["*" if part.isdecimal() else part for part in item.name.split(".")])
             numel, nbytes = sizes.get(path, (0, 0))
-            sizes[path] = numel + value.numel, nbytes + value.nbytes
+            sizes[path] = numel + item.numel, nbytes + item.nbytes
     parts: dict[_Path, _Sizes] = _split((), sizes)
     whole = sum(nbytes for _, nbytes in sizes.values())
     while True:

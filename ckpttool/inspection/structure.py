@@ -31,7 +31,7 @@ _SEPARATE = {
 _FUSED = frozenset(
     "qkv c_attn query_key_value qkv_proj Wqkv W_pack kv_a_proj_with_mqa in_proj_weight".split()
 )
-_CROSS = re.compile(r"cross|encdec|encoder_attn|multihead_attn|attn2", re.IGNORECASE)
+_CROSS = ("cross", "encdec", "encoder_attn", "multihead_attn", "attn2")  # in lower case
 _GATED = tuple(
     map(
         frozenset,
@@ -43,17 +43,17 @@ _GATED = tuple(
     )
 )
 _OUTPUTS = frozenset(("o_proj", "wo"))
-_PATCHES = re.compile(r"(?:^|\.)(?:patch_embed\w*|conv_proj|patchifier|patch_projection)(?:\.|$)")
-_EMBEDDING = re.compile(
-    r"(?:^|\.)(?:embed_tokens|wte|word_embeddings?|shared|tok_embeddings|embed_in|token_embedding(?:_table)?"
-    r"|token_embd|word_embed_proj|embeddings?\.tokens|tokens_embed)\.(?:weight|qweight)$"
+_PATCHES = frozenset("conv_proj patchifier patch_projection".split())  # and what begins with patch_embed
+_EMBEDDINGS = frozenset(
+    """
+    embed_tokens wte word_embeddings word_embedding shared tok_embeddings embed_in token_embedding
+    token_embedding_table token_embd tokens_embed
+    """.split()
 )
-_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
-_RECURRENT = re.compile(r"(?:^|\.)weight_hh_l(\d+)(?:_reverse)?$")
+_HEADS = frozenset(("lm_head", "embed_out"))
+_LORA = frozenset(("lora_A", "lora_down"))
 _CELLS = {4: "LSTM", 3: "GRU", 1: "recurrent"}  # torch/nn/modules/rnn.py: gates whose weights are stacked
-_EXPERT = re.compile(r"(?:^|\.)experts\.(?:(\d+)\.)?")
-_LORA = re.compile(r"(?:^|\.)([^.]+)\.(?:lora_A|lora_down)(?:\.[^.]+)??(?:\.weight)?$")
-_DOWN_UP = re.compile(r"(?:^|\.)(down|up)(?:_?\d+|s\.\d+|_path\.\d+)\.")
+_DOWN_UP = r"(?:^|\.)(down|up)(?:_?\d+|s\.\d+|_path\.\d+)\."
 _GRAPH = (frozenset(("att_src", "att_dst")), frozenset(("lin_l", "lin_r")))  # of torch_geometric.nn
 _SKIPS = ("0.weight", "weight", "conv.weight", "convolution.weight")  # of a 1×1 convolution around a block
 _TIME = frozenset("time_embedding time_embed time_mlp t_embedder time_proj".split())
@@ -133,18 +133,25 @@ def _group(shapes: Shapes) -> tuple[dict[str, _Series], set[str]]:
     """The names by what stands before their first number, and all parts of names."""
     series: dict[str, _Series] = {}
     everything: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     for name, shape in shapes.items():
         parts = name.split(".")
-        everything.update(parts)
         at = next((at for at, part in enumerate(parts) if part.isdecimal()), 0)
         if not at:
+            everything.update(parts)
             continue
-        item = series.setdefault(".".join(parts[:at]), _Series(set(), set(), {}, []))
+        prefix, rest = ".".join(parts[:at]), parts[at + 1 :]
+        item = series.get(prefix)
+        if item is None:
+            item = series[prefix] = _Series(set(), set(), {}, [])
         item.indices.add(parts[at])
-        item.parts.update(parts[at + 1 :])
+        if (key := (prefix, *rest)) not in seen:  # most blocks are alike
+            seen.add(key)
+            everything.update(parts)
+            item.parts.update(rest)
         if (path := _attention(parts, shapes)) is None:
             continue
-        if _CROSS.search(path):
+        if any(word in path.lower() for word in _CROSS):
             item.crossed.append(path)
         else:
             item.attentions.setdefault(path, shape)
@@ -166,12 +173,16 @@ def _attention(parts: Sequence[str], shapes: Shapes) -> str | None:
 
 
 def _find_lora(shapes: Shapes) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    ranks: Counter[int] = Counter()
+    ranks: set[int] = set()
     targets: dict[str, None] = {}
     for name, shape in shapes.items():
-        if "lora_" in name and shape and (found := _LORA.search(name)):
-            ranks[shape[0]] += 1  # (rank, in_features), of a convolution (rank, in_channels, height, width)
-            targets[found[1]] = None
+        if "lora_" not in name or not shape:
+            continue
+        parts = name.split(".")
+        at = next((at for at, part in enumerate(parts) if part in _LORA), 0)
+        if at:
+            ranks.add(shape[0])  # (rank, in_features), of a convolution (rank, in_channels, height, width)
+            targets[parts[at - 1]] = None
     return tuple(sorted(ranks)), tuple(targets)
 
 
@@ -180,14 +191,19 @@ def _find_experts(shapes: Shapes) -> tuple[int, int]:
     numbers: set[str] = set()
     most = numel = 0
     for name, shape in shapes.items():
-        if "experts." in name and (found := _EXPERT.search(name)):
-            if found[1] is not None:
-                numbers.add(found[1])
-            elif len(shape) > 2:  # all of them in one tensor
-                most = max(most, shape[0])
-            else:
-                continue
-            numel += _numel(shape)
+        if "experts." not in name:
+            continue
+        parts = name.split(".")
+        after = parts[parts.index("experts") + 1 :] if "experts" in parts else []
+        if not after:
+            continue
+        if after[0].isdecimal():
+            numbers.add(after[0])
+        elif len(shape) > 2:  # all of them in one tensor
+            most = max(most, shape[0])
+        else:
+            continue
+        numel += _numel(shape)
     return max(most, len(numbers)), numel
 
 
@@ -199,11 +215,15 @@ def _numel(shape: Shape) -> int:
 
 
 def _find_vocabulary(shapes: Shapes) -> tuple[int | None, str]:
-    for pattern in (_EMBEDDING, _HEAD):
-        for name, shape in shapes.items():
-            if len(shape) == 2 and pattern.search(name):
+    head = ""
+    for name, shape in shapes.items():
+        if len(shape) == 2 and name.endswith("weight"):
+            role = name.rpartition(".")[0].rpartition(".")[2]
+            if role in _EMBEDDINGS:
                 return shape[0], name
-    return None, ""
+            if role in _HEADS:
+                head = head or name
+    return (shapes[head][0], head) if head else (None, "")
 
 
 def _is_convolution(name: str, shape: Shape) -> bool:
@@ -261,7 +281,9 @@ def _side(prefixes: Sequence[str], word: str) -> str:
 
 
 def _is_patches(name: str, shape: Shape) -> bool:
-    return len(shape) in (4, 5) and _PATCHES.search(name) is not None
+    return len(shape) in (4, 5) and any(
+        part in _PATCHES or part.startswith("patch_embed") for part in name.split(".")
+    )
 
 
 def _tower(prefix: str, item: _Series, shapes: Shapes) -> Tower:
@@ -278,10 +300,12 @@ def _number_of_numbers(path: str) -> int:
 
 def _width(attention: str, shape: Shape, shapes: Shapes) -> int | None:
     """How many features a block takes: those of its norms, else the inputs of its queries."""
-    block = re.match(r".*?\.\d+\.", f"{attention}.")
+    parts = attention.split(".")
+    number = next((at for at, part in enumerate(parts) if part.isdecimal()), -1)
+    block = "".join([f"{part}." for part in parts[: number + 1]])
     sizes: Counter[int] = Counter()
     for name in ("input_layernorm", "ln_1", "norm1", "layernorm_before", "ln1", "self_attn_layer_norm"):
-        norm = shapes.get(f"{block[0] if block else ''}{name}.weight")
+        norm = shapes.get(f"{block}{name}.weight")
         if norm is not None and len(norm) == 1:
             sizes[norm[0]] += 1
     if sizes:
@@ -329,7 +353,7 @@ def _of_stages(shapes: Shapes, parts: AbstractSet[str], convolutions: Sequence[S
         return ""
     stages = {"down_blocks", "up_blocks"} <= parts or {"input_blocks", "output_blocks"} <= parts
     if not stages:
-        sides = {found[1] for name in shapes if (found := _DOWN_UP.search(name))}
+        sides = {found[1] for name in shapes if (found := re.search(_DOWN_UP, name))}
         stages = sides == {"down", "up"}
     if not stages:
         return ""
@@ -341,21 +365,21 @@ def _of_stages(shapes: Shapes, parts: AbstractSet[str], convolutions: Sequence[S
 def _of_recurrence(shapes: Shapes, convolutions: Sequence[Shape]) -> tuple[str, Tower | None] | None:
     """What cell, by how many gates its weights stack, and the layers where all are of one network."""
     cells: dict[str, None] = {}
-    networks: dict[str, set[int]] = {}
+    networks: dict[str, set[str]] = {}
     widths: set[int] = set()
     reverse = False
     for name, shape in shapes.items():
-        found = _RECURRENT.search(name)
-        if found is None or len(shape) != 2:
-            continue
         path, _, leaf = name.rpartition(".")
+        layer = leaf[11:].removesuffix("_reverse")
+        if not leaf.startswith("weight_hh_l") or not layer.isdecimal() or len(shape) != 2:
+            continue
         inputs = shapes.get(f"{path}.bias_hh_{leaf[10:]}" if path else f"bias_hh_{leaf[10:]}", (shape[0],))
         if not shape[0] or not shape[1] or inputs != (shape[0],):
             continue
         projected = f"{name[: -len(leaf)]}weight_hr_{leaf[10:]}" in shapes  # which an LSTM alone can be
         gates = 4 if projected else shape[0] // shape[1] or 1
         cells[_CELLS.get(gates, "recurrent")] = None
-        networks.setdefault(path, set()).add(int(found[1][:9]))
+        networks.setdefault(path, set()).add(layer)
         widths.add(shape[0] // gates)
         reverse = reverse or leaf.endswith("_reverse")
     if not cells:
