@@ -10,6 +10,7 @@ from ckpttool.values.card import Share
 
 _MOST = 10  # parts that a split may lead to
 _MOST_TOLD = 16  # of a model that has more in its first level
+_DEEPEST = 24  # parts of a name that are looked at: how many it has is the file's choice
 _WORTH = 3  # a part that holds less than one in so many bytes is not taken apart
 
 _Path: TypeAlias = tuple[str, ...]
@@ -21,7 +22,8 @@ def share_out(items: Sequence[Item]) -> tuple[Share, ...]:
     sizes: _Sizes = {}
     for item in items:
         if not item.tied:
-            path = tuple(["*" if part.isdecimal() else part for part in item.name.split(".")])
+            parted = item.name.split(".", _DEEPEST)[:_DEEPEST]
+            path = tuple(["*" if part.isdecimal() else part for part in parted])
             numel, nbytes = sizes.get(path, (0, 0))
             sizes[path] = numel + item.numel, nbytes + item.nbytes
     parts: dict[_Path, _Sizes] = _split((), sizes)

@@ -490,6 +490,16 @@ def test_a_model_has_a_card_too() -> None:
     assert (card.value("architecture"), card.value("layers")) == ("LSTM network", 2)
 
 
+@pytest.mark.parametrize("part", ["a", "0", "layers.0.q_proj", "up1", "experts.0", "lora_A"])
+def test_a_name_of_very_many_parts_costs_no_more_than_its_length(part: str, tmp_path: Path) -> None:
+    """Ten times as long, and it would take a minute if each part cost the whole name again."""
+    name = ".".join([part] * (500_000 // (len(part) + 1)))
+    path = write(tmp_path, {f"{name}.weight": (2, 2), f"{name}.bias": (2,)})
+    card = card_of(path)
+    assert sum(share.numel for share in card.shares) == 6
+    assert len("\n".join(str(ckpttool.open(path)).splitlines()[:6])) < 3000
+
+
 def test_nothing_is_known_of_nothing() -> None:
     assert find_structure({}) == Structure()
     assert Card().value("layers") is None and Card().source("layers") == ""
