@@ -134,7 +134,7 @@ def find_contradictions(inspection: Inspection, beside: Beside, weighed: Weighed
     config, adapter = beside.document(CONFIG), beside.document(ADAPTER)
     if structure.ranks:
         yield from _find_rank(structure, adapter)
-    if structure.architecture == "" and not structure.towers:  # an adapter, an optimizer: not what it is of
+    if not structure.architecture:  # an adapter, an optimizer, or who knows what
         return
     part = is_part(inspection)
     for what, said, shown in _counts(config, structure, part):
@@ -166,7 +166,7 @@ def _counts(config: Mapping[str, Any], structure: Structure, part: bool) -> Iter
     if structure.vocabulary is not None and sides and (said := number(config, VOCABULARY)) is not None:
         yield "for vocab_size", said[0], structure.vocabulary
     experts = number(config, EXPERTS)
-    if structure.experts and experts is not None:
+    if structure.experts and experts is not None and not part:
         yield "experts", experts[0], structure.experts
 
 

@@ -18,7 +18,7 @@ from ckpttool.inspection.beside import (
     text,
 )
 from ckpttool.inspection.shares import share_out
-from ckpttool.inspection.structure import Structure
+from ckpttool.inspection.structure import Structure, is_adapter
 from ckpttool.inspection.weighed import Weighed, weigh
 from ckpttool.values.card import Beside, Card, Fact
 from ckpttool.values.errors import redact
@@ -38,14 +38,19 @@ def make_card(inspection: Inspection, beside: Beside | None = None, weighed: Wei
     """The card of what was inspected, with what lies ``beside`` it; its weights, if they are ``weighed``."""
     beside, weighed = beside or Beside(), weighed or weigh(inspection)
     structure = weighed.structure
+    # An adapter, or what else Trainer writes, is not what the config beside it speaks of.
+    is_model = not is_adapter(structure) and bool(
+        inspection.weights.parameters or inspection.weights.quantized
+    )
+    config = beside.document(CONFIG) if is_model else {}
     facts = (
-        *_iter_structure(structure, beside.document(CONFIG)),
-        *_iter_size(inspection, weighed, beside.document(CONFIG)),
+        *_iter_structure(structure, config),
+        *_iter_size(inspection, weighed, config),
         *_iter_adapter(structure, beside.document(ADAPTER)),
         *_iter_training(beside),
         *(
             Fact(f"generation_{name}", value, GENERATION)
-            for name in _GENERATION
+            for name in (_GENERATION if is_model else ())
             if type(value := beside.document(GENERATION).get(name)) in (bool, int, float)
         ),
         *(Fact("unread", f"{name}: {why[:_LONGEST]}", name) for name, why in beside.unread.items()),

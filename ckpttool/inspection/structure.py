@@ -86,6 +86,11 @@ class Structure(NamedTuple):
     targets: tuple[str, ...] = ()
 
 
+def is_adapter(found: Structure) -> bool:
+    """Whether there is nothing but an adapter."""
+    return bool(found.ranks) and not found.architecture and not found.towers
+
+
 class _Series(NamedTuple):
     """What lies below one prefix and a number."""
 

@@ -225,6 +225,27 @@ def test_an_adapter_says_rank_alpha_targets_and_base(
     assert "secret" not in capsys.readouterr().out
 
 
+def test_a_config_says_nothing_of_what_is_no_model(tmp_path: Path) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 40}
+    write_json(tmp_path, config=config, generation_config={"temperature": 0.5})
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save(torch.get_rng_state(), tmp_path / "rng_state.pth")
+    adapter = write(tmp_path, model_shapes.lora(1, 64, 8), name="adapter_model.safetensors")
+    for path in (tmp_path / "optimizer.pt", tmp_path / "rng_state.pth", adapter):
+        assert {fact.name for fact in card_of(path).facts if fact.source.endswith("config.json")} == set()
+        assert differing(path) == []
+
+
+def test_blocks_that_nothing_explains_contradict_no_config(tmp_path: Path) -> None:
+    path = write(tmp_path, {f"blocks.{at}.linear.weight": (8, 8) for at in range(5)})
+    write_json(tmp_path, config={"num_layers": 3})
+    assert (card_of(path).value("layers"), differing(path)) == (5, [])
+
+
 def test_ranks_that_differ_are_all_said(tmp_path: Path) -> None:
     shapes = {**model_shapes.lora(1, 64, 8), **renamed(model_shapes.lora(1, 64, 4), "q_proj", "o_proj")}
     assert card_of(write(tmp_path, shapes)).value("adapter_rank") == (4, 8)
@@ -297,6 +318,14 @@ def test_a_shard_or_a_selection_lacks_layers_and_contradicts_nothing(tmp_path: P
     whole = write(tmp_path, shapes, "BF16", "model.safetensors")
     chosen = open_file(str(whole), exclude=("*layers.1.*",)).inspection
     assert [item for item in chosen.findings if item.code == "config-differs"] == []
+
+
+def test_experts_of_one_shard_are_not_all(tmp_path: Path) -> None:
+    shapes = {name: shape for name, shape in model_shapes.mixtral().items() if ".experts.7." not in name}
+    write_json(tmp_path, config={"num_local_experts": 8})
+    assert differing(write(tmp_path, shapes, name="model-00001-of-00002.safetensors")) == []
+    [(_, said)] = differing(write(tmp_path, shapes))
+    assert said.startswith("config.json says 8 experts, the file has 7")
 
 
 def test_a_layer_that_predicts_more_tokens_is_no_contradiction(tmp_path: Path) -> None:
