@@ -214,7 +214,9 @@ class Checkpoint(Opened, Shown):
 
         from ckpttool.render.json import dump, inspect_document
 
-        document: dict[str, object] = json.loads("".join(dump(inspect_document(self.inspection))))
+        document: dict[str, object] = json.loads(
+            "".join(dump(inspect_document(self.inspection, card=self.card)))
+        )
         return document
 
     def _first_line(self) -> str:
@@ -236,7 +238,7 @@ class Checkpoint(Opened, Shown):
         from ckpttool.inspection.found import Found
         from ckpttool.render.views import InspectListing, view_of
 
-        found = Found(self.inspection)
+        found = Found(self.inspection, maker=lambda: self.card)
         listing = InspectListing(everything=self.root is not None)
         return iter(view_of(found).lines(found, width, listing))
 

@@ -36,7 +36,7 @@ def inspect(
     from ckpttool.inspection.found import Found
 
     opened.progress = progress
-    found = Found(opened.inspection)
+    found = Found(opened.inspection, maker=lambda: opened.card)
     if name is not None:
         found = _pick_one(found, opened, name, count)
     if stats:

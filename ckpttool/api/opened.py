@@ -15,13 +15,13 @@ from ckpttool.values.progress import SILENT
 
 if TYPE_CHECKING:
     from ckpttool.files.local import Sources
+    from ckpttool.inspection.weighed import Weighed
     from ckpttool.kinds.source.source_kinds import SourceKinds
+    from ckpttool.values.card import Card
     from ckpttool.values.checkpoint import Checkpoint, Root
     from ckpttool.values.difference import Side
     from ckpttool.values.inspection import Inspection
     from ckpttool.values.model import ModelSpec
-
-_MOST_CONFIG_NBYTES = 1 << 20
 
 Path: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = Union[Path, "Opened"]
@@ -58,6 +58,7 @@ class Opened:
         self.source = tuple(source)
         self.progress = SILENT  # told of what is read for ``inspection`` and ``side``
         self._globs = include, exclude
+        self._weighed: Weighed | None = None  # where a config beside it is held against it
 
     @property
     def is_model(self) -> bool:
@@ -83,11 +84,36 @@ class Opened:
                 source=source,
                 files=self.sources,
             )
-        if not found.weights.quantized:
-            return found
-        from ckpttool.inspection.quantization_config import confirm
+        return self._held_against_configs(found)
 
-        return confirm(found, self._read_config())
+    def _held_against_configs(self, found: Inspection) -> Inspection:
+        """With what the configs beside the file say of quantised weights, and what they contradict."""
+        from ckpttool.inspection.beside import ADAPTER, CONFIG, CONFIGS, find_contradictions, read_beside
+
+        configs = read_beside(self._folder, CONFIGS, self.sources)
+        if found.weights.quantized:
+            from ckpttool.inspection.quantization_config import confirm
+
+            found = confirm(found, configs)
+        if not any(map(configs.document, (CONFIG, ADAPTER))):
+            return found
+        from ckpttool.inspection.weighed import weigh
+
+        self._weighed = weigh(found)
+        more = find_contradictions(found, configs, self._weighed)
+        return found._replace(findings=(*found.findings, *more))
+
+    @cached_property
+    def card(self) -> Card:
+        """What the model is, in facts that each say where they come from (docs/json.md)."""
+        from ckpttool.inspection.beside import NAMES, list_trainer_files, read_beside
+        from ckpttool.inspection.card import make_card
+
+        if self.is_model:
+            return make_card(self.inspection)
+        beside = read_beside(self._folder, NAMES, self.sources)
+        beside = beside._replace(files=list_trainer_files(self._folder))
+        return make_card(self.inspection, beside, self._weighed)
 
     def _asked(self) -> AbstractContextManager[SourceKinds | None]:
         """The source that is asked for kinds, while it is."""
@@ -110,17 +136,9 @@ class Opened:
 
     def _read_config(self) -> object:
         """The config.json beside the checkpoint; None without one that can be read, for nothing needs it."""
-        from ckpttool.files.folder import resolve_member
-        from ckpttool.formats.base import DEFAULT_LIMITS
-        from ckpttool.formats.strict_json import parse_json
+        from ckpttool.inspection.beside import CONFIG, read_beside
 
-        try:
-            config = resolve_member(self._folder, "config.json", self.read.path)
-            with self.sources.reading(config) as source:
-                nbytes = min(source.size, _MOST_CONFIG_NBYTES)
-                return parse_json(source.read_at(0, nbytes), "config", DEFAULT_LIMITS, config)
-        except (CkptToolError, OSError):
-            return None
+        return read_beside(self._folder, (CONFIG,), self.sources).documents.get(CONFIG)
 
     def beside(self, other: Opened) -> tuple[Side, Side]:
         """It and ``other`` as two sides that are compared; source that is asked about both is read once."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ckpttool.elements.bits import Number
     from ckpttool.elements.stats import EntryStats
     from ckpttool.files.checksums import CheckReport
+    from ckpttool.values.card import Card
     from ckpttool.values.inspection import Inspection
 
 
 class Found(NamedTuple):
     """An inspection with what was read of the tensors' bytes: statistics by row, first values of one.
 
-    ``picked``: it is about one row only.
+    ``picked``: it is about one row only. ``maker`` makes the card with what lies beside the file.
     """
 
     inspection: Inspection
@@ -23,6 +24,13 @@ class Found(NamedTuple):
     first_values: Sequence[Number] | None = None
     check: CheckReport | None = None
     picked: bool = False
+    maker: Callable[[], Card] | None = None
+
+    def card(self) -> Card:
+        """What the model is, worked out when it is shown: a pipe does without."""
+        from ckpttool.inspection.card import make_card
+
+        return self.maker() if self.maker is not None else make_card(self.inspection)
 
     def fails_on(self, asked: Sequence[str]) -> bool:
         """Whether a checksum is wrong, or something is that was ``asked`` for: ``nan`` …, ``findings``."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ckpttool.inspection.beside import CONFIG, QUANTIZE
 from ckpttool.kinds.quantized_modules import survey_modules
+from ckpttool.values.card import Beside
 from ckpttool.values.checkpoint import Finding
 from ckpttool.values.inspection import Inspection, Quantization
 
@@ -18,9 +20,11 @@ _PLAIN = ("GPTQ", "AWQ")  # the schemes of which the config says it in plain fie
 _BITS = range(1, 9)
 
 
-def confirm(inspection: Inspection, config: object) -> Inspection:
-    """Add what ``config``, a parsed config.json, says of the quantised weights of ``inspection``."""
-    said = _mapping(_mapping(config).get("quantization_config"))
+def confirm(inspection: Inspection, beside: Beside) -> Inspection:
+    """Add what config.json, or quantize_config.json of AutoGPTQ, says of the quantised weights."""
+    said, name = _mapping(beside.document(CONFIG).get("quantization_config")), CONFIG
+    if not said:
+        said, name = beside.document(QUANTIZE), QUANTIZE
     groups = [_mapping(group) for group in _mapping(said.get("config_groups")).values()]
     packed = [_mapping(group.get("weights")) for group in groups]
     orders = [said.get("desc_act"), *(weights.get("actorder") for weights in packed)]
@@ -40,7 +44,7 @@ def confirm(inspection: Inspection, config: object) -> Inspection:
     findings = inspection.findings
     if differing and len(differing) == len(quantized) and differing[0].bits is not None:
         scheme, shown = differing[0][:2]
-        fact = f"config.json says {named} bits, the shapes of the {scheme} modules say {shown}"
+        fact = f"{name} says {named} bits, the shapes of the {scheme} modules say {shown}"
         findings += (Finding("quantized-config", "warning", "", fact),)
     weights = inspection.weights
     counted = weights._replace(quantized=quantized, weights_numel=weights.weights_numel + more)

@@ -25,7 +25,9 @@ def _lines(found: Found, width: int, options: InspectListing | None) -> Iterable
     if listing.show_globals:
         return iter_globals(inspection.checkpoint, width)
     facts = [weights_only_fact(inspection.checkpoint), *_check_facts(found)]
-    return iter_inspection(inspection, width, listing, facts, found.stats if listing.stats else None)
+    return iter_inspection(
+        inspection, width, listing, facts, found.stats if listing.stats else None, found.card()
+    )
 
 
 def _iter_picked(found: Found, width: int) -> Iterable[Line]:
@@ -91,7 +93,7 @@ def _document(found: Found) -> dict[str, Any]:
             extra[position] = {"stats": [stats_object(item) for item in items]}
     if found.first_values is not None:
         extra.setdefault(0, {})["first_values"] = numbers(found.first_values)
-    document = inspect_document(found.inspection, extra)
+    document = inspect_document(found.inspection, extra, found.card())
     if found.check is not None:
         document["check"] = _check_object(found.check)
     return document

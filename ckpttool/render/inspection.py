@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from ckpttool.findings.next_commands import next_commands
 from ckpttool.render.fields import entry_fields, format_sizes
+from ckpttool.render.inspection_card import iter_shares
 from ckpttool.render.inspection_head import iter_around, iter_head
 from ckpttool.render.inspection_table import iter_missing, iter_rows, missing_facts
 from ckpttool.render.kinds import iter_legend
 from ckpttool.render.tables import Line, Span, block, fill, hang, wrap, wrap_command
 from ckpttool.render.views import InspectListing
+from ckpttool.values.card import Card
 from ckpttool.values.checkpoint import CompositeTensor, Finding, Root
 from ckpttool.values.inspection import Inspection
 from ckpttool.values.words import (
@@ -39,9 +41,18 @@ def iter_inspection(
     listing: InspectListing,
     facts: Sequence[str] = (),
     stats: Sequence[Sequence[EntryStats]] | None = None,
+    card: Card | None = None,
 ) -> Iterator[Line]:
-    """Yield what a person sees, findings last; ``facts`` end the first line, ``stats`` go with rows."""
-    yield from iter_head(inspection, width, facts)
+    """Yield what a person sees, findings last; ``facts`` end the first line, ``stats`` go with rows.
+
+    Without a ``card`` it is made from the headers alone.
+    """
+    if card is None:
+        from ckpttool.inspection.card import make_card
+
+        card = make_card(inspection)
+    yield from iter_head(inspection, width, facts, card)
+    yield from block(iter_shares(card, width))
     yield from block(iter_around(inspection, width))
     yield from block(iter_rows(inspection, listing, width, stats))
     legend = (*iter_legend(inspection.summary.bases), *missing_facts(inspection))

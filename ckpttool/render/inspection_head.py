@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table
+from ckpttool.render.inspection_card import is_large, iter_architecture_facts, iter_card, iter_shape_facts
+from ckpttool.render.tables import Cell, Column, Line, Span, cut, fill, iter_table
+from ckpttool.values.card import Card
 from ckpttool.values.checkpoint import Objects, Root
 from ckpttool.values.inspection import Copy, Inspection, ModelFacts, Quantization, Weights
 from ckpttool.values.source import SourceUsed
@@ -27,8 +29,8 @@ _MAX_SCHEMES = 3  # of quantised weights, the same
 _MAX_REASON = 400  # characters of why a model was not built on meta
 
 
-def iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Iterator[Line]:
-    """Yield what it is, what it holds in all, and which model gave the kinds."""
+def iter_head(inspection: Inspection, width: int, facts: Sequence[str], card: Card) -> Iterator[Line]:
+    """Yield what it is, the card of the model, what it holds in all, and which model gave the kinds."""
     checkpoint, summary = inspection.checkpoint, inspection.summary
     layout = f" ({safe(checkpoint.layout, NAME_LIMIT)})" if checkpoint.layout else ""
     files = f" in {plural(len(checkpoint.files), 'file')}" if len(checkpoint.files) > 1 else ""
@@ -41,17 +43,26 @@ def iter_head(inspection: Inspection, width: int, facts: Sequence[str]) -> Itera
     ]
     title = Span(safe(inspection.title, NAME_LIMIT), "title")
     yield from fill([title, *_spans(first)], width, indent=0)
-    dtypes = [f"{name} {format_count(count)}" for name, count in summary.dtypes]
+    dtypes = card.value("dtypes") or {}
+    sizes = [f"{name} {format_nbytes(nbytes)}" for name, nbytes in dtypes.items()]
     has_gaps = summary.storage_nbytes != summary.tensor_nbytes
+    counts, *more = _weight_facts(inspection.weights)
+    # What the weights take to load is a line of its own.
+    told = is_large(card) and card.value("load_nbytes") == summary.tensor_nbytes
     second = [
-        *_weight_facts(inspection.weights),
+        *iter_architecture_facts(card),
+        counts,
+        *(cut(fact, width) for fact in iter_shape_facts(card)),
+        *more,
+        _complete_fact(card),
         inspection.spread.fact if inspection.spread is not None else "",
-        f"{format_nbytes(summary.tensor_nbytes)} of tensors",
+        "" if told else f"{format_nbytes(summary.tensor_nbytes)} of tensors",
         f"{format_nbytes(summary.storage_nbytes)} of storages" if has_gaps else "",
-        summary.dtypes[0][0] if len(dtypes) == 1 else _some(dtypes),
+        next(iter(dtypes)) if len(dtypes) == 1 else _some(sizes),
         plural(len(checkpoint.attributes), "attribute") + " of modules" if checkpoint.attributes else "",
     ]
     yield from fill(_spans(second), width, indent=0)
+    yield from iter_card(card, width)
     if inspection.model is not None:
         yield from fill(_model_facts(inspection.model), width, indent=0)
     for source in inspection.sources:
@@ -190,6 +201,11 @@ def quantization_text(item: Quantization) -> str:
     return f"{item.scheme}{bits}{group}{f', {item.detail}' if item.detail else ''}"
 
 
+def _complete_fact(card: Card) -> str:
+    complete = card.value("quantization_complete")
+    return "" if complete is None else "all modules complete" if complete else "not complete"
+
+
 def _count_facts(counts: Weights) -> tuple[str, str, str]:
     """Return ``412,525 parameters in 28 tensors``, ``2 buffers (82,688 elements)``, ``1 unknown``.
 
@@ -198,7 +214,7 @@ def _count_facts(counts: Weights) -> tuple[str, str, str]:
     tied = f", {format_count(counts.tied_parameters)} of them tied" if counts.tied_parameters else ""
     tensors = f"{plural(counts.parameters, 'tensor')}{tied}"
     if counts.parameter_numel:
-        tensors = f"{plural(counts.parameter_numel, 'parameter')} in {tensors}"
+        tensors = f"{_magnitude(counts.parameter_numel, 'parameter', about='')} in {tensors}"
     elements = f" ({plural(counts.buffer_numel, 'element')})" if counts.buffer_numel else ""
     return (
         tensors if counts.parameters else "",

@@ -18,6 +18,7 @@ from ckpttool.findings.globals import GlobalVerdict, judge_global
 from ckpttool.findings.next_commands import next_commands
 from ckpttool.findings.weights_only import plain_load, weights_only_verdict
 from ckpttool.render.fields import TENSOR_FIELDS, EntryFields, row_fields, tensor_fields
+from ckpttool.values.card import Card
 from ckpttool.values.checkpoint import (
     Checkpoint,
     ChunkedTensor,
@@ -75,9 +76,18 @@ def dump(document: Mapping[str, object]) -> Iterator[str]:
 
 
 def inspect_document(
-    inspection: Inspection, extra: Mapping[int, dict[str, object]] | None = None
+    inspection: Inspection,
+    extra: Mapping[int, dict[str, object]] | None = None,
+    card: Card | None = None,
 ) -> dict[str, object]:
-    """Return the document of ``inspect``; ``extra`` are further fields of the row at a position."""
+    """Return the document of ``inspect``; ``extra`` are further fields of the row at a position.
+
+    Without a ``card`` it is made from the headers alone.
+    """
+    if card is None:
+        from ckpttool.inspection.card import make_card
+
+        card = make_card(inspection)
     checkpoint = inspection.checkpoint
     loads, why = weights_only_verdict(checkpoint)
     return {
@@ -92,6 +102,7 @@ def inspect_document(
         "ordered": checkpoint.ordered,
         "summary": _summary(inspection),
         "weights": encode(inspection.weights),
+        "card": encode(card),
         "groups": encode(inspection.groups),
         "entries": _written_rows((*inspection.rows, *inspection.missing), extra or {}),
         "values": encode(checkpoint.values),

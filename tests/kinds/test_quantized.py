@@ -309,6 +309,7 @@ def test_a_plain_model_is_not_called_quantised(tmp_path: Path) -> None:
 
 def test_a_seven_billion_model_says_so(tmp_path: Path) -> None:
     """The shapes of a Llama of 7 B in GPTQ, on the meta device: only the header is looked at."""
+    from ckpttool.inspection.card import make_card
     from ckpttool.render.inspection_head import iter_head
     from tests.support.headers import pack
 
@@ -342,8 +343,11 @@ def test_a_seven_billion_model_says_so(tmp_path: Path) -> None:
         file.truncate(file.tell() + place)  # a hole: no disk is used
     found = inspect_checkpoint(read_checkpoint(str(path)))
     assert found.weights.weights_numel == 6_738_415_616  # as the model's own page counts it
-    lines = ["".join(span.text for span in line) for line in iter_head(found, 200, ())]
-    assert lines[1].startswith("about 6.74 B weights · GPTQ 4-bit, group 128 · ")
+    lines = ["".join(span.text for span in line) for line in iter_head(found, 200, (), make_card(found))]
+    assert lines[1].startswith(
+        "Llama-style decoder · about 6.74 B weights · 32 layers × 4096 · vocabulary 32,000 · "
+        "GPTQ 4-bit, group 128 · "
+    )
 
 
 def test_a_tensor_subclass_of_torchao_counts_as_what_it_claims(

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from ckpttool.api.opened import open_file
+from ckpttool.inspection.card import make_card
 from ckpttool.render.inspection_head import iter_head
 from ckpttool.values.inspection import Inspection
 
@@ -51,7 +52,9 @@ def test_compressed_tensors_without_zero_points_do_not_say_their_bits(tmp_path: 
     found = inspect(tmp_path, packed(out, inputs, 4, 3), {"bias": t(F32, out)})
     assert found.weights.quantized == (("compressed-tensors", None, None, "", 1, None),)
     assert found.weights.weights_numel == out
-    head = "\n".join("".join(span.text for span in line) for line in iter_head(found, 200, ()))
+    head = "\n".join(
+        "".join(span.text for span in line) for line in iter_head(found, 200, (), make_card(found))
+    )
     assert "256 other weights · compressed-tensors (1 module of unknown bits) · " in head
 
 
@@ -108,7 +111,9 @@ def test_hqq_by_columns_says_its_bits_in_a_config_alone(tmp_path: Path, bits: in
 def test_hqq_of_three_bits_by_columns_leaves_its_size_open(tmp_path: Path) -> None:
     found = inspect(tmp_path, hqq(256, 384, 3, 64, 0))
     assert found.weights.quantized == (("HQQ", 3, None, "", 1, None),)
-    head = "\n".join("".join(span.text for span in line) for line in iter_head(found, 200, ()))
+    head = "\n".join(
+        "".join(span.text for span in line) for line in iter_head(found, 200, (), make_card(found))
+    )
     assert "HQQ 3-bit (1 module of unknown size)" in head
 
 

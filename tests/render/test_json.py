@@ -48,6 +48,7 @@ TOP = {
     "ordered": bool,
     "summary": dict,
     "weights": dict,
+    "card": dict,
     "groups": list,
     "entries": list,
     "values": list,
