@@ -38,6 +38,8 @@ def command(
         ),
     ],
     json: options.Json = False,
+    format: options.Format = None,
+    color: options.Color = "auto",
     quiet: options.Quiet = False,
     flat: Annotated[bool, typer.Option("--flat", help="List every entry of every branch, unfolded.")] = False,
     root: Annotated[
@@ -123,7 +125,7 @@ def command(
         from ckpttool.render.views import InspectListing
 
         listing = InspectListing(flat, root is not None, sort, stats, show_globals)
-        options.show(result, listing, json=json, quiet=quiet)
+        options.show(result, listing, json=json, quiet=quiet, format=format, color=color)
     return int(found.fails_on(asked))
 
 

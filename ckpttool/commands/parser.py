@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -27,6 +28,12 @@ def wants_completion(arguments: Sequence[str]) -> bool:
 def words_to_complete() -> list[str]:
     """What is on the line that a shell wants to be completed, behind the name of the program."""
     return os.environ.get("COMP_WORDS", os.environ.get("_TYPER_COMPLETE_ARGS", "")).split()[1:]
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Whether this run was asked for a document, also where Typer refuses what else was typed."""
+    spelled = {"--json", "--format=json"}
+    return not spelled.isdisjoint(arguments) or ("--format", "json") in pairwise(arguments)
 
 
 class _AsTyped:
@@ -65,11 +72,15 @@ class Command(_PlainParameters, TyperCommand):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command, once it is clear what it is to write."""
         for parameter in self.get_params(ctx):
             typed = ctx.params.get(parameter.name)
             if parameter.metavar in _FILES and isinstance(typed, str):
                 ctx.params[parameter.name] = redact(typed, (typed,))
+        if "format" in ctx.params:
+            from ckpttool.commands.options import check_output
+
+            check_output(ctx.params)
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

@@ -157,7 +157,8 @@ def _refuse_unmatched(inspection: Inspection, options: Options, root: Root | Non
     checkpoint, above = inspection.checkpoint, root or ()
     tensors = [row.entry[:2] for row in inspection.rows]
     below = [place for place in tensors if place[0][: len(above)] == above]
-    rest = [(item.root, item.name) for item in (*checkpoint.values, *checkpoint.opaque)]
+    rest = [(value.root, value.name) for value in checkpoint.values]
+    rest += [(item.root, item.name) for item in checkpoint.opaque]
     rest += [(item.path[:-1], item.path[-1]) for item in checkpoint.containers if item.path]
     refuse_unmatched(options.keep, options.drop, below, (*tensors, *rest), path=checkpoint.path)
     refuse_unmatched(options.keep_dtype, (), below, path=checkpoint.path)

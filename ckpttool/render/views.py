@@ -43,6 +43,14 @@ class DiffListing(NamedTuple):
     group_depth: int | None = None
 
 
+FORMATS = ("table", "tsv", "json", "md")
+"""What ``--format`` takes. ``tsv`` is what a pipe gets."""
+
+COLORS = ("auto", "always", "never")
+"""What ``--color`` takes."""
+
+ERROR_SCHEMA = "ckpttool/error/1"
+
 # The name of a result's type -> module and name of its view. Imported one by one: a pipe costs no tables.
 VIEWS: dict[str, tuple[str, str]] = {
     "Found": ("ckpttool.render.found", "FOUND"),
@@ -63,18 +71,33 @@ def view_of(result: object) -> View:
     return view
 
 
-def show(result: object, options: object, out: TextIO, err: TextIO, *, json: bool) -> None:
-    """Write a result as one document, or as text for whoever reads ``out``."""
+def show(
+    result: object,
+    options: object,
+    out: TextIO,
+    err: TextIO,
+    *,
+    json: bool = False,
+    format: str | None = None,
+    color: str = "auto",
+) -> None:
+    """Write a result in one of ``FORMATS``, by default as text for whoever reads ``out``."""
     view = view_of(result)
-    if json:
+    if json or format == "json":
         from ckpttool.render.json import dump
 
         out.writelines(dump(view.document(result)))
         return
     from ckpttool.render.console import Screen
 
-    screen = Screen(out)
-    piped = None if screen.is_terminal else view.pipe(result, options)
+    screen = Screen(out, color)
+    if format == "md":
+        from ckpttool.render.markdown import WIDTH, to_markdown
+
+        screen.write(to_markdown(view.lines(result, WIDTH, options)))
+        return
+    is_data = format == "tsv" or (format is None and not screen.is_terminal)
+    piped = view.pipe(result, options) if is_data else None
     if piped is None:
         screen.write_lines(view.lines(result, screen.width, options))
         return
@@ -82,3 +105,12 @@ def show(result: object, options: object, out: TextIO, err: TextIO, *, json: boo
     out.writelines(lines)
     out.flush()  # what is said of the lines comes after them, also where both streams are one
     err.writelines(remarks)
+
+
+def write_error(out: TextIO, error: str, *, hint: str | None, path: str | None, status: int) -> None:
+    """Write the document of a command that could not do what was asked; ``status`` is how it ends."""
+    from json import dumps
+
+    fields = {"schema": ERROR_SCHEMA, "error": error, "hint": hint, "path": path, "exit": status}
+    lines = (f"{dumps(name)}: {dumps(value)}" for name, value in fields.items())
+    out.write("{\n" + ",\n".join(lines) + "\n}\n")
