@@ -27,6 +27,7 @@ COMMANDS = (
     ("verify", "Load a checkpoint into its model for real, and tell whether the loaded model is right."),
     ("git-textconv", "Print a checkpoint as stable text, for `git diff` and `git log -p`."),
     ("lint", "Find traps of Parameter and Buffer in a model, and prove what each tensor is."),
+    ("schema", "Print the JSON Schema of a document that --json writes."),
 )
 """Every command with one line of help. Its module in ``ckpttool.commands`` has ``command``, which returns the
 exit status, and whose options carry the head that the help has them under; and ``EXAMPLES`` that run, with

@@ -15,9 +15,11 @@ import hypothesis
 import pytest
 
 from tests.support.quick import make_quick
+from tests.support.schemas import check_every_document
 from tests.support.warm import Warm
 
 make_quick()
+check_every_document()
 
 # Outside of tests the error boundary turns a bug into one line; here it must show where the bug is.
 os.environ["CKPTTOOL_TRACEBACK"] = "1"

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
 
 import typer
 
-from ckpttool.render.views import COLORS, FORMATS
-
+FORMATS = ("table", "tsv", "json", "md")
+COLORS = ("auto", "always", "never")
 _MOST_DIGITS = 9
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

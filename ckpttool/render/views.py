@@ -43,12 +43,6 @@ class DiffListing(NamedTuple):
     group_depth: int | None = None
 
 
-FORMATS = ("table", "tsv", "json", "md")
-"""What ``--format`` takes. ``tsv`` is what a pipe gets."""
-
-COLORS = ("auto", "always", "never")
-"""What ``--color`` takes."""
-
 ERROR_SCHEMA = "ckpttool/error/1"
 
 # The name of a result's type -> module and name of its view. Imported one by one: a pipe costs no tables.
@@ -81,7 +75,7 @@ def show(
     format: str | None = None,
     color: str = "auto",
 ) -> None:
-    """Write a result in one of ``FORMATS``, by default as text for whoever reads ``out``."""
+    """Write a result as ``--format`` says, by default as text for whoever reads ``out``."""
     view = view_of(result)
     if json or format == "json":
         from ckpttool.render.json import dump
