@@ -9,6 +9,8 @@ from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
 
 import typer
 
+from ckpttool.values.errors import CkptToolError, describe, path_of
+
 FORMATS = ("table", "tsv", "json", "md")
 COLORS = ("auto", "always", "never")
 _MOST_DIGITS = 9
@@ -26,12 +28,36 @@ def show(
     quiet: bool,
     format: str | None = None,
     color: str = "auto",
+    one_of_many: bool = False,
 ) -> None:
     """Write a result as the options of the output say; ``options`` are its view's."""
     if json or not quiet:
         from ckpttool.render import views
 
-        views.show(result, options, sys.stdout, sys.stderr, json=json, format=format, color=color)
+        views.show(
+            result,
+            options,
+            sys.stdout,
+            sys.stderr,
+            json=json,
+            format=format,
+            color=color,
+            one_of_many=one_of_many,
+        )
+
+
+def report(error: CkptToolError | OSError, *, json: bool) -> str:
+    """Say on stderr what is wrong with one file of several, and with ``json`` also as a line of its own."""
+    from ckpttool.values.words import safe
+
+    said, hint = describe(error), getattr(error, "hint", None)
+    sys.stderr.write(f"error: {said}\n" + (f"hint:  {safe(hint, 1000)}\n" if hint else ""))
+    sys.stderr.flush()
+    if json:
+        from ckpttool.render.views import write_error
+
+        write_error(sys.stdout, said, hint=hint and safe(hint, 1000), path=path_of(error), one_of_many=True)
+    return said
 
 
 def check_output(given: dict[str, Any]) -> None:

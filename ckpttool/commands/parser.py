@@ -77,6 +77,8 @@ class Command(_PlainParameters, TyperCommand):
             typed = ctx.params.get(parameter.name)
             if parameter.metavar in _FILES and isinstance(typed, str):
                 ctx.params[parameter.name] = redact(typed, (typed,))
+            elif parameter.metavar in _FILES and typed:
+                ctx.params[parameter.name] = [redact(path, (path,)) for path in typed]
         if "format" in ctx.params:
             from ckpttool.commands.options import check_output
 
@@ -84,9 +86,11 @@ class Command(_PlainParameters, TyperCommand):
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return ``[OPTIONS] A [B]``, whatever the version of Typer writes there."""
+        """Return ``[OPTIONS] A [B]`` or ``[OPTIONS] A...``, whatever the version of Typer writes there."""
         arguments = [item for item in self.get_params(ctx) if item.param_type_name == "argument"]
-        return ["[OPTIONS]", *(item.metavar if item.required else f"[{item.metavar}]" for item in arguments)]
+        named = [item.metavar + "..." * (item.nargs < 0) for item in arguments]
+        pairs = zip(named, arguments, strict=True)
+        return ["[OPTIONS]", *(name if item.required else f"[{name}]" for name, item in pairs)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the options under the heads that they carry, then those without."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ ERROR_SCHEMA = "ckpttool/error/1"
 # The name of a result's type -> module and name of its view. Imported one by one: a pipe costs no tables.
 VIEWS: dict[str, tuple[str, str]] = {
     "Found": ("ckpttool.render.found", "FOUND"),
+    "Verdict": ("ckpttool.render.verdict", "VERDICT"),
     "Digested": ("ckpttool.render.found", "DIGESTED"),
     "Diff": ("ckpttool.render.diff_data", "DIFF"),
     "Conversion": ("ckpttool.render.convert", "CONVERSION"),
@@ -74,13 +75,18 @@ def show(
     json: bool = False,
     format: str | None = None,
     color: str = "auto",
+    one_of_many: bool = False,
 ) -> None:
-    """Write a result as ``--format`` says, by default as text for whoever reads ``out``."""
+    """Write a result as ``--format`` says, by default as text for whoever reads ``out``.
+
+    As JSON, ``one_of_many`` is one line.
+    """
     view = view_of(result)
     if json or format == "json":
         from ckpttool.render.json import dump
 
-        out.writelines(dump(view.document(result)))
+        pieces = dump(view.document(result))
+        out.writelines(_on_one_line(pieces) if one_of_many else pieces)
         return
     from ckpttool.render.console import Screen
 
@@ -88,7 +94,7 @@ def show(
     if format == "md":
         from ckpttool.render.markdown import WIDTH, to_markdown
 
-        screen.write(to_markdown(view.lines(result, WIDTH, options)))
+        screen.write(to_markdown(view.lines(result, WIDTH, options)) + "\n" * one_of_many)
         return
     is_data = format == "tsv" or (format is None and not screen.is_terminal)
     piped = view.pipe(result, options) if is_data else None
@@ -101,10 +107,25 @@ def show(
     err.writelines(remarks)
 
 
-def write_error(out: TextIO, error: str, *, hint: str | None, path: str | None, status: int) -> None:
-    """Write the document of a command that could not do what was asked; ``status`` is how it ends."""
+def write_error(
+    out: TextIO,
+    error: str,
+    *,
+    hint: str | None,
+    path: str | None,
+    status: int = 2,
+    one_of_many: bool = False,
+) -> None:
+    """Write the document of what could not be done; ``status`` is how the command ends."""
     from json import dumps
 
     fields = {"schema": ERROR_SCHEMA, "error": error, "hint": hint, "path": path, "exit": status}
-    lines = (f"{dumps(name)}: {dumps(value)}" for name, value in fields.items())
-    out.write("{\n" + ",\n".join(lines) + "\n}\n")
+    text = ",\n".join(f"{dumps(name)}: {dumps(value)}" for name, value in fields.items())
+    pieces = ["{\n", text, "\n}\n"]
+    out.writelines(_on_one_line(pieces) if one_of_many else pieces)
+
+
+def _on_one_line(pieces: Iterable[str]) -> Iterator[str]:
+    """A document of a line of its own: in a string no line ends."""
+    yield from (piece.replace(",\n", ", ").replace("\n", "") for piece in pieces)
+    yield "\n"
