@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 NAMES = ("inspect", "diff", "convert", "verify", "lint", "digest", "manifest", "error")
@@ -23,5 +22,7 @@ def schema_text(name: str) -> str:
 
 def schema_title(name: str) -> str:
     """What writes such a document."""
+    import json
+
     title: str = json.loads(schema_text(name))["title"]
     return title
