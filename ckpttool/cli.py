@@ -13,12 +13,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from ckpttool.commands.parser import Command, Group, wants_completion, words_to_complete
-from ckpttool.values.errors import TYPED, CkptToolError, ModelImportFailed, redact
+from ckpttool.commands.parser import Command, Group, wants_completion, wants_json, words_to_complete
+from ckpttool.values.errors import TYPED, CkptToolError, ModelImportFailed, describe, path_of, redact
 
 COMMANDS = (
     ("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),
@@ -27,6 +27,7 @@ COMMANDS = (
     ("verify", "Load a checkpoint into its model for real, and tell whether the loaded model is right."),
     ("git-textconv", "Print a checkpoint as stable text, for `git diff` and `git log -p`."),
     ("lint", "Find traps of Parameter and Buffer in a model, and prove what each tensor is."),
+    ("schema", "Print the JSON Schema of a document that --json writes."),
 )
 """Every command with one line of help. Its module in ``ckpttool.commands`` has ``command``, which returns the
 exit status, and whose options carry the head that the help has them under; and ``EXAMPLES`` that run, with
@@ -59,25 +60,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         # How Typer leaves when it has completed something, and when its help cannot be written.
         return int(error.code or 0) if wants_completion(arguments) else _close_pipe()
     except KeyboardInterrupt:
-        return _fail("interrupted", status=_INTERRUPTED)
-    except CkptToolError as error:
-        trace = error.trace if isinstance(error, ModelImportFailed) else ""
-        return _fail(f"error: {_safe(str(error), 4000)}", hint=error.hint, trace=trace)
-    except OSError as error:
-        return _fail(f"error: {_describe_os_error(error)}")
-    except RecursionError as error:
-        return _fail(f"{_REPORT}: nesting too deep", error)
-    except MemoryError as error:
-        return _fail("error: out of memory", error)
+        failure = _Failure("interrupted", status=_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the one boundary: no traceback for any input
-        if (usage := _usage_text(error)) is not None:
-            named = _chosen(arguments)
-            hint = f"ckpttool {named} --help" if named in dict(COMMANDS) else "ckpttool --help"
-            return _fail(f"error: {usage}", hint=hint)
-        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            hint = "pip install torch; only a model and a cast to float8 need it"
-            return _fail("error: torch is not installed, and this needs it", hint=hint)
-        return _fail(f"{_REPORT}: {type(error).__name__}: {_safe(str(error), 1000)}", error)
+        failure = _describe(error, arguments)
+    return _fail(failure, as_json=wants_json(arguments))
+
+
+class _Failure(NamedTuple):
+    """What is said of a command that could not do what was asked.
+
+    ``trace`` is of the user's own code, if that is what failed; the traceback of an unexpected ``error``
+    comes where it is asked for.
+    """
+
+    text: str
+    error: BaseException | None = None
+    hint: str | None = None
+    path: str | None = None
+    trace: str = ""
+    status: int = 2
+
+
+def _describe(error: Exception, arguments: Sequence[str]) -> _Failure:
+    if isinstance(error, (CkptToolError, OSError)):
+        trace = error.trace if isinstance(error, ModelImportFailed) else ""
+        hint = error.hint if isinstance(error, CkptToolError) else None
+        return _Failure(f"error: {describe(error)}", hint=hint, path=path_of(error), trace=trace)
+    if isinstance(error, RecursionError):
+        return _Failure(f"{_REPORT}: nesting too deep", error)
+    if isinstance(error, MemoryError):
+        return _Failure("error: out of memory", error)
+    if (usage := _usage_text(error)) is not None:
+        named = _chosen(arguments)
+        hint = f"ckpttool {named} --help" if named in dict(COMMANDS) else "ckpttool --help"
+        return _Failure(f"error: {usage}", hint=hint)
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        hint = "pip install torch; only a model and a cast to float8 need it"
+        return _Failure("error: torch is not installed, and this needs it", hint=hint)
+    return _Failure(f"{_REPORT}: {type(error).__name__}: {_safe(str(error), 1000)}", error)
 
 
 def entry() -> None:
@@ -199,38 +219,31 @@ def _usage_text(error: Exception) -> str | None:
     return text[:1].lower() + text[1:].removesuffix(".")
 
 
-def _describe_os_error(error: OSError) -> str:
-    what = (error.strerror or str(error) or type(error).__name__).lower()
-    path = "" if error.filename is None else f"{_safe(os.fsdecode(str(error.filename)))}: "
-    return f"{path}{_safe(what)}"
-
-
-def _fail(
-    text: str,
-    error: BaseException | None = None,
-    *,
-    hint: str | None = None,
-    trace: str = "",
-    status: int = 2,
-) -> int:
-    """Say one line, then the ``trace`` of the user's own code, if that is what failed.
-
-    The traceback of an unexpected ``error`` comes where it is asked for.
-    """
-    lines = [text, *map(_safe, trace.splitlines())]
+def _fail(failure: _Failure, *, as_json: bool) -> int:
+    """Say one line, a hint and what else is known on stderr; with ``as_json`` also a document on stdout."""
+    hint = _safe(failure.hint, 1000) if failure.hint else None
+    lines = [failure.text, *map(_safe, failure.trace.splitlines())]
     if hint:
-        lines.append(f"hint:  {_safe(hint, 1000)}")
-    if error is not None and os.environ.get("CKPTTOOL_TRACEBACK") == "1":
+        lines.append(f"hint:  {hint}")
+    if failure.error is not None and os.environ.get("CKPTTOOL_TRACEBACK") == "1":
         import traceback
 
-        shown = redact("".join(traceback.format_exception(error)))
+        shown = redact("".join(traceback.format_exception(failure.error)))
         lines += map(_safe, shown.rstrip().split("\n"))
     try:
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
+        if as_json:
+            from ckpttool.render.views import write_error
+
+            text = failure.text.removeprefix("error: ")
+            write_error(sys.stdout, text, hint=hint, path=failure.path, status=failure.status)
+            sys.stdout.flush()
     except BrokenPipeError:
         return _close_pipe()
-    return status
+    except OSError:  # stdout may be what failed: a full disk
+        pass
+    return failure.status
 
 
 def _keep_streams_writable() -> None:

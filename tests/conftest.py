@@ -15,9 +15,11 @@ import hypothesis
 import pytest
 
 from tests.support.quick import make_quick
+from tests.support.schemas import check_every_document
 from tests.support.warm import Warm
 
 make_quick()
+check_every_document()
 
 # Outside of tests the error boundary turns a bug into one line; here it must show where the bug is.
 os.environ["CKPTTOOL_TRACEBACK"] = "1"
@@ -180,7 +182,15 @@ def reader_with_torch() -> Iterator[Warm]:
 @pytest.fixture(autouse=True)
 def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Take the developer's terminal out of the result: no forced colour, no width but the test's own."""
-    for name in ("FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "TTY_COMPATIBLE"):
+    for name in (
+        "FORCE_COLOR",
+        "NO_COLOR",
+        "CLICOLOR_FORCE",
+        "CLICOLOR",
+        "COLUMNS",
+        "LINES",
+        "TTY_COMPATIBLE",
+    ):
         monkeypatch.delenv(name, raising=False)
     yield
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ckpttool.elements.bits import Number
     from ckpttool.elements.digests import Digested
     from ckpttool.elements.stats import EntryStats
-    from ckpttool.inspection.found import Found
+    from ckpttool.inspection.found import Found as Found
+    from ckpttool.inspection.found import Verdict
 
 
 def inspect(
@@ -42,6 +43,13 @@ def inspect(
     if stats:
         found = _with_stats(found, opened, asked, progress)
     return _with_check(found, opened, progress) if check else found
+
+
+def verdict(path: str, found: Found | None, asked: Sequence[str] = (), unreadable: str = "") -> Verdict:
+    """What one file of several comes to: it was ``found``, or is ``unreadable``."""
+    from ckpttool.inspection.found import Verdict
+
+    return Verdict(path, found, found is not None and found.fails_on(asked), unreadable)
 
 
 def _pick_one(found: Found, opened: Opened, name: str, count: int) -> Found:

@@ -146,6 +146,8 @@ def command(
     model: options.KindsModel = None,
     model_arg: Annotated[options.Texts, options.model_arg_option("Kinds")] = None,
     json: options.Json = False,
+    format: options.Format = None,
+    color: options.Color = "auto",
     quiet: options.Quiet = False,
 ) -> int:
     """Convert a checkpoint to another format: bytes are copied, whatever is dropped is listed.
@@ -200,7 +202,7 @@ def command(
             check=not no_check,
             progress=bar,
         )
-    options.show(conversion, json=json, quiet=quiet)
+    options.show(conversion, json=json, quiet=quiet, format=format, color=color)
     return 0
 
 

@@ -29,6 +29,8 @@ def command(
         typer.Argument(metavar="B", help="The other one; A again if --root-a and --root-b differ."),
     ] = None,
     json: options.Json = False,
+    format: options.Format = None,
+    color: options.Color = "auto",
     quiet: options.Quiet = False,
     headers: Annotated[
         bool, _compared("--headers", help="Compare names, dtypes and shapes only; read no tensor.")
@@ -133,7 +135,7 @@ def command(
             ignore=ignored,
             progress=bar,
         )
-    options.show(found, listing, json=json, quiet=quiet)
+    options.show(found, listing, json=json, quiet=quiet, format=format, color=color)
     return int(not found.equal)
 
 

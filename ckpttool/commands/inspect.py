@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from ckpttool.commands import options
 from ckpttool.values.errors import CkptToolError
 
 if TYPE_CHECKING:
+    from ckpttool.api.inspect import Found
     from ckpttool.api.opened import Opened
 
 EXAMPLES = (
@@ -30,14 +32,17 @@ _SORTS = ("file", "name", "size")
 
 
 def command(
-    path: Annotated[
-        str,
+    paths: Annotated[
+        list[str],
         typer.Argument(
             metavar="CKPT",
-            help="A file, a folder of shards, or a model: package.module:factory, FILE.py:factory.",
+            help="A file, a folder of shards, or a model: package.module:factory, FILE.py:factory. Several "
+            "have a verdict each.",
         ),
     ],
     json: options.Json = False,
+    format: options.Format = None,
+    color: options.Color = "auto",
     quiet: options.Quiet = False,
     flat: Annotated[bool, typer.Option("--flat", help="List every entry of every branch, unfolded.")] = False,
     root: Annotated[
@@ -93,6 +98,9 @@ def command(
     their indices share a line; in a pipe every entry has a line of its own, with tabs between its
     fields. Only --stats, --fail-on, --check and --tensor read the tensors themselves.
 
+    Of several files, each has a line with its verdict, or with --json a document on a line of its own; one
+    that cannot be read does not keep the others from being looked at, and the worst status is returned.
+
     With --model, kinds are the model's own, and entries that are missing or unexpected are listed. With
     --source, the classes of a package are read, and say what each entry is and which buffers are not stored.
 
@@ -113,18 +121,55 @@ def command(
     reads_values = stats or any(what in FAIL_ON_VALUES for what in asked)
     reads_file = reads_values or check or show_globals
     chosen = include or (), exclude or (), source or ()
-    opened = _open(path, model, model_arg or (), root, *chosen, reads_file)
-    with Bar(quiet=quiet) as bar:
-        found = inspect(
-            opened, name=tensor, count=count, stats=reads_values, asked=asked, check=check, progress=bar
-        )
-        result = take_digest(opened, bar) if digest else found
+
+    def look(path: str) -> tuple[Opened, Found]:
+        opened = _open(path, model, model_arg or (), root, *chosen, reads_file)
+        with Bar(quiet=quiet) as bar:
+            return opened, inspect(
+                opened, name=tensor, count=count, stats=reads_values, asked=asked, check=check, progress=bar
+            )
+
+    if len(paths) > 1:
+        if tensor is not None or digest or show_globals:
+            raise typer.BadParameter("--tensor, --digest and --globals go with one", param_hint="CKPT")
+        show = partial(options.show, json=json, quiet=quiet, format=format, color=color, one_of_many=True)
+        return max([_show_one(path, lambda path: look(path)[1], asked, show, json=json) for path in paths])
+    opened, found = look(paths[0])
+    result: object = found
+    if digest:
+        with Bar(quiet=quiet) as bar:
+            result = take_digest(opened, bar)
     if json or not quiet:  # a status costs no view
         from ckpttool.render.views import InspectListing
 
         listing = InspectListing(flat, root is not None, sort, stats, show_globals)
-        options.show(result, listing, json=json, quiet=quiet)
+        options.show(result, listing, json=json, quiet=quiet, format=format, color=color)
     return int(found.fails_on(asked))
+
+
+def _show_one(
+    path: str,
+    look: Callable[[str], Found],
+    asked: Sequence[str],
+    show: Callable[[object], None],
+    *,
+    json: bool,
+) -> int:
+    """Show the verdict of one file of several, also of one that cannot be read; return its status."""
+    from ckpttool.api.inspect import verdict
+
+    try:
+        found = look(path)
+    except BrokenPipeError:
+        raise
+    except (CkptToolError, OSError) as error:
+        said = options.report(error, json=json)
+        if not json:
+            show(verdict(path, None, unreadable=said))
+        return 2
+    shown = verdict(path, found, asked)
+    show(shown)
+    return int(shown.failed)
 
 
 def _open(

@@ -50,6 +50,8 @@ def command(
         bool, _proof("--prove", help="Show what happens to each tensor: trained, moved, saved, restored.")
     ] = False,
     json: options.Json = False,
+    format: options.Format = None,
+    color: options.Color = "auto",
     quiet: options.Quiet = False,
 ) -> int:
     """Find the traps of nn.Parameter and register_buffer in a model; no checkpoint is needed.
@@ -77,7 +79,7 @@ def command(
             prove=prove,
             progress=bar,
         )
-    options.show(report, prove, json=json, quiet=quiet)
+    options.show(report, prove, json=json, quiet=quiet, format=format, color=color)
     return int(not report.ok)
 
 

@@ -9,6 +9,10 @@ from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
 
 import typer
 
+from ckpttool.values.errors import CkptToolError, describe, path_of
+
+FORMATS = ("table", "tsv", "json", "md")
+COLORS = ("auto", "always", "never")
 _MOST_DIGITS = 9
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -16,12 +20,55 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only; r
 Texts: TypeAlias = list[str] | None
 
 
-def show(result: object, options: object = None, *, json: bool, quiet: bool) -> None:
-    """Write a result as ``--json`` and ``--quiet`` say; ``options`` are its view's."""
+def show(
+    result: object,
+    options: object = None,
+    *,
+    json: bool,
+    quiet: bool,
+    format: str | None = None,
+    color: str = "auto",
+    one_of_many: bool = False,
+) -> None:
+    """Write a result as the options of the output say; ``options`` are its view's."""
     if json or not quiet:
         from ckpttool.render import views
 
-        views.show(result, options, sys.stdout, sys.stderr, json=json)
+        views.show(
+            result,
+            options,
+            sys.stdout,
+            sys.stderr,
+            json=json,
+            format=format,
+            color=color,
+            one_of_many=one_of_many,
+        )
+
+
+def report(error: CkptToolError | OSError, *, json: bool) -> str:
+    """Say on stderr what is wrong with one file of several, and with ``json`` also as a line of its own."""
+    from ckpttool.values.words import safe
+
+    said, hint = describe(error), getattr(error, "hint", None)
+    sys.stderr.write(f"error: {said}\n" + (f"hint:  {safe(hint, 1000)}\n" if hint else ""))
+    sys.stderr.flush()
+    if json:
+        from ckpttool.render.views import write_error
+
+        write_error(sys.stdout, said, hint=hint and safe(hint, 1000), path=path_of(error), one_of_many=True)
+    return said
+
+
+def check_output(given: dict[str, Any]) -> None:
+    """Refuse a ``--format`` or ``--color`` that is none; ``--format json`` is ``--json``."""
+    if given["format"] is not None:
+        format = parse_choice(given["format"], FORMATS, "--format")
+        if given["json"] and format != "json":
+            raise typer.BadParameter(f"{format} contradicts --json", param_hint="--format")
+        given["json"] = format == "json"
+    if given["color"] != "auto":
+        parse_choice(given["color"], COLORS, "--color")
 
 
 def panel(head: str) -> Callable[..., Any]:
@@ -78,6 +125,26 @@ def complete_choice(*choices: str) -> Callable[[str], list[str]]:
         return [choice for choice in choices if choice.startswith(incomplete)]
 
     return complete
+
+
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="Write a table, tsv, json, or md for a pull request. Default: a table on a terminal, else tsv.",
+        autocompletion=complete_choice(*FORMATS),
+    ),
+]
+Color = Annotated[
+    str,
+    typer.Option(
+        "--color",
+        metavar="WHEN",
+        help="Colour the table: auto, always or never.",
+        autocompletion=complete_choice(*COLORS),
+    ),
+]
 
 
 def complete_list(*choices: str) -> Callable[[str], list[str]]:

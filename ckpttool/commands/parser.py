@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -29,6 +30,12 @@ def wants_completion(arguments: Sequence[str]) -> bool:
 def words_to_complete() -> list[str]:
     """What is on the line that a shell wants to be completed, behind the name of the program."""
     return os.environ.get("COMP_WORDS", os.environ.get("_TYPER_COMPLETE_ARGS", "")).split()[1:]
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Whether this run was asked for a document, also where Typer refuses what else was typed."""
+    spelled = {"--json", "--format=json"}
+    return not spelled.isdisjoint(arguments) or ("--format", "json") in pairwise(arguments)
 
 
 class _AsTyped:
@@ -93,17 +100,25 @@ class Command(_PaintedHelp, _PlainParameters, TyperCommand):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command, once it is clear what it is to write."""
         for parameter in self.get_params(ctx):
             typed = ctx.params.get(parameter.name)
             if parameter.metavar in _FILES and isinstance(typed, str):
                 ctx.params[parameter.name] = redact(typed, (typed,))
+            elif parameter.metavar in _FILES and typed:
+                ctx.params[parameter.name] = [redact(path, (path,)) for path in typed]
+        if "format" in ctx.params:
+            from ckpttool.commands.options import check_output
+
+            check_output(ctx.params)
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return ``[OPTIONS] A [B]``, whatever the version of Typer writes there."""
+        """Return ``[OPTIONS] A [B]`` or ``[OPTIONS] A...``, whatever the version of Typer writes there."""
         arguments = [item for item in self.get_params(ctx) if item.param_type_name == "argument"]
-        return ["[OPTIONS]", *(item.metavar if item.required else f"[{item.metavar}]" for item in arguments)]
+        named = [item.metavar + "..." * (item.nargs < 0) for item in arguments]
+        pairs = zip(named, arguments, strict=True)
+        return ["[OPTIONS]", *(name if item.required else f"[{name}]" for name, item in pairs)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the options under the heads that they carry, then those without."""

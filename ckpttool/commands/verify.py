@@ -83,6 +83,8 @@ def command(
         ),
     ] = None,
     json: options.Json = False,
+    format: options.Format = None,
+    color: options.Color = "auto",
     quiet: options.Quiet = False,
 ) -> int:
     """Load a checkpoint into its model for real, and tell whether the loaded model is right.
@@ -122,7 +124,7 @@ def command(
 
             said = f"fingerprints of {plural(len(result.fingerprints), 'rebuilt buffer')}"
             sys.stderr.write(f"wrote {safe(write_reference)}: {said}\n")
-    options.show(result, root is None, json=json, quiet=quiet)
+    options.show(result, root is None, json=json, quiet=quiet, format=format, color=color)
     return int(not result.ok)
 
 

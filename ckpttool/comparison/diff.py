@@ -25,6 +25,7 @@ from ckpttool.comparison.surroundings import compare_surroundings
 from ckpttool.elements.digests import digest_tensor
 from ckpttool.elements.sums import Tolerance
 from ckpttool.files.tensor_bytes import Files, TensorReader
+from ckpttool.names.globs import refuse_unmatched
 from ckpttool.names.rename_rules import find_rules
 from ckpttool.names.renames import Rule
 from ckpttool.values.checkpoint import Basis, Kind, Root, Tensor, is_buffer
@@ -39,6 +40,7 @@ from ckpttool.values.difference import (
     Status,
     ValueChange,
 )
+from ckpttool.values.errors import CkptToolError
 from ckpttool.values.inspection import Row, is_rebuilt
 from ckpttool.values.words import plural, shorten
 
@@ -73,8 +75,8 @@ def diff_sides(
     ``files`` are those of both sides where they are held open.
 
     Raises:
-        CkptToolError: ``--map`` makes names collide; a file changed, or is damaged; the weights alone are
-            to be compared, and it is not clear which they are.
+        CkptToolError: a glob fits no entry; ``--map`` makes names collide; a file changed, or is damaged; the
+            weights alone are to be compared, and it is not clear which they are.
     """
     files = files or (a.checkpoint.files, b.checkpoint.files)
     roots = request.root_a, request.root_b
@@ -137,6 +139,10 @@ def diff_sides(
 
 def _align(a: Side, b: Side, scope: Scope, request: Request, left_out: list[str]) -> Alignment:
     """Pair by name what was asked for."""
+    if request.include or request.exclude:
+        compared = [item.row.entry[:2] for item in (*scope.a, *scope.b)]
+        every = [row.entry[:2] for row in (*a.rows, *b.rows)]
+        refuse_unmatched(request.include, request.exclude, compared, every, noun="entry of either side")
     alignment = align(
         select(_savable(scope.a, b, "A", left_out), request.include, request.exclude),
         select(_savable(scope.b, a, "B", left_out), request.include, request.exclude),
@@ -180,7 +186,7 @@ def _is_non_persistent(row: Row) -> bool:
 
 
 def _keep_only(alignment: Alignment, only: str, left_out: list[str]) -> Alignment:
-    """The part of ``alignment`` that is of one kind."""
+    """The part of ``alignment`` that is of one kind; of none, where a kind is unknown, is no answer."""
     kinds: list[Kind] = []
 
     def keep(*items: Placed) -> bool:
@@ -194,6 +200,11 @@ def _keep_only(alignment: Alignment, only: str, left_out: list[str]) -> Alignmen
         alignment.said,
     )
     unknown = kinds.count(Kind.UNKNOWN)
+    if unknown and not any(kept[:3]):
+        raise CkptToolError(
+            f"no {only} on either side to compare: {plural(unknown, 'entry')} of unknown kind",
+            hint="--source tells kinds by the source of the model's class; without --only all are compared",
+        )
     if unknown:
         left_out.append(f"{plural(unknown, 'entry')} of unknown kind")
     return kept

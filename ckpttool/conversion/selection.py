@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ckpttool.conversion.containers import ContainerKind
-from ckpttool.names.globs import Globs
+from ckpttool.names.globs import Globs, refuse_unmatched
 from ckpttool.names.prefixes import find_counters
 from ckpttool.names.renames import AUTO
 from ckpttool.values.checkpoint import (
@@ -115,6 +115,7 @@ def _select_rows(
 ) -> None:
     """Sort the rows into kept and dropped."""
     keep, drop = Globs(options.keep), Globs(options.drop)
+    _refuse_unmatched(inspection, options, selection.root)
     root, elsewhere, named = selection.root, _elsewhere(selection.root), options.names_branch
     counters = _counters(inspection) if options.strip_prefix == AUTO else frozenset()
     for row in inspection.rows:
@@ -147,6 +148,20 @@ def _select_rows(
                 selection.dropped.append(dropped_tensor(where, name, value, reason, asked=False))
             row = row._replace(entry=entry._replace(value=plain, subclass=entry.value.type_name))
         selection.rows.append(row)
+
+
+def _refuse_unmatched(inspection: Inspection, options: Options, root: Root | None) -> None:
+    """Refuse a glob that fits nothing that could be kept, dropped or cast."""
+    if not (options.keep or options.drop or options.keep_dtype):
+        return
+    checkpoint, above = inspection.checkpoint, root or ()
+    tensors = [row.entry[:2] for row in inspection.rows]
+    below = [place for place in tensors if place[0][: len(above)] == above]
+    rest = [(value.root, value.name) for value in checkpoint.values]
+    rest += [(item.root, item.name) for item in checkpoint.opaque]
+    rest += [(item.path[:-1], item.path[-1]) for item in checkpoint.containers if item.path]
+    refuse_unmatched(options.keep, options.drop, below, (*tensors, *rest), path=checkpoint.path)
+    refuse_unmatched(options.keep_dtype, (), below, path=checkpoint.path)
 
 
 def _counters(inspection: Inspection) -> frozenset[tuple[Root, Key]]:

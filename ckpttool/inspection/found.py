@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +33,11 @@ class Found(NamedTuple):
 
         return self.maker() if self.maker is not None else make_card(self.inspection)
 
+    @property
+    def counts(self) -> Counter[str]:
+        """Findings by severity."""
+        return Counter(finding.severity for finding in self.inspection.findings)
+
     def fails_on(self, asked: Sequence[str]) -> bool:
         """Whether a checksum is wrong, or something is that was ``asked`` for: ``nan`` …, ``findings``."""
         if self.check is not None and not self.check.ok:
@@ -42,3 +48,23 @@ class Found(NamedTuple):
             or (finding.severity != "info" and "findings" in asked)
             for finding in self.inspection.findings
         )
+
+
+class Verdict(NamedTuple):
+    """One file of several: what was ``found``, or the sentence that says why it cannot be read.
+
+    ``failed``: there is what was asked not to be.
+    """
+
+    path: str
+    found: Found | None = None
+    failed: bool = False
+    unreadable: str = ""
+
+    @property
+    def word(self) -> str:
+        """``ok``, ``findings`` (a warning or an error), ``failed`` or ``unreadable``."""
+        if self.found is None:
+            return "unreadable"
+        counts = self.found.counts
+        return "failed" if self.failed else "findings" if counts["error"] or counts["warning"] else "ok"

@@ -64,6 +64,9 @@ def inspect_checkpoint(
     are those of the selection, except that what the reader found always stays. With a ``model``, the
     kinds of the state_dict that is laid against it are its own; ``source`` is asked about all, and then the
     contents of ``files`` about what is small and still unknown.
+
+    Raises:
+        CkptToolError: a glob fits no entry.
     """
     applied = None
     if model is not None:
@@ -84,6 +87,8 @@ def inspect_checkpoint(
     classifications: Sequence[Classification] = kinds.classifications
     missing = kinds.missing
     if include or exclude or root:
+        if include or exclude:
+            _refuse_unmatched(checkpoint, (*entries, *missing), root or (), include, exclude)
         chosen = _matching(entries, root or (), include, exclude)
         entries = [entries[position] for position in chosen]
         classifications = [classifications[position] for position in chosen]
@@ -142,6 +147,21 @@ def inspect_checkpoint(
         spread,
         sources,
     )
+
+
+def _refuse_unmatched(
+    checkpoint: Checkpoint,
+    entries: Sequence[Entry],
+    above: Root,
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> None:
+    """Refuse a glob that fits nothing at or below ``above``; of ``exclude`` nothing at all."""
+    from ckpttool.names.globs import refuse_unmatched
+
+    places = [entry[:2] for entry in entries]
+    below = [place for place in places if place[0][: len(above)] == above]
+    refuse_unmatched(include, exclude, below, places, path=checkpoint.path)
 
 
 def _matching(

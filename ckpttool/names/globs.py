@@ -7,6 +7,11 @@ from collections.abc import Callable, Sequence
 from fnmatch import translate
 
 from ckpttool.values.checkpoint import Key, Root
+from ckpttool.values.errors import CkptToolError
+from ckpttool.values.words import quote
+
+_LONGEST_GLOB = 200  # characters of one that similar names are looked for to
+_MOST_COMPARED = 20_000  # parts of names: beyond that, looking for a similar one takes seconds
 
 
 class Globs:
@@ -47,3 +52,53 @@ def make_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[Roo
     """Whether some ``include`` glob, if there is any, and no ``exclude`` glob fits a leaf."""
     included, excluded = Globs(include), Globs(exclude)
     return lambda root, name: (not included or included.match(root, name)) and not excluded.match(root, name)
+
+
+def refuse_unmatched(
+    include: Sequence[str],
+    exclude: Sequence[str],
+    leaves: Sequence[tuple[Root, Key]],
+    others: Sequence[tuple[Root, Key]] = (),
+    *,
+    path: str | None = None,
+    noun: str = "entry",
+) -> None:
+    """Refuse a glob that fits nothing: what was typed is not there, and a check of nothing passes.
+
+    ``include`` is asked of ``leaves``, ``exclude`` of ``others`` as well: what is left out already may be
+    excluded once more. Two globs that leave nothing together are no slip.
+
+    Raises:
+        CkptToolError: one fits nothing; the hint names what is close.
+    """
+    for globs, known in ((include, leaves), (exclude, (*leaves, *others) if exclude else ())):
+        for glob in dict.fromkeys(globs):
+            one = Globs([glob])
+            if not any(one.match(*leaf) for leaf in known):
+                meant = _close_glob(glob[:_LONGEST_GLOB], known)
+                hint = f"did you mean {quote(meant)}" if meant else None
+                raise CkptToolError(f"no {noun} matches {glob!r}", path=path, hint=hint)
+
+
+def _close_glob(glob: str, leaves: Sequence[tuple[Root, Key]]) -> str | None:
+    """A glob near ``glob`` that does fit: with more behind it or before it, or with parts of real names."""
+    keys = dict.fromkeys(key for root, name in leaves for key in (*root, name))
+    parts = list(dict.fromkeys(part for key in keys for part in str(key).split(".")))[:_MOST_COMPARED]
+    closest = ".".join([_closest(part, parts) for part in glob.split(".")])
+    bare = closest.rstrip("*").rstrip(".")
+    tried = [f"{glob}.*", f"*{glob}", f"{bare}.*", closest, f"*{closest}", f"*{bare}.*", f"{bare}*"]
+    for text in tried if bare else ():
+        one = Globs([text])
+        if any(one.match(*leaf) for leaf in leaves):
+            return text
+    return None
+
+
+def _closest(part: str, known: Sequence[str]) -> str:
+    """``hed*`` -> ``head*``: the part of a name that is most like what stands between the stars."""
+    from difflib import get_close_matches
+
+    word = part.strip("*")
+    found = [text for text in known if text.lower() == word.lower()] or get_close_matches(word, known, 1)
+    found = [word] if word in found else found
+    return part.replace(word, found[0]) if word and found else part

@@ -13,6 +13,7 @@ from typing import TextIO
 from ckpttool.render.tables import Line
 
 _DEFAULT_WIDTH = 80
+_PIPE_WIDTH = 100
 
 _STYLES = {
     "title": "bold",
@@ -36,18 +37,21 @@ _ASCII = str.maketrans("×·…—–─←→≈Δ▁▂▃▄▅▆▇▏▎�
 
 
 class Screen:
-    """A stream that a person or a program reads."""
+    """A stream that a person or a program reads; ``color`` is ``auto``, ``always`` or ``never``."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, color: str = "auto") -> None:
         self.stream = stream
         self.is_terminal = stream.isatty()
+        self._color = color
 
     @property
     def width(self) -> int:
-        """Columns: ``$COLUMNS``, else the terminal's own, else 80."""
+        """Columns: ``$COLUMNS``, else the terminal's own, else 80; where there is none, 100."""
         columns = os.environ.get("COLUMNS", "")
         if columns.isascii() and columns.isdigit() and 0 < int(columns[:6]):
             return int(columns[:6])
+        if not self.is_terminal:
+            return _PIPE_WIDTH
         try:
             return os.get_terminal_size(self.stream.fileno()).columns or _DEFAULT_WIDTH
         except (OSError, ValueError):
@@ -55,8 +59,17 @@ class Screen:
 
     @property
     def has_colour(self) -> bool:
-        """True on a terminal, unless ``$NO_COLOR`` is set or ``$TERM`` is ``dumb``."""
-        return self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        """What ``--color`` says, else ``$NO_COLOR``, ``$FORCE_COLOR``, ``$CLICOLOR_FORCE``, ``$CLICOLOR=0``.
+
+        Where none of them is set: on a terminal, unless ``$TERM`` is ``dumb``.
+        """
+        if self._color != "auto":
+            return self._color == "always"
+        if os.environ.get("NO_COLOR"):
+            return False
+        if any(os.environ.get(name, "0") not in ("", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")):
+            return True
+        return self.is_terminal and os.environ.get("CLICOLOR") != "0" and os.environ.get("TERM") != "dumb"
 
     def write_lines(self, lines: Iterable[Line]) -> None:
         """Write lines of spans, in colour where that is wanted."""
@@ -81,7 +94,17 @@ class Screen:
             for text, style in line:
                 segments.append(Segment(text if table is None else text.translate(table), styles.get(style)))
             segments.append(Segment.line())
-        console = Console(file=self.stream, width=self.width, markup=False, highlight=False, emoji=False)
+        # Whether there is colour is decided: Rich would ask the terminal and the environment once more.
+        console = Console(
+            file=self.stream,
+            width=self.width,
+            force_terminal=True,
+            color_system="256",
+            no_color=False,
+            markup=False,
+            highlight=False,
+            emoji=False,
+        )
         console.print(Segments(segments), end="", soft_wrap=True)
 
     def _speaks_unicode(self) -> bool:

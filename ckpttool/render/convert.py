@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from functools import reduce
 
 from ckpttool.formats.carried import PREFIX
+from ckpttool.names.fold import fold_names
 from ckpttool.render.json import encode
-from ckpttool.render.tables import Line, Span, cell_width, fill, hang
+from ckpttool.render.tables import Line, Span, cell_width, fill, hang, times
 from ckpttool.render.units import join_facts
 from ckpttool.render.views import View
 from ckpttool.values.checkpoint import Root
@@ -17,7 +18,6 @@ from ckpttool.values.words import (
     NAME_LIMIT,
     format_float,
     format_nbytes,
-    format_path,
     format_root,
     plural,
     safe,
@@ -48,7 +48,7 @@ def iter_conversion(conversion: Conversion, width: int) -> Iterator[Line]:
 
 
 def iter_conversion_pipe(conversion: Conversion) -> Iterator[str]:
-    """The same with nothing left out: a word, a tab, a fact."""
+    """The same with no list cut short: a word, a tab, a fact."""
     yield f"{'converted' if conversion.written else 'plan'}\t{join_facts(_headline(conversion))}\n"
     for label, text, _ in _iter_facts(conversion, full=True):
         yield f"{label}\t{text}\n"
@@ -93,8 +93,7 @@ def _iter_facts(conversion: Conversion, *, full: bool) -> Iterator[tuple[str, st
         yield "cast", f"{plural(len(plan.casts), 'tensor')}{_loss_text(total)}", style
     if carried := _carried(conversion):
         yield "metadata", carried, ""
-    dropped = _dropped_lines(plan.dropped, full=full)
-    yield from _capped("dropped", dropped, full, "warning" if plan.lost else "")
+    yield from _capped("dropped", _dropped_lines(plan.dropped), full, "warning" if plan.lost else "")
     for note in plan.notes:
         yield "note", safe(note), ""
     if not conversion.written:
@@ -156,22 +155,24 @@ def _carried(conversion: Conversion) -> str:
     return ", ".join(facts)
 
 
-def _dropped_lines(dropped: Sequence[Dropped], *, full: bool) -> list[str]:
-    """Each dropped entry, or on a terminal each branch with what it held."""
-    if full:
-        return [
-            f"{format_path(item.root, item.name)} ({_size(item.nbytes, item.type_name)}): {item.reason}"
-            for item in dropped
-        ]
+def _dropped_lines(dropped: Sequence[Dropped]) -> list[str]:
+    """Each branch of which something is dropped, what it held and why it goes; names at the top folded."""
     branches: dict[tuple[Root, str], list[Dropped]] = {}
+    alike: dict[tuple[str, int, str], list[str]] = {}
     for item in dropped:
-        key = item.root[:1] or (item.name,)
-        branches.setdefault((key, item.reason), []).append(item)
+        if item.root or not isinstance(item.name, str):
+            branches.setdefault((item.root[:1] or (item.name,), item.reason), []).append(item)
+        else:
+            alike.setdefault((item.type_name, item.nbytes, item.reason), []).append(item.name)
     lines = []
     for (root, reason), items in branches.items():
         nbytes = sum(item.nbytes for item in items)
         what = items[0].type_name if len(items) == 1 else plural(len(items), "entry")
         lines.append(f"{format_root(root)} ({_size(nbytes, what)}): {reason}")
+    for (type_name, nbytes, reason), names in alike.items():
+        for folded in fold_names(names):
+            name = safe(folded.pattern, NAME_LIMIT) + times(folded.count)
+            lines.append(f"{name} ({_size(nbytes * folded.count, type_name)}): {reason}")
     return lines
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
-from itertools import groupby
 
-from ckpttool.render.tables import Cell, Column, Line, RowLine, Span
+from ckpttool.render.tables import Cell, Column, Line, RowLine, Span, split_tables
 from ckpttool.values.words import plural
 
 WIDTH = 100_000
@@ -45,9 +44,7 @@ _STYLE = """<style>
 def to_html(lines: Iterable[Line]) -> str:
     """One element with a style of its own, from lines that were drawn at ``WIDTH``."""
     parts = [f'<div class="ckpttool">{_STYLE}']
-    # All at once: lines of one table are known by the identity of their columns.
-    for _, run in groupby(list(lines), key=lambda line: id(line.columns) if isinstance(line, RowLine) else 0):
-        block = list(run)
+    for block in split_tables(lines):
         rows = [line for line in block if isinstance(line, RowLine)]
         parts += _iter_table(rows) if rows else map(_paragraph, block)
     parts.append("</div>")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 _INDENT = 2  # blanks before a row
@@ -315,6 +316,13 @@ def hang(start: Span, text: str, width: int, style: str = "", *, under: str | No
     for line in wrap(text, width - len(start.text)):
         yield (start, Span(line, style))
         start = Span(" " * len(start.text), start.style if under is None else under)
+
+
+def split_tables(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    """Yield the lines of each table, and those between two, by themselves."""
+    # All at once: lines of one table are known by the identity of their columns.
+    for _, run in groupby(list(lines), key=lambda line: id(line.columns) if isinstance(line, RowLine) else 0):
+        yield list(run)
 
 
 def times(count: int) -> str:

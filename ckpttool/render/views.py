@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
@@ -43,9 +43,12 @@ class DiffListing(NamedTuple):
     group_depth: int | None = None
 
 
+ERROR_SCHEMA = "ckpttool/error/1"
+
 # The name of a result's type -> module and name of its view. Imported one by one: a pipe costs no tables.
 VIEWS: dict[str, tuple[str, str]] = {
     "Found": ("ckpttool.render.found", "FOUND"),
+    "Verdict": ("ckpttool.render.verdict", "VERDICT"),
     "Digested": ("ckpttool.render.found", "DIGESTED"),
     "Diff": ("ckpttool.render.diff_data", "DIFF"),
     "Conversion": ("ckpttool.render.convert", "CONVERSION"),
@@ -63,18 +66,38 @@ def view_of(result: object) -> View:
     return view
 
 
-def show(result: object, options: object, out: TextIO, err: TextIO, *, json: bool) -> None:
-    """Write a result as one document, or as text for whoever reads ``out``."""
+def show(
+    result: object,
+    options: object,
+    out: TextIO,
+    err: TextIO,
+    *,
+    json: bool = False,
+    format: str | None = None,
+    color: str = "auto",
+    one_of_many: bool = False,
+) -> None:
+    """Write a result as ``--format`` says, by default as text for whoever reads ``out``.
+
+    As JSON, ``one_of_many`` is one line.
+    """
     view = view_of(result)
-    if json:
+    if json or format == "json":
         from ckpttool.render.json import dump
 
-        out.writelines(dump(view.document(result)))
+        pieces = dump(view.document(result))
+        out.writelines(_on_one_line(pieces) if one_of_many else pieces)
         return
     from ckpttool.render.console import Screen
 
-    screen = Screen(out)
-    piped = None if screen.is_terminal else view.pipe(result, options)
+    screen = Screen(out, color)
+    if format == "md":
+        from ckpttool.render.markdown import WIDTH, to_markdown
+
+        screen.write(to_markdown(view.lines(result, WIDTH, options)) + "\n" * one_of_many)
+        return
+    is_data = format == "tsv" or (format is None and not screen.is_terminal)
+    piped = view.pipe(result, options) if is_data else None
     if piped is None:
         screen.write_lines(view.lines(result, screen.width, options))
         return
@@ -84,3 +107,27 @@ def show(result: object, options: object, out: TextIO, err: TextIO, *, json: boo
     talk = Screen(err)
     for remark in remarks:
         talk.write(remark)
+
+
+def write_error(
+    out: TextIO,
+    error: str,
+    *,
+    hint: str | None,
+    path: str | None,
+    status: int = 2,
+    one_of_many: bool = False,
+) -> None:
+    """Write the document of what could not be done; ``status`` is how the command ends."""
+    from json import dumps
+
+    fields = {"schema": ERROR_SCHEMA, "error": error, "hint": hint, "path": path, "exit": status}
+    text = ",\n".join(f"{dumps(name)}: {dumps(value)}" for name, value in fields.items())
+    pieces = ["{\n", text, "\n}\n"]
+    out.writelines(_on_one_line(pieces) if one_of_many else pieces)
+
+
+def _on_one_line(pieces: Iterable[str]) -> Iterator[str]:
+    """A document of a line of its own: in a string no line ends."""
+    yield from (piece.replace(",\n", ", ").replace("\n", "") for piece in pieces)
+    yield "\n"

@@ -24,6 +24,7 @@ from contextlib import ContextDecorator
 # A scheme has an end: without one, every letter of a long word would be looked at from each before it.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}://")
 _LONGEST_CHAIN = 20  # errors, each raised while another one was handled
+_LONGEST_SENTENCE = 4000
 _CLOSING = ".,;:)]}>'\""  # of a sentence around an address
 
 
@@ -101,6 +102,24 @@ class CkptToolError(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.describe()}" if self.path else self.describe()
+
+
+def describe(error: CkptToolError | OSError) -> str:
+    """What went wrong and where, as one harmless sentence."""
+    from ckpttool.values.words import safe
+
+    if isinstance(error, CkptToolError):
+        return safe(redact(str(error)), _LONGEST_SENTENCE)
+    what = (error.strerror or str(error) or type(error).__name__).lower()
+    path = path_of(error)
+    return safe(redact(f"{path}: {what}" if path else what))
+
+
+def path_of(error: CkptToolError | OSError) -> str | None:
+    """The file that an error is about, if it says so."""
+    if isinstance(error, CkptToolError):
+        return error.path
+    return None if error.filename is None else redact(os.fsdecode(str(error.filename)))
 
 
 class UnknownFormat(CkptToolError):

@@ -399,3 +399,24 @@ def test_ctrl_c_ends_it_soon(tmp_path: Path) -> None:
     out, err = child.communicate(timeout=60)
     assert (child.returncode, out, err) == (130, "", "interrupted\n")
     assert time.monotonic() - begin < 5
+
+
+def test_a_glob_that_fits_neither_side_is_a_slip(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sides = [str(files / "good.safetensors"), str(files / "values.safetensors")]
+    for option in ("--include", "--exclude"):
+        assert cli.main(["diff", *sides, option, "zeroo"]) == 2
+        assert capsys.readouterr() == (
+            "",
+            "error: no entry of either side matches 'zeroo'\nhint:  did you mean zero\n",
+        )
+        assert cli.main(["diff", *sides, option, "zero", "--quiet"]) == 1  # one side has it
+        assert capsys.readouterr() == ("", "")
+
+
+def test_a_kind_of_which_there_is_none_is_no_slip(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    weights = files / "linear.pt"
+    torch.save(torch.nn.Linear(2, 2).state_dict(), weights)
+    assert cli.main(["diff", str(weights), str(weights), "--only", "buffers"]) == 0
+    assert capsys.readouterr().err.startswith("identical: 0 tensors\n")

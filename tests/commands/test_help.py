@@ -14,7 +14,10 @@ from ckpttool.render.console import Screen
 from tests.support.documents import ROOT, Terminal, read_page
 
 COMMANDS = [name for name, _ in cli.COMMANDS]
-PAGES = {name: f"docs/{name}.md" for name in COMMANDS} | {"git-textconv": "docs/git.md"}
+PAGES = {name: f"docs/{name}.md" for name in COMMANDS} | {
+    "git-textconv": "docs/git.md",
+    "schema": "docs/json.md",
+}
 OPTION = re.compile(r"^  (-[^\n]*?)(?:  +(\S.*))?$", re.MULTILINE)
 
 

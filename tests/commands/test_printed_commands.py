@@ -80,6 +80,8 @@ def said(folder: Path, words: Iterable[str]) -> set[str]:
     if encoded.out.startswith("{"):
         document = json.loads(encoded.out)
         found |= {item["command"] for item in document.pop("next", ())}
+        if document["schema"] == "ckpttool/error/1" and (document["hint"] or "").startswith("ckpttool "):
+            found.add(document.pop("hint"))  # as the line behind `hint:` is
         found |= {command for text in texts(document) for command in printed(text)}
     return found
 

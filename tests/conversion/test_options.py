@@ -166,8 +166,24 @@ def test_keep_and_drop(run: Any, tmp_path: Path) -> None:
     source = save(tmp_path / "a.pt", weights(c=torch.ones(1)))
     assert run(source, tmp_path / "b.safetensors", "--keep", "a.*", "--drop", "*.bias").status == 0
     assert set(load_file(tmp_path / "b.safetensors")) == {"a.weight"}
-    done = run(source, tmp_path / "c.safetensors", "--keep", "nothing")
+    done = run(source, tmp_path / "c.safetensors", "--keep", "c", "--drop", "c")
     assert done.status == 2 and "no tensor is left" in done.err
+
+
+@pytest.mark.parametrize("option", ["--keep", "--include", "--drop", "--exclude", "--keep-dtype"])
+def test_a_glob_that_fits_nothing_is_a_slip(run: Any, tmp_path: Path, option: str) -> None:
+    source = save(tmp_path / "a.pt", {"model": weights(), "epoch": 3})
+    done = run(source, tmp_path / "b.safetensors", "--dtype", "bf16", option, "a.wieght")
+    assert done.status == 2 and "no entry matches 'a.wieght'\nhint:  did you mean a.weight\n" in done.err
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_a_value_may_be_dropped_and_no_tensor(run: Any, tmp_path: Path) -> None:
+    source = save(tmp_path / "a.pt", {"model": weights(), "epoch": 3, "args": {"lr": 1}})
+    for glob in ("epoch", "args", "args.lr", "model"):
+        done = run(source, tmp_path / "b.pt", "--drop", glob)
+        assert (done.status, "no entry" in done.err) == ((2, False) if glob == "model" else (0, False))
+        (tmp_path / "b.pt").unlink(missing_ok=True)
 
 
 def test_pickled_module_gives_its_state_dict(run: Any, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_nothing_to_convert() -> None:
     kind, what, hint = refused(tree, "pt", drop=("*",))
     assert (kind, what) == (CkptToolError, "no tensor is left to convert")
     assert hint == "--root takes one of: model, ema; --root '' takes everything"
-    _, what, hint = refused({"w": tensor("0", 2)}, "pt", keep=("v",))
+    _, what, hint = refused({"w": tensor("0", 2)}, "pt", keep=("w",), drop=("w",))
     assert (what, hint) == ("no tensor is left to convert", f"`ckpttool inspect {PATH}` shows what is in it")
     flat = {"a.weight": tensor("0", 2), "ema": {"a.weight": tensor("1", 2)}}
     assert refused(flat, "pt", drop=("*",))[2] == "--root takes one of: ema; --root '' takes everything"

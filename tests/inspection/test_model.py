@@ -358,7 +358,7 @@ def test_what_a_model_leaves_open_is_said() -> None:
 
 
 @pytest.mark.parametrize("name", sample_models.NAMES)
-@pytest.mark.parametrize("view", [["--json"], [], ["--quiet"], ["--include", "*weight"]])
+@pytest.mark.parametrize("view", [["--json"], [], ["--quiet"], ["--include", "*"]])
 def test_every_sample_model_can_be_shown(
     name: str, view: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from ckpttool.findings.model import STALE
 from ckpttool.formats import read_checkpoint
 from ckpttool.inspection.apply_model import AS_DESIGNED
 from ckpttool.inspection.inspect import inspect_checkpoint
-from ckpttool.render.console import Screen
 from ckpttool.render.inspection import iter_inspection, iter_pipe
 from ckpttool.render.views import InspectListing
 from ckpttool.torch_bridge.reference import describe_model
@@ -108,8 +108,7 @@ def test_without_a_model_torch_is_not_imported(swin: Path) -> None:
 def test_the_screen_is_reached(
     swin: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Screen, "is_terminal", True, raising=False)
-    monkeypatch.setattr(Screen, "__init__", lambda self, stream: setattr(self, "stream", stream))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     assert cli.main(["inspect", str(swin), "--model", SWIN]) == 0

@@ -98,8 +98,38 @@ def test_globs_match_names_and_dotted_paths() -> None:
         "optimizer.state.0.exp_avg",
         "optimizer.state.10.exp_avg",
     ]
-    assert names(TREE, include=["A.*"]) == []
-    assert len(names(TREE, exclude=["nothing"])) == 7
+
+
+@pytest.mark.parametrize(
+    ("selection", "hint"),
+    [
+        ({"include": ["A.*"]}, "did you mean 'a.*'"),  # case matters
+        ({"include": ["a.*", "nothing.here"]}, None),  # each of several must fit
+        ({"include": ["*.wieght"]}, "did you mean '*.weight'"),
+        ({"include": ["modle*"]}, "did you mean 'model.*'"),
+        ({"include": ["optimizer"], "exclude": ["exp_average"]}, "did you mean exp_avg"),
+        ({"include": [""]}, None),
+        ({"include": ["exp_avg"], "root": ("model",)}, None),  # of another branch
+    ],
+)
+def test_a_glob_that_fits_nothing_is_a_slip(selection: dict[str, object], hint: str | None) -> None:
+    with pytest.raises(CkptToolError, match="no entry matches") as caught:
+        names(TREE, **selection)
+    assert caught.value.hint == hint
+
+
+def test_a_selection_may_be_empty_though_each_glob_fits() -> None:
+    assert names(TREE, include=["a.*"], exclude=["a.*"]) == []
+    assert len(names(TREE, exclude=["exp_avg"], root=("model",))) == 2  # is left out already
+
+
+def test_what_a_hint_names_does_fit_and_no_name_can_forge_it() -> None:
+    hostile = checkpoint(((), "he\x1b[2Jad.weight"), ((), "`rm`.weight"), ((), "x" * 5000))
+    for glob in ("hed*", "rm", "x" * 6000, "`rn`.*", "[", "*" * 300 + "q"):
+        with pytest.raises(CkptToolError) as caught:
+            names(hostile, include=[glob])
+        said = caught.value.hint or ""
+        assert "\x1b" not in said and "`" not in said
 
 
 def test_a_root_selects_what_lies_at_or_below_it() -> None:
