@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
-from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS, evidence_name, kind_style
+from ckpttool.render.kinds import KIND_MANY, KIND_NAMES, KIND_NOUNS, basis_phrase, evidence_name, kind_style
 from ckpttool.render.tables import (
     DOTS,
     Cell,
@@ -57,8 +57,8 @@ _BAR_CELLS = 6
 
 _COLUMNS = (
     Column("kind"),
-    Column("name", floor=20),
-    Column("dtype"),
+    Column("name", floor=20, names=True),
+    Column("dtype", optional=1),
     *number_columns("shape", "size"),
     Column("", optional=2),
     Column("evidence", optional=1),
@@ -76,6 +76,9 @@ _MODEL_COLUMNS = (
 """Where a live model was laid against the file."""
 
 _NAME = 1  # index of the name among them
+
+# A column that says the same of every row -> what is said above the table instead.
+_ONCE = {"dtype": "all {}", "in file": "all in the file", "in model": "all in the model"}
 
 
 def iter_rows(
@@ -145,7 +148,7 @@ class _Item(NamedTuple):
 
 
 def _arrange(rows: Sequence[Row], listing: InspectListing, weights_root: Root | None) -> list[_Item]:
-    folded = [FoldedRow("", (row,), 1) for row in rows] if listing.flat else fold_rows(rows)
+    folded = [FoldedRow("", (row,), 1) for row in rows] if listing.flat else fold_rows(rows, by_module=True)
     roots = {row.entry.root for row in rows}
     with_root = len(roots) > 1 or (weights_root is None and roots != {()})
     items = [
@@ -171,9 +174,34 @@ def _iter_items(
 ) -> Iterator[Line]:
     largest = max((item.nbytes for item in items), default=0)
     cells = [cells_of(item, largest) for item in items]
+    once = _said_once(items, columns, cells) if len(items) > 1 else {}
+    cells = [
+        tuple([cell._replace(text="") if at in once else cell for at, cell in enumerate(row)])
+        for row in cells
+    ]
+    yield from fill([Span(fact, "dim") for fact in once.values()], width)
     room = column_width(columns, cells, width, _NAME)
     branches = [_Branch(row, DOTS.split(row[_NAME].text)) for row in cells]
-    return iter_table(columns, list(_iter_tree(branches, room, 0)), width)
+    yield from iter_table(columns, list(_iter_tree(branches, room, 0)), width)
+
+
+def _said_once(
+    items: Sequence[_Item], columns: Sequence[Column], cells: Sequence[tuple[Cell, ...]]
+) -> dict[int, str]:
+    """The columns that say the same of every row, with what is said above the table for them."""
+    once = {}
+    first = items[0].folded.rows[0].classification
+    for at, column in enumerate(columns):
+        text = cells[0][at].text
+        if column.title == "kind":
+            fact = f"all {KIND_MANY[first.kind]}"
+        elif column.title == "evidence":
+            fact = f"all {basis_phrase(first)}"
+        else:
+            fact = _ONCE.get(column.title, "").format(text)
+        if fact and text not in ("", "—", "?") and all(row[at].text == text for row in cells):
+            once[at] = fact
+    return once
 
 
 def _iter_stats_rows(
@@ -364,7 +392,11 @@ def _why(classification: Classification) -> str:
     return safe(text, NAME_LIMIT)
 
 
-_MISSING_COLUMNS = (Column("name", floor=24), Column("evidence"), Column("why", floor=12, prose=True))
+_MISSING_COLUMNS = (
+    Column("name", floor=24, names=True),
+    Column("evidence"),
+    Column("why", floor=12, prose=True),
+)
 
 
 def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:
