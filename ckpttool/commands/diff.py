@@ -29,6 +29,7 @@ def command(
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
+    no_pager: options.NoPager = False,
     headers: Annotated[
         bool, _compared("--headers", help="Compare names, dtypes and shapes only; read no tensor.")
     ] = False,

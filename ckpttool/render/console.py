@@ -45,31 +45,58 @@ class Screen:
     @property
     def width(self) -> int:
         """Columns: ``$COLUMNS``, else the terminal's own, else 80."""
-        columns = os.environ.get("COLUMNS", "")
-        if columns.isascii() and columns.isdigit() and 0 < int(columns[:6]):
-            return int(columns[:6])
+        return self._size("COLUMNS") or _DEFAULT_WIDTH
+
+    @property
+    def height(self) -> int | None:
+        """Lines: ``$LINES``, else the terminal's own, None where neither says."""
+        return self._size("LINES") or None
+
+    def _size(self, variable: str) -> int:
+        said = os.environ.get(variable, "")
+        if said.isascii() and said.isdigit() and 0 < int(said[:6]):
+            return int(said[:6])
         try:
-            return os.get_terminal_size(self.stream.fileno()).columns or _DEFAULT_WIDTH
+            size = os.get_terminal_size(self.stream.fileno())
         except (OSError, ValueError):
-            return _DEFAULT_WIDTH
+            return 0
+        return size.columns if variable == "COLUMNS" else size.lines
 
     @property
     def has_colour(self) -> bool:
         """True on a terminal, unless ``$NO_COLOR`` is set or ``$TERM`` is ``dumb``."""
         return self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
-    def write_lines(self, lines: Iterable[Line]) -> None:
-        """Write lines of spans, in colour where that is wanted."""
+    def write_lines(self, lines: Iterable[Line], *, pages: bool = False) -> None:
+        """Write lines of spans, in colour where that is wanted; ``pages``: in a pager what is too long."""
         if self.has_colour:
-            self._paint(lines)
-            return
-        self.write("".join("".join([span.text for span in line]).rstrip() + "\n" for line in lines))
+            text = self._paint(lines)
+        else:
+            text = self._spelled(
+                "".join(["".join([span.text for span in line]).rstrip() + "\n" for line in lines])
+            )
+        if not (pages and self._page(text)):
+            self.stream.write(text)
 
     def write(self, text: str) -> None:
         """Write a text without colour; what the stream cannot say is spelled in ASCII."""
-        self.stream.write(text if self._speaks_unicode() else text.translate(_ASCII))
+        self.stream.write(self._spelled(text))
 
-    def _paint(self, lines: Iterable[Line]) -> None:
+    def _spelled(self, text: str) -> str:
+        return text if self._speaks_unicode() else text.translate(_ASCII)
+
+    def _page(self, text: str) -> bool:
+        height = self.height if self.is_terminal else None
+        if height is None or text.count("\n") < height:
+            return False
+        from ckpttool.render.pager import page, pager_command
+
+        command = pager_command()
+        return bool(command) and page(text, self.stream, command)
+
+    def _paint(self, lines: Iterable[Line]) -> str:
+        from io import StringIO
+
         from rich.console import Console
         from rich.segment import Segment, Segments
         from rich.style import Style
@@ -81,8 +108,12 @@ class Screen:
             for text, style in line:
                 segments.append(Segment(text if table is None else text.translate(table), styles.get(style)))
             segments.append(Segment.line())
-        console = Console(file=self.stream, width=self.width, markup=False, highlight=False, emoji=False)
+        out = StringIO()
+        console = Console(
+            file=out, force_terminal=True, width=self.width, markup=False, highlight=False, emoji=False
+        )
         console.print(Segments(segments), end="", soft_wrap=True)
+        return out.getvalue()
 
     def _speaks_unicode(self) -> bool:
         try:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ckpttool.elements.stats import EntryStats
 
 _MAX_FINDINGS = 20  # sentences on a screen; the rest is counted
+_AROUND = 6  # lines that are no rows: around the table, above and below its rows, and what is typed next
+_LEAST_ROWS = 12  # a table of so many is shown, however low the terminal
 _MAX_MESSAGE = 2000  # characters of a sentence: it may quote what a file says
 
 
@@ -41,14 +43,20 @@ def iter_inspection(
     stats: Sequence[Sequence[EntryStats]] | None = None,
 ) -> Iterator[Line]:
     """Yield what a person sees, findings last; ``facts`` end the first line, ``stats`` go with rows."""
-    yield from iter_head(inspection, width, facts)
-    yield from block(iter_around(inspection, width))
-    yield from block(iter_rows(inspection, listing, width, stats))
+    above = [*iter_head(inspection, width, facts), *block(iter_around(inspection, width))]
     legend = (*iter_legend(inspection.summary.bases), *missing_facts(inspection))
-    yield from block(fill(legend, width))
-    yield from iter_missing(inspection, width, in_table=stats is None)
-    yield from block(iter_findings(inspection.findings, width))
-    yield from block(_iter_next(inspection, width))
+    below = [
+        *block(fill(legend, width)),
+        *iter_missing(inspection, width, in_table=stats is None),
+        *block(iter_findings(inspection.findings, width)),
+        *block(_iter_next(inspection, width)),
+    ]
+    most = listing.rows
+    if most is None and listing.height is not None and not listing.flat:
+        most = max(listing.height - len(above) - len(below) - _AROUND, _LEAST_ROWS)
+    yield from above
+    yield from block(iter_rows(inspection, listing, width, stats, most))
+    yield from below
 
 
 def _iter_next(inspection: Inspection, width: int) -> Iterator[Line]:

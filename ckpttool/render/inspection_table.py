@@ -17,6 +17,7 @@ from ckpttool.render.tables import (
     Column,
     Heading,
     Line,
+    RowLine,
     Span,
     TableRow,
     column_width,
@@ -86,8 +87,12 @@ def iter_rows(
     listing: InspectListing,
     width: int,
     stats: Sequence[Sequence[EntryStats]] | None = None,
+    most: int | None = None,
 ) -> Iterator[Line]:
-    """Yield the table, and what is left out of it; with ``stats``, the table of values instead."""
+    """Yield the table, and what is left out of it; with ``stats``, the table of values instead.
+
+    A table of more than ``most`` lines, or of which a ``depth`` is asked, becomes a summary by block.
+    """
     rows, hidden = _listed(inspection, listing)
     is_compared = stats is None and _is_compared(inspection)
     if is_compared:
@@ -99,7 +104,10 @@ def iter_rows(
     elif is_compared:
         yield from _iter_items(items, width, _MODEL_COLUMNS, _model_cells)
     elif rows:
-        yield from _iter_items(items, width, _COLUMNS, _cells)
+        table = [] if listing.depth is not None else list(_iter_items(items, width, _COLUMNS, _cells))
+        if listing.depth is not None or (most is not None and _height(table) > most):
+            table = list(_iter_summary(inspection, rows, listing, width, most))
+        yield from table
     yield from fill([Span(fact, "dim") for fact in hidden], width)
 
 
@@ -149,8 +157,7 @@ class _Item(NamedTuple):
 
 def _arrange(rows: Sequence[Row], listing: InspectListing, weights_root: Root | None) -> list[_Item]:
     folded = [FoldedRow("", (row,), 1) for row in rows] if listing.flat else fold_rows(rows, by_module=True)
-    roots = {row.entry.root for row in rows}
-    with_root = len(roots) > 1 or (weights_root is None and roots != {()})
+    with_root = _has_roots(rows, weights_root)
     items = [
         _Item(
             item,
@@ -164,6 +171,18 @@ def _arrange(rows: Sequence[Row], listing: InspectListing, weights_root: Root | 
     elif listing.sort == "name":
         items.sort(key=lambda item: item.name)
     return items
+
+
+def _height(table: Sequence[Line]) -> int:
+    """Lines below the head and the rule."""
+    head = next((at for at, line in enumerate(table) if isinstance(line, RowLine)), 0)
+    return len(table) - head - 2
+
+
+def _has_roots(rows: Sequence[Row], weights_root: Root | None) -> bool:
+    """Whether names alone do not say where an entry is."""
+    roots = {row.entry.root for row in rows}
+    return len(roots) > 1 or (weights_root is None and roots != {()})
 
 
 def _iter_items(
@@ -202,6 +221,22 @@ def _said_once(
         if fact and text not in ("", "—", "?") and all(row[at].text == text for row in cells):
             once[at] = fact
     return once
+
+
+def _iter_summary(
+    inspection: Inspection, rows: Sequence[Row], listing: InspectListing, width: int, most: int | None
+) -> Iterator[Line]:
+    from ckpttool.render.blocks import iter_blocks
+
+    return iter_blocks(
+        rows,
+        width,
+        depth=listing.depth,
+        most=max(most or 0, 1),
+        sort=listing.sort,
+        with_root=_has_roots(rows, inspection.weights_root),
+        packed=bool(inspection.weights.quantized),
+    )
 
 
 def _iter_stats_rows(
