@@ -24,8 +24,8 @@ def run_on_terminal(
 ) -> tuple[int, str]:
     """Run ``command`` on a terminal of ``width`` columns; its status, and its output as lines.
 
-    Standard error goes to the terminal too, or nowhere. Nobody is there to turn pages: what ``environment`` does
-    not say of a pager is that there is none.
+    Standard error goes to the terminal too, or nowhere. There is no pager where ``environment`` names none:
+    nobody would turn its pages.
     """
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, width, 0, 0))

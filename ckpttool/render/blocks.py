@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from ckpttool.names.fold import fold_names
 from ckpttool.render.kinds import KIND_MANY, KIND_NOUNS
+from ckpttool.render.name_tree import as_tree
 from ckpttool.render.tables import Cell, Column, Line, Span, fill, iter_table, number_columns, times
 from ckpttool.render.units import bar, format_percent
 from ckpttool.values.checkpoint import Kind
@@ -23,7 +24,7 @@ _DEEPEST = 12  # no name has more levels of modules that a person tells apart
 _BLOCK = (Column("block", floor=20, names=True), *number_columns("tensors"))
 _SHARE = (*number_columns("share"), Column(""))
 _SIZE = Column("size", right=True)
-_KINDS = Column("kinds", floor=12, optional=1, prose=True)
+_KINDS = Column("among them", floor=12, optional=1, prose=True)
 _COLUMNS = (*_BLOCK, Column("parameters", right=True, optional=1), *_SHARE, _SIZE, _KINDS)
 _COLUMNS_BY_SIZE = (*_BLOCK, _SIZE, *_SHARE, _KINDS)
 """The share is that of what stands before it: parameters, else bytes."""
@@ -103,11 +104,12 @@ def _iter_lines(lines: Sequence[_Shown], shown: int, width: int, *, packed: bool
                 Cell(_kinds(held) if len(whole.kinds) > 1 else "", "dim"),
             )
         )
-    yield from iter_table(_COLUMNS_BY_SIZE if by_size else _COLUMNS, rows, width)
+    columns = _COLUMNS_BY_SIZE if by_size else _COLUMNS
+    yield from iter_table(columns, as_tree(columns, rows, width, 0), width)
 
 
 def _percent(part: int, total: int) -> str:
-    return "< 0.1 %" if 0 < part * 1000 < total else format_percent(part, total)
+    return "< 0.1 %" if 0 < part * 1000 < total else format_percent(part, total) if part else ""
 
 
 def _bar(part: int, largest: int) -> str:
@@ -115,7 +117,9 @@ def _bar(part: int, largest: int) -> str:
 
 
 def _kinds(held: _Block) -> str:
-    return ", ".join([plural(count, KIND_NOUNS[kind]) for kind, count in held.kinds])
+    """What is no parameter: all the others are."""
+    others = [(kind, count) for kind, count in held.kinds if kind is not Kind.PARAMETER]
+    return ", ".join([plural(count, KIND_NOUNS[kind]) for kind, count in others])
 
 
 def _modules(rows: Sequence[Row], with_root: bool) -> dict[_Parts, _Block]:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
 from ckpttool.render.kinds import KIND_MANY, KIND_NAMES, KIND_NOUNS, basis_phrase, evidence_name, kind_style
+from ckpttool.render.name_tree import as_tree
 from ckpttool.render.tables import (
-    DOTS,
     Cell,
     Column,
-    Heading,
     Line,
     RowLine,
     Span,
-    TableRow,
-    column_width,
     fill,
     iter_table,
     number_columns,
@@ -199,9 +194,7 @@ def _iter_items(
         for row in cells
     ]
     yield from fill([Span(fact, "dim") for fact in once.values()], width)
-    room = column_width(columns, cells, width, _NAME)
-    branches = [_Branch(row, DOTS.split(row[_NAME].text)) for row in cells]
-    yield from iter_table(columns, list(_iter_tree(branches, room, 0)), width)
+    yield from iter_table(columns, as_tree(columns, cells, width, _NAME), width)
 
 
 def _said_once(
@@ -250,45 +243,6 @@ def _iter_stats_rows(
         for same_part in zip(*[stats[id(row.entry)] for row in item.folded.rows], strict=False):
             lines.append((item.name, item.folded.count, pool(same_part)))
     return iter_stats_table(lines, width)
-
-
-class _Branch(NamedTuple):
-    cells: tuple[Cell, ...]
-    parts: list[str]  # of the name, without what the headings above it say
-
-
-_INDEX = re.compile(r"\d+|\{[^{}]*\}")
-_DEEPEST = 4  # levels of headings
-
-
-def _iter_tree(branches: Sequence[_Branch], room: int, level: int) -> Iterator[TableRow]:
-    """Write what too long names of neighbours begin with once, above them, so that less is elided."""
-    for depth, run in _runs(branches):
-        rows = [_named(branch, level) for branch in run]
-        if len(run) > 1 and depth and level < _DEEPEST and any(row[_NAME].width > room for row in rows):
-            yield Heading("  " * level + ".".join(run[0].parts[:depth]) + ".", _NAME, "dim")
-            yield from _iter_tree(
-                [branch._replace(parts=branch.parts[depth:]) for branch in run], room, level + 1
-            )
-        else:
-            yield from rows
-
-
-def _runs(branches: Sequence[_Branch]) -> Iterator[tuple[int, list[_Branch]]]:
-    """Neighbours that begin alike, with the number of parts that they share."""
-    for prefix, run in groupby(branches, key=lambda branch: branch.parts[: _split_depth(branch.parts)]):
-        yield len(prefix), list(run)
-
-
-def _split_depth(parts: Sequence[str]) -> int:
-    """Split behind the first index, ``layers.{0..3}.`` and the rest, else behind the first part."""
-    depth = next((place for place, part in enumerate(parts) if _INDEX.fullmatch(part)), 0) + 1
-    return depth if depth < len(parts) else min(1, len(parts) - 1)
-
-
-def _named(branch: _Branch, level: int) -> tuple[Cell, ...]:
-    name = branch.cells[_NAME]._replace(text="  " * level + ".".join(branch.parts))
-    return (*branch.cells[:_NAME], name, *branch.cells[_NAME + 1 :])
 
 
 def folded_name(item: FoldedRow, with_root: bool) -> str:
