@@ -14,21 +14,23 @@ from ckpttool.render.tables import Line
 
 _DEFAULT_WIDTH = 80
 
-_STYLES = {
+# Colours of the fixed 256, which a theme does not move: each reads on black and on white, with a contrast of
+# at least 4 : 1 (WCAG 2.1). Terminals of fewer colours get the nearest that they have.
+STYLES = {
     "title": "bold",
     "head": "dim",
     "rule": "dim",
     "dim": "dim",
     "count": "bold",
-    "parameter": "cyan",
-    "buffer": "yellow",
-    "missing": "magenta",
-    "state": "blue",
-    "unknown": "red",
-    "error": "bold red",
-    "warning": "bold yellow",
-    "info": "bold blue",
-    "good": "green",
+    "parameter": "color(30)",
+    "buffer": "color(130)",
+    "missing": "color(133)",
+    "state": "color(63)",
+    "unknown": "color(243)",
+    "error": "bold color(161)",
+    "warning": "bold color(130)",
+    "info": "bold color(30)",
+    "good": "color(28)",
 }
 
 # For terminals that cannot say them; each keeps its width.
@@ -101,7 +103,7 @@ class Screen:
         from rich.segment import Segment, Segments
         from rich.style import Style
 
-        styles = {name: Style.parse(style) for name, style in _STYLES.items()}
+        styles = {name: Style.parse(style) for name, style in STYLES.items()}
         table = None if self._speaks_unicode() else _ASCII
         segments = []
         for line in lines:

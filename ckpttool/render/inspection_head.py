@@ -114,7 +114,7 @@ _GROUP_COLUMNS = (
     Column("group", floor=12),
     Column("tensors", right=True, optional=1),
     Column("size", right=True),
-    Column("what", floor=12, prose=True),
+    Column("what"),
     Column("role"),
     Column("note", floor=12, optional=1, prose=True),
 )

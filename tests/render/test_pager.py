@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -119,20 +120,27 @@ class _File:
         self.flush = lambda: None
 
 
-def test_an_interrupt_is_the_pagers_business_and_no_child_is_left(tmp_path: Path) -> None:
+def test_an_interrupt_is_the_pagers_business_and_no_child_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It gets the signal in its own right, and so does whoever waits for it."""
     code = (
         f"import os, signal, time; os.kill({os.getpid()}, signal.SIGINT); time.sleep(0.2); print('read on')"
     )
-    before = signal.getsignal(signal.SIGINT)
+    before, started, start = signal.getsignal(signal.SIGINT), [], subprocess.Popen
+
+    def starting(*given: Any, **named: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*given, **named))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", starting)
     with (tmp_path / "out").open("w+") as out:
         stream: Any = _File(out.fileno())
         assert page("text\n" * 100_000, stream, [sys.executable, "-c", code])
         out.seek(0)
         assert out.read() == "read on\n"
     assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert [process.returncode for process in started] == [0]  # waited for: no zombie
 
 
 def test_a_pager_dies_of_an_interrupt_as_it_would_alone(tmp_path: Path) -> None:
