@@ -1,4 +1,4 @@
-"""The summary by block: it counts what the rows count, whatever the depth, and fits the lines that there are."""
+"""The summary by block: it counts what the rows count, whatever the depth, and fits the screen."""
 
 from __future__ import annotations
 
