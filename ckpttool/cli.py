@@ -202,8 +202,13 @@ def _top(
         bool,
         typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
+    no_pager: Annotated[
+        bool, typer.Option("--no-pager", help="Print long output as it is, in no pager.")
+    ] = False,
 ) -> None:
     """Inspect, diff, convert and verify PyTorch checkpoints without running what is in them."""
+    if no_pager:
+        os.environ["CKPTTOOL_PAGER"] = ""
 
 
 def _usage_text(error: Exception) -> str | None:

@@ -24,14 +24,15 @@ def run_on_terminal(
 ) -> tuple[int, str]:
     """Run ``command`` on a terminal of ``width`` columns; its status, and its output as lines.
 
-    Standard error goes to the terminal too, or nowhere.
+    Standard error goes to the terminal too, or nowhere. There is no pager where ``environment`` names none:
+    nobody would turn its pages.
     """
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, width, 0, 0))
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=dict(environment),
+        env={"CKPTTOOL_PAGER": "", **environment},
         stdin=child,
         stdout=child,
         stderr=child if with_errors else subprocess.DEVNULL,

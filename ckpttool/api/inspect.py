@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ckpttool.values.progress import SILENT, Progress
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ckpttool.elements.stats import EntryStats
     from ckpttool.inspection.found import Found as Found
     from ckpttool.inspection.found import Verdict
+    from ckpttool.values.checkpoint import Entry, Finding, Root
+
+_WEIGHTS_ROLES = ("weights", "ema", "module")  # of groups
+_INTEGERS = ("int", "uint")
 
 
 def inspect(
@@ -75,23 +79,41 @@ def _with_stats(found: Found, opened: Opened, asked: Sequence[str], progress: Pr
     """Read every value of the rows once; what was ``asked`` for (``nan`` …) becomes a finding."""
     from ckpttool.elements.stats import iter_stats, iter_value_findings
     from ckpttool.files.tensor_bytes import TensorReader
-    from ckpttool.values.checkpoint import Finding
 
     inspection = found.inspection
     entries = [row.entry for row in inspection.rows]
     positions = {id(entry): position for position, entry in enumerate(entries)}
     by_row: list[list[EntryStats]] = [[] for _ in entries]
     findings: list[Finding] = []
+    weights = {group.root for group in inspection.groups if group.role in _WEIGHTS_ROLES}
     progress.begin("values", inspection.summary.tensor_nbytes)
     with TensorReader(opened.sources) as reader:
         for item in iter_stats(entries, reader):
             by_row[positions[id(item.entry)]].append(item)
             if item.tied_to is None:
-                findings += iter_value_findings(item, asked)
+                said = iter_value_findings(item, asked)
+                findings += [finding for finding in said if _is_news(finding, item.entry, weights)]
                 progress.advance(item.entry.value.nbytes if item.entry.value is not None else 0)
     progress.finish()
     inspection = inspection._replace(findings=(*inspection.findings, *findings))
     return found._replace(inspection=inspection, stats=by_row)
+
+
+def _is_news(finding: Finding, entry: Entry, weights: Collection[Root]) -> bool:
+    """Whether a finding about values is said that nobody asked for.
+
+    A counter is zero before the first step, and what lies beside the weights may well be zero or infinite: an
+    optimizer's state, the best value that a callback has seen.
+    """
+    if finding.severity == "error" or finding.code == "value_nan":
+        return True
+    if weights and entry.root not in weights:
+        return False
+    value = entry.value
+    is_counter = (
+        value is not None and value.shape == () and value.dtype is not None and value.dtype.kind in _INTEGERS
+    )
+    return not (is_counter and finding.code == "value_zero")
 
 
 def _with_check(found: Found, opened: Opened, progress: Progress) -> Found:

@@ -32,6 +32,7 @@ def command(
     format: options.Format = None,
     color: options.Color = "auto",
     quiet: options.Quiet = False,
+    no_pager: options.NoPager = False,
     headers: Annotated[
         bool, _compared("--headers", help="Compare names, dtypes and shapes only; read no tensor.")
     ] = False,

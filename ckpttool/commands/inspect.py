@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,7 @@ _selection = options.panel("Selection")
 _checks = options.panel("Checks")
 _instead = options.panel("Instead of the table")
 
+_ALL = "all"  # of --rows
 _SORTS = ("file", "name", "size")
 
 
@@ -44,6 +46,7 @@ def command(
     format: options.Format = None,
     color: options.Color = "auto",
     quiet: options.Quiet = False,
+    no_pager: options.NoPager = False,
     flat: Annotated[bool, typer.Option("--flat", help="List every entry of every branch, unfolded.")] = False,
     root: Annotated[
         str | None,
@@ -60,6 +63,20 @@ def command(
             autocompletion=options.complete_choice(*_SORTS),
         ),
     ] = "file",
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            "--rows",
+            metavar="N",
+            help="Sum up by block what takes more than N lines; default: what the terminal has no room for. "
+            "all: a line for every tensor.",
+            autocompletion=options.complete_choice(_ALL),
+        ),
+    ] = None,
+    depth: Annotated[
+        str | None,
+        typer.Option("--depth", metavar="N", help="Sum up by block: the first N parts of names."),
+    ] = None,
     tensor: Annotated[
         str | None,
         _selection("--tensor", metavar="NAME", help="Show one entry in full, with its first values."),
@@ -118,6 +135,9 @@ def command(
     for what in asked:
         options.parse_choice(what, FAIL_ON, "--fail-on")
     count = options.parse_count(values, "--values")
+    most, parts = _parse_rows(rows), _parse_depth(depth)
+    if parts is not None and (flat or stats or rows is not None):
+        raise typer.BadParameter("it does not go with --flat, --stats and --rows", param_hint="--depth")
     reads_values = stats or any(what in FAIL_ON_VALUES for what in asked)
     reads_file = reads_values or check or show_globals
     chosen = include or (), exclude or (), source or ()
@@ -140,9 +160,10 @@ def command(
         with Bar(quiet=quiet) as bar:
             result = take_digest(opened, bar)
     if json or not quiet:  # a status costs no view
-        from ckpttool.render.views import InspectListing
+        from ckpttool.render.views import InspectListing, height_of
 
-        listing = InspectListing(flat, root is not None, sort, stats, show_globals)
+        height = height_of(sys.stdout) if rows is None else None
+        listing = InspectListing(flat, root is not None, sort, stats, show_globals, most, parts, height)
         options.show(result, listing, json=json, quiet=quiet, format=format, color=color)
     return int(found.fails_on(asked))
 
@@ -170,6 +191,17 @@ def _show_one(
     shown = verdict(path, found, asked)
     show(shown)
     return int(shown.failed)
+
+
+def _parse_rows(text: str | None) -> int | None:
+    return None if text in (None, _ALL) else options.parse_count(text, "--rows")
+
+
+def _parse_depth(text: str | None) -> int | None:
+    depth = None if text is None else options.parse_count(text, "--depth")
+    if depth == 0:
+        raise typer.BadParameter("a block has at least one part of a name", param_hint="--depth")
+    return depth
 
 
 def _open(

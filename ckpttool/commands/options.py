@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +18,22 @@ _MOST_DIGITS = 9
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only; read the exit status.")]
+NoPager = Annotated[
+    bool,
+    typer.Option(
+        "--no-pager",
+        help="Print long output as it is, in no pager.",
+        callback=lambda wanted: _no_pager(wanted),
+    ),
+]
 Texts: TypeAlias = list[str] | None
+
+
+def _no_pager(wanted: bool) -> bool:
+    """Let nothing that this run prints go through a pager, if that is ``wanted``."""
+    if wanted:
+        os.environ["CKPTTOOL_PAGER"] = ""
+    return wanted
 
 
 def show(

@@ -17,6 +17,7 @@ from ckpttool.findings.one_rank import find_one_rank
 from ckpttool.findings.text import Evidence, about, name_branch, short_name
 from ckpttool.findings.weights_only import (
     legacy_obstacle,
+    needed_packages,
     obstacles,
     plain_load,
     plain_load_fact,
@@ -57,7 +58,10 @@ def _globals(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("load-fails", "error", "", fact)
     if loads is False and reason not in (obstacle, some(found)):
         fact = f"torch.load(weights_only=True) refuses it because of {reason}"
-        yield Finding("weights-only-refuses", "warning", "", fact + (f"; {unknown}" if unknown else ""))
+        fact += f"; {unknown}" if unknown else ""
+        if packages := needed_packages(evidence.checkpoint):
+            fact = f"torch.load(weights_only=True) refuses it: unpickling needs {packages}"
+        yield Finding("weights-only-refuses", "warning", "", fact)
 
 
 def _other_loaders(evidence: Evidence) -> Iterator[Finding]:

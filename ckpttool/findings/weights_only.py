@@ -68,8 +68,7 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
         checkpoint.entries or checkpoint.metadata or "safetensors" in checkpoint.format
     ):
         return None, "no pickle in it"
-    refused = [v for v in map(judge_global, checkpoint.globals) if v.verdict is not Verdict.ALLOWED]
-    if refused:
+    if refused := _refused(checkpoint):
         return False, some(refused, _name)
     if checkpoint.format == "pickle":
         return False, "the bare pickle, which torch.load does not read"
@@ -83,6 +82,19 @@ def weights_only_verdict(checkpoint: Checkpoint) -> tuple[bool | None, str]:
     if NOT_UTF8 in checkpoint.rare_opcodes:
         return False, "a string of Python 2 that is not UTF-8"
     return True, ""
+
+
+def _refused(checkpoint: Checkpoint) -> list[GlobalVerdict]:
+    return [item for item in map(judge_global, checkpoint.globals) if item.verdict is not Verdict.ALLOWED]
+
+
+def needed_packages(checkpoint: Checkpoint) -> str:
+    """``lightning, chemprop (12 globals: --globals)``, where too many globals are refused to name each."""
+    refused = _refused(checkpoint)
+    if len(refused) <= _FEW:
+        return ""
+    packages = dict.fromkeys([cut(item.ref.module.partition(".")[0]) for item in refused])
+    return f"{some(list(packages))} ({plural(len(refused), 'global')}: --globals)"
 
 
 def obstacles(checkpoint: Checkpoint) -> list[str]:
@@ -114,6 +126,7 @@ def _call_of(path: str, count: int) -> str:
     return f"a call of {path} with {plural(count, 'argument') if count >= 0 else 'no tuple of arguments'}"
 
 
+_FEW = 2  # globals that a sentence names one by one
 _ANY = 1 << 30  # arguments that a class may take
 _CLASSES = frozenset(
     path

@@ -1,9 +1,9 @@
 """Fold rows whose names differ only in indices: ``layers.{0..23}.attn.q_proj.weight`` ×24.
 
 Nothing is lost: the index sets of a pattern multiply out to exactly the names of its rows, and
-dtype, shape, kind, basis, presence and whether they are tied agree. Names are data: in the
-pattern of a folded row (``count`` > 1) a literal brace is doubled; a row that stands for itself
-shows its name as it is.
+dtype, shape, kind, basis, presence and whether they are tied agree; with ``by_module`` also what else is
+in their modules. Names are data: in the pattern of a folded row (``count`` > 1) a literal brace is doubled;
+a row that stands for itself shows its name as it is.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from ckpttool.values.inspection import Row
 
 _MAX_AXES = 6  # names that vary in more places than this are not folded; real ones vary in 3
 
-# An index is a whole part of a dotted name, in the one way to write that number ("007" would not
-# come back from 7). Longer runs of digits are hashes and dates. The name stands between dots.
-_INDEX = re.compile(r"\.(0|[1-9][0-9]{0,8})(?=\.)")
+# An index is a whole part of a dotted name, or stands between its underscores (``1_convolution``,
+# ``_w3j_1_1_2``), in the one way to write that number ("007" would not come back from 7). Longer runs of
+# digits are hashes and dates. The name stands between dots.
+_INDEX = re.compile(r"(?<=[._])(0|[1-9][0-9]{0,8})(?=[._])")
 
 
 class FoldedRow(NamedTuple):
@@ -41,8 +42,14 @@ _Member: TypeAlias = tuple[_Indices, int]  # the indices of a row, and its posit
 _Groups: TypeAlias = dict[object, list[_Member]]  # by template: the name with every index as 0
 
 
-def fold_rows(rows: Sequence[Row]) -> list[FoldedRow]:
-    """Fold ``rows``; each folded row stands where the first of its rows stood."""
+def fold_rows(rows: Sequence[Row], *, by_module: bool = False) -> list[FoldedRow]:
+    """Fold ``rows``; each folded row stands where the first of its rows stood.
+
+    Args:
+        rows: What is folded.
+        by_module: Fold only what stands in modules that hold the same: a bias of a batch norm is not that of
+            a linear layer, though dtype and shape agree. For rows that are all there are.
+    """
     roots: dict[Root, tuple[_Indices, _Groups]] = {}
     by_template: dict[object, _Groups] = {}
     split = _INDEX.split
@@ -55,7 +62,7 @@ def fold_rows(rows: Sequence[Row]) -> list[FoldedRow]:
         if isinstance(name, str):
             # Written out, not called: this line runs once a tensor.
             pieces = split(f".{name}.")
-            key: object = ".0".join(pieces[::2])
+            key: object = "0".join(pieces[::2])
             indices = tuple(pieces[1::2])
         else:
             key, indices = _split_keys((name,))
@@ -65,9 +72,10 @@ def fold_rows(rows: Sequence[Row]) -> list[FoldedRow]:
         members.append((above[0] + indices, position))
 
     found: list[tuple[int, FoldedRow]] = []
+    modules = _modules(rows) if by_module else None
     for groups in by_template.values():
         for members in groups.values():
-            for alike in _partition(members, rows):
+            for alike in _partition(members, rows, modules):
                 found += _fold_group(alike, rows)
     found.sort(key=lambda item: item[0])
     return [folded for _, folded in found]
@@ -85,23 +93,41 @@ def _split_keys(keys: Root) -> tuple[object, _Indices]:
 
 
 def _template(name: Key) -> object:
-    return ".0".join(_INDEX.split(f".{name}.")[::2]) if isinstance(name, str) else _split_keys((name,))[0]
+    return "0".join(_INDEX.split(f".{name}.")[::2]) if isinstance(name, str) else _split_keys((name,))[0]
 
 
-def _partition(members: list[_Member], rows: Sequence[Row]) -> Iterable[list[_Member]]:
+def _modules(rows: Sequence[Row]) -> list[int]:
+    """For each row a number that those share whose modules hold the same names, of as many dimensions."""
+    places = []
+    held: dict[tuple[Root, str], list[object]] = {}
+    for root, name, value, *_ in [row.entry for row in rows]:
+        module, dot, leaf = name.rpartition(".") if isinstance(name, str) else ("", "", "")
+        place = (root, module)
+        places.append(place)
+        if dot:
+            held.setdefault(place, []).append((leaf, len(value.shape or ()) if value is not None else -1))
+    numbers: dict[object, int] = {}
+    of_place = {place: numbers.setdefault(tuple(inside), len(numbers)) for place, inside in held.items()}
+    return [of_place.get(place, -1) for place in places]
+
+
+def _partition(
+    members: list[_Member], rows: Sequence[Row], modules: Sequence[int] | None
+) -> Iterable[list[_Member]]:
     """Split rows of one template by what must agree for them to be folded."""
     if len(members) == 1:
         return (members,)
     # Nearly always all agree; comparing is a third of the cost of hashing enums and shapes.
-    first = _agreeing(rows[members[0][1]])
+    first, module = _agreeing(rows[members[0][1]]), modules[members[0][1]] if modules else -1
     for _, position in members:
-        if _agreeing(rows[position]) != first:
+        if _agreeing(rows[position]) != first or (modules and modules[position] != module):
             break
     else:
         return (members,)
     alike: dict[object, list[_Member]] = {}
     for member in members:
-        alike.setdefault(_agreeing(rows[member[1]]), []).append(member)
+        key = _agreeing(rows[member[1]]), modules[member[1]] if modules else -1
+        alike.setdefault(key, []).append(member)
     return alike.values()
 
 
@@ -178,7 +204,7 @@ def _name_text(name: Key, texts: Iterator[str]) -> str:
     if not isinstance(name, str):
         return _key_text(name, texts)
     literals = [_escape(piece) for piece in _INDEX.split(f".{name}.")[::2]]
-    return "".join([literals[0], *(f".{next(texts)}{literal}" for literal in literals[1:])])[1:-1]
+    return "".join([literals[0], *(f"{next(texts)}{literal}" for literal in literals[1:])])[1:-1]
 
 
 def _key_text(key: Key, texts: Iterator[str]) -> str:

@@ -15,21 +15,23 @@ from ckpttool.render.tables import Line
 _DEFAULT_WIDTH = 80
 _PIPE_WIDTH = 100
 
-_STYLES = {
+# Colours of the fixed 256, which a theme does not move: each reads on black and on white, with a contrast of
+# at least 4 : 1 (WCAG 2.1). Terminals of fewer colours get the nearest that they have.
+STYLES = {
     "title": "bold",
     "head": "dim",
     "rule": "dim",
     "dim": "dim",
     "count": "bold",
-    "parameter": "cyan",
-    "buffer": "yellow",
-    "missing": "magenta",
-    "state": "blue",
-    "unknown": "red",
-    "error": "bold red",
-    "warning": "bold yellow",
-    "info": "bold blue",
-    "good": "green",
+    "parameter": "color(30)",
+    "buffer": "color(130)",
+    "missing": "color(133)",
+    "state": "color(63)",
+    "unknown": "color(243)",
+    "error": "bold color(161)",
+    "warning": "bold color(130)",
+    "info": "bold color(30)",
+    "good": "color(28)",
 }
 
 # For terminals that cannot say them; each keeps its width.
@@ -47,15 +49,22 @@ class Screen:
     @property
     def width(self) -> int:
         """Columns: ``$COLUMNS``, else the terminal's own, else 80; where there is none, 100."""
-        columns = os.environ.get("COLUMNS", "")
-        if columns.isascii() and columns.isdigit() and 0 < int(columns[:6]):
-            return int(columns[:6])
-        if not self.is_terminal:
-            return _PIPE_WIDTH
+        return self._size("COLUMNS") or (_DEFAULT_WIDTH if self.is_terminal else _PIPE_WIDTH)
+
+    @property
+    def height(self) -> int | None:
+        """Lines: ``$LINES``, else the terminal's own, None where neither says."""
+        return self._size("LINES") or None
+
+    def _size(self, variable: str) -> int:
+        said = os.environ.get(variable, "")
+        if said.isascii() and said.isdigit() and 0 < int(said[:6]):
+            return int(said[:6])
         try:
-            return os.get_terminal_size(self.stream.fileno()).columns or _DEFAULT_WIDTH
+            size = os.get_terminal_size(self.stream.fileno())
         except (OSError, ValueError):
-            return _DEFAULT_WIDTH
+            return 0
+        return size.columns if variable == "COLUMNS" else size.lines
 
     @property
     def has_colour(self) -> bool:
@@ -71,32 +80,51 @@ class Screen:
             return True
         return self.is_terminal and os.environ.get("CLICOLOR") != "0" and os.environ.get("TERM") != "dumb"
 
-    def write_lines(self, lines: Iterable[Line]) -> None:
-        """Write lines of spans, in colour where that is wanted."""
+    def write_lines(self, lines: Iterable[Line], *, pages: bool = False) -> None:
+        """Write lines of spans, in colour where that is wanted; ``pages``: in a pager what is too long."""
         if self.has_colour:
-            self._paint(lines)
-            return
-        self.write("".join("".join([span.text for span in line]).rstrip() + "\n" for line in lines))
+            text = self._paint(lines)
+        else:
+            text = self._spelled(
+                "".join(["".join([span.text for span in line]).rstrip() + "\n" for line in lines])
+            )
+        if not (pages and self._page(text)):
+            self.stream.write(text)
 
     def write(self, text: str) -> None:
         """Write a text without colour; what the stream cannot say is spelled in ASCII."""
-        self.stream.write(text if self._speaks_unicode() else text.translate(_ASCII))
+        self.stream.write(self._spelled(text))
 
-    def _paint(self, lines: Iterable[Line]) -> None:
+    def _spelled(self, text: str) -> str:
+        return text if self._speaks_unicode() else text.translate(_ASCII)
+
+    def _page(self, text: str) -> bool:
+        height = self.height if self.is_terminal else None
+        if height is None or text.count("\n") < height:
+            return False
+        from ckpttool.render.pager import page, pager_command
+
+        command = pager_command()
+        return bool(command) and page(text, self.stream, command)
+
+    def _paint(self, lines: Iterable[Line]) -> str:
+        from io import StringIO
+
         from rich.console import Console
         from rich.segment import Segment, Segments
         from rich.style import Style
 
-        styles = {name: Style.parse(style) for name, style in _STYLES.items()}
+        styles = {name: Style.parse(style) for name, style in STYLES.items()}
         table = None if self._speaks_unicode() else _ASCII
         segments = []
         for line in lines:
             for text, style in line:
                 segments.append(Segment(text if table is None else text.translate(table), styles.get(style)))
             segments.append(Segment.line())
+        out = StringIO()
         # Whether there is colour is decided: Rich would ask the terminal and the environment once more.
         console = Console(
-            file=self.stream,
+            file=out,
             width=self.width,
             force_terminal=True,
             color_system="256",
@@ -106,6 +134,7 @@ class Screen:
             emoji=False,
         )
         console.print(Segments(segments), end="", soft_wrap=True)
+        return out.getvalue()
 
     def _speaks_unicode(self) -> bool:
         try:

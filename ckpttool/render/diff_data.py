@@ -135,4 +135,4 @@ def _pipe(diff: Diff, listing: DiffListing | None) -> tuple[Iterable[str], Itera
     return iter_pipe(diff, listing or DiffListing()), remarks()
 
 
-DIFF = View(_lines, _pipe, diff_document)
+DIFF = View(_lines, _pipe, diff_document, pages=True)

@@ -111,7 +111,7 @@ def _check_object(report: CheckReport) -> dict[str, Any]:
     return document
 
 
-FOUND = View(_lines, _pipe, _document)
+FOUND = View(_lines, _pipe, _document, pages=True)
 
 
 def _iter_digests(found: Digested) -> Iterator[str]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ckpttool.elements.stats import EntryStats
 
 _MAX_FINDINGS = 20  # sentences on a screen; the rest is counted
+_AROUND = 6  # lines that are no rows: around the table, above and below its rows, and what is typed next
+_LEAST_ROWS = 12  # a table of so many is shown, however low the terminal
 _MAX_MESSAGE = 2000  # characters of a sentence: it may quote what a file says
 
 
@@ -51,15 +53,24 @@ def iter_inspection(
         from ckpttool.inspection.card import make_card
 
         card = make_card(inspection)
-    yield from iter_head(inspection, width, facts, card)
-    yield from block(iter_shares(card, width))
-    yield from block(iter_around(inspection, width))
-    yield from block(iter_rows(inspection, listing, width, stats))
+    above = [
+        *iter_head(inspection, width, facts, card),
+        *block(iter_shares(card, width)),
+        *block(iter_around(inspection, width)),
+    ]
     legend = (*iter_legend(inspection.summary.bases), *missing_facts(inspection))
-    yield from block(fill(legend, width))
-    yield from iter_missing(inspection, width, in_table=stats is None)
-    yield from block(iter_findings(inspection.findings, width))
-    yield from block(_iter_next(inspection, width))
+    below = [
+        *block(fill(legend, width)),
+        *iter_missing(inspection, width, in_table=stats is None),
+        *block(iter_findings(inspection.findings, width)),
+        *block(_iter_next(inspection, width)),
+    ]
+    most = listing.rows
+    if most is None and listing.height is not None and not listing.flat:
+        most = max(listing.height - len(above) - len(below) - _AROUND, _LEAST_ROWS)
+    yield from above
+    yield from block(iter_rows(inspection, listing, width, stats, most))
+    yield from below
 
 
 def _iter_next(inspection: Inspection, width: int) -> Iterator[Line]:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckpttool.names.fold import FoldedRow, fold_rows
 from ckpttool.render.fields import dtype_name
-from ckpttool.render.kinds import KIND_NAMES, KIND_NOUNS, evidence_name, kind_style
+from ckpttool.render.kinds import KIND_MANY, KIND_NAMES, KIND_NOUNS, basis_phrase, evidence_name, kind_style
+from ckpttool.render.name_tree import as_tree
 from ckpttool.render.tables import (
-    DOTS,
     Cell,
     Column,
-    Heading,
     Line,
+    RowLine,
     Span,
-    TableRow,
-    column_width,
     fill,
     iter_table,
     number_columns,
@@ -57,8 +53,8 @@ _BAR_CELLS = 6
 
 _COLUMNS = (
     Column("kind"),
-    Column("name", floor=20),
-    Column("dtype"),
+    Column("name", floor=20, names=True),
+    Column("dtype", optional=1),
     *number_columns("shape", "size"),
     Column("", optional=2),
     Column("evidence", optional=1),
@@ -77,14 +73,21 @@ _MODEL_COLUMNS = (
 
 _NAME = 1  # index of the name among them
 
+# A column that says the same of every row -> what is said above the table instead.
+_ONCE = {"dtype": "all {}", "in file": "all in the file", "in model": "all in the model"}
+
 
 def iter_rows(
     inspection: Inspection,
     listing: InspectListing,
     width: int,
     stats: Sequence[Sequence[EntryStats]] | None = None,
+    most: int | None = None,
 ) -> Iterator[Line]:
-    """Yield the table, and what is left out of it; with ``stats``, the table of values instead."""
+    """Yield the table, and what is left out of it; with ``stats``, the table of values instead.
+
+    A table of more than ``most`` lines, or of which a ``depth`` is asked, becomes a summary by block.
+    """
     rows, hidden = _listed(inspection, listing)
     is_compared = stats is None and _is_compared(inspection)
     if is_compared:
@@ -96,7 +99,10 @@ def iter_rows(
     elif is_compared:
         yield from _iter_items(items, width, _MODEL_COLUMNS, _model_cells)
     elif rows:
-        yield from _iter_items(items, width, _COLUMNS, _cells)
+        table = [] if listing.depth is not None else list(_iter_items(items, width, _COLUMNS, _cells))
+        if listing.depth is not None or (most is not None and _height(table) > most):
+            table = list(_iter_summary(inspection, rows, listing, width, most))
+        yield from table
     yield from fill([Span(fact, "dim") for fact in hidden], width)
 
 
@@ -145,9 +151,8 @@ class _Item(NamedTuple):
 
 
 def _arrange(rows: Sequence[Row], listing: InspectListing, weights_root: Root | None) -> list[_Item]:
-    folded = [FoldedRow("", (row,), 1) for row in rows] if listing.flat else fold_rows(rows)
-    roots = {row.entry.root for row in rows}
-    with_root = len(roots) > 1 or (weights_root is None and roots != {()})
+    folded = [FoldedRow("", (row,), 1) for row in rows] if listing.flat else fold_rows(rows, by_module=True)
+    with_root = _has_roots(rows, weights_root)
     items = [
         _Item(
             item,
@@ -163,6 +168,18 @@ def _arrange(rows: Sequence[Row], listing: InspectListing, weights_root: Root | 
     return items
 
 
+def _height(table: Sequence[Line]) -> int:
+    """Lines below the head and the rule."""
+    head = next((at for at, line in enumerate(table) if isinstance(line, RowLine)), 0)
+    return len(table) - head - 2
+
+
+def _has_roots(rows: Sequence[Row], weights_root: Root | None) -> bool:
+    """Whether names alone do not say where an entry is."""
+    roots = {row.entry.root for row in rows}
+    return len(roots) > 1 or (weights_root is None and roots != {()})
+
+
 def _iter_items(
     items: Sequence[_Item],
     width: int,
@@ -171,9 +188,48 @@ def _iter_items(
 ) -> Iterator[Line]:
     largest = max((item.nbytes for item in items), default=0)
     cells = [cells_of(item, largest) for item in items]
-    room = column_width(columns, cells, width, _NAME)
-    branches = [_Branch(row, DOTS.split(row[_NAME].text)) for row in cells]
-    return iter_table(columns, list(_iter_tree(branches, room, 0)), width)
+    once = _said_once(items, columns, cells) if len(items) > 1 else {}
+    cells = [
+        tuple([cell._replace(text="") if at in once else cell for at, cell in enumerate(row)])
+        for row in cells
+    ]
+    yield from fill([Span(fact, "dim") for fact in once.values()], width)
+    yield from iter_table(columns, as_tree(columns, cells, width, _NAME), width)
+
+
+def _said_once(
+    items: Sequence[_Item], columns: Sequence[Column], cells: Sequence[tuple[Cell, ...]]
+) -> dict[int, str]:
+    """The columns that say the same of every row, with what is said above the table for them."""
+    once = {}
+    first = items[0].folded.rows[0].classification
+    for at, column in enumerate(columns):
+        text = cells[0][at].text
+        if column.title == "kind":
+            fact = f"all {KIND_MANY[first.kind]}"
+        elif column.title == "evidence":
+            fact = f"all {basis_phrase(first)}"
+        else:
+            fact = _ONCE.get(column.title, "").format(text)
+        if fact and text not in ("", "—", "?") and all(row[at].text == text for row in cells):
+            once[at] = fact
+    return once
+
+
+def _iter_summary(
+    inspection: Inspection, rows: Sequence[Row], listing: InspectListing, width: int, most: int | None
+) -> Iterator[Line]:
+    from ckpttool.render.blocks import iter_blocks
+
+    return iter_blocks(
+        rows,
+        width,
+        depth=listing.depth,
+        most=max(most or 0, 1),
+        sort=listing.sort,
+        with_root=_has_roots(rows, inspection.weights_root),
+        packed=bool(inspection.weights.quantized),
+    )
 
 
 def _iter_stats_rows(
@@ -187,45 +243,6 @@ def _iter_stats_rows(
         for same_part in zip(*[stats[id(row.entry)] for row in item.folded.rows], strict=False):
             lines.append((item.name, item.folded.count, pool(same_part)))
     return iter_stats_table(lines, width)
-
-
-class _Branch(NamedTuple):
-    cells: tuple[Cell, ...]
-    parts: list[str]  # of the name, without what the headings above it say
-
-
-_INDEX = re.compile(r"\d+|\{[^{}]*\}")
-_DEEPEST = 4  # levels of headings
-
-
-def _iter_tree(branches: Sequence[_Branch], room: int, level: int) -> Iterator[TableRow]:
-    """Write what too long names of neighbours begin with once, above them, so that less is elided."""
-    for depth, run in _runs(branches):
-        rows = [_named(branch, level) for branch in run]
-        if len(run) > 1 and depth and level < _DEEPEST and any(row[_NAME].width > room for row in rows):
-            yield Heading("  " * level + ".".join(run[0].parts[:depth]) + ".", _NAME, "dim")
-            yield from _iter_tree(
-                [branch._replace(parts=branch.parts[depth:]) for branch in run], room, level + 1
-            )
-        else:
-            yield from rows
-
-
-def _runs(branches: Sequence[_Branch]) -> Iterator[tuple[int, list[_Branch]]]:
-    """Neighbours that begin alike, with the number of parts that they share."""
-    for prefix, run in groupby(branches, key=lambda branch: branch.parts[: _split_depth(branch.parts)]):
-        yield len(prefix), list(run)
-
-
-def _split_depth(parts: Sequence[str]) -> int:
-    """Split behind the first index, ``layers.{0..3}.`` and the rest, else behind the first part."""
-    depth = next((place for place, part in enumerate(parts) if _INDEX.fullmatch(part)), 0) + 1
-    return depth if depth < len(parts) else min(1, len(parts) - 1)
-
-
-def _named(branch: _Branch, level: int) -> tuple[Cell, ...]:
-    name = branch.cells[_NAME]._replace(text="  " * level + ".".join(branch.parts))
-    return (*branch.cells[:_NAME], name, *branch.cells[_NAME + 1 :])
 
 
 def folded_name(item: FoldedRow, with_root: bool) -> str:
@@ -364,7 +381,11 @@ def _why(classification: Classification) -> str:
     return safe(text, NAME_LIMIT)
 
 
-_MISSING_COLUMNS = (Column("name", floor=24), Column("evidence"), Column("why", floor=12, prose=True))
+_MISSING_COLUMNS = (
+    Column("name", floor=24, names=True),
+    Column("evidence"),
+    Column("why", floor=12, prose=True),
+)
 
 
 def _iter_missing_rows(rows: Sequence[Row], width: int) -> Iterator[Line]:

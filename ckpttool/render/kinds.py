@@ -18,6 +18,7 @@ _KINDS: dict[str, tuple[str, str, str]] = {
     Kind.UNKNOWN: ("unknown", "unknown entry", "unknown"),
 }
 KIND_NAMES = {kind: name for kind, (name, _, _) in _KINDS.items()}
+KIND_MANY = {kind: plural(2, noun).partition(" ")[2] for kind, (_, noun, _) in _KINDS.items()}
 KIND_NOUNS = {kind: noun for kind, (_, noun, _) in _KINDS.items()}
 KIND_STYLES = {kind: style for kind, (_, _, style) in _KINDS.items()}
 
@@ -62,6 +63,13 @@ def evidence_name(classification: Classification) -> str:
     if not source.file:
         return "torch.nn" if source.class_name.startswith("torch.nn.") else basis_name(classification.basis)
     return safe(f"{source.file.rpartition('/')[2]}:{source.line}", NAME_LIMIT)
+
+
+def basis_phrase(classification: Classification) -> str:
+    """Return the evidence as it stands in a sentence: ``from names``, ``from blocks.py:181``."""
+    text = evidence_name(classification)
+    is_basis = text == basis_name(classification.basis)
+    return _BASIS_PHRASES[classification.basis] if is_basis else f"from {text}"
 
 
 def iter_legend(bases: Iterable[tuple[str, str, int]]) -> Iterator[Span]:

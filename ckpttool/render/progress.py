@@ -10,6 +10,9 @@ from ckpttool.render.units import bar
 from ckpttool.values.progress import Progress
 from ckpttool.values.words import format_nbytes
 
+_FIRST = (
+    1.0  # seconds before anything is drawn: what is done by then needs no line, and no estimate holds yet
+)
 _INTERVAL = 0.1  # seconds between two drawings
 _CELLS = 24
 
@@ -37,7 +40,7 @@ class Bar(Progress):
         """See ``Progress``."""
         self._done += done
         now = time.monotonic()
-        if not self._draws or now - self._last < _INTERVAL:
+        if not self._draws or now - self._last < _INTERVAL or now - self._start < _FIRST:
             return
         self._last = now
         share = self._share()

@@ -13,7 +13,7 @@ from ckpttool.render.units import bar, format_percent
 from ckpttool.values.words import format_float, format_int, format_number, plural, safe
 
 COLUMNS = (
-    Column("name", floor=20),
+    Column("name", floor=20, names=True),
     Column("dtype", optional=2),
     *number_columns("min", "max", "mean", "std", "zero", "NaN", "inf"),
     Column("distribution", optional=1),

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 _INDENT = 2  # blanks before a row
+_LEAST = 8  # cells that names have beside other columns, however narrow the terminal
 _GAPS = (3, 2)  # blanks between two columns: where there is room, and where there is not
 
 DOTS = re.compile(r"\.(?![^{}]*\})")  # those between parts, not those of an index range {0..3}
@@ -48,7 +49,8 @@ class Column(NamedTuple):
 
     Those with an ``optional`` of 2 are left out first, then those with a ``floor`` are elided down
     to it, the last one first, then those with an ``optional`` of 1 are left out. Names are elided in
-    their middle, a column of ``prose`` at its end.
+    their middle, a column of ``prose`` at its end. Of ``names`` the last two parts are never elided: one that
+    has no room for them takes a line of its own, above the rest of its row.
     """
 
     title: str
@@ -56,6 +58,7 @@ class Column(NamedTuple):
     floor: int | None = None
     optional: int = 0
     prose: bool = False
+    names: bool = False
 
 
 def number_columns(*titles: str) -> Iterator[Column]:
@@ -141,6 +144,13 @@ def _take(text: str, width: int) -> str:
     return part
 
 
+def least_width(cell: Cell) -> int:
+    """Return the cells that a name takes of which only the last two parts are left."""
+    parts = DOTS.split(cell.text)
+    text = cell.text if len(parts) <= 2 else f"….{parts[-2]}.{parts[-1]}"
+    return cell_width(text) + cell_width(cell.tail)
+
+
 class Heading(NamedTuple):
     """A line between rows that begins at a column and takes what room is right of it."""
 
@@ -164,7 +174,7 @@ def iter_table(
 
     A column with no text in any row is left out.
     """
-    layout = _fit(columns, _natural_widths(columns, rows, head), width - indent)
+    layout = _layout(columns, rows, head, width - indent)
     shown = [columns[index] for index in layout.widths]
     if head:
         titles = [Cell(column.title, "head") for column in columns]
@@ -174,14 +184,55 @@ def iter_table(
         if isinstance(row, Heading):
             start = indent + sum(size + layout.gap for i, size in layout.widths.items() if i < row.column)
             yield (Span(" " * start), Span(elide(row.text, width - start), row.style))
-        else:
-            cells = [row[index] for index in layout.widths]
-            yield RowLine(_join(row, columns, layout, indent), shown, cells)
+            continue
+        cells = [row[index] for index in layout.widths]
+        for index, size in layout.widths.items():
+            if columns[index].names and row[index].width > size and least_width(row[index]) > size:
+                above = _iter_above(row, index, columns, layout, indent, width)
+                yield from (RowLine(line, shown) for line in above)
+                row = [Cell("") if place <= index else cell for place, cell in enumerate(row)]
+        yield RowLine(_join(row, columns, layout, indent), shown, cells)
+
+
+def _iter_above(
+    row: Sequence[Cell], index: int, columns: Sequence[Column], layout: _Layout, indent: int, width: int
+) -> Iterator[Line]:
+    """The lines of a name that its column has no room for, with the cells left of it."""
+    start = indent + sum(size + layout.gap for place, size in layout.widths.items() if place < index)
+    cell, room = row[index], max(width - start, 1)
+    left = _Layout({place: size for place, size in layout.widths.items() if place < index}, layout.gap)
+    before: Line = _join(row, columns, left, indent)
+    used = sum([cell_width(span.text) for span in before])
+    text = elide(cell.text, room - cell_width(cell.tail)) if least_width(cell) <= room else cell.text
+    while text:
+        line = _take(text, room) or text
+        tail = cell.tail if len(line) == len(text) and cell_width(line + cell.tail) <= room else ""
+        spans = [*before, Span(" " * (start - used) + line, cell.style)]
+        yield [*spans, Span(tail, "count")] if tail else spans
+        if len(line) == len(text) and cell.tail and not tail:
+            yield [Span(" " * start + cell.tail.lstrip(), "count")]
+        before, used, text = (), 0, text[len(line) :]
 
 
 def column_width(columns: Sequence[Column], rows: Sequence[TableRow], width: int, column: int) -> int:
     """Return the cells that ``column`` would get in this table."""
-    return _fit(columns, _natural_widths(columns, rows, True), width - _INDENT).widths.get(column, 0)
+    return _layout(columns, rows, True, width - _INDENT).widths.get(column, 0)
+
+
+def _layout(columns: Sequence[Column], rows: Sequence[TableRow], head: bool, room: int) -> _Layout:
+    natural = _natural_widths(columns, rows, head)
+    if _Layout(dict(enumerate(natural)), _GAPS[-1]).width > room:
+        # A few names that are longer than half a line are wrapped, and cost the others no column.
+        columns = [
+            column._replace(floor=_floor(column, index, rows, room // 2)) if column.names else column
+            for index, column in enumerate(columns)
+        ]
+    return _fit(columns, natural, room)
+
+
+def _floor(column: Column, index: int, rows: Sequence[TableRow], most: int) -> int:
+    least = [least_width(row[index]) for row in rows if not isinstance(row, Heading)]
+    return max([size for size in least if size <= most], default=0) or column.floor or 1
 
 
 def _natural_widths(columns: Sequence[Column], rows: Sequence[TableRow], head: bool) -> list[int]:
@@ -214,6 +265,9 @@ def _fit(columns: Sequence[Column], natural: Sequence[int], room: int) -> _Layou
             excess, floor = layout.width - room, columns[index].floor
             if excess > 0 and floor is not None:
                 widths[index] = max(min(natural[index], floor), widths[index] - excess)
+    for index in reversed(widths):  # at last names get lines of their own
+        if columns[index].names and layout.width > room:
+            widths[index] = max(min(widths[index], _LEAST), widths[index] - (layout.width - room))
     for index in widths:  # what was left out for good may leave room to grow back
         spare = room - layout.width
         if spare > 0 and widths[index] < natural[index]:

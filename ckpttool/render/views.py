@@ -14,18 +14,21 @@ class View(NamedTuple):
 
     ``lines(result, width, options)`` are for a terminal, and become HTML in a notebook.
     ``pipe(result, options)`` gives the lines of stdout and of stderr, or None where these are the terminal's;
-    ``document(result)`` the JSON.
+    ``document(result)`` the JSON. ``pages``: on a terminal long lines are read in a pager.
     """
 
     lines: Callable[[Any, int, Any], Iterable[Line]]
     pipe: Callable[[Any, Any], tuple[Iterable[str], Iterable[str]] | None]
     document: Callable[[Any], dict[str, Any]]
+    pages: bool = False
 
 
 class InspectListing(NamedTuple):
     """How an inspection is listed: ``flat`` all and unfolded, ``everything`` all; in order of ``sort``.
 
-    With ``stats``; ``show_globals``: what an unpickler would import instead.
+    With ``stats``; ``show_globals``: what an unpickler would import instead. A table of more than ``rows``
+    lines, or than fit ``height`` lines of a terminal, becomes a summary by block, as does one of which a
+    ``depth`` is asked: that many parts of names are a block.
     """
 
     flat: bool = False
@@ -33,6 +36,9 @@ class InspectListing(NamedTuple):
     sort: str = "file"
     stats: bool = False
     show_globals: bool = False
+    rows: int | None = None
+    depth: int | None = None
+    height: int | None = None
 
 
 class DiffListing(NamedTuple):
@@ -64,6 +70,14 @@ def view_of(result: object) -> View:
     module, name = next(VIEWS[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in VIEWS)
     view: View = getattr(import_module(module), name)
     return view
+
+
+def height_of(out: TextIO) -> int | None:
+    """Return the lines of the terminal that ``out`` is; None where it is none, or does not say."""
+    from ckpttool.render.console import Screen
+
+    screen = Screen(out)
+    return screen.height if screen.is_terminal else None
 
 
 def show(
@@ -99,7 +113,7 @@ def show(
     is_data = format == "tsv" or (format is None and not screen.is_terminal)
     piped = view.pipe(result, options) if is_data else None
     if piped is None:
-        screen.write_lines(view.lines(result, screen.width, options))
+        screen.write_lines(view.lines(result, screen.width, options), pages=view.pages)
         return
     lines, remarks = piped
     out.writelines(lines)

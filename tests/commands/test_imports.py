@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckpttool import cli
+from tools.terminal import run_on_terminal
 
 # --------------------------------------------------------------------------------------------- imports
 
@@ -100,13 +100,6 @@ def test_a_terminal_costs_rich_but_neither_torch_nor_numpy(files: Path) -> None:
         "names = ('torch', 'numpy', 'rich.console', 'rich.table')\n"
         "print('loaded:', *[name for name in names if name in sys.modules])"
     )
-    parent, child = pty.openpty()
-    subprocess.run(
-        [sys.executable, "-c", code], stdin=child, stdout=child, stderr=child, check=True, timeout=60
-    )
-    os.close(child)
-    text = b""
-    while b"loaded:" not in text:
-        text += os.read(parent, 1 << 16)
-    os.close(parent)
-    assert text.decode().split("loaded:")[1].split() == ["rich.console"]
+    status, text = run_on_terminal([sys.executable, "-c", code], width=80, environment=os.environ)
+    assert status == 0
+    assert text.split("loaded:")[1].split() == ["rich.console"]

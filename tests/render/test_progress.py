@@ -24,11 +24,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def draw(
-    stream: io.StringIO, clock: list[float], monkeypatch: pytest.MonkeyPatch, *, quiet: bool = False
+    stream: io.StringIO,
+    clock: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    quiet: bool = False,
+    before: float = 2.0,
 ) -> str:
     monkeypatch.setattr(sys, "stderr", stream)
     with Bar(quiet=quiet) as line:
         line.begin("values", 4 << 20)
+        clock[0] += before
         for _ in range(4):
             clock[0] += 0.06
             line.advance(1 << 20)
@@ -39,10 +45,17 @@ def test_a_line_every_tenth_of_a_second(clock: list[float], monkeypatch: pytest.
     monkeypatch.setenv("TERM", "xterm")
     assert draw(Terminal(), clock, monkeypatch).split("\r\x1b[K") == [
         "",
-        "values ████████████              50 % · 16.7 MiB/s · 0 s left",
-        "values ████████████████████████ 100 % · 16.7 MiB/s · 0 s left",
+        "values ██████                    25 % · 497 KiB/s · 6 s left",
+        "values ██████████████████        75 % · 1.38 MiB/s · 1 s left",
         "",
     ]
+
+
+def test_what_is_done_within_a_second_draws_nothing(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert draw(Terminal(), clock, monkeypatch, before=0.7).replace("\r\x1b[K", "") == ""
 
 
 @pytest.mark.parametrize(

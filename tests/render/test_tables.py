@@ -144,7 +144,7 @@ def test_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     stream = Stream()
     Screen(stream).write_lines([LINE])
-    assert "\x1b[36m4×3" in stream.written()
+    assert "\x1b[38;5;30m4×3" in stream.written()
     assert " [red]x[/red] :smile:" in stream.written()  # not markup, not an emoji
 
 
@@ -213,3 +213,47 @@ def test_a_command_in_a_sentence_is_whole_at_any_width(
         assert any(command in line for line in lines)
     copied = re.search("`([^`]*)`", "\n".join(lines))
     assert copied is not None and shell_words(copied[1].replace("\\\n", "")) == ["ckpttool", *words]
+
+
+def test_colours_read_on_black_and_on_white() -> None:
+    """WCAG 2.1, relative luminance: a contrast of 4 : 1 on either."""
+    from rich.style import Style
+
+    from ckpttool.render.console import STYLES
+
+    def luminance(channels: tuple[int, ...]) -> float:
+        linear = [
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (x / 255 for x in channels)
+        ]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    colours = {name: Style.parse(style).color for name, style in STYLES.items()}
+    said = {name: luminance(tuple(colour.get_truecolor())) for name, colour in colours.items() if colour}
+    assert len(said) >= 9
+    assert [name for name, light in said.items() if not 4 <= (light + 0.05) / 0.05 <= 21 / 4] == []
+
+
+NAMES = (
+    Column("kind"),
+    Column("name", floor=20, names=True),
+    Column("dtype", optional=1),
+    Column("shape", right=True),
+)
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 120])
+def test_the_last_two_parts_of_a_name_are_never_cut(width: int) -> None:
+    names = [
+        "model.layers.{0..31}.mlp.up_proj.weight",
+        f"a.{'long_' * 12}.weight",
+        "b",
+        f"{'x' * 90}",
+        "c.d.e",
+    ]
+    rows = [(Cell("parameter"), Cell(name, "", " ×32"), Cell("float32"), Cell("64×64")) for name in names]
+    lines = ["".join(span.text for span in line) for line in iter_table(NAMES, rows, width)]
+    assert [line for line in lines if cell_width(line) > width] == []
+    joined = "".join(line.strip().removeprefix("parameter").strip() for line in lines).replace(" ", "")
+    for name in names:
+        assert ".".join(name.split(".")[-2:]) in joined
+    assert joined.count("×32") == len(names) and joined.count("64×64") == len(names)
