@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ckpttool.elements.bits import Number
     from ckpttool.elements.digests import Digested
     from ckpttool.elements.stats import EntryStats
+    from ckpttool.files.checksums import CheckReport
     from ckpttool.inspection.found import Found
 
 
@@ -87,24 +88,35 @@ def _with_stats(found: Found, opened: Opened, asked: Sequence[str], progress: Pr
 
 
 def _with_check(found: Found, opened: Opened, progress: Progress) -> Found:
-    """Verify every checksum; what does not match becomes a finding."""
-    from ckpttool.files.checksums import iter_checks, summarize
+    """What ``check`` finds; what does not match becomes a finding."""
     from ckpttool.values.checkpoint import Finding
 
     inspection = found.inspection
-    progress.begin("checksums", sum(record.nbytes for record in inspection.checkpoint.records))
-    results = []
-    for result in iter_checks(inspection.checkpoint, opened.sources):
-        results.append(result)
-        progress.advance(result.nbytes)
-    progress.finish()
-    report = summarize(results)
+    report = check(opened, progress)
     findings = []
     for bad in report.bad:
         holds = f" (holds {', '.join(str(entry.name) for entry in bad.entries[:3])})" if bad.entries else ""
         findings.append(Finding("checksum", "error", bad.name, bad.message + holds))
     inspection = inspection._replace(findings=(*inspection.findings, *findings))
     return found._replace(inspection=inspection, check=report)
+
+
+def check(opened: Opened, progress: Progress = SILENT) -> CheckReport:
+    """Verify every checksum.
+
+    Raises:
+        CkptToolError: a file changed since its header was read, or is damaged.
+    """
+    from ckpttool.files.checksums import iter_checks, summarize
+
+    checkpoint = opened.inspection.checkpoint
+    progress.begin("checksums", sum(record.nbytes for record in checkpoint.records))
+    results = []
+    for result in iter_checks(checkpoint, opened.sources):
+        results.append(result)
+        progress.advance(result.nbytes)
+    progress.finish()
+    return summarize(results)
 
 
 def digest(opened: Opened, progress: Progress = SILENT) -> Digested:
