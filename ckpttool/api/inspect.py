@@ -24,12 +24,14 @@ def inspect(
     stats: bool = False,
     asked: Sequence[str] = (),
     check: bool = False,
+    values: str | None = None,
     progress: Progress = SILENT,
 ) -> Found:
     """Everything that the headers tell; of the one row called ``name``, with its first ``count`` values.
 
     With ``stats`` every value is read once, and what is ``asked`` for (``nan`` …) becomes a finding; with
-    ``check`` every checksum is verified, and what does not match becomes one.
+    ``check`` every checksum is verified, and what does not match becomes one. ``values`` is a glob of plain
+    values to list.
 
     Raises:
         CkptToolError: there is no such row; a file changed since its header was read, or is damaged.
@@ -38,6 +40,10 @@ def inspect(
 
     opened.progress = progress
     found = Found(opened.inspection)
+    if values is not None:
+        from ckpttool.inspection.values import pick_values
+
+        found = found._replace(values=pick_values(opened.inspection.checkpoint, values))
     if name is not None:
         found = _pick_one(found, opened, name, count)
     if stats:

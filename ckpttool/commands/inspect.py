@@ -59,7 +59,7 @@ def command(
         str | None,
         _selection("--tensor", metavar="NAME", help="Show one entry in full, with its first values."),
     ] = None,
-    values: Annotated[str, _selection("--values", metavar="N", help="Show N values of --tensor.")] = "16",
+    first: Annotated[str, _selection("--first", metavar="N", help="Show N values of --tensor.")] = "16",
     model: options.KindsModel = None,
     model_arg: Annotated[options.Texts, options.model_arg_option("Kinds")] = None,
     source: Annotated[options.Texts, options.source_option("Kinds")] = None,
@@ -86,6 +86,10 @@ def command(
     show_globals: Annotated[
         bool, _instead("--globals", help="List what an unpickler would import and call.")
     ] = False,
+    values: Annotated[
+        str | None,
+        _instead("--values", metavar="[GLOB]", help="List values beside the tensors: epoch, lr, …"),
+    ] = None,
 ) -> int:
     """Show what is in a checkpoint: every tensor with its kind, and on what evidence.
 
@@ -109,14 +113,21 @@ def command(
     asked = [] if fail_on is None else fail_on.split(",")
     for what in asked:
         options.parse_choice(what, FAIL_ON, "--fail-on")
-    count = options.parse_count(values, "--values")
+    count = options.parse_count(first, "--first")
     reads_values = stats or any(what in FAIL_ON_VALUES for what in asked)
     reads_file = reads_values or check or show_globals
     chosen = include or (), exclude or (), source or ()
     opened = _open(path, model, model_arg or (), root, *chosen, reads_file)
     with Bar(quiet=quiet) as bar:
         found = inspect(
-            opened, name=tensor, count=count, stats=reads_values, asked=asked, check=check, progress=bar
+            opened,
+            name=tensor,
+            count=count,
+            stats=reads_values,
+            asked=asked,
+            check=check,
+            values=values,
+            progress=bar,
         )
         result = take_digest(opened, bar) if digest else found
     if json or not quiet:  # a status costs no view

@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from ckpttool.elements.bits import Number
     from ckpttool.elements.stats import EntryStats
     from ckpttool.files.checksums import CheckReport
+    from ckpttool.values.checkpoint import Value
     from ckpttool.values.inspection import Inspection
 
 
 class Found(NamedTuple):
     """An inspection with what was read of the tensors' bytes: statistics by row, first values of one.
 
-    ``picked``: it is about one row only.
+    ``picked``: it is about one row only. ``values`` are those to list instead of the entries.
     """
 
     inspection: Inspection
@@ -23,6 +24,7 @@ class Found(NamedTuple):
     first_values: Sequence[Number] | None = None
     check: CheckReport | None = None
     picked: bool = False
+    values: Sequence[Value] | None = None
 
     def fails_on(self, asked: Sequence[str]) -> bool:
         """Whether a checksum is wrong, or something is that was ``asked`` for: ``nan`` …, ``findings``."""
