@@ -103,6 +103,13 @@ def get_bytes(folder: Path, *arguments: str) -> bytes:
     ).stdout
 
 
+def refused_on_terminal(*arguments: object) -> str:
+    command = [sys.executable, "-m", "ckpttool", "get", *map(str, arguments)]
+    status, text = run_on_terminal(command, width=100, environment={**os.environ, "TERM": "xterm-256color"})
+    assert status == 2
+    return text
+
+
 # -------------------------------------------------------------------------------------------------- values
 
 
@@ -330,7 +337,7 @@ def test_force_replaces_and_a_terminal_gets_no_binary(folder: Path, tmp_path: Pa
     assert out.read_text() == "old"
     assert cli.main(["get", str(folder / "run.pt"), "weight", "-o", str(out), "--force"]) == 0
     assert np.load(out).shape == (4, 3) and os.listdir(tmp_path) == ["x.npy"]
-    shown = on_terminal("get", folder / "run.pt", "weight", "--as", "npy")
+    shown = refused_on_terminal(folder / "run.pt", "weight", "--as", "npy")
     assert "npy is binary, and stdout is a terminal" in shown and "-o FILE.npy" in shown
 
 
@@ -343,7 +350,7 @@ def test_a_hostile_shape_ends_at_once(tmp_path: Path) -> None:
             result = run("get", "h.pt", name, "--as", form, cwd=tmp_path)
             assert result.returncode == 2 and "claims" in result.stderr
     assert "1.0 ..." in on_terminal("get", tmp_path / "h.pt", "huge")
-    assert "elements to draw" in on_terminal("get", tmp_path / "h.pt", "deep")
+    assert "elements to draw" in refused_on_terminal(tmp_path / "h.pt", "deep")
     assert get(tmp_path, "h.pt", "huge", "--slice", "1000000000000:1000000000002") == "1.0\t1.0\n"
 
 
@@ -389,7 +396,7 @@ def test_values_of_a_checkpoint_by_path(folder: Path) -> None:
         (["run.pt", "--values"], None),
         (["--values", "--sort", "name", "run.pt"], None),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_a_glob_may_stand_behind_values(folder: Path, arguments: list[str], names: set[str] | None) -> None:
     result = run("inspect", *arguments, cwd=folder)
