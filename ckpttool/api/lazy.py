@@ -77,14 +77,14 @@ class LazyTensor:
         return tensor
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        found = self.numpy()
-        if dtype is not None and found.dtype != dtype:
-            if copy is False:
-                raise ValueError(f"{self.dtype} elements are no {dtype} without a copy")
+        view = view_array(self._sources, self._value)
+        found = read_array(self._sources, self._value) if view is None else view
+        other = dtype is not None and found.dtype != dtype
+        if copy is False and (other or view is None):
+            raise ValueError(f"{self.dtype} elements are no array of {dtype or found.dtype} without a copy")
+        if other:
             return found.astype(dtype)
-        if copy is False and found.flags.owndata:
-            raise ValueError(f"{self.dtype} elements are read into memory: there is no view of the file")
-        return found.copy() if copy else found
+        return found.copy() if copy and view is not None else found
 
     def __getitem__(self, index: object) -> LazyTensor:
         """The part that integers, slices with steps of 1 and more and ``...`` name; nothing is read."""

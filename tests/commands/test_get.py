@@ -23,6 +23,7 @@ from ckpttool import cli
 from ckpttool.render.numbers import number_json, number_text
 from ckpttool.values.dtypes import BY_NAME
 from tests.support.programs import on_terminal
+from tools.terminal import run_on_terminal
 
 ESCAPE = "a\tb\x1b[31m\u202e\nsecond"
 DTYPES = [

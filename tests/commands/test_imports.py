@@ -69,6 +69,7 @@ print(status, *sorted(set(sys.modules) - before), file=sys.stderr)
         ("verify", ("commands.options",)),
         ("lint", ("commands.options",)),
         ("git-textconv", ()),
+        ("get", ("commands.options", "values.containers")),
     ],
 )
 def test_help_imports_typer_and_what_declares_the_options(name: str | None, own: tuple[str, ...]) -> None:

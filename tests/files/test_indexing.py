@@ -93,20 +93,10 @@ def test_chunks_are_indexed_as_their_whole(stored: Path, data: st.DataObject) ->
         assert np.array_equal(elements(reader, found), expected)
 
 
-@pytest.mark.parametrize(
-    "index",
-    [
-        (None,),
-        (True,),
-        ([0, 1],),
-        ("a",),
-        (1.0,),
-        (slice(None, None, 0),),
-        (slice(None, None, -1),),
-        (..., ...),
-    ]
-    + [(slice("a"),), (0, 0, 0)],
-)
+NO_BASIC_INDEX = [None, True, [0, 1], "a", 1.0, slice(None, None, 0), slice(None, None, -1), slice("a")]
+
+
+@pytest.mark.parametrize("index", [*((item,) for item in NO_BASIC_INDEX), (..., ...), (0, 0, 0)])
 def test_what_is_no_basic_index_is_one_sentence(index: tuple[object, ...]) -> None:
     with pytest.raises(BadIndex) as failed:
         select(TensorInfo(INT16, (3, 4), (4, 1), 0, None), index)
