@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckpttool.api.checkpoint import Checkpoint, Entry, Global, open, open_model
     from ckpttool.api.convert import convert
     from ckpttool.api.diff import diff
+    from ckpttool.api.lazy import LazyTensor
     from ckpttool.api.lint import lint
     from ckpttool.api.results.conversion import Conversion
     from ckpttool.api.results.difference import Diff
@@ -25,18 +26,21 @@ if TYPE_CHECKING:
     from ckpttool.api.results.verification import Verification
     from ckpttool.api.verify import verify
     from ckpttool.values.errors import (
+        BadIndex,
         CkptToolError,
         DestinationExists,
         DeviceUnavailable,
         LimitExceeded,
         MalformedCheckpoint,
         ModelImportFailed,
+        NoSuchEntry,
         NotEnoughSpace,
         UnknownFormat,
         UnsupportedFeature,
     )
 
 __all__ = [
+    "BadIndex",
     "Checkpoint",
     "CkptToolError",
     "Conversion",
@@ -45,10 +49,12 @@ __all__ = [
     "Diff",
     "Entry",
     "Global",
+    "LazyTensor",
     "LimitExceeded",
     "LintReport",
     "MalformedCheckpoint",
     "ModelImportFailed",
+    "NoSuchEntry",
     "NotEnoughSpace",
     "UnknownFormat",
     "UnsupportedFeature",
@@ -65,6 +71,7 @@ _HOMES = {
     **dict.fromkeys(("Checkpoint", "Entry", "Global", "open", "open_model"), "ckpttool.api.checkpoint"),
     "Conversion": "ckpttool.api.results.conversion",
     "Diff": "ckpttool.api.results.difference",
+    "LazyTensor": "ckpttool.api.lazy",
     "LintReport": "ckpttool.api.results.lint",
     "Verification": "ckpttool.api.results.verification",
     **{name: f"ckpttool.api.{name}" for name in ("convert", "diff", "lint", "verify")},

@@ -22,6 +22,7 @@ from ckpttool.values.errors import TYPED, CkptToolError, ModelImportFailed, desc
 
 COMMANDS = (
     ("inspect", "Show what is in a checkpoint: every tensor with its kind, and on what evidence."),
+    ("get", "Print one value or one tensor, or a slice of it; or write it as a file."),
     ("diff", "Compare two checkpoints: what changed, where, and by how much."),
     ("convert", "Convert to another format: bytes are copied, whatever is dropped is listed."),
     ("verify", "Load a checkpoint into its model for real, and tell whether the loaded model is right."),

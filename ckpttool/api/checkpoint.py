@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpttool.api.convert import convert
 from ckpttool.api.diff import diff
-from ckpttool.api.inspect import digest
+from ckpttool.api.inspect import check, digest, inspect
 from ckpttool.api.models import Model
 from ckpttool.api.opened import Opened, Path, open_file, open_module
 from ckpttool.api.results import Shown
@@ -17,12 +17,17 @@ from ckpttool.findings.globals import Verdict, judge_global
 from ckpttool.render.fields import EntryFields, entry_fields
 from ckpttool.values.checkpoint import Finding, Kind, Opaque, Root, Value, is_buffer
 from ckpttool.values.inspection import Row, Summary
+from ckpttool.values.progress import SILENT, Progress
+from ckpttool.values.words import NAME_LIMIT, format_path, format_shape, safe
 
 if TYPE_CHECKING:
     import torch
 
+    from ckpttool.api.lazy import LazyTensor
     from ckpttool.elements.arrays import Array
     from ckpttool.elements.digests import SetDigests
+    from ckpttool.elements.stats import EntryStats
+    from ckpttool.files.checksums import CheckReport
     from ckpttool.render.tables import Line
 
 
@@ -39,9 +44,16 @@ class Entry(EntryFields):
     (<Kind.PARAMETER: 'parameter'>, 'float32', (4,), 16)
     >>> entry.kind == "parameter"
     True
+    >>> entry
+    <ckpttool.Entry bias: parameter float32 4>
     """
 
     __slots__ = ()
+
+    def __repr__(self) -> str:
+        what = f"{self.kind} {self.dtype or '?'} {format_shape(self.shape)}"
+        presence = "" if self.presence == "present" else f", {self.presence}"
+        return f"<ckpttool.Entry {format_path(self.root, self.name, NAME_LIMIT)}: {what}{presence}>"
 
 
 class Global(NamedTuple):
@@ -69,6 +81,12 @@ class Checkpoint(Opened, Shown):
     [('weight', (4, 8)), ('bias', (4,))]
     >>> checkpoint.summary.parameter_numel
     36
+
+    It is also a mapping from the names of the weights to their tensors, which nobody has read yet. Only
+    ``values`` is no method of a mapping here: it is what stands beside the tensors.
+
+    >>> list(checkpoint), "bias" in checkpoint, checkpoint["weight"].shape
+    (['weight', 'bias'], True, (4, 8))
     """
 
     # As methods these have the checkpoint as their first argument.
@@ -144,14 +162,61 @@ class Checkpoint(Opened, Shown):
         """Entries that are buffers, persistent and not, missing ones too (``presence`` tells)."""
         return tuple(entry for entry in self.entries if is_buffer(entry.kind))
 
+    def keys(self) -> KeysView[str]:
+        """The names of the weights in the order of the file; of all tensors where it is not clear which."""
+        return self._weights.keys()
+
+    def items(self) -> Iterator[tuple[str, LazyTensor]]:
+        """The names of the weights with their tensors."""
+        return ((name, self[name]) for name in self._weights)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __bool__(self) -> bool:
+        return True  # also without weights: it was opened
+
+    def __contains__(self, name: object) -> bool:
+        """Whether ``self[name]`` is a tensor."""
+        from ckpttool.inspection.rows import matching_rows
+
+        if not isinstance(name, str):
+            return False
+        return name in self._weights or len(matching_rows(self.inspection, name)) == 1
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        """The tensor of this name or path, as ``entry`` takes it; nothing is read before it is asked for.
+
+        Raises:
+            NoSuchEntry: there is none; it is a ``KeyError`` as well.
+            CkptToolError: there are several.
+        """
+        from ckpttool.api.lazy import LazyTensor
+
+        row = self._weights.get(name) or self._row(name)
+        kind = row.classification.kind
+        return LazyTensor(self.sources, row.entry.value, str(row.entry.name), kind)
+
+    @cached_property
+    def _weights(self) -> dict[str, Row]:
+        """The rows of the weights by name; all of them by path where no branch is the weights'."""
+        rows, root = self.inspection.rows, self.inspection.weights_root
+        if root is not None:
+            return {str(row.entry.name): row for row in rows if row.entry.root == root}
+        return {format_path(row.entry.root, row.entry.name, None): row for row in rows}
+
     def entry(self, name: str) -> Entry:
-        """The entry of this name, or of this path (``optimizer.state.0.exp_avg``).
+        """The entry of this name, or of this path (``optimizer.state[0].exp_avg``).
 
         Args:
             name: as the entry has it, or as it is shown. Of several the weights' own is meant.
 
         Raises:
-            CkptToolError: there is none (its ``hint`` has similar names), or there are several.
+            NoSuchEntry: there is none (its ``hint`` has similar names).
+            CkptToolError: there are several.
         """
         return Entry._make(entry_fields(self._row(name)))
 
@@ -192,8 +257,43 @@ class Checkpoint(Opened, Shown):
         tensor: torch.Tensor = read_tensor(self.sources, self._row(name).entry.value)
         return tensor
 
-    def digest(self) -> SetDigests:
+    def stats(self, *, progress: Progress = SILENT) -> tuple[EntryStats, ...]:
+        """What the values of each tensor are like: ``minimum``, ``mean``, ``nan`` …; each is read once.
+
+        One for each tensor, in the order of the file, and one for each part of what is made of parts.
+
+        Args:
+            progress: told how many bytes are read.
+
+        Raises:
+            CkptToolError: a file changed since its header was read, or is damaged.
+
+        >>> [(stats.entry.name, stats.numel, stats.nan) for stats in ckpttool.open("linear.pt").stats()]
+        [('weight', 32, 0), ('bias', 4, 0)]
+        """
+        found = inspect(self, stats=True, progress=progress).stats or ()
+        return tuple(item for items in found for item in items)
+
+    def check(self, *, progress: Progress = SILENT) -> CheckReport:
+        """Hold every byte of a zip against its checksum, which torch.load never does.
+
+        Args:
+            progress: told how many bytes are read.
+
+        Raises:
+            CkptToolError: a file changed since its header was read, or is damaged.
+
+        >>> report = ckpttool.open("linear.pt").check()
+        >>> report.ok, report.bad
+        (True, ())
+        """
+        return check(self, progress)
+
+    def digest(self, *, progress: Progress = SILENT) -> SetDigests:
         """SHA-256 of the weights' content, the same in any container: ``all``, ``parameters``, ``buffers``.
+
+        Args:
+            progress: told how many bytes are read.
 
         Raises:
             CkptToolError: a file changed since its header was read, or is damaged.
@@ -202,7 +302,7 @@ class Checkpoint(Opened, Shown):
         >>> ckpttool.open("same.safetensors").digest().all == ckpttool.open("linear.pt").digest().all
         True
         """
-        return digest(self).digest
+        return digest(self, progress).digest
 
     def to_dict(self) -> dict[str, object]:
         """The document of ``ckpttool inspect --json`` (docs/json.md).
@@ -220,8 +320,6 @@ class Checkpoint(Opened, Shown):
         return document
 
     def _first_line(self) -> str:
-        from ckpttool.values.words import NAME_LIMIT, safe
-
         return f"{safe(self.path, NAME_LIMIT)}: {super()._first_line()}"
 
     def _row(self, name: str | Entry) -> Row:

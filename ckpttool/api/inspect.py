@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ckpttool.elements.bits import Number
     from ckpttool.elements.digests import Digested
     from ckpttool.elements.stats import EntryStats
+    from ckpttool.files.checksums import CheckReport
     from ckpttool.inspection.found import Found as Found
     from ckpttool.inspection.found import Verdict
     from ckpttool.values.checkpoint import Entry, Finding, Root
@@ -28,12 +29,14 @@ def inspect(
     stats: bool = False,
     asked: Sequence[str] = (),
     check: bool = False,
+    values: str | None = None,
     progress: Progress = SILENT,
 ) -> Found:
     """Everything that the headers tell; of the one row called ``name``, with its first ``count`` values.
 
     With ``stats`` every value is read once, and what is ``asked`` for (``nan`` …) becomes a finding; with
-    ``check`` every checksum is verified, and what does not match becomes one.
+    ``check`` every checksum is verified, and what does not match becomes one. ``values`` is a glob of plain
+    values to list.
 
     Raises:
         CkptToolError: there is no such row; a file changed since its header was read, or is damaged.
@@ -42,6 +45,10 @@ def inspect(
 
     opened.progress = progress
     found = Found(opened.inspection, maker=lambda: opened.card)
+    if values is not None:
+        from ckpttool.inspection.values import pick_values
+
+        found = found._replace(values=pick_values(opened.inspection.checkpoint, values))
     if name is not None:
         found = _pick_one(found, opened, name, count)
     if stats:
@@ -117,24 +124,35 @@ def _is_news(finding: Finding, entry: Entry, weights: Collection[Root]) -> bool:
 
 
 def _with_check(found: Found, opened: Opened, progress: Progress) -> Found:
-    """Verify every checksum; what does not match becomes a finding."""
-    from ckpttool.files.checksums import iter_checks, summarize
+    """What ``check`` finds; what does not match becomes a finding."""
     from ckpttool.values.checkpoint import Finding
 
     inspection = found.inspection
-    progress.begin("checksums", sum(record.nbytes for record in inspection.checkpoint.records))
-    results = []
-    for result in iter_checks(inspection.checkpoint, opened.sources):
-        results.append(result)
-        progress.advance(result.nbytes)
-    progress.finish()
-    report = summarize(results)
+    report = check(opened, progress)
     findings = []
     for bad in report.bad:
         holds = f" (holds {', '.join(str(entry.name) for entry in bad.entries[:3])})" if bad.entries else ""
         findings.append(Finding("checksum", "error", bad.name, bad.message + holds))
     inspection = inspection._replace(findings=(*inspection.findings, *findings))
     return found._replace(inspection=inspection, check=report)
+
+
+def check(opened: Opened, progress: Progress = SILENT) -> CheckReport:
+    """Verify every checksum.
+
+    Raises:
+        CkptToolError: a file changed since its header was read, or is damaged.
+    """
+    from ckpttool.files.checksums import iter_checks, summarize
+
+    checkpoint = opened.inspection.checkpoint
+    progress.begin("checksums", sum(record.nbytes for record in checkpoint.records))
+    results = []
+    for result in iter_checks(checkpoint, opened.sources):
+        results.append(result)
+        progress.advance(result.nbytes)
+    progress.finish()
+    return summarize(results)
 
 
 def digest(opened: Opened, progress: Progress = SILENT) -> Digested:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ckpttool.elements.digests import check_claim
 from ckpttool.files.local import Sources
 from ckpttool.files.tensor_bytes import TensorReader
-from ckpttool.values.checkpoint import CompositeTensor, Strided, Tensor
+from ckpttool.values.checkpoint import CompositeTensor, Strided, Tensor, TensorInfo
 from ckpttool.values.errors import UnsupportedFeature
 from ckpttool.values.words import indefinite
 
@@ -27,7 +27,7 @@ def read_array(sources: Sources, value: Tensor | None) -> Array:
     """
     from ckpttool.elements.arrays import has_array, import_numpy, to_array
 
-    info = _strided(value)
+    info = strided(value)
     if not has_array(info.dtype):
         raise UnsupportedFeature(f"{info.dtype.name} as numbers of numpy")
     numpy = import_numpy("an array", "read it as a torch tensor")
@@ -45,7 +45,7 @@ def read_tensor(sources: Sources, value: Tensor | None) -> Any:
     """
     from ckpttool.torch_bridge.tensors import wrap_bytes
 
-    info = _strided(value)
+    info = strided(value)
     return wrap_bytes(info, read_packed(sources, info))
 
 
@@ -61,7 +61,44 @@ def read_packed(sources: Sources, info: Strided) -> bytearray:
         return reader.read(info)
 
 
-def _strided(value: Tensor | None) -> Strided:
+def view_array(sources: Sources, value: Tensor | None) -> Array | None:
+    """The elements as a read-only array in the mapped file; None where they do not lie there as numpy's own.
+
+    Raises:
+        UnsupportedFeature: it has no bytes in the file, or is made of parts.
+        MalformedCheckpoint: a file changed since its header was read.
+    """
+    from ckpttool.elements.arrays import has_array, import_numpy, numpy_code
+
+    info = strided(value)
+    if not isinstance(info, TensorInfo) or not has_array(info.dtype) or not info.dtype.code or not info.numel:
+        return None
+    storage = info.storage
+    if info.conj or info.neg or storage is None or storage.big_endian:
+        return None
+    if storage.compressed_nbytes is not None or storage.location == "meta":
+        return None
+    numpy = import_numpy("an array", "read it as a torch tensor")
+    element = info.dtype.nbytes
+    start = storage.byte_offset + info.storage_offset * element
+    found: Array = numpy.ndarray(
+        info.shape,
+        numpy_code(info.dtype),
+        sources.map(storage.file),
+        start,
+        tuple(step * element for step in info.stride),
+    )
+    return found
+
+
+def strided(value: Tensor | None) -> Strided:
+    """The tensor as rows of elements.
+
+    Raises:
+        UnsupportedFeature: it is not in the file, or is made of parts.
+    """
+    if isinstance(value, CompositeTensor):
+        value = value.plain or value
     if value is None:
         raise UnsupportedFeature("an entry that the file does not hold has no elements")
     if not isinstance(value, CompositeTensor):

@@ -174,7 +174,7 @@ def command(
         options.parse("--dtype", parse_dtype, dtype)
     pairs = dict(map(_parse_metadata, metadata or ()))
     opened = open_file(source, root=root, model=model, model_args=model_arg or ())
-    with _signals_as_interrupts(), Bar(quiet=quiet) as bar:
+    with signals_as_interrupts(), Bar(quiet=quiet) as bar:
         conversion = convert(
             opened,
             destination,
@@ -215,7 +215,7 @@ def _parse_metadata(text: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that nothing half-written stays behind."""
 
     def interrupt(number: int, frame: object) -> None:

@@ -81,7 +81,7 @@ def command(
         str | None,
         _selection("--tensor", metavar="NAME", help="Show one entry in full, with its first values."),
     ] = None,
-    values: Annotated[str, _selection("--values", metavar="N", help="Show N values of --tensor.")] = "16",
+    first: Annotated[str, _selection("--first", metavar="N", help="Show N values of --tensor.")] = "16",
     model: options.KindsModel = None,
     model_arg: Annotated[options.Texts, options.model_arg_option("Kinds")] = None,
     source: Annotated[options.Texts, options.source_option("Kinds")] = None,
@@ -108,6 +108,10 @@ def command(
     show_globals: Annotated[
         bool, _instead("--globals", help="List what an unpickler would import and call.")
     ] = False,
+    values: Annotated[
+        str | None,
+        _instead("--values", metavar="[GLOB]", help="List values beside the tensors: epoch, lr, …"),
+    ] = None,
 ) -> int:
     """Show what is in a checkpoint: every tensor with its kind, and on what evidence.
 
@@ -134,7 +138,7 @@ def command(
     asked = [] if fail_on is None else fail_on.split(",")
     for what in asked:
         options.parse_choice(what, FAIL_ON, "--fail-on")
-    count = options.parse_count(values, "--values")
+    count = options.parse_count(first, "--first")
     most, parts = _parse_rows(rows), _parse_depth(depth)
     if parts is not None and (flat or stats or rows is not None):
         raise typer.BadParameter("it does not go with --flat, --stats and --rows", param_hint="--depth")
@@ -146,12 +150,21 @@ def command(
         opened = _open(path, model, model_arg or (), root, *chosen, reads_file)
         with Bar(quiet=quiet) as bar:
             return opened, inspect(
-                opened, name=tensor, count=count, stats=reads_values, asked=asked, check=check, progress=bar
+                opened,
+                name=tensor,
+                count=count,
+                stats=reads_values,
+                asked=asked,
+                check=check,
+                values=values,
+                progress=bar,
             )
 
     if len(paths) > 1:
-        if tensor is not None or digest or show_globals:
-            raise typer.BadParameter("--tensor, --digest and --globals go with one", param_hint="CKPT")
+        if tensor is not None or digest or show_globals or values is not None:
+            raise typer.BadParameter(
+                "--tensor, --values, --digest and --globals go with one", param_hint="CKPT"
+            )
         show = partial(options.show, json=json, quiet=quiet, format=format, color=color, one_of_many=True)
         return max([_show_one(path, lambda path: look(path)[1], asked, show, json=json) for path in paths])
     opened, found = look(paths[0])

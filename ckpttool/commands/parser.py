@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from typing import Any
 
@@ -113,6 +114,17 @@ class Command(_PaintedHelp, _PlainParameters, TyperCommand):
             check_output(ctx.params)
         return super().invoke(ctx)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what was typed; an option whose metavar is in brackets may lack its value, and gets ``*``."""
+        parameters = self.get_params(ctx)
+        bare = [opt for item in parameters if (item.metavar or "").startswith("[") for opt in item.opts]
+        if not set(bare).isdisjoint(args):
+            flags = [item for item in parameters if getattr(item, "is_flag", False)]
+            alone = {opt for item in flags for opt in (*item.opts, *item.secondary_opts)}
+            args = _with_values(args, bare, alone | {"--help", "-h"})
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return ``[OPTIONS] A [B]`` or ``[OPTIONS] A...``, whatever the version of Typer writes there."""
         arguments = [item for item in self.get_params(ctx) if item.param_type_name == "argument"]
@@ -136,3 +148,25 @@ class Command(_PaintedHelp, _PlainParameters, TyperCommand):
             if records:
                 with formatter.section(head):
                     formatter.write_dl([(name.ljust(width), text) for name, text in records], _WIDEST_NAME)
+
+
+def _with_values(args: Sequence[str], bare: Sequence[str], flags: AbstractSet[str]) -> list[str]:
+    """``args`` with a value for each of ``bare``: the next word, unless it is an option, or all else is.
+
+    So ``--values 'hyper*' FILE`` has a glob, and ``--values FILE`` has a file.
+    """
+    words = 0  # that are no option and no value of one
+    takes = False
+    for word in args:
+        if takes or not word.startswith("-") or word == "-":
+            words += not takes
+            takes = False
+        else:
+            whole = len(word) == 2 or (word.startswith("--") and "=" not in word)
+            takes = whole and word != "--" and word not in flags and word not in bare
+    found = []
+    for word, following in zip(args, (*args[1:], "-"), strict=True):
+        alone = word in bare and (following.startswith("-") or words < 2)
+        found.append(f"{word}=*" if alone else word)
+        words -= word in bare and not alone
+    return found

@@ -127,3 +127,15 @@ def to_array(np: Any, dtype: DType, data: bytearray) -> Array:
         table = next(made for made in narrower if np.array_equal(made, value_table(dtype), equal_nan=True))
     numbers: Array = table[np.frombuffer(data, np.uint8)]
     return numbers
+
+
+def numpy_code(dtype: DType) -> str:
+    """The dtype as numpy spells it, of those that it has: ``<f4``, ``|b1``."""
+    return f"{'<' if dtype.nbytes > 1 else '|'}{_CODES[dtype.kind]}{dtype.nbytes}"
+
+
+def npy_header(dtype: DType, shape: tuple[int, ...]) -> bytes:
+    """What stands before packed elements in a ``.npy`` (format 1.0 of ``numpy.lib.format``)."""
+    text = f"{{'descr': '{numpy_code(dtype)}', 'fortran_order': False, 'shape': {shape}, }}"
+    padded = text + " " * (-(len(text) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode()

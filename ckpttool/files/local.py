@@ -13,10 +13,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from threading import Lock
 from types import TracebackType
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from ckpttool.values.checkpoint import FileInfo
 from ckpttool.values.errors import CkptToolError, MalformedCheckpoint, redact
 from ckpttool.values.words import plural
+
+if TYPE_CHECKING:
+    from mmap import mmap
 
 # Descriptors held open; a checkpoint may have thousands of shards, and 1024 is a common limit.
 _MOST_OPEN = 64
@@ -140,6 +145,13 @@ class FileSource:
             target = target[got:]
             offset += got
 
+    def map(self) -> mmap:
+        """The whole file in memory, which the system reads where it is looked at."""
+        from mmap import ACCESS_READ, mmap
+
+        with naming(self.name):
+            return mmap(self._fd, 0, access=ACCESS_READ)
+
     def will_be_read_through(self) -> None:
         """Tell the system to read ahead."""
         if hasattr(os, "posix_fadvise"):
@@ -173,6 +185,7 @@ class Sources:
         self._known = {file.path: file for file in files}
         self._open: dict[str, FileSource] = {}
         self._users: dict[str, int] = {}
+        self._maps: WeakValueDictionary[str, mmap] = WeakValueDictionary()
         self._lock = Lock()
 
     def expect(self, files: Iterable[FileInfo]) -> None:
@@ -215,6 +228,24 @@ class Sources:
         """A program that runs many commands has only so many descriptors."""
         with suppress(OSError):  # nothing was written
             self.close()
+
+    def map(self, path: str) -> mmap:
+        """The whole file at ``path``, mapped to be read, as long as somebody uses it.
+
+        Raises:
+            MalformedCheckpoint: it is not what it was.
+            OSError: as the file system says.
+        """
+        source = self.take(path)
+        try:
+            self.check(path)
+            with self._lock:
+                found = self._maps.get(path)
+                if found is None:
+                    found = self._maps[path] = source.map()
+            return found
+        finally:
+            self.leave(path)
 
     def take(self, path: str) -> FileSource:
         """The file at ``path``, open and not closed before ``leave``.

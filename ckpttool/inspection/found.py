@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from ckpttool.elements.stats import EntryStats
     from ckpttool.files.checksums import CheckReport
     from ckpttool.values.card import Card
+    from ckpttool.values.checkpoint import Value
     from ckpttool.values.inspection import Inspection
 
 
 class Found(NamedTuple):
     """An inspection with what was read of the tensors' bytes: statistics by row, first values of one.
 
-    ``picked``: it is about one row only. ``maker`` makes the card with what lies beside the file.
+    ``picked``: it is about one row only. ``maker`` makes the card with what lies beside the file. ``values``
+    are those to list instead of the entries.
     """
 
     inspection: Inspection
@@ -26,6 +28,7 @@ class Found(NamedTuple):
     check: CheckReport | None = None
     picked: bool = False
     maker: Callable[[], Card] | None = None
+    values: Sequence[Value] | None = None
 
     def card(self) -> Card:
         """What the model is, worked out when it is shown: a pipe does without."""

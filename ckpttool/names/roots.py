@@ -7,7 +7,7 @@ containers that the checkpoint has. ``state.0``, ``state[0]`` and ``["a.b"]`` ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from ckpttool.values.checkpoint import Checkpoint, Key, Root
@@ -32,6 +32,15 @@ def resolve_root(checkpoint: Checkpoint, text: str | Root) -> Root:
         if text[-1] in children.get(text[:-1], ()):
             return text
         raise CkptToolError(f"no branch {text!r}", path=checkpoint.path, hint=_suggest(checkpoint))
+    found = find_paths(children, text)
+    if len(found) == 1:
+        return found[0]
+    what = f"no branch {text!r}" if not found else f"{text!r} names {plural(len(found), 'branch')}"
+    raise CkptToolError(what, path=checkpoint.path, hint=_suggest(checkpoint))
+
+
+def find_paths(children: Mapping[Root, Sequence[Key]], text: str) -> list[Root]:
+    """The paths that ``text`` spells, of those that lead from key to key of ``children``."""
     found: list[Root] = []
     # What is left to match follows from the path alone, so each container is looked at once.
     stack: list[tuple[Root, str]] = [((), text if text.startswith("[") else f".{text}")]
@@ -43,20 +52,22 @@ def resolve_root(checkpoint: Checkpoint, text: str | Root) -> Root:
                     found.append((*path, key))
                 elif rest.startswith(spelling):  # each of the next begins with a dot or a bracket
                     stack.append(((*path, key), rest[len(spelling) :]))
-    if len(found) == 1:
-        return found[0]
-    what = f"no branch {text!r}" if not found else f"{text!r} names {plural(len(found), 'branch')}"
-    raise CkptToolError(what, path=checkpoint.path, hint=_suggest(checkpoint))
+    return found
 
 
 def _children(checkpoint: Checkpoint) -> dict[Root, list[Key]]:
     """Keys below each container that holds tensors or values, in file order."""
-    children: dict[Root, list[Key]] = {}
-    known: set[Root] = {()}
     roots = {entry.root for entry in checkpoint.entries}
     roots.update(value.root for value in checkpoint.values)
     roots.update(opaque.root for opaque in checkpoint.opaque)
-    for root in roots:
+    return children_of(roots)
+
+
+def children_of(paths: Iterable[Root]) -> dict[Root, list[Key]]:
+    """Keys below each container on the way to ``paths``, in their order."""
+    children: dict[Root, list[Key]] = {}
+    known: set[Root] = {()}
+    for root in paths:
         while root not in known:
             known.add(root)
             children.setdefault(root[:-1], []).append(root[-1])

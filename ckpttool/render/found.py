@@ -22,6 +22,10 @@ def _lines(found: Found, width: int, options: InspectListing | None) -> Iterable
     inspection = found.inspection
     if found.picked:
         return _iter_picked(found, width)
+    if found.values is not None:
+        from ckpttool.render.values import iter_values
+
+        return iter_values(found.values, width)
     if listing.show_globals:
         return iter_globals(inspection.checkpoint, width)
     facts = [weights_only_fact(inspection.checkpoint), *_check_facts(found)]
@@ -45,6 +49,10 @@ def _pipe(found: Found, options: InspectListing | None) -> tuple[Iterable[str], 
     inspection = found.inspection
     if found.picked:
         return None
+    if found.values is not None:
+        from ckpttool.render.values import iter_values_pipe
+
+        return iter_values_pipe(found.values), ()
     if listing.show_globals:
         from ckpttool.render.globals import iter_facts, iter_globals_pipe
 

@@ -59,6 +59,7 @@ VIEWS: dict[str, tuple[str, str]] = {
     "Diff": ("ckpttool.render.diff_data", "DIFF"),
     "Conversion": ("ckpttool.render.convert", "CONVERSION"),
     "Verification": ("ckpttool.render.verify", "VERIFICATION"),
+    "Picked": ("ckpttool.render.picked", "PICKED"),
     "LintReport": ("ckpttool.render.lint", "LINT_REPORT"),
 }
 

@@ -13,3 +13,14 @@ HELD_LAYOUTS: dict[str, frozenset[str]] = {
     "pt": frozenset("quantized nested sparse_coo sparse_csr sparse_csc sparse_bsr sparse_bsc".split()),
 }
 """The layouts of tensors made of parts that a container can hold; what inspect advises looks here as well."""
+
+FORMS: dict[str, tuple[str, ...]] = {
+    "text": (".txt", ".tsv"),
+    "json": (".json",),
+    "npy": (".npy",),
+    **{name: suffixes for name, (suffixes, _) in CONTAINERS.items()},
+}
+"""What ``get`` writes one tensor as, and the suffixes of a file that say so."""
+
+TEXT_FORMS = ("text", "json")
+"""Those that a terminal can show, and that a plain value has as well."""

@@ -8,6 +8,8 @@
     ├── ModelImportFailed       trace: tail of the traceback of the user's own code
     ├── DeviceUnavailable       a device that was asked for is not there
     ├── DestinationExists       a target that is there already, or that another run is writing
+    ├── NoSuchEntry             a KeyError too: nothing of the checkpoint has that name
+    ├── BadIndex                an IndexError too: an index or a slice that a tensor does not have
     └── NotEnoughSpace          needed, available: bytes, known before the first one is written
 
 ``OSError`` passes as itself. A difference or an unexpected key is a result, never an
@@ -18,6 +20,7 @@ so that a caller of the API who prints or logs an error shows none either.
 
 import os
 import re
+import sys
 from collections.abc import Iterable
 from contextlib import ContextDecorator
 
@@ -95,6 +98,8 @@ class CkptToolError(Exception):
         self.what = what
         self.path = path and redact(path, (path,))
         self.hint = hint and redact(hint)
+        if self.hint and sys.version_info >= (3, 11):
+            self.add_note(f"hint: {self.hint}")  # what a traceback shows
 
     def describe(self) -> str:
         """The sentence without the path in front of it."""
@@ -215,6 +220,14 @@ class DeviceUnavailable(CkptToolError):
 
 class DestinationExists(CkptToolError):
     """What was to be written is there already, is a source itself, or is being written by another run."""
+
+
+class NoSuchEntry(CkptToolError, KeyError):
+    """Nothing of the checkpoint has the name that was asked for."""
+
+
+class BadIndex(CkptToolError, IndexError):
+    """An index or a slice that is none, or that the tensor does not have."""
 
 
 class NotEnoughSpace(CkptToolError):

@@ -24,7 +24,7 @@ from ckpttool.values.verification import LOADS
 from sample_models import linear_xavier, rotary_decoder, unregistered_tensor, write_demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-VERBS = ("checkpoint", "convert", "diff", "lint", "verify")
+VERBS = ("checkpoint", "convert", "diff", "lazy", "lint", "verify")
 RESULTS = ("conversion", "difference", "lint", "verification")
 MODULES = [f"ckpttool.api.{name}" for name in (*VERBS, *(f"results.{name}" for name in RESULTS))]
 

@@ -41,8 +41,8 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
         (["inspect", "a", "--bogus"], 2),
         (["inspect", "good.safetensors", "--sort", "colour"], 2),
         (["inspect", "good.safetensors", "--fail-on", "nan,colour"], 2),
-        (["inspect", "good.safetensors", "--values", "-1"], 2),
-        (["inspect", "good.safetensors", "--values", "²"], 2),
+        (["inspect", "good.safetensors", "--first", "-1"], 2),
+        (["inspect", "good.safetensors", "--first", "²"], 2),
         (["inspect", "missing.pt"], 2),
         (["inspect", "good.safetensors"], 0),
         (["inspect", "good.safetensors", "--check"], 0),
@@ -151,7 +151,7 @@ def test_a_flipped_bit(files: Path, tmp_path: Path) -> None:
 
 def test_one_tensor(files: Path) -> None:
     weight = torch.load(files / "run.pt", weights_only=True)["model"]["3.weight"]
-    result = run("inspect", files / "run.pt", "--tensor", "3.weight", "--json", "--values", "5")
+    result = run("inspect", files / "run.pt", "--tensor", "3.weight", "--json", "--first", "5")
     (entry,) = json.loads(result.stdout)["entries"]
     assert entry["root"] == ["model"]
     assert entry["first_values"] == weight.flatten()[:5].tolist()

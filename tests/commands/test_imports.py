@@ -70,6 +70,7 @@ print(status, *sorted(set(sys.modules) - before), file=sys.stderr)
         ("lint", ("commands.options",)),
         ("git-textconv", ()),
         ("schema", ("api", "api.schemas", "commands.options")),
+        ("get", ("commands.options", "values.containers")),
     ],
 )
 def test_help_imports_typer_and_what_declares_the_options(name: str | None, own: tuple[str, ...]) -> None:

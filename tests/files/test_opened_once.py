@@ -70,6 +70,13 @@ def test_convert_opens_its_source_once(folder: Path, monkeypatch: pytest.MonkeyP
     assert found[str(source)] == 1
 
 
+@pytest.mark.parametrize("form", ["text", "npy", "pt", "safetensors"])
+def test_get_opens_its_source_once(folder: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = folder / f"{form}.out"
+    command = ["get", str(folder / "a.pt"), "layers.1.weight", "-o", str(out), "--as", form]
+    assert opens(command, monkeypatch)[str(folder / "a.pt")] == 1
+
+
 def test_git_textconv_opens_the_file_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert opens(["git-textconv", str(folder / "a.pt")], monkeypatch) == {str(folder / "a.pt"): 1}
 
@@ -85,6 +92,9 @@ COMMANDS = [
     ["convert", "a", "out.safetensors", "--force"],
     ["convert", "a.pt", "a.pt", "--force"],  # refused
     ["git-textconv", "a.pt"],
+    ["get", "a", "layers.0.weight", "-o", "one.npy", "--force"],
+    ["get", "a", "layers.0.weight", "-o", "one.pt", "--force"],
+    ["get", "a", "nothing"],
 ]
 
 

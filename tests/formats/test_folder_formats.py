@@ -91,7 +91,7 @@ def test_inspect_shows_what_a_file_would_and_where_the_chunks_lie(
         assert (entry["stride"], entry["byte_offset"]) == (None, None)
         assert sum(math.prod(chunk["shape"]) for chunk in entry["chunks"]) == entry["numel"]
     assert found["summary"]["tensor_nbytes"] == whole["summary"]["tensor_nbytes"]
-    assert main(["inspect", str(toy), "--tensor", "grid.weight", "--values", "8"]) == 0
+    assert main(["inspect", str(toy), "--tensor", "grid.weight", "--first", "8"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"made of +6 chunks in 2 files", shown)
     assert "[1:4, 0:3]" in shown and "0.0  1.0  2.0  3.0  4.0  5.0  6.0  7.0" in shown

@@ -44,6 +44,8 @@ COMMANDS = [
         ["convert", "@path", "@out.safetensors"],
         ["convert", "@path", "@out.pt"],
         ["git-textconv", "@path"],
+        ["get", "@path", "no such name"],
+        ["inspect", "--values", "@path"],
     )
 ]
 VERIFY = [(["verify", "@path", "--model", MODEL], False)]

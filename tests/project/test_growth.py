@@ -35,6 +35,8 @@ _COMMANDS = {
     "stats": (["inspect", "@a", "--stats"], True),
     "digest": (["inspect", "@a", "--digest"], False),
     "git-textconv": (["git-textconv", "@a"], False),
+    "values": (["inspect", "@a", "--values"], False),
+    "get": (["get", "@a", "no such name"], False),
     "diff": (["diff", "@a", "@b"], True),
     "diff, equal": (["diff", "@a", "@a"], False),
     "diff, grouped": (["diff", "@a", "@b", "--group-depth", "2"], True),

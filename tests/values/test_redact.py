@@ -137,6 +137,11 @@ COMMANDS = """
     lint m.py:build --model-arg url={}
     lint m.py:build --example-input {}
     git-textconv {}
+    get {} x
+    get model.pt {}
+    get model.pt weight -o {}
+    get model.pt weight --slice {}
+    inspect model.pt --values {}
     {}
     --{}
     inspect model.pt --model m.py:{}
