@@ -162,6 +162,8 @@ def _add(blocks: Sequence[_Block]) -> _Block:
 
 
 def _in_order(kinds: dict[Kind, int]) -> tuple[tuple[Kind, int], ...]:
+    if len(kinds) == 1:  # nearly always, and an enum takes its time
+        return tuple(kinds.items())
     return tuple([(kind, kinds[kind]) for kind in Kind if kind in kinds])
 
 
