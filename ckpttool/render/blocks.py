@@ -63,12 +63,12 @@ def iter_blocks(
         with_root: Whether the containers above the names are parts of them.
         packed: Whether weights are quantised: elements are no count of parameters, and shares are of bytes.
     """
-    modules = _modules(rows, with_root)
+    levels = _levels(_modules(rows, with_root))
     if depth is None:
-        depth, lines = _finest(modules, most)
+        depth, lines = _finest(levels, most)
         left = max(len(lines) - most, 0)
     else:
-        lines, left = _fold(modules, depth), 0
+        lines, left = _fold(levels[min(depth, len(levels)) - 1]), 0
     if left or sort == "size":
         lines.sort(key=lambda line: -line.held.nbytes)
     elif sort == "name":
@@ -162,28 +162,40 @@ def _add(blocks: Sequence[_Block]) -> _Block:
 
 
 def _in_order(kinds: dict[Kind, int]) -> tuple[tuple[Kind, int], ...]:
+    if len(kinds) == 1:  # nearly always, and an enum takes its time
+        return tuple(kinds.items())
     return tuple([(kind, kinds[kind]) for kind in Kind if kind in kinds])
 
 
-def _finest(modules: dict[_Parts, _Block], most: int) -> tuple[int, list[_Shown]]:
+def _levels(modules: dict[_Parts, _Block]) -> list[dict[_Parts, _Block]]:
+    """The blocks of each depth, from 1 on; each is made of the finer ones."""
+    levels, level = [], modules
+    for depth in range(min(_DEEPEST, max(map(len, modules), default=1)), 0, -1):
+        held: dict[_Parts, list[_Block]] = {}
+        for parts, block in level.items():
+            held.setdefault(parts[:depth], []).append(block)
+        level = {parts: _add(blocks) for parts, blocks in held.items()}
+        levels.append(level)
+    return levels[::-1]
+
+
+def _finest(levels: Sequence[dict[_Parts, _Block]], most: int) -> tuple[int, list[_Shown]]:
     """The finest summary of at most so many lines, else the coarsest of more than one."""
-    depth, lines = 1, _fold(modules, 1)
-    for deeper in range(2, min(_DEEPEST, max(map(len, modules), default=1)) + 1):
-        finer = _fold(modules, deeper)
+    depth, lines = 1, _fold(levels[0])
+    for deeper, level in enumerate(levels[1:], 2):
+        finer = _fold(level)
         if len(finer) > most and len(lines) > 1:
             break
         depth, lines = deeper, finer
     return depth, lines
 
 
-def _fold(modules: dict[_Parts, _Block], depth: int) -> list[_Shown]:
+def _fold(level: dict[_Parts, _Block]) -> list[_Shown]:
     """The blocks of a depth, those that are alike in one line, in the order of the file."""
-    held: dict[str, list[_Block]] = {}
-    for parts, block in modules.items():
-        held.setdefault(".".join(parts[:depth]), []).append(block)
+    held = {".".join(parts): block for parts, block in level.items()}
     alike: dict[_Block, list[str]] = {}
-    for name, blocks in held.items():
-        alike.setdefault(_add(blocks), []).append(name)
+    for name, block in held.items():
+        alike.setdefault(block, []).append(name)
     places = {name: place for place, name in enumerate(held)}
     found = []
     for block, names in alike.items():
