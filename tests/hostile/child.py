@@ -202,7 +202,10 @@ def _warm_up(watch: Watch, *, with_torch: bool) -> None:
                 run_main(["inspect", *mode, path], terminal=False)
                 run_main(["inspect", *mode, path], terminal=True)
             run_main(["inspect", "--root", "none", path], terminal=False)
+            run_main(["inspect", "--values", path], terminal=False)
             run_main(["git-textconv", path], terminal=False)
+            run_main(["get", path, "no such name"], terminal=False)
+            run_main(["get", path, "w"], terminal=False)
             for other in ("a.pt", "b.safetensors", "other.pt"):
                 run_main(["diff", path, os.path.join(folder, other)], terminal=False)
             for suffix in (".pt", ".safetensors"):

@@ -202,6 +202,8 @@ def check_status(run: dict[str, Any], *, readable: bool) -> None:
         assert status in ((0,) if run["argv"][1:] == ["@path", "@path"] else (0, 1, 2)), run
     elif command == "convert":
         assert status in (0, 2), run
+    elif command == "get":
+        assert status == 2, run
     else:
         assert command == "verify" and status in (1, 2), run  # no case holds the model's tensors
     outputs = [arg[1:] for arg in run["argv"] if arg.startswith("@out")]
