@@ -18,6 +18,7 @@ from ckpttool.values.words import (
     NAME_LIMIT,
     format_float,
     format_nbytes,
+    format_path,
     format_root,
     plural,
     safe,
@@ -167,8 +168,10 @@ def _dropped_lines(dropped: Sequence[Dropped]) -> list[str]:
     lines = []
     for (root, reason), items in branches.items():
         nbytes = sum(item.nbytes for item in items)
-        what = items[0].type_name if len(items) == 1 else plural(len(items), "entry")
-        lines.append(f"{format_root(root)} ({_size(nbytes, what)}): {reason}")
+        name, what = format_root(root), plural(len(items), "entry")
+        if len(items) == 1:
+            name, what = format_path(items[0].root, items[0].name), items[0].type_name
+        lines.append(f"{name} ({_size(nbytes, what)}): {reason}")
     for (type_name, nbytes, reason), names in alike.items():
         for folded in fold_names(names):
             name = safe(folded.pattern, NAME_LIMIT) + times(folded.count)
