@@ -37,7 +37,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
         ([], 2),
         (["bogus"], 2),
         (["inspect"], 2),
-        (["inspect", "a", "b"], 2),
+        (["diff", "a", "b", "c"], 2),
         (["inspect", "a", "--bogus"], 2),
         (["inspect", "good.safetensors", "--sort", "colour"], 2),
         (["inspect", "good.safetensors", "--fail-on", "nan,colour"], 2),
