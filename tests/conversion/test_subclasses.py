@@ -103,8 +103,11 @@ def test_tensors_among_the_attributes_are_parts_and_are_left_behind_by_name(
     assert [part.name for part in value.parts] == ["data", "affine", "meta.deep.0"]
     assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.pt")]) == 0
     told = capsys.readouterr().out
-    assert f"w.affine (float32, 16 B): attribute of {CLASS}" in told
-    assert f"w.meta.deep.0 (float32, 12 B): attribute of {CLASS}" in told
+    assert f"w (2 entries, 28 B): attribute of {CLASS}" in told
+    assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), "--json", "--force"]) == 0
+    dropped = json.loads(capsys.readouterr().out)["dropped"]
+    names = {(*item["root"], item["name"]) for item in dropped if item["reason"] == f"attribute of {CLASS}"}
+    assert {("w", "affine"), ("w", "meta.deep.0")} <= names
     back = torch.load(tmp_path / "b.pt", weights_only=True)
     assert facts(back["w"]) == facts(image.as_subclass(torch.Tensor))
     assert facts(back["q"]) == facts(quantized)
