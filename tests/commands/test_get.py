@@ -397,7 +397,7 @@ def test_values_of_a_checkpoint_by_path(folder: Path) -> None:
         (["run.pt", "--values"], None),
         (["--values", "--sort", "name", "run.pt"], None),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value or ["all"]),
 )
 def test_a_glob_may_stand_behind_values(folder: Path, arguments: list[str], names: set[str] | None) -> None:
     result = run("inspect", *arguments, cwd=folder)
