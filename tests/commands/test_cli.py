@@ -180,7 +180,7 @@ def test_a_name_that_is_almost_right(files: Path) -> None:
 def test_a_terminal_gets_lines_that_fit(files: Path, width: int) -> None:
     # Where a path is printed, it is not broken.
     text = on_terminal("inspect", "run.pt", width=width, folder=files)
-    assert "\x1b[36mparameter" in text
+    assert "\x1b[38;5;30mparameter" in text
     plain = ESCAPE.sub("", text)
     assert all(len(line) <= width for line in plain.splitlines())
     assert "{0..11}.weight ×12" in plain and "64×64" in plain and "epoch 3" in plain
