@@ -10,6 +10,7 @@ from ckpttool.api.arguments import choose
 from ckpttool.values.containers import CONTAINERS, FORMS, HELD_LAYOUTS, TEXT_FORMS
 from ckpttool.values.errors import BadIndex, CkptToolError, UnsupportedFeature, bare_names, redact
 from ckpttool.values.progress import SILENT, Progress
+from ckpttool.values.words import plural
 
 if TYPE_CHECKING:
     from ckpttool.api.opened import Opened
@@ -114,7 +115,9 @@ def check_form(picked: Picked, form: str) -> None:
         hint = "--as pt and --as safetensors keep the bits"
         raise UnsupportedFeature(f"numpy has no dtype {tensor.dtype.name}", hint=hint)
     elif form in CONTAINERS and tensor.numel * tensor.dtype.bits % 8:
-        raise UnsupportedFeature(f"{tensor.numel:,} elements of {tensor.dtype.name} are no whole bytes")
+        raise UnsupportedFeature(
+            f"{plural(tensor.numel, 'element')} of {tensor.dtype.name} take no whole number of bytes"
+        )
 
 
 @bare_names()

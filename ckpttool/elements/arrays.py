@@ -131,7 +131,8 @@ def to_array(np: Any, dtype: DType, data: bytearray) -> Array:
 
 def numpy_code(dtype: DType) -> str:
     """The dtype as numpy spells it, of those that it has: ``<f4``, ``|b1``."""
-    return f"{'<' if dtype.nbytes > 1 else '|'}{_CODES[dtype.kind]}{dtype.nbytes}"
+    order = "|<"[dtype.nbytes > 1]
+    return f"{order}{_CODES[dtype.kind]}{dtype.nbytes}"
 
 
 def npy_header(dtype: DType, shape: tuple[int, ...]) -> bytes:

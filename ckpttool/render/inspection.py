@@ -55,7 +55,6 @@ def iter_inspection(
         card = make_card(inspection)
     above = [
         *iter_head(inspection, width, facts, card),
-        *block(iter_shares(card, width)),
         *block(iter_around(inspection, width)),
     ]
     legend = (*iter_legend(inspection.summary.bases), *missing_facts(inspection))
@@ -69,7 +68,7 @@ def iter_inspection(
     if most is None and listing.height is not None and not listing.flat:
         most = max(listing.height - len(above) - len(below) - _AROUND, _LEAST_ROWS)
     yield from above
-    yield from block(iter_rows(inspection, listing, width, stats, most))
+    yield from block(iter_rows(inspection, listing, width, stats, most, list(iter_shares(card, width))))
     yield from below
 
 

@@ -83,10 +83,12 @@ def iter_rows(
     width: int,
     stats: Sequence[Sequence[EntryStats]] | None = None,
     most: int | None = None,
+    shares: Sequence[Line] = (),
 ) -> Iterator[Line]:
     """Yield the table, and what is left out of it; with ``stats``, the table of values instead.
 
-    A table of more than ``most`` lines, or of which a ``depth`` is asked, becomes a summary by block.
+    A table of more than ``most`` lines, or of which a ``depth`` is asked, becomes a summary by block. Else, and
+    where there is room, ``shares`` come first: a summary has them.
     """
     rows, hidden = _listed(inspection, listing)
     is_compared = stats is None and _is_compared(inspection)
@@ -102,6 +104,8 @@ def iter_rows(
         table = [] if listing.depth is not None else list(_iter_items(items, width, _COLUMNS, _cells))
         if listing.depth is not None or (most is not None and _height(table) > most):
             table = list(_iter_summary(inspection, rows, listing, width, most))
+        elif shares and (most is None or _height(table) + len(shares) < most):
+            table = [*shares, (), *table]
         yield from table
     yield from fill([Span(fact, "dim") for fact in hidden], width)
 

@@ -19,7 +19,7 @@ from ckpttool.render.tables import Line, Span
 from ckpttool.render.views import View
 from ckpttool.values.checkpoint import CompositeTensor, Strided
 from ckpttool.values.errors import LimitExceeded, UnsupportedFeature
-from ckpttool.values.words import format_count, format_shape, indefinite, safe
+from ckpttool.values.words import format_shape, indefinite, plural, safe
 
 if TYPE_CHECKING:
     from ckpttool.elements.bits import Number
@@ -168,7 +168,7 @@ def _iter_array(
     for line in _draw(nested, 0, width, cell):
         yield (Span(line),)
     if edge:
-        shown = f"{format_shape(tensor.shape)} {tensor.dtype.name}, {format_count(numel)} elements"
+        shown = f"{format_shape(tensor.shape)} {tensor.dtype.name}, {plural(numel, 'element')}"
         yield (Span(f"{shown}: --slice takes a part, a pipe all", "dim"),)
 
 

@@ -208,7 +208,11 @@ def check_status(run: dict[str, Any], *, readable: bool) -> None:
         assert command == "verify" and status in (1, 2), run  # no case holds the model's tensors
     outputs = [arg[1:] for arg in run["argv"] if arg.startswith("@out")]
     if status == 2:
-        assert run["out"] == "", run
+        if "--json" in run["argv"]:
+            document = json.loads(run["out"])
+            assert (document["schema"], document["exit"]) == ("ckpttool/error/1", 2), run
+        else:
+            assert run["out"] == "", run
         if not (outputs and f"/{outputs[0]}: not enough space" in run["err"]):  # the destination's own fault
             check_error_lines(run["err"], run["path"])
     assert run["left"] == (outputs if status == 0 else []), run

@@ -132,7 +132,7 @@ def at(document: Json, path: tuple[Any, ...]) -> Any:
     return document
 
 
-FREE = {"metadata", "aliases", "renamed", "dtypes", "locations", "details", "by_kind"}
+FREE = {"metadata", "aliases", "renamed", "dtypes", "locations", "details", "by_kind", "facts"}
 """Objects whose keys are the file's."""
 
 

@@ -316,7 +316,8 @@ def test_a_forward_runs_in_eval_mode_where_train_mode_raises() -> None:
         raise ValueError("never")
 
     with pytest.raises(
-        ModelImportFailed, match=r"^forward of here:build on the example input fails: ValueError: never$"
+        ModelImportFailed,
+        match=r"^forward of here:build on the example input fails: ValueError: never\nhint: ",
     ):
         probe_forward(source(lambda: Runs(never)), X)
 
