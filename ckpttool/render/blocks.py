@@ -109,7 +109,7 @@ def _iter_lines(lines: Sequence[_Shown], shown: int, width: int, *, packed: bool
 
 
 def _percent(part: int, total: int) -> str:
-    return "< 0.1 %" if 0 < part * 1000 < total else format_percent(part, total) if part else ""
+    return format_percent(part, total) if part else ""
 
 
 def _bar(part: int, largest: int) -> str:

@@ -82,6 +82,8 @@ def iter_legend(bases: Iterable[tuple[str, str, int]]) -> Iterator[Span]:
         if kind in counts and kind is not Kind.OPTIMIZER_STATE:
             yield Span(_kind_phrase(kind, counts[kind]), KIND_STYLES[kind])
     yield Span(f"{format_count(unknown)} unknown", KIND_STYLES[Kind.UNKNOWN] if unknown else "dim")
+    if unknown:
+        yield Span("no evidence says what they are: --model or --source may", "dim")
 
 
 def _kind_phrase(kind: Kind, counts: dict[Basis, int]) -> str:

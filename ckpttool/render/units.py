@@ -14,10 +14,12 @@ def join_facts(facts: Iterable[str]) -> str:
 
 
 def format_percent(part: float, whole: float) -> str:
-    """Return ``13 %``; below one percent with one digit; ``0 %`` of nothing."""
+    """Return ``13 %``; below one percent with one digit, ``< 0.1 %`` below that; ``0 %`` of nothing."""
     if not whole:
         return "0 %"
     percent = 100 * part / whole
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
     return f"{percent:.1f} %" if 0 < percent < 1 else f"{percent:.0f} %"
 
 

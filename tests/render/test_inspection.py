@@ -132,6 +132,7 @@ def test_the_legend_counts_each_kind_by_its_evidence() -> None:
         "1 non-persistent buffer: from names",
         "1 extra state entry: from names",
         "1 unknown",
+        "no evidence says what they are: --model or --source may",
     ]
 
 
