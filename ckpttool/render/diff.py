@@ -98,7 +98,7 @@ def _summary_spans(diff: Diff) -> Iterator[Span]:
     same = "same structure" if diff.structure_only else "identical"
     tolerated = counts[Status.WITHIN_TOLERANCE]
     ignored = [item for item in diff.ignored if item.differences]
-    whole = diff.equal and diff.whole and not ignored and not diff.weights_only
+    whole = diff.equal and diff.whole and not (ignored or diff.left_out or diff.weights_only)
     if diff.weights_equal and not whole:
         weights = [entry for entry in diff.entries if diff.is_weight(entry)]
         within = any(entry.status is Status.WITHIN_TOLERANCE for entry in weights)
