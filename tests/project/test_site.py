@@ -45,3 +45,17 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     assert [
         (file.name, found[0]) for file in files for found in loads.finditer(file.read_text("utf-8"))
     ] == []
+
+
+def test_output_of_terminals_is_painted(site: Path) -> None:
+    page = site.joinpath("diff.html").read_text("utf-8")
+    assert re.search(r'<span class="go">\s*<span style="color: #a86500">changed</span>  layers', page)
+    tutorial = site.joinpath("tutorial.html").read_text("utf-8")
+    assert '<span style="color: #2d8a3e">→</span> ckpttool convert' in tutorial
+
+
+def test_links_say_what_they_lead_to(site: Path) -> None:
+    named = re.compile(r'<a href="[^"]*">[\w-]+\.md</a>')
+    assert [
+        (page.name, found) for page in site.glob("*.html") for found in named.findall(page.read_text("utf-8"))
+    ] == []
