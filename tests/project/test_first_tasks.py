@@ -1,4 +1,4 @@
-"""Ten things that people ask of a checkpoint first: one command each, found in `--help`, answered on one screen."""
+"""Ten things that people ask of a checkpoint first: one command in `--help` each, one screen of answer."""
 
 from __future__ import annotations
 
