@@ -19,6 +19,7 @@ _MOST_RULES = 5
 _SAMPLE = 48  # pairs that candidates are read off, and that they are tried on first
 _FINALISTS = 8  # candidates that are tried on all pairs
 _LONGEST = 300  # characters of a name that a rule is looked for in
+_MOST_COMPARED = 120  # characters of a name that is compared in its midst, which takes the square of them
 _WHERES = ("all", "prefix", "suffix", "first", "last")  # the simplest to say first
 
 
@@ -99,6 +100,8 @@ def _chunks(old: str, new: str) -> Iterator[_Chunk]:
     tail = next((i for i in range(shortest) if old[-1 - i] != new[-1 - i]), shortest)
     for ahead, behind in ((head, min(tail, shortest - head)), (min(head, shortest - tail), tail)):
         yield _Chunk(ahead, len(old) - behind, ahead, len(new) - behind)
+    if max(len(old), len(new)) > _MOST_COMPARED:
+        return
     codes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     chunks = [_without_repeats(_Chunk(*places), old, new) for kind, *places in codes if kind != "equal"]
     if len({(old[chunk[0] : chunk[1]], new[chunk[2] : chunk[3]]) for chunk in chunks}) == 1:
