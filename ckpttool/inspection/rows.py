@@ -60,4 +60,4 @@ def similar(name: str, names: Sequence[str]) -> list[str]:
 
     if len(names) > _MOST_COMPARED:
         return []
-    return difflib.get_close_matches(name[:_LONGEST_COMPARED], names, _MOST_SUGGESTED)
+    return difflib.get_close_matches(name[:_LONGEST_COMPARED], dict.fromkeys(names), _MOST_SUGGESTED)

@@ -412,3 +412,10 @@ def test_a_glob_that_fits_nothing(folder: Path) -> None:
     result = run("inspect", "run.pt", "--values", "hyperparameters.lr", cwd=folder)
     assert (result.returncode, result.stdout) == (2, "")
     assert "no value matches 'hyperparameters.lr'" in result.stderr and "hyper_parameters.lr" in result.stderr
+
+
+def test_each_name_is_suggested_once(folder: Path) -> None:
+    torch.save({"lm_head.weight": torch.ones(2), "other.weight": torch.ones(2)}, folder / "names.pt")
+    done = run("get", "names.pt", "lm_head.wieght", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.count("lm_head.weight") == 1
