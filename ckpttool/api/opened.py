@@ -142,21 +142,22 @@ class Opened:
 
     def beside(self, other: Opened) -> tuple[Side, Side]:
         """It and ``other`` as two sides that are compared; source that is asked about both is read once."""
-        from ckpttool.comparison.sides import make_side
-
         with self._asked() as source:
-            side = make_side(self.read, self.path, source, self.sources)
+            side = self._make_side(source)
             if other.source == self.source and (source is None or not source.strict):
-                return side, make_side(other.read, other.path, source, other.sources)
+                return side, other._make_side(source)
         return side, other.side
 
     @property
     def side(self) -> Side:
         """It as one of two that are compared."""
+        with self._asked() as source:
+            return self._make_side(source)
+
+    def _make_side(self, source: SourceKinds | None) -> Side:
         from ckpttool.comparison.sides import make_side
 
-        with self._asked() as source:
-            return make_side(self.read, self.path, source, self.sources)
+        return make_side(self.read, self.path, source, self.sources)
 
     def check_files(self) -> None:
         """Hold what now has the files' names to what was read.

@@ -92,17 +92,17 @@ def iter_next_lines(inspection: Inspection) -> Iterator[str]:
 def iter_findings(findings: Sequence[Finding], width: int) -> Iterator[Line]:
     """Yield ``! sentence`` per finding, the gravest first, wrapped under itself."""
     alike: dict[tuple[str, str, str], list[str]] = {}
-    for finding in _gravest_first(findings):
+    for finding in gravest_first(findings):
         alike.setdefault((finding.severity, finding.code, finding.message), []).append(finding.name)
     shown = list(alike.items())[:_MAX_FINDINGS]
     for (severity, _, message), names in shown:
         mark = "·" if severity == "info" else "!"
-        yield from hang(Span(f"  {mark} ", severity), _sentence(names, message), width)
+        yield from hang(Span(f"  {mark} ", severity), say_finding(names, message), width)
     if len(alike) > len(shown):
         yield (Span(f"    … and {format_count(len(alike) - len(shown))} more: --json lists all", "dim"),)
 
 
-def _sentence(names: Sequence[str], message: str) -> str:
+def say_finding(names: Sequence[str], message: str) -> str:
     """``name: message``, the name once; of many names the first."""
     message = safe(message, _MAX_MESSAGE)
     name = safe(names[0], NAME_LIMIT)
@@ -118,12 +118,13 @@ def _says(message: str, name: str) -> bool:
 
 def iter_finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
     """Yield ``severity: sentence [code]`` per finding, for stderr."""
-    for finding in _gravest_first(findings):
-        sentence = _sentence([finding.name], finding.message)
+    for finding in gravest_first(findings):
+        sentence = say_finding([finding.name], finding.message)
         yield f"{safe(finding.severity)}: {sentence} [{safe(finding.code)}]\n"
 
 
-def _gravest_first(findings: Sequence[Finding]) -> list[Finding]:
+def gravest_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings as a screen has them: errors, warnings, notes."""
     ranks = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: ranks.get(finding.severity, 0))
 

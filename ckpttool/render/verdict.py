@@ -7,6 +7,7 @@ from typing import Any
 
 from ckpttool.inspection.found import Verdict
 from ckpttool.render.found import FOUND
+from ckpttool.render.inspection import gravest_first, say_finding
 from ckpttool.render.tables import Line, Span, cut
 from ckpttool.render.views import View
 from ckpttool.values.words import NAME_LIMIT, format_nbytes, plural, safe
@@ -44,12 +45,8 @@ def _message(verdict: Verdict) -> str:
     """The sentence of the gravest finding."""
     if verdict.found is None:
         return safe(verdict.unreadable)
-    findings = sorted(verdict.found.inspection.findings, key=lambda found: _SEVERITIES.index(found.severity))
-    first = next(iter(findings), None)
-    if first is None:
-        return ""
-    named = f"{safe(first.name, NAME_LIMIT)}: " if first.name and first.name not in first.message else ""
-    return f"{named}{safe(first.message)}"
+    first = next(iter(gravest_first(verdict.found.inspection.findings)), None)
+    return "" if first is None else say_finding([first.name], first.message)
 
 
 def _pipe(verdict: Verdict, options: None) -> tuple[Iterable[str], Iterable[str]]:
