@@ -65,9 +65,8 @@ class _PlainParameters:
 
 
 _HEAD = re.compile(r"^(?:Usage:|\w[\w ]*:$)", re.MULTILINE)
-_NAME = re.compile(
-    r"^  (-\S*(?: \S+)*?(?=  |$)|\w\S*(?=  ))", re.MULTILINE
-)  # of an option, argument, command
+# Of an option, with the values that it takes; of an argument or a command.
+_NAME = re.compile(r"^  (-\S*(?: \S+)*?(?=  |$)|\w\S*(?=  ))", re.MULTILINE)
 _EXAMPLE = re.compile(r"^    ((?:ckpttool|git) .*)$", re.MULTILINE)
 
 

@@ -89,6 +89,10 @@ class Classes:
             if method not in but and (act[0] in ("buffer", "parameter") or _registers(act))
         }
 
+    def running(self, cls: SourceClass) -> set[str]:
+        """Methods that ``forward`` runs, and no constructor."""
+        return self.reached(cls, "forward") - self.reached(cls, "__init__")
+
     def reached(self, cls: SourceClass, start: str) -> set[str]:
         """Methods of the class and its bases that ``start`` runs, by way of ``self``."""
         calls: dict[str, set[str]] = {}
@@ -161,7 +165,7 @@ def find_rebuilt(classes: Classes, cls: SourceClass) -> Iterator[Hit]:
 
 def find_changed_keys(classes: Classes, cls: SourceClass) -> Iterator[Hit]:
     """Persistent buffers that ``forward`` registers, or fills where ``__init__`` registers None."""
-    running = classes.reached(cls, "forward") - classes.reached(cls, "__init__")
+    running = classes.running(cls)
     end = "a checkpoint of a model that has run does not load into a fresh one"
     known = classes.registered(classes.lineage(cls), but=running)
     for name, found in classes.registers(cls).items():
@@ -185,9 +189,9 @@ def find_changed_keys(classes: Classes, cls: SourceClass) -> Iterator[Hit]:
 def find_parameters_in_forward(classes: Classes, cls: SourceClass) -> Iterator[Hit]:
     """Parameters that ``forward``, or what it calls, makes; where it trains them itself, that is meant."""
     habits = classes.habits(cls)
-    running = (
-        classes.reached(cls, "forward") - classes.reached(cls, "__init__") if habits["parameters"] else set()
-    )
+    if not habits["parameters"]:
+        return
+    running = classes.running(cls)
     if running.isdisjoint(habits["trains"]):
         for method, line, name in habits["parameters"]:
             if method in running:
